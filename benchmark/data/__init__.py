@@ -1,0 +1,1 @@
+"""The dataset contract, samplers, transforms and loaders. Plain torch; usable alone."""

@@ -1,0 +1,17 @@
+"""The one exception that the command line shows as a line of text instead of a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user can mend: a misspelt name, a missing file, a value out of range.
+
+    The message names the key, file or value at fault and says what to do. The command line prints it and exits with 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'kd'?"` for a misspelt `name`, or the empty string where nothing known is close."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,100 @@
+"""The contract of a distillation method."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from benchmark.data.batch import Batch
+from benchmark.model.embedder import Embedder
+from benchmark.model.features import Features
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a method may know about the training to come."""
+
+    images: int
+    """Training images."""
+    identities: int
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    learning_rates: np.ndarray
+    """(epochs * steps_per_epoch,): the learning rate of every step."""
+    momentum: float
+    weight_decay: float
+    image_size: tuple[int, int]
+    """(height, width) of a training image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands: `epoch` of `epochs` are complete, and so are `step` optimiser steps in all."""
+
+    epoch: int
+    epochs: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A parameter was narrowed in place: along `dim` only the entries `index` remain. Optimiser state follows."""
+
+    parameter: nn.Parameter
+    dim: int
+    index: Tensor
+
+
+class Method(nn.Module):
+    """A way to train a student with a teacher's help. Subclasses register with `METHODS` and override what they change.
+
+    Learnable adapters are ordinary submodules: they are optimised with the student and are absent from its deployed
+    weights. Whatever must survive a kill (queues, masks, counters) belongs in buffers. Constructor arguments are the
+    method's parameters in a recipe; they are validated against their type hints, so every one needs a hint and a default.
+
+    The class docstring is the method's card: a summary line, the citation, the equation in words.
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """Recipe fragment merged over the dataset's, for example `{"student": {"like": "teacher"}}`."""
+    student_taps: Sequence[str] = ()
+    """Intermediate features read from the student: a stage ("stage3") or the name of a module ("layer1.0.bn2")."""
+    teacher_taps: Sequence[str] = ()
+    """The same for the teacher. Both are read after `prepare`, which may set them."""
+    needs_teacher: ClassVar[bool] = True
+    """False for a method that trains the student alone; then no teacher is run during training."""
+
+    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+        """Build adapters and edit the student, once, before the optimiser is made."""
+
+    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted, that are added to the task loss. Called at every step.
+
+        `teacher` is computed without gradient. Values that should only be logged are not returned here.
+        """
+        raise NotImplementedError
+
+    def after_backward(self, student: Embedder) -> None:
+        """Edit gradients, between backward and the optimiser's step."""
+
+    def after_epoch(self, student: Embedder, progress: Progress) -> list[Kept]:
+        """Change the student's structure between epochs, in place; return every parameter that was narrowed."""
+        return []
+
+    def structure(self) -> dict[str, Any]:
+        """What `restore` needs to repeat all structural changes so far, as tensors, numbers, strings, lists, dicts."""
+        return {}
+
+    def restore(self, student: Embedder, structure: dict[str, Any]) -> None:
+        """Repeat the structural changes on a freshly prepared student, so that a checkpoint's weights fit."""
+
+    def report(self, student: Embedder) -> dict[str, float]:
+        """Figures about the student or the method, logged after every epoch."""
+        return {}
+
+    def compact(self, student: Embedder) -> Embedder:
+        """The network that is deployed and measured, in eval mode; called once, at the end, and may edit in place."""
+        return student

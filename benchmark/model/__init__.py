@@ -1,0 +1,1 @@
+"""Embedding networks: building, editing, measuring, folding and saving them. Plain torch; usable alone."""

@@ -1,0 +1,1 @@
+"""Exact retrieval evaluation: ranking and metrics. Plain torch; usable alone."""
