@@ -1,0 +1,115 @@
+"""The record of one run: everything a leaderboard shows, and everything needed to repeat the run."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from benchmark.atomic import write_text
+from benchmark.errors import UserError
+from benchmark.results.record_parts import (
+    Budget,
+    Data,
+    Deploy,
+    Environment,
+    Network,
+    Part,
+    Saved,
+    ScoreReport,
+    TeacherReport,
+    Timing,
+)
+
+SCHEMA_VERSION = 1
+
+# Dataset and method become parts of file names and of commands, so they may not hold separators or spaces.
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
+
+# Fields that may differ between two runs of one recipe: when and where it ran, and what was measured with a clock.
+_VARYING = {
+    "created": True,
+    "commit": True,
+    "timing": True,
+    "environment": True,
+    "network": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
+    "teacher": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
+}
+
+
+class Record(Part):
+    """One run of one recipe with one seed. A leaderboard is a pure function of records.
+
+    `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
+    `teacher` is None for a teacher's own record; so are `saved` and `budget`, which need a teacher.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    role: Literal["teacher", "student"]
+    id: str
+    dataset: Name
+    method: Name
+    seed: int
+    recipe_hash: str
+    recipe: dict[str, Any]
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")]
+    commit: str | None
+    data: Data
+    network: Network
+    teacher: TeacherReport | None
+    scores: ScoreReport
+    saved: Saved | None
+    deploy: Deploy
+    budget: Budget | None
+    environment: Environment
+    timing: Timing
+
+    @staticmethod
+    def make_id(recipe_hash: str, role: str) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of the recipe's hash and the role."""
+        return hashlib.sha256(f"{recipe_hash}{role}".encode()).hexdigest()[:12]
+
+    @model_validator(mode="after")
+    def _check_id(self) -> Self:
+        expected = self.make_id(self.recipe_hash, self.role)
+        if self.id != expected:
+            raise ValueError(f"id {self.id!r} does not belong to this recipe_hash and role, whose id is {expected!r}")
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is deterministic: two runs of one recipe with the same seed agree on it."""
+        kept = self.model_dump(mode="json", exclude=_VARYING)  # type: ignore[arg-type]
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the record to `path` as sorted, indented JSON, atomically."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(path, text + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the record at `path`.
+
+        Raises:
+            UserError: the file cannot be read, is no JSON, is of another schema version, or holds a wrong field.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot read the record: {error.strerror}") from error
+        except ValueError as error:  # malformed JSON, or bytes that are no UTF-8
+            raise UserError(f"{path}: not a record: {error}") from error
+        if not isinstance(content, Mapping):
+            raise UserError(f"{path}: not a record: expected a JSON object")
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{path}: schema_version is {version!r}; this release reads version {SCHEMA_VERSION}")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first, *others = error.errors()
+            field = ".".join(str(part) for part in first["loc"]) or "record"
+            more = f" (and {len(others)} more)" if others else ""
+            raise UserError(f"{path}: {field}: {first['msg']}{more}") from error

@@ -1,0 +1,136 @@
+"""What a record is made of. All are immutable and refuse unknown fields, NaN and infinity."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0.0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """Base of everything in a record."""
+
+    # protected_namespaces: pydantic reserves names that begin with "model_", which is no concern of these fields
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Split(Part):
+    """How much one split of the dataset holds."""
+
+    images: Count
+    identities: Count
+    cameras: Count
+
+
+class Data(Part):
+    """The data a run saw; `fingerprint` is the hash of its content, `versions` those of the software that made it."""
+
+    fingerprint: str | None
+    splits: dict[str, Split]
+    protocol: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Cost(Part):
+    """Cost of the deployed network: counted (parameters, macs, flops = 2 x macs) and measured (the rest).
+
+    `latency_ms` is the median time of a batch, by batch size ("1", "64"), in milliseconds; `image_size` is (height,
+    width) in pixels; `device` and `threads` say where latency and peak memory were measured.
+    """
+
+    parameters: Count
+    macs: Count
+    flops: Count
+    image_size: tuple[int, int]
+    latency_ms: dict[str, Amount]
+    peak_memory_mb: Amount
+    device: str
+    threads: int
+
+
+class Network(Part):
+    """The deployed network: a name people read ("resnet26 64-128-256"), and the hash of its tensors."""
+
+    name: str
+    embedding: int
+    cost: Cost
+    weights: Sha256
+
+
+class Scores(Part):
+    """Retrieval scores as fractions; `recall` by K ("1", "5"); `skipped` queries had no valid match."""
+
+    mAP: Fraction
+    mINP: Fraction
+    recall: dict[str, Fraction]
+    queries: Count
+    skipped: Count
+
+
+class ScoreReport(Part):
+    """Student queries against the student's gallery, and against the teacher's or why not."""
+
+    symmetric: Scores
+    asymmetric: Scores | None
+    asymmetric_reason: str | None
+
+
+class TeacherReport(Part):
+    """The teacher of a student; `record` is its record's id, None for a checkpoint that came without one."""
+
+    record: str | None
+    network: str
+    cost: Cost
+    scores: Scores
+
+
+class Saved(Part):
+    """What the student saves, as fractions of the teacher; the ceilings are what its architecture allows at most.
+
+    Negative for a student larger than its teacher.
+    """
+
+    parameters: float
+    macs: float
+    ceiling_parameters: float | None
+    ceiling_macs: float | None
+
+
+class Deploy(Part):
+    """The largest difference between training-time and deployed embeddings over `images` real images."""
+
+    max_abs_difference: Amount
+    images: Count
+
+
+class Budget(Part):
+    """A cost that the student was to meet; target and reached are fractions of the teacher's."""
+
+    kind: Literal["macs", "parameters"]
+    target: Amount
+    reached: Amount
+    met: bool
+
+
+class Environment(Part):
+    """Software and hardware of the run."""
+
+    python: str
+    torch: str
+    torchvision: str
+    timm: str
+    mmengine: str
+    numpy: str
+    platform: str
+    device: str
+    threads: int
+
+
+class Timing(Part):
+    """Wall-clock seconds."""
+
+    train_seconds: Amount
+    evaluate_seconds: Amount
