@@ -1,0 +1,38 @@
+"""Folders that are either whole or not there."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+STALE_AFTER = 24 * 3600.0
+"""Seconds after which a temporary folder is taken to be left behind by a killed process."""
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; on success it is renamed to `target` in one step.
+
+    Where another process has put `target` in place meanwhile, this one's folder is discarded. A killed process leaves
+    its temporary folder, whose name starts with a dot; it is removed by a call that comes a day later.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}."
+    for left in target.parent.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):  # another process may tidy up at the same time
+            if time.time() - left.stat().st_mtime > STALE_AFTER:
+                shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    try:
+        whole = temporary / target.name  # inside: mkdtemp's own folder is closed to other users
+        whole.mkdir()
+        yield whole
+        try:
+            whole.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,249 @@
+"""Glyphs: the embedded dataset, rendered on the spot from the typefaces that matplotlib ships."""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import matplotlib
+import numpy as np
+import PIL
+from fontTools.pens.recordingPen import DecomposingRecordingPen
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import track
+
+from benchmark.data.atomic_folder import atomic_folder
+from benchmark.data.card import Card, Split
+from benchmark.data.pixel_hash import array_hash, fingerprint
+from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
+from benchmark.data.sample import Sample
+from benchmark.errors import UserError
+from benchmark.registry import DATASETS
+from benchmark.retrieval.protocol import Protocol
+
+FACES = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
+    *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique"),
+    *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
+    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
+)
+"""The typefaces; a face's position here is its camera number."""
+MINIMUM_FACES = 12
+"""A character in fewer typefaces than this is left out."""
+TABLE_PIECES = range(0x2500, 0x25A0)
+"""Box-drawing and block elements differ by a pixel of position or width, which the rendering's jitter hides."""
+
+
+@DATASETS.register_module("glyphs")
+class Glyphs(RetrievalDataset):
+    """Characters across typefaces: find the same character, set in other faces.
+
+    Identity = character (its code point), camera = typeface: four styles each of DejaVu Sans, Sans Mono, Serif and
+    STIX General. Characters that any face draws with the same outline, such as Latin A and Cyrillic A, are one
+    identity. Every image is dark ink on a light ground, 32 x 32, with tint, noise, rotation, shift and scale that
+    depend only on the character and the face. Queries are the faces in `query_faces`, the gallery is the other faces.
+
+    Args:
+        root: The data root.
+        train_identities: Identities to train on.
+        test_identities: Identities to test on; the same ones whatever `train_identities` is.
+    """
+
+    name = "glyphs"
+    card: ClassVar[Card] = Card(
+        title="Glyphs",
+        citation="Rendered by this suite from the DejaVu and STIX typefaces.",
+        terms="DejaVu: Bitstream Vera licence and public domain. STIX: SIL Open Font License 1.1. Free to share.",
+        obtain="It is rendered on first use, in seconds and without a download: `benchmark data prepare glyphs`.",
+        tree="glyphs-<hash>/{train,query,gallery}/<identity>_c<camera>.png\nglyphs-<hash>/manifest.json",
+        splits={"train": Split(13579, 1000, 16), "query": Split(1647, 500, 4), "gallery": Split(5091, 500, 12)},
+    )
+    protocol: ClassVar[Protocol] = Protocol(camera_rule=True)
+    recipe: ClassVar[Mapping[str, Any]] = {}
+
+    # The rendering. Lengths are in pixels of the final image, colours and noise in shares of full white.
+    version: ClassVar[int] = 1
+    seed: ClassVar[int] = 2023
+    size: ClassVar[int] = 32
+    oversampling: ClassVar[int] = 3
+    em: ClassVar[float] = 24.0
+    baseline: ClassVar[float] = 23.5
+    rotation: ClassVar[float] = 10.0
+    """Degrees, either way."""
+    scale: ClassVar[tuple[float, float]] = (0.8, 1.0)
+    shift: ClassVar[float] = 2.0
+    noise: ClassVar[float] = 12 / 255
+    """Standard deviation."""
+    ground: ClassVar[tuple[float, float]] = (0.80, 0.98)
+    ink: ClassVar[tuple[float, float]] = (0.05, 0.35)
+    tint: ClassVar[float] = 0.06
+    """How far each colour channel may stray from grey."""
+    query_faces: ClassVar[tuple[int, ...]] = (2, 5, 8, 15)
+    """DejaVu Sans Oblique, Sans Mono Bold, Serif, STIX General Bold Italic."""
+
+    def __init__(self, root: Path, train_identities: int = 1000, test_identities: int = 500) -> None:
+        super().__init__(root)
+        if train_identities < 1 or test_identities < 1:
+            raise UserError("glyphs: train_identities and test_identities must be at least 1")
+        self.train_identities = train_identities
+        self.test_identities = test_identities
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        """The releases that decide what is drawn: matplotlib ships the typefaces, Pillow rasterises them."""
+        return {"matplotlib": matplotlib.__version__, "pillow": PIL.__version__}
+
+    def parameters(self) -> dict[str, Any]:
+        """All that determines the images."""
+        names = "version seed size oversampling em baseline rotation scale shift noise ground ink tint query_faces"
+        names += " train_identities test_identities"
+        return {name: getattr(self, name) for name in names.split()} | self.versions()
+
+    @property
+    def folder(self) -> Path:
+        digest = hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
+        return self.root / f"{self.name}-{digest[:8]}"
+
+    def prepare(self) -> None:
+        """Render the set, unless it is there.
+
+        Raises:
+            UserError: There are fewer characters than identities asked for.
+        """
+        if self.folder.is_dir():
+            return
+        jobs = self._jobs()
+        hashes = {}
+        with atomic_folder(self.folder) as folder:
+            for split in SPLITS:
+                (folder / split).mkdir()
+            progress = track(jobs.items(), "Rendering glyphs", console=Console(stderr=True))
+            for name, (identity, face, character) in progress:
+                pixels = self._render(face, identity, character)
+                Image.fromarray(pixels).save(folder / name, compress_level=1)
+                hashes[name] = array_hash(pixels)
+            manifest = {"fingerprint": fingerprint(hashes), "parameters": self.parameters(), "files": hashes}
+            (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    def scan(self, split: str) -> list[Sample]:
+        return [_sample(path) for path in (self.folder / split).glob("*.png")]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names and pixels, as rendered; `check` compares it with what is on disk."""
+        self._require()
+        return self._manifest["fingerprint"]
+
+    @cached_property
+    def _manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+
+    def _jobs(self) -> dict[str, tuple[int, int, str]]:
+        """File name -> (identity, face, character) of every image of the chosen identities."""
+        identities = characters()
+        order = np.random.default_rng(self.seed).permutation(sorted(identities)).tolist()
+        wanted = self.train_identities + self.test_identities
+        if wanted > len(order):
+            raise UserError(f"glyphs: {wanted} identities are asked for, but the typefaces have {len(order)}")
+        test = set(order[-self.test_identities :])
+        jobs = {}
+        for identity in sorted([*order[: self.train_identities], *test]):
+            for face, character in sorted(identities[identity].items()):
+                split = "train" if identity not in test else "query" if face in self.query_faces else "gallery"
+                jobs[f"{split}/{identity:05d}_c{face:02d}.png"] = (identity, face, character)
+        return jobs
+
+    def _render(self, face: int, identity: int, character: str) -> np.ndarray:
+        """(size, size, 3) uint8."""
+        rng = np.random.default_rng([self.seed, identity, face])
+        font = _font(face, round(self.em * self.oversampling))
+        side = self.size * self.oversampling
+        left, _, right, _ = font.getbbox(character, anchor="ls")
+        canvas = Image.new("L", (2 * side, 2 * side))
+        origin = (side - (left + right) / 2, side / 2 + self.baseline * self.oversampling)
+        ImageDraw.Draw(canvas).text(origin, character, fill=255, font=font, anchor="ls")
+        jitter = self._jitter(rng, fit=min(1.0, 0.94 * side / (right - left)))
+        canvas = canvas.transform((side, side), Image.Transform.AFFINE, jitter, Image.Resampling.BILINEAR)
+        ink = np.asarray(canvas.reduce(self.oversampling), np.float32)[..., None] / 255
+        ground, dark = (
+            rng.uniform(*level) + rng.uniform(-self.tint, self.tint, 3) for level in (self.ground, self.ink)
+        )
+        image = ground + ink * (dark - ground) + rng.normal(0, self.noise, (self.size, self.size, 3))
+        return (image.clip(0, 1) * 255).round().astype(np.uint8)
+
+    def _jitter(self, rng: np.random.Generator, fit: float) -> tuple[float, ...]:
+        """Coefficients of the affine map from a point of the image to the point of the twice as large canvas."""
+        turn = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
+        shrink = rng.uniform(*self.scale) * fit
+        shift = rng.uniform(-self.shift, self.shift, 2) * self.oversampling
+        cos, sin = np.cos(turn) / shrink, np.sin(turn) / shrink
+        side = self.size * self.oversampling
+        back = np.array([[cos, sin], [-sin, cos]])
+        offset = side - back @ (side / 2 + shift)
+        return tuple(float(value) for value in (*back[0], offset[0], *back[1], offset[1]))
+
+
+def characters() -> dict[int, dict[int, str]]:
+    """Identity -> face -> the character to draw there, read from the typefaces' outlines.
+
+    An identity is named by its lowest code point, and each face draws the lowest of its characters that it has.
+    """
+    fonts = [TTFont(_font_file(face), lazy=True) for face in range(len(FACES))]
+    counts = Counter(code for font in fonts for code in font.getBestCmap() if _stands_alone(code))
+    common = [code for code in sorted(counts) if counts[code] >= MINIMUM_FACES]
+    parent = {code: code for code in common}  # union-find; the root of a group is its lowest code point
+    faces: dict[int, list[int]] = defaultdict(list)  # code point -> the faces that draw it
+    for face, font in enumerate(fonts):
+        first: dict[str, int] = {}  # outline -> the lowest code point that has it
+        for code, outline in _outlines(font, common):
+            faces[code].append(face)
+            group, other = sorted((_root(parent, code), _root(parent, first.setdefault(outline, code))))
+            parent[other] = group
+    identities: dict[int, dict[int, str]] = defaultdict(dict)
+    for code in sorted(faces):
+        if len(faces[code]) >= MINIMUM_FACES:
+            for face in faces[code]:
+                identities[_root(parent, code)].setdefault(face, chr(code))
+    return dict(identities)
+
+
+def _stands_alone(code: int) -> bool:
+    # "C" has controls and unassigned code points, "M" combining marks, "Z" spaces.
+    return unicodedata.category(chr(code))[0] not in "CMZ" and code not in TABLE_PIECES
+
+
+def _outlines(font: TTFont, codes: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """Those of the code points that leave ink in this typeface, each with its outline."""
+    glyphs, names = font.getGlyphSet(), font.getBestCmap()
+    for code in codes:
+        if code in names:
+            pen = DecomposingRecordingPen(glyphs)
+            glyphs[names[code]].draw(pen)
+            if pen.value:
+                yield code, repr(pen.value)
+
+
+def _root(parent: Mapping[int, int], code: int) -> int:
+    while parent[code] != code:
+        code = parent[code]
+    return code
+
+
+def _font_file(face: int) -> Path:
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", f"{FACES[face]}.ttf")
+
+
+@cache
+def _font(face: int, size: int) -> ImageFont.FreeTypeFont:
+    # The basic layout: the other one is there or not, depending on how Pillow was built.
+    return ImageFont.truetype(_font_file(face), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _sample(path: Path) -> Sample:
+    identity, camera = path.stem.split("_c")
+    return Sample(path, int(identity), int(camera))
