@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
+from benchmark.model.surgery import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,6 @@ class Progress:
     epoch: int
     epochs: int
     step: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A parameter was narrowed in place: along `dim` only the entries `index` remain. Optimiser state follows."""
-
-    parameter: nn.Parameter
-    dim: int
-    index: Tensor
 
 
 class Method(nn.Module):

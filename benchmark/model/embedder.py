@@ -1,0 +1,178 @@
+"""The network of teacher and student alike."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.layers import SelectAdaptivePool2d
+from torch import Tensor, nn
+
+from benchmark.errors import UserError, nearest
+from benchmark.model.cosine_head import CosineHead
+from benchmark.model.features import Features
+from benchmark.model.gem import GeM
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Embedder(nn.Module):
+    """A timm backbone, global pooling, a neck that makes the embedding, and a classifier head used in training only.
+
+    Args:
+        backbone: Any name in `timm.list_models()`.
+        args: Further keyword arguments of that model, for example `{"channels": [32, 64, 128, 256]}`.
+        stem: `imagenet` leaves the stem as it is; `no_pool` drops a ResNet's max-pooling; `stride1` drops it and the
+            first convolution's stride too (small images).
+        last_stride: 1 keeps the resolution of a ResNet's last stage (Luo et al., Bag of Tricks, CVPRW 2019).
+        pool: `avg`, or `gem` for generalised-mean pooling.
+        neck: `linear` is BN - ReLU - Linear - BN to `dim`; `bn` is a batch-norm of the pooled feature.
+        dim: Size of the embedding under the `linear` neck.
+        head: `linear`, or `cosine` for normalised softmax with `scale`.
+        identities: Classes of the head; 0 builds none, as in a deployed student.
+        pretrained: Start the backbone from timm's published weights (a download).
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        args: Mapping[str, Any] | None = None,
+        stem: Literal["imagenet", "no_pool", "stride1"] = "imagenet",
+        last_stride: Literal[1, 2] = 2,
+        pool: Literal["avg", "gem"] = "avg",
+        neck: Literal["linear", "bn"] = "linear",
+        dim: int = 512,
+        head: Literal["linear", "cosine"] = "linear",
+        scale: float = 16.0,
+        identities: int = 0,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self.architecture: dict[str, Any] = {
+            "backbone": backbone,
+            "args": dict(args or {}),
+            "stem": stem,
+            "last_stride": last_stride,
+            "pool": pool,
+            "neck": neck,
+            "dim": dim,
+        }
+        """Arguments that build the embedding network again; see `benchmark.model.deployed`."""
+        self.backbone = _backbone(backbone, dict(args or {}), pretrained)
+        _set_stem(self.backbone, stem)
+        if last_stride == 1:
+            _keep_last_resolution(self.backbone)
+        if pool == "gem":
+            if not isinstance(getattr(self.backbone, "global_pool", None), SelectAdaptivePool2d):
+                raise UserError(f"pool: gem needs a convolutional backbone; {backbone} has none that can be replaced")
+            self.backbone.global_pool = GeM()
+        pooled = self.backbone.head_hidden_size
+        self.neck = _linear_neck(pooled, dim) if neck == "linear" else nn.BatchNorm1d(pooled)
+        self.dim = dim if neck == "linear" else pooled
+        self.head: nn.Module | None = None
+        if identities:
+            linear = head == "linear"
+            self.head = (
+                nn.Linear(self.dim, identities, bias=False) if linear else CosineHead(self.dim, identities, scale)
+            )
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self._tapped: dict[str, tuple[Tensor, int]] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB -> (B, dim) embeddings, not normalised."""
+        return self.neck(self._pooled(images))
+
+    def features(self, images: Tensor) -> Features:
+        """(B, 3, H, W) uint8 RGB -> pooled feature, embedding, logits and the requested taps."""
+        assert self.head is not None, "built without a classifier head"
+        pooled = self._pooled(images)
+        embedding = self.neck(pooled)
+        logits = self.head(embedding)
+        for name, (output, version) in self._tapped.items():
+            if output._version != version:
+                raise RuntimeError(f"the output of {name} is modified in place by a later layer: tap another module")
+        taps = {name: output for name, (output, _) in self._tapped.items()}
+        self._tapped.clear()
+        return Features(pooled, embedding, logits, taps)
+
+    def tap(self, names: Sequence[str]) -> None:
+        """Return the outputs of these stages ("stage1" is the first) or modules of the backbone from `features`.
+
+        Raises:
+            UserError: There is no such stage or module.
+        """
+        if not names:
+            return
+        modules = dict(self.backbone.named_modules())
+        stages = {f"stage{i}": info["module"] for i, info in enumerate(self.backbone.feature_info[-4:], start=1)}
+        for module in modules.values():
+            if hasattr(module, "inplace"):  # or the activation would overwrite what was tapped
+                module.inplace = False
+        for name in names:
+            path = stages.get(name, name)
+            if path not in modules:
+                known = [*stages, *modules]
+                raise UserError(f"{self.architecture['backbone']} has no stage or module {name!r}{nearest(name, known)}")
+            modules[path].register_forward_hook(self._record(name))
+
+    def _record(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._tapped[name] = (output, output._version)
+
+        return hook
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        normal = (images.float() - self.mean) / self.std
+        maps = self.backbone.forward_features(normal.contiguous(memory_format=torch.channels_last))
+        return self.backbone.forward_head(maps, pre_logits=True)
+
+
+def _backbone(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module:
+    if not timm.is_model(name):
+        raise UserError(f"unknown backbone {name!r}{nearest(name, timm.list_models())} See `benchmark list backbones`.")
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"backbone {name} does not accept args {args}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"the pretrained weights of {name} could not be loaded ({error}). "
+            "Give a local file as `weights`, or `weights: random`."
+        ) from error
+
+
+def _linear_neck(inputs: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            norm=nn.BatchNorm1d(inputs),
+            act=nn.ReLU(),
+            linear=nn.Linear(inputs, dim, bias=False),
+            out=nn.BatchNorm1d(dim),
+        )
+    )
+
+
+def _set_stem(backbone: nn.Module, stem: str) -> None:
+    if stem == "imagenet":
+        return
+    if not isinstance(getattr(backbone, "maxpool", None), nn.Module):
+        raise UserError(f"stem: {stem} needs a ResNet-like backbone with a max-pooling after its stem")
+    backbone.maxpool = nn.Identity()
+    if stem == "stride1":
+        first = next(m for m in backbone.conv1.modules() if isinstance(m, nn.Conv2d))  # type: ignore[union-attr]
+        first.stride = (1, 1)
+
+
+def _keep_last_resolution(backbone: nn.Module) -> None:
+    if not hasattr(backbone, "layer4"):
+        raise UserError("last_stride: 1 needs a ResNet-like backbone with a `layer4`")
+    for module in backbone.layer4[0].modules():
+        if isinstance(module, nn.Conv2d | nn.AvgPool2d) and module.stride in (2, (2, 2)):
+            module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
+            if isinstance(module, nn.AvgPool2d):
+                module.kernel_size = 1

@@ -1,0 +1,55 @@
+"""Folding batch-norms into the layers before them."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@torch.no_grad()
+def fold_batchnorm(network: Network, example: Tensor) -> Network:
+    """A copy of `network`, in eval mode, in which every batch-norm that directly follows a convolution or a linear layer
+    is folded into it and replaced by `nn.Identity`.
+
+    Which batch-norm follows which layer is observed on `example`, an input of the network. Where the folded copy does
+    not reproduce the network's output on it (a layer whose raw output is also read elsewhere), nothing is folded.
+    """
+    plain = copy.deepcopy(network).eval()
+    folded = copy.deepcopy(plain)
+    names = {module: name for name, module in folded.named_modules()}
+    for norm, layer in _pairs(folded, example):
+        fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
+        folded.set_submodule(names[layer], fuse(layer, norm))
+        folded.set_submodule(names[norm], nn.Identity())
+    before, after = plain(example), folded(example)
+    return folded if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())) else plain
+
+
+def _pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.Module]]:
+    """(batch-norm, layer whose output it reads), in order of execution."""
+    producers: dict[int, nn.Module] = {}
+    alive: list[Tensor] = []  # keeps every output alive, so that no id is used twice
+    pairs = []
+
+    def produced(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        alive.append(output)
+        producers[id(output)] = module
+
+    def consumed(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in producers:
+            pairs.append((module, producers[id(inputs[0])]))
+
+    handles = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            handles.append(module.register_forward_hook(produced))
+        elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):  # subclasses do more than normalise
+            handles.append(module.register_forward_pre_hook(consumed))
+    network(example)
+    for handle in handles:
+        handle.remove()
+    return pairs

@@ -1,0 +1,46 @@
+"""Narrowing layers in place."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A parameter was narrowed in place: along `dim` only the entries `index` remain. Optimiser state follows."""
+
+    parameter: nn.Parameter
+    dim: int
+    index: Tensor
+
+
+def keep_outputs(conv: nn.Conv2d, index: Tensor) -> list[Kept]:
+    """Keep the output channels `index` (int64) of a convolution without groups."""
+    changes = [_narrow(conv.weight, 0, index)]
+    if conv.bias is not None:
+        changes.append(_narrow(conv.bias, 0, index))
+    conv.out_channels = len(index)
+    return changes
+
+
+def keep_inputs(conv: nn.Conv2d, index: Tensor) -> list[Kept]:
+    """Keep the input channels `index` (int64) of a convolution without groups."""
+    conv.in_channels = len(index)
+    return [_narrow(conv.weight, 1, index)]
+
+
+def follow(optimizer: torch.optim.Optimizer, changes: list[Kept]) -> None:
+    """Narrow the optimiser's state (momentum and the like) as its parameters were narrowed."""
+    for change in changes:
+        state = optimizer.state.get(change.parameter, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim() == change.parameter.dim():
+                state[name] = value.index_select(change.dim, change.index.to(value.device))
+
+
+def _narrow(parameter: nn.Parameter, dim: int, index: Tensor) -> Kept:
+    # The Parameter object stays: optimisers, schedulers and averages hold references to it.
+    parameter.grad = None
+    parameter.data = parameter.data.index_select(dim, index.to(parameter.device))
+    return Kept(parameter, dim, index)
