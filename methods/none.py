@@ -1,0 +1,23 @@
+"""The student alone: the row that every comparison needs."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from benchmark.data.batch import Batch
+from benchmark.method import Method
+from benchmark.model.features import Features
+from benchmark.registry import METHODS
+
+
+@METHODS.register_module("none")
+class NoDistillation(Method):
+    """No distillation: the student is trained by the task loss alone.
+
+    Equation: nothing is added to the task loss.
+    """
+
+    needs_teacher: ClassVar[bool] = False
+
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        return {}
