@@ -18,11 +18,11 @@ class RKD(Method):
 
     Park, Kim, Lu, Cho: Relational Knowledge Distillation. CVPR 2019.
 
-    Equation: w_d * mean_ij huber(psi_s - psi_t) + w_a * mean_ijk huber(a_s - a_t), where psi_ij is the distance of i and
-    j over the mean distance in the batch, and a_ijk the cosine of the angle at i between j and k. Embedding sizes may
-    differ. The paper sums over distinct pairs and triples; here, as in the authors' code, the final means run over all
-    B^2 and B^3 entries, the degenerate ones (value 0, or the same on both sides) included. Weights 1 and 2 are the
-    authors' for metric learning; classification codes use 25 and 50.
+    Equation: w_d * mean_ij huber(psi_s - psi_t) + w_a * mean_ijk huber(a_s - a_t), where psi_ij is the distance of i
+    and j over the mean distance in the batch, and a_ijk the cosine of the angle at i between j and k. Embedding sizes
+    may differ. The paper sums over distinct pairs and triples; here, as in the authors' code, the final means run over
+    all B^2 and B^3 entries, degenerate ones (equal on both sides) included. Weights 1 and 2 are the authors' for metric
+    learning; classification codes use 25 and 50.
 
     Args:
         distance_weight: w_d.
@@ -61,7 +61,7 @@ def angles(features: Tensor) -> Tensor:
     """
     differences = features[None] - features[:, None]
     norms = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
-    same = norms == 0
+    same = norms <= 1e-12
     directions = (differences / norms.masked_fill(same, 1)).masked_fill(same, 0)
     with full_precision(features.device):
         return directions @ directions.mT

@@ -18,13 +18,13 @@ class GradientReset(nn.Module):
 
     1. t enters a first-in first-out queue of teacher features.
     2. The queue is searched with t: the `neighbours` nearest rows g of every image, itself normally among them.
-    3. For each of these B * neighbours pairs, the floor(width * ratio) channels with the smallest |s_c * g_c| are listed;
-       among equal products the lower channel comes first.
+    3. For each of these B * neighbours pairs, the floor(width * ratio) channels with the smallest |s_c * g_c| are
+       listed; among equal products the lower channel comes first.
     4. A channel in all the lists is reset: its mask becomes 0.
 
-    Masks are cumulative, as in the released code: an entry never returns to 1. `recompute` derives them from the current
-    step alone. The released code sorts unstably, so that ties fall anyhow, and forgets on resume that its queue was
-    full; nothing else differs. Xie et al., Capacity Dynamic Distillation for Efficient Image Retrieval, CVPR 2023.
+    Masks are cumulative, as in the released code: an entry never returns to 1. `recompute` derives them from the
+    current step alone. The released code sorts unstably, so that ties fall anyhow, and forgets on resume that its queue
+    was full; nothing else differs. Xie et al., Capacity Dynamic Distillation for Efficient Image Retrieval, CVPR 2023.
 
     **Narrowed blocks.** `keep` follows a block whose compactor has lost rows. Retrieval is the teacher's and does not
     change. A removed channel has product 0 and heads every list, so the default `ratio_of="initial"` lists the lowest
