@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
+from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import Kept
@@ -25,6 +26,8 @@ class Plan:
     steps_per_epoch: int
     learning_rates: np.ndarray
     """(epochs * steps_per_epoch,): the learning rate of every step."""
+    optimizer: str
+    """"sgd" or "adamw"."""
     momentum: float
     weight_decay: float
     image_size: tuple[int, int]
@@ -38,6 +41,18 @@ class Progress:
     epoch: int
     epochs: int
     step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A cost that a compressed student is to meet, as a fraction of its teacher's."""
+
+    kind: Literal["macs", "parameters"]
+    target: float
+
+    def of(self, size: Size) -> int:
+        """The figure of `size` that the budget is about."""
+        return getattr(size, self.kind)
 
 
 class Method(nn.Module):
@@ -57,7 +72,9 @@ class Method(nn.Module):
     teacher_taps: Sequence[str] = ()
     """The same for the teacher. Both are read after `prepare`, which may set them."""
     needs_teacher: ClassVar[bool] = True
-    """False for a method that trains the student alone; then no teacher is run during training."""
+    """False for a method that trains the student alone; then no teacher is run, and `loss` gets the student twice."""
+    budget: Budget | None = None
+    """The cost at which compression is to stop; the record says whether it was met."""
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         """Build adapters and edit the student, once, before the optimiser is made."""
@@ -86,6 +103,10 @@ class Method(nn.Module):
     def report(self, student: Embedder) -> dict[str, float]:
         """Figures about the student or the method, logged after every epoch."""
         return {}
+
+    def smallest(self, student: Embedder) -> Embedder | None:
+        """The smallest network that `compact` could give for this student; None for a method that does not compress."""
+        return None
 
     def compact(self, student: Embedder) -> Embedder:
         """The network that is deployed and measured, in eval mode; called once, at the end, and may edit in place."""

@@ -1,16 +1,27 @@
 """What a person should know about a dataset before using it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
+
+from benchmark.data.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Expected size of one split; `None` where nothing is published."""
+    """Size of one split; `None` where nothing is published."""
 
     images: int
     identities: int
     cameras: int | None = None
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> Self:
+        """The size that a list of samples has."""
+        samples = list(samples)
+        return cls(
+            len(samples), len({sample.identity for sample in samples}), len({sample.camera for sample in samples})
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Embedder(nn.Module):
             )
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        self._tapped: dict[str, tuple[Tensor, int]] = {}
+        self._taps: dict[str, nn.Module] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB -> (B, dim) embeddings, not normalised."""
@@ -91,11 +91,7 @@ class Embedder(nn.Module):
         pooled = self._pooled(images)
         embedding = self.neck(pooled)
         logits = self.head(embedding)
-        for name, (output, version) in self._tapped.items():
-            if output._version != version:
-                raise RuntimeError(f"the output of {name} is modified in place by a later layer: tap another module")
-        taps = {name: output for name, (output, _) in self._tapped.items()}
-        self._tapped.clear()
+        taps = {name: _take(name, module) for name, module in self._taps.items()}
         return Features(pooled, embedding, logits, taps)
 
     def tap(self, names: Sequence[str]) -> None:
@@ -116,18 +112,25 @@ class Embedder(nn.Module):
             if path not in modules:
                 known = [*stages, *modules]
                 raise UserError(f"{self.architecture['backbone']} has no stage or module {name!r}{nearest(name, known)}")
-            modules[path].register_forward_hook(self._record(name))
-
-    def _record(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._tapped[name] = (output, output._version)
-
-        return hook
+            modules[path].register_forward_hook(_record)
+            self._taps[name] = modules[path]
 
     def _pooled(self, images: Tensor) -> Tensor:
         normal = (images.float() - self.mean) / self.std
         maps = self.backbone.forward_features(normal.contiguous(memory_format=torch.channels_last))
         return self.backbone.forward_head(maps, pre_logits=True)
+
+
+def _record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    # Kept on the module, not in a closure, so that a deep copy of the network records for itself.
+    module.tapped = output, output._version  # type: ignore[assignment]
+
+
+def _take(name: str, module: nn.Module) -> Tensor:
+    output, version = module.__dict__.pop("tapped")
+    if output._version != version:
+        raise RuntimeError(f"the output of {name} is modified in place by a later layer: tap another module")
+    return output
 
 
 def _backbone(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module:

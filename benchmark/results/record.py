@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ from benchmark.results.record_parts import (
     Timing,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 # Dataset and method become parts of file names and of commands, so they may not hold separators or spaces.
 Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]

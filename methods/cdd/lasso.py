@@ -66,9 +66,10 @@ def auto_lasso(
     """The lasso's weight under which a row masked at `start_step` with norm 1 reaches zero at `vanish_step`.
 
     Without the objective's gradient, a row only feels lasso and weight decay, both along itself, so its norm n follows
-    one equation. SGD with momentum mu moves, over more than 1 / (1 - mu) steps, by eta / (1 - mu) times the gradient:
+    one equation. SGD with momentum mu repeats a gradient g in later steps as g, mu g, mu^2 g, ... and so, starting from
+    rest, moves in step i by eta_i * (1 + mu + ... + mu^i) times a gradient that changes slowly:
 
-        dn / ds = -(lambda + delta * n),   s = sum of eta / (1 - mu) since `start_step`
+        dn / ds = -(lambda + delta * n),   s = sum over steps i of eta_i * (1 - mu^(i + 1)) / (1 - mu)
         n(s) = (1 + lambda / delta) * exp(-delta * s) - lambda / delta,   n(0) = 1
 
     and n(S) = 0, with S the sum up to `vanish_step`, gives lambda = delta / (exp(delta * S) - 1), or 1 / S without
@@ -85,7 +86,8 @@ def auto_lasso(
     Raises:
         ValueError: The learning rates between the two steps sum to nothing.
     """
-    path = float(np.sum(learning_rates[start_step:vanish_step], dtype=np.float64)) / (1 - momentum)
+    rates = np.asarray(learning_rates[start_step:vanish_step], dtype=np.float64)
+    path = float(np.sum(rates * (1 - momentum ** np.arange(1, len(rates) + 1)))) / (1 - momentum)
     if path <= 0:
         raise ValueError(f"no learning rate between steps {start_step} and {vanish_step} to move a row by")
     return weight_decay / math.expm1(weight_decay * path) if weight_decay > 0 else 1 / path

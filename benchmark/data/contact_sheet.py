@@ -1,0 +1,63 @@
+"""A picture of a dataset."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmark.atomic import atomic_path
+from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
+from benchmark.data.sample import Sample
+from benchmark.errors import UserError
+
+CELL, GAP, HEADER, MARGIN, LABEL = 72, 6, 72, 16, 76
+PAPER, BLANK, INK, PALE = "#ffffff", "#f1f1ef", "#1f1f1f", "#77756f"
+
+
+def contact_sheet(dataset: RetrievalDataset, split: str, rows: int, target: Path) -> None:
+    """Write a PNG with one row for each of `rows` identities and one column for each camera.
+
+    The identities are spread evenly over all of the split's; where a camera has several images of one, the first is
+    shown. Images keep their shape.
+
+    Raises:
+        UserError: `split` is unknown, `rows` is not positive, or the set is not there.
+    """
+    if split not in SPLITS or rows < 1:
+        raise UserError(f"a contact sheet has at least one row of {', '.join(SPLITS)}; not {rows} of {split!r}")
+    samples: Sequence[Sample] = getattr(dataset, split)
+    everyone = sorted({sample.identity for sample in samples})
+    rows = min(rows, len(everyone))
+    identities = [everyone[row * len(everyone) // rows] for row in range(rows)]
+    cameras = sorted({sample.camera for sample in samples})
+    first = {(sample.identity, sample.camera): sample.path for sample in reversed(samples)}
+
+    step = CELL + GAP
+    width = 2 * MARGIN + LABEL + len(cameras) * step - GAP
+    sheet = Image.new("RGB", (max(width, 480), MARGIN + HEADER + rows * step - GAP + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), f"{dataset.card.title}: {split}", INK, ImageFont.load_default(20), anchor="lt")
+    small = ImageFont.load_default(13)
+    counts = f"{rows} of {len(everyone):,} identities, {len(cameras)} cameras, {len(samples):,} images"
+    draw.text((MARGIN, MARGIN + 26), counts, PALE, small, anchor="lt")
+    top, left = MARGIN + HEADER, MARGIN + LABEL
+    for column, camera in enumerate(cameras):
+        draw.text((left + column * step + CELL / 2, top - 6), f"c{camera}", PALE, small, anchor="mb")
+    for row, identity in enumerate(identities):
+        draw.text((left - 12, top + row * step + CELL / 2), str(identity), INK, small, anchor="rm")
+        for column, camera in enumerate(cameras):
+            corner = (left + column * step, top + row * step)
+            draw.rectangle((*corner, corner[0] + CELL - 1, corner[1] + CELL - 1), BLANK)
+            if path := first.get((identity, camera)):
+                _paste(sheet, path, corner)
+    with atomic_path(target) as temporary:
+        sheet.save(temporary)
+
+
+def _paste(sheet: Image.Image, path: Path, corner: tuple[int, int]) -> None:
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    ratio = CELL / max(image.size)
+    width, height = (max(1, round(side * ratio)) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.LANCZOS)
+    sheet.paste(resized, (corner[0] + (CELL - width) // 2, corner[1] + (CELL - height) // 2))

@@ -1,0 +1,64 @@
+"""Image files as tensors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from benchmark.data.transforms import eval_transform
+from benchmark.errors import UserError
+
+
+def decode(path: Path) -> Tensor:
+    """Decode a file to a (3, H, W) uint8 RGB tensor.
+
+    Raises:
+        UserError: It is missing, broken, or of a format that torchvision does not read.
+    """
+    try:
+        return decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"image {path} cannot be read: restore it from the dataset's archive ({error})") from error
+
+
+class Images:
+    """The images of a split at one size.
+
+    They are decoded once and kept where the files already have the wanted size and fit into `limit`; otherwise every
+    access decodes and resizes.
+
+    Args:
+        paths: The files.
+        size: (height, width) in pixels.
+        limit: Bytes that may be kept in memory.
+
+    Raises:
+        UserError: A file is broken; raised here or, for images that are not kept, at access.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int], limit: int = 2**30) -> None:
+        self.paths = list(paths)
+        self.shape = (3, *size)
+        self.resize = eval_transform(size)
+        self.kept = self._keep(limit)
+        """(N, 3, H, W) uint8, or `None` where images are decoded on demand."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image as (3, H, W) uint8."""
+        return self.resize(decode(self.paths[index])) if self.kept is None else self.kept[index]
+
+    def _keep(self, limit: int) -> Tensor | None:
+        if len(self) * torch.Size(self.shape).numel() > limit:
+            return None
+        kept = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        for index, path in enumerate(self.paths):
+            image = decode(path)
+            if image.shape != self.shape:
+                return None
+            kept[index] = image
+        return kept

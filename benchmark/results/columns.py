@@ -1,0 +1,97 @@
+"""The columns of a leaderboard: one row's cells, in Markdown."""
+
+from benchmark.results.formatting import MISSING, milliseconds, percent, quantity
+from benchmark.results.notes import Notes
+from benchmark.results.record import Record
+from benchmark.results.store import record_name
+from benchmark.results.summary import TEACHER, Row
+
+HEADERS = (
+    "method",
+    "teacher",
+    "student",
+    "mAP",
+    "R@1",
+    "R@5",
+    "asymmetric mAP",
+    "parameters",
+    "MACs",
+    "FLOPs",
+    "saved (parameters / MACs)",
+    "ms, batch 1",
+    "ms, batch 64",
+    "seeds",
+)
+
+
+def cells(row: Row, notes: Notes, one_device: bool) -> list[str]:
+    """The row's cells in the order of `HEADERS`; what needs explaining goes into `notes`.
+
+    `one_device`: all latencies of the table were measured on one device, so that cells need not name it.
+    """
+    is_teacher = row.method == TEACHER
+    networks = "<br>".join(name.replace("|", r"\|") for name in row.networks)
+    return [
+        ("teacher" if is_teacher else f"`{row.method}`") + _missed_budgets(row, notes),
+        networks if is_teacher else (row.teacher or MISSING).replace("|", r"\|"),
+        MISSING if is_teacher else networks,
+        percent(row.mAP),
+        percent(row.recall(1)),
+        percent(row.recall(5)),
+        _asymmetric(row, notes),
+        quantity(row.over(lambda record: record.network.cost.parameters)),
+        quantity(row.macs),
+        quantity(row.over(lambda record: record.network.cost.flops)),
+        _saved(row, notes),
+        milliseconds(row.latency(1)) + ("" if one_device else notes.mark(_where(row))),
+        milliseconds(row.latency(64)),
+        " ".join(f"[{record.seed}](records/{record_name(record)})" for record in row.records),
+    ]
+
+
+def _where(row: Row) -> str:
+    if len(row.devices) > 1:
+        return f"No mean latency: its records were measured on different devices ({'; '.join(row.devices)})."
+    return f"Latency measured on {row.devices[0]}."
+
+
+def _asymmetric(row: Row, notes: Notes) -> str:
+    """Student queries against the teacher's gallery, or a dash and the reasons."""
+
+    def score(record: Record) -> float | None:
+        return record.scores.asymmetric.mAP if record.scores.asymmetric else None
+
+    cell = percent(row.over(score))
+    reasons = sorted({record.scores.asymmetric_reason for record in row.records if record.scores.asymmetric_reason})
+    return cell + "".join(notes.mark(f"No asymmetric mAP: {reason}.") for reason in reasons)
+
+
+def _saved(row: Row, notes: Notes) -> str:
+    """Share of the teacher's cost that the student does without, and the most that its architecture allows."""
+    parts = [("parameters", "ceiling_parameters"), ("MACs", "ceiling_macs")]
+    saved = [percent(row.saved(name.lower())) for name, _ in parts]
+    if saved == [MISSING, MISSING]:
+        return MISSING
+    limits = [
+        f"{value} % of at most {percent(ceiling)} % of the {name}"
+        for (name, field), value in zip(parts, saved, strict=True)
+        if (ceiling := row.saved(field)) is not None
+    ]
+    mark = (
+        notes.mark(f"`{row.method}` saved {' and '.join(limits)} that it can save in this network.") if limits else ""
+    )
+    return " / ".join(saved) + mark
+
+
+def _missed_budgets(row: Row, notes: Notes) -> str:
+    """A note for every seed that did not come down to the cost it was to meet."""
+    marks = ""
+    for record in row.records:
+        budget = record.budget
+        if budget is not None and not budget.met:
+            name = "MACs" if budget.kind == "macs" else "parameters"
+            marks += notes.mark(
+                f"`{row.method}`, seed {record.seed}, missed its budget: {100 * budget.target:.1f} % of the teacher's "
+                f"{name} were asked for, {100 * budget.reached:.1f} % were reached."
+            )
+    return marks

@@ -1,0 +1,83 @@
+"""The leaderboard's pages: pure functions of the records, so that the same records give the same bytes."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tabulate import tabulate
+
+from benchmark.atomic import write_text
+from benchmark.results.formatting import MISSING, percent, quantity
+from benchmark.results.page import GENERATED, dataset_page
+from benchmark.results.pareto import pareto_svg
+from benchmark.results.store import load_records
+from benchmark.results.summary import BASELINE, TEACHER, Row, summarise
+
+_COLUMNS = """\
+- **teacher**, **student**: the networks. `none` is the student trained alone, without a teacher.
+- **mAP**, **R@1**, **R@5**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
+  queries against a gallery embedded by the student; exact, over the whole gallery.
+- **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embed alike.
+- **parameters**, **MACs**, **FLOPs**: of the deployed network that makes the embedding (no classifier, batch-norm
+  folded where it folds) at the dataset's test size. One multiply-accumulate is two operations: FLOPs = 2 x MACs. Most
+  papers that say FLOPs print MACs.
+- **saved**: percent of the teacher's parameters and MACs that the student does without.
+- **ms**: latency, the median time of a batch of 1 and of 64 images in milliseconds on the device that the note names.
+  Comparable only between rows with the same device.
+- **seeds**: one record per seed. Where there are several, figures are mean ± sample standard deviation; a figure that
+  is the same for all seeds stands alone."""
+
+
+def generate(folder: Path) -> list[Path]:
+    """Write the index, and a page and a picture for every dataset, from `folder`/records; return what was written.
+
+    Raises:
+        UserError: a record cannot be used; nothing has been written then.
+    """
+    rows = summarise(load_records(folder / "records"))
+    datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.dataset)]
+    texts = {folder / "README.md": index_page(datasets)}
+    for group in datasets:
+        texts[folder / f"{group[0].dataset}.md"] = dataset_page(group)
+        texts[folder / f"{group[0].dataset}.svg"] = pareto_svg(group)
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
+
+
+def index_page(datasets: Sequence[Sequence[Row]]) -> str:
+    """Markdown of the index: the rows of every dataset in one table, the pages, the columns."""
+    names = [rows[0].dataset for rows in datasets]
+    methods = sorted(
+        {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
+    )
+    table = [
+        [method if method == TEACHER else f"`{method}`", *(_cell(rows, method) for rows in datasets)]
+        for method in methods
+    ]
+    headers = ["method", *(f"[{name}]({name}.md)" for name in names)]
+    parts = [
+        GENERATED,
+        "# Leaderboards",
+        "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds.",
+        tabulate(table, headers, tablefmt="github", disable_numparse=True) if names else "There are no records yet.",
+        "## Pages" if names else "",
+        "\n".join(_page_line(rows) for rows in datasets),
+        "## Columns",
+        _COLUMNS,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cell(rows: Sequence[Row], method: str) -> str:
+    """A line for each of the method's rows on a dataset."""
+    lines = [
+        f"{percent(row.mAP)} / {percent(row.recall(1))} / {quantity(row.macs)}" for row in rows if row.method == method
+    ]
+    return "<br>".join(lines) or MISSING
+
+
+def _page_line(rows: Sequence[Row]) -> str:
+    name = rows[0].dataset
+    records = sum(len(row.records) for row in rows)
+    return f"- [{name}]({name}.md): {records} record{'' if records == 1 else 's'} in {len(rows)} rows"

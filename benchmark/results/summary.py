@@ -1,0 +1,96 @@
+"""Records of one configuration over seeds, as one row of a table."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.results.record import Record
+from benchmark.results.statistic import Statistic
+
+TEACHER = "teacher"
+BASELINE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Runs that differ in nothing but the seed. `method` is "teacher" for teachers, whose `teacher` is None."""
+
+    dataset: str
+    method: str
+    teacher: str | None
+    records: tuple[Record, ...]
+    """By seed."""
+
+    @property
+    def networks(self) -> list[str]:
+        """Names of the networks made; more than one where the method's structure depends on the seed."""
+        return list(dict.fromkeys(record.network.name for record in self.records))
+
+    @property
+    def devices(self) -> list[str]:
+        """Where latency was measured, for example "cpu, 2 threads"."""
+        return sorted({device_name(record) for record in self.records})
+
+    @property
+    def mAP(self) -> Statistic:
+        """The student's own, symmetric mAP."""
+        return Statistic.of([record.scores.symmetric.mAP for record in self.records])
+
+    @property
+    def macs(self) -> Statistic:
+        """MACs of the deployed network."""
+        return Statistic.of([record.network.cost.macs for record in self.records])
+
+    def recall(self, k: int) -> Statistic | None:
+        """Recall@k, where every record has it."""
+        return self.over(lambda record: record.scores.symmetric.recall.get(str(k)))
+
+    def latency(self, batch: int) -> Statistic | None:
+        """Milliseconds for a batch of this size; None where records were measured on different devices."""
+        if len(self.devices) > 1:
+            return None
+        return self.over(lambda record: record.network.cost.latency_ms.get(str(batch)))
+
+    def saved(self, field: str) -> Statistic | None:
+        """A field of `Saved`, for example "macs" or "ceiling_macs"."""
+        return self.over(lambda record: None if record.saved is None else getattr(record.saved, field))
+
+    def over(self, figure: Callable[[Record], float | None]) -> Statistic | None:
+        """Mean and deviation of any figure over the records; None where one of them lacks it."""
+        return Statistic.where_known(map(figure, self.records))
+
+
+def device_name(record: Record) -> str:
+    """Where the record's latency and memory were measured."""
+    cost = record.network.cost
+    return f"{cost.device}, {cost.threads} thread{'' if cost.threads == 1 else 's'}"
+
+
+def summarise(records: Iterable[Record]) -> list[Row]:
+    """One row per dataset, method, teacher network and recipe (but for seeds), in the order of a leaderboard.
+
+    By dataset; the teacher first, then the student alone ("none"), then the other methods, best mean mAP first.
+    """
+    groups: dict[tuple[str, str, str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, record.id)):
+        method = TEACHER if record.role == "teacher" else record.method
+        teacher = record.teacher.network if record.teacher else ""
+        recipe = json.dumps(_without_seeds(record.recipe), sort_keys=True)
+        groups.setdefault((record.dataset, method, teacher, recipe), []).append(record)
+    rows = [
+        Row(dataset, method, teacher or None, tuple(members))
+        for (dataset, method, teacher, _), members in groups.items()
+    ]
+    return sorted(
+        rows, key=lambda row: (row.dataset, row.method != TEACHER, row.method != BASELINE, -row.mAP.mean, row.method)
+    )
+
+
+def _without_seeds(recipe: Any) -> Any:
+    """The recipe without any seed: a teacher trained for one run carries its own."""
+    if isinstance(recipe, dict):
+        return {key: _without_seeds(value) for key, value in recipe.items() if key != "seed"}
+    if isinstance(recipe, list):
+        return [_without_seeds(value) for value in recipe]
+    return recipe

@@ -1,0 +1,47 @@
+"""The table at the end of a run."""
+
+from rich.table import Table
+
+from benchmark.results.formatting import MISSING, milliseconds, percent, quantity
+from benchmark.results.record import Record
+from benchmark.results.record_parts import Cost, Scores
+from benchmark.results.statistic import Statistic
+from benchmark.results.summary import device_name
+
+
+def result_table(record: Record) -> Table:
+    """Teacher (where there is one) and student of one run, side by side."""
+    table = Table(
+        title=f"{record.method} on {record.dataset}, seed {record.seed}",
+        caption=f"{record.network.name}; scores in %; latency in ms for a batch of 1 / 64 on {device_name(record)}",
+    )
+    table.add_column("network")
+    for header in ("mAP", "R@1", "R@5", "params", "MACs", "FLOPs", "saved %", "latency"):
+        table.add_column(header, justify="right", no_wrap=True)
+    if record.teacher is not None:
+        table.add_row(
+            "teacher", *_figures(record.teacher.scores, record.teacher.cost), MISSING, _latency(record.teacher.cost)
+        )
+    saved = record.saved
+    table.add_row(
+        record.role,
+        *_figures(record.scores.symmetric, record.network.cost),
+        f"{_percent(saved.parameters)} / {_percent(saved.macs)}" if saved else MISSING,
+        _latency(record.network.cost),
+        style="bold",
+    )
+    return table
+
+
+def _figures(scores: Scores, cost: Cost) -> list[str]:
+    fractions = (scores.mAP, scores.recall.get("1"), scores.recall.get("5"))
+    counts = (cost.parameters, cost.macs, cost.flops)
+    return [*map(_percent, fractions), *(quantity(Statistic(count)) for count in counts)]
+
+
+def _percent(fraction: float | None) -> str:
+    return percent(Statistic.where_known([fraction]))
+
+
+def _latency(cost: Cost) -> str:
+    return " / ".join(milliseconds(Statistic.where_known([cost.latency_ms.get(batch)])) for batch in ("1", "64"))

@@ -1,0 +1,102 @@
+"""A residual block whose inner width CDD can shrink."""
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers import BlurPool2d
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from benchmark.errors import UserError
+from benchmark.model.embedder import Embedder
+from benchmark.model.surgery import Kept, keep_inputs, keep_outputs
+
+from .compacted_norm import CompactedNorm
+
+
+@dataclass(frozen=True)
+class CompactableBlock:
+    """conv -> norm -> (compactor) -> activation -> following conv, somewhere in a timm ResNet.
+
+    In a bottleneck these are the second and third convolution, in a basic block the first and second.
+    """
+
+    name: str
+    block: nn.Module
+    conv_name: str
+    norm_name: str
+    following_name: str
+
+    @property
+    def norm_path(self) -> str:
+        """Name within the backbone of the batch-norm, or of the `CompactedNorm` in its place."""
+        return f"{self.name}.{self.norm_name}"
+
+    @property
+    def norm(self) -> nn.Module:
+        return getattr(self.block, self.norm_name)
+
+    @property
+    def compactor(self) -> nn.Conv2d:
+        assert isinstance(self.norm, CompactedNorm)
+        return self.norm.compactor
+
+    def insert(self) -> None:
+        """Put a compactor behind the batch-norm."""
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        setattr(self.block, self.norm_name, CompactedNorm(self.norm))
+
+    def keep(self, rows: Tensor) -> list[Kept]:
+        """Keep these rows of the compactor (int64, ascending) and the following convolution's inputs that read them."""
+        if isinstance(self.block.aa, BlurPool2d):  # filters channel by channel, all alike
+            self.block.aa.channels = len(rows)
+            self.block.aa.filt = self.block.aa.filt[: len(rows)]
+        return [*keep_outputs(self.compactor, rows), *keep_inputs(getattr(self.block, self.following_name), rows)]
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold batch-norm and compactor into the convolution before them.
+
+        With g = gamma / sqrt(var + eps), m the convolution's and o the compactor's outputs:
+        K'[o] = sum_m C[o, m] g_m K[m] and b'[o] = sum_m C[o, m] (beta_m - mean_m g_m). A grouped convolution would
+        become dense, which costs more than it saves: there only the batch-norm is folded and the compactor stays, as a
+        1x1 convolution.
+        """
+        rows = self.compactor.weight.flatten(1)
+        conv = fuse_conv_bn_eval(getattr(self.block, self.conv_name).eval(), self.norm.norm.eval())
+        replacement: nn.Module = self.compactor
+        if conv.groups == 1:
+            conv.weight = nn.Parameter(torch.einsum("om,mikl->oikl", rows, conv.weight))
+            conv.bias = nn.Parameter(rows @ conv.bias)
+            conv.out_channels = len(rows)
+            replacement = nn.Identity()
+        setattr(self.block, self.conv_name, conv)
+        setattr(self.block, self.norm_name, replacement)
+
+
+def compactable_blocks(network: Embedder) -> list[CompactableBlock]:
+    """All residual blocks of the backbone, in order of execution.
+
+    Raises:
+        UserError: It is not a timm ResNet, or uses a normalisation that cannot be folded.
+    """
+    blocks = []
+    for name, module in network.backbone.named_modules():
+        if isinstance(module, Bottleneck):
+            blocks.append(CompactableBlock(name, module, "conv2", "bn2", "conv3"))
+        elif isinstance(module, BasicBlock):
+            blocks.append(CompactableBlock(name, module, "conv1", "bn1", "conv2"))
+    backbone = network.architecture["backbone"]
+    if not blocks:
+        raise UserError(
+            f"cdd puts its compactors into the residual blocks of timm's ResNet family (resnet, resnext, wide_resnet, "
+            f"seresnet, ...), and {backbone} has none. Choose such a backbone as teacher.network.backbone."
+        )
+    for block in blocks:
+        if not isinstance(block.norm, nn.BatchNorm2d | CompactedNorm):
+            kind = type(block.norm).__name__
+            raise UserError(f"cdd needs a batch-norm before each compactor; {backbone} has a {kind} at {block.norm_path}")
+        if not isinstance(block.block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
+            raise UserError(f"cdd cannot narrow the {type(block.block.aa).__name__} of {backbone} at {block.name}.aa")
+    return blocks
