@@ -20,7 +20,7 @@ from rich.progress import track
 
 from benchmark.data.atomic_folder import atomic_folder
 from benchmark.data.card import Card, Split
-from benchmark.data.pixel_hash import array_hash, fingerprint
+from benchmark.data.pixel_hash import array_hash, fingerprint, pixel_hash
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.data.sample import Sample
 from benchmark.errors import UserError
@@ -135,9 +135,23 @@ class Glyphs(RetrievalDataset):
         return [_sample(path) for path in (self.folder / split).glob("*.png")]
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and pixels, as rendered; `check` compares it with what is on disk."""
+        """SHA-256 over names and pixels, as rendered; `check` compares each file with it."""
         self._require()
         return self._manifest["fingerprint"]
+
+    def expected(self) -> Mapping[str, Split]:
+        """What was rendered, which for the default options is what the card says."""
+        names = [(name.split("/")[0], _sample(Path(name))) for name in self._manifest["files"]]
+        return {split: Split.of(sample for other, sample in names if other == split) for split in SPLITS}
+
+    def damage(self) -> Iterator[str]:
+        """Yield each file that is missing, unreadable or changed since it was rendered."""
+        for name, rendered in self._manifest["files"].items():
+            try:
+                if pixel_hash(self.folder / name) != rendered:
+                    yield f"{name} has changed"
+            except OSError as error:
+                yield f"{name} cannot be read: {error}"
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
