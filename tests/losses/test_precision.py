@@ -1,0 +1,31 @@
+"""Full precision inside, the caller's settings restored after."""
+
+import pytest
+import torch
+
+from benchmark.losses.precision import at_least_float32, full_precision
+
+
+def test_products_are_float32_inside_and_settings_come_back():
+    a = torch.randn(8, 8)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with full_precision(a.device):
+                assert (a @ a).dtype == torch.float32
+                assert torch.get_float32_matmul_precision() == "highest"
+            assert (a @ a).dtype == torch.bfloat16
+            with pytest.raises(KeyError), full_precision(a.device):
+                raise KeyError
+            assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_only_short_floats_are_copied():
+    for dtype in (torch.float32, torch.float64):
+        x = torch.ones(2, dtype=dtype)
+        assert at_least_float32(x) is x
+    for dtype in (torch.float16, torch.bfloat16):
+        assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == torch.float32
