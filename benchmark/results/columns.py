@@ -84,14 +84,13 @@ def _saved(row: Row, notes: Notes) -> str:
 
 
 def _missed_budgets(row: Row, notes: Notes) -> str:
-    """A note for every seed that did not come down to the cost it was to meet."""
-    marks = ""
-    for record in row.records:
-        budget = record.budget
-        if budget is not None and not budget.met:
-            name = "MACs" if budget.kind == "macs" else "parameters"
-            marks += notes.mark(
-                f"`{row.method}`, seed {record.seed}, missed its budget: {100 * budget.target:.1f} % of the teacher's "
-                f"{name} were asked for, {100 * budget.reached:.1f} % were reached."
-            )
-    return marks
+    """A note if any seed did not come down to the cost it was to meet."""
+    missed = [(record.seed, record.budget) for record in row.records if record.budget and not record.budget.met]
+    if not missed:
+        return ""
+    _, budget = missed[0]  # the same for the whole row, whose records share their recipe
+    name = "MACs" if budget.kind == "macs" else "parameters"
+    reached = ", ".join(f"{100 * budget.reached:.1f} % with seed {seed}" for seed, budget in missed)
+    return notes.mark(
+        f"`{row.method}` missed its budget of {100 * budget.target:.1f} % of the teacher's {name}: {reached}."
+    )

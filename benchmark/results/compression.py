@@ -23,11 +23,12 @@ def compression_svg(trace: Sequence[Mapping[str, float]]) -> str:
 
     epochs = [point["epoch"] for point in trace]
     scored = [point for point in trace if point.get("mAP") is not None]
+    subtitle = "percent of the network at the start" + ("; mAP in percent" if scored else "")
     ends: list[tuple[float, str, str]] = []
-    with canvas("Compression while learning", "percent of the network at the start", right=0.2) as (figure, axes):
+    with canvas("Compression while learning", subtitle, right=0.215) as (figure, axes):
         for key, color in _LINES.items():
             values = [100 * point[key] / trace[0][key] for point in trace]
-            axes.plot(epochs, values, color=color, linewidth=2, marker="o", markersize=3.5, clip_on=False)
+            axes.plot(epochs, values, color=color, linewidth=2, marker="o", markersize=2.6, clip_on=False)
             ends.append((values[-1], f"{_NAMES.get(key, key)} {values[-1]:.1f} %", color))
         if scored:
             values = [100 * point["mAP"] for point in scored]
@@ -37,7 +38,6 @@ def compression_svg(trace: Sequence[Mapping[str, float]]) -> str:
         axes.set_xlim(epochs[0], max(epochs[-1], epochs[0] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("%")
         ends.sort()
         for height, (_, text, color) in zip(_spread([end[0] for end in ends]), ends, strict=True):
             axes.annotate(

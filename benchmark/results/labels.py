@@ -2,23 +2,22 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from benchmark.results.look import NEUTRAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import Bbox
 
-# Up and to the left first: better and cheaper methods lie there, so beside a point of the Pareto front it is empty.
-_DIRECTIONS = ((-1, 1), (0, 1), (1, 1), (-1, 0), (1, 0), (1, -1), (0, -1), (-1, -1))
+# Level with the marker first: such a label cannot be taken for a neighbour's.
+_DIRECTIONS = (
+    *((-1, 0), (1, 0), (0, 1), (0, -1), (-1, 1), (1, 1), (1, -1), (-1, -1)),
+    *((-1, 0.5), (1, 0.5), (-1, -0.5), (1, -0.5), (-0.5, 1), (0.5, 1), (-0.5, -1), (0.5, -1)),
+)
 _DISTANCES = (3, 6, 12, 20, 30, 42, 56, 72, 90, 110, 140, 180)
-_NEAR = 6
-"""Points up to which a label needs no line to its marker."""
-_MARKER = 6.5
+_MARKER = 7.0
 """Half the width of a marker, in points."""
 
 
@@ -60,33 +59,27 @@ def place_labels(axes: "Axes", labels: Sequence[Label], lines: Iterable[np.ndarr
         box = Bbox([center - size / 2, center + size / 2])
         texts.append(box)
         taken.append(box)
-        nearest = np.clip(point, box.min, box.max)
-        if np.hypot(*(nearest - point)) > _MARKER * 1.5 + _NEAR:
-            axes.annotate(
-                "", nearest, point, xycoords="figure pixels", textcoords="figure pixels",
-                arrowprops={"arrowstyle": "-", "color": NEUTRAL, "linewidth": 0.7, "shrinkA": _MARKER, "shrinkB": 1},
-            )  # fmt: skip
-            taken += _along(point, nearest)
+        edge = np.clip(point, box.min, box.max)
+        if np.hypot(*(edge - point)) > _MARKER + _DISTANCES[0] + 0.5:  # not right beside its marker
+            axes.plot(*zip(point, edge, strict=True), color=label.color, linewidth=0.8, transform=None, zorder=1.6)
+            taken += _along(point, edge)
 
 
 def _free_center(
     point: np.ndarray, size: np.ndarray, area: "Bbox", taken: list["Bbox"], texts: list["Bbox"]
 ) -> np.ndarray | None:
+    """Where a text of this size is nearest to its point, if possible with a way to it that crosses no other text."""
     from matplotlib.transforms import Bbox
 
-    for distance in _DISTANCES:
-        for direction in _DIRECTIONS:
-            center = point + np.array(direction) * (_MARKER + distance + size / 2)
-            box = Bbox([center - size / 2, center + size / 2])
-            inside = (
-                area.containsx(box.x0) and area.containsx(box.x1) and area.containsy(box.y0) and area.containsy(box.y1)
-            )
-            if not inside or box.count_overlaps(taken):
-                continue
-            way = _along(point, center) if distance > _NEAR else []
-            if not any(step.count_overlaps(texts) for step in way):
+    free = []
+    for distance, direction in product(_DISTANCES, _DIRECTIONS):
+        center = point + np.array(direction) * (_MARKER + distance + size / 2)
+        box = Bbox([center - size / 2, center + size / 2])
+        if area.count_contains(box.corners()) == 4 and not box.count_overlaps(taken):
+            if not any(step.count_overlaps(texts) for step in _along(point, center)):
                 return center
-    return None
+            free.append(center)
+    return free[0] if free else None
 
 
 def _along(start: np.ndarray, end: np.ndarray) -> list["Bbox"]:

@@ -17,12 +17,12 @@ _COLUMNS = """\
 - **teacher**, **student**: the networks. `none` is the student trained alone, without a teacher.
 - **mAP**, **R@1**, **R@5**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
   queries against a gallery embedded by the student; exact, over the whole gallery.
-- **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embed alike.
+- **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embeddings have one size.
 - **parameters**, **MACs**, **FLOPs**: of the deployed network that makes the embedding (no classifier, batch-norm
   folded where it folds) at the dataset's test size. One multiply-accumulate is two operations: FLOPs = 2 x MACs. Most
   papers that say FLOPs print MACs.
 - **saved**: percent of the teacher's parameters and MACs that the student does without.
-- **ms**: latency, the median time of a batch of 1 and of 64 images in milliseconds on the device that the note names.
+- **ms**: latency, the median time of a batch of 1 and of 64 images in milliseconds on the device that the page names.
   Comparable only between rows with the same device.
 - **seeds**: one record per seed. Where there are several, figures are mean ± sample standard deviation; a figure that
   is the same for all seeds stands alone."""

@@ -52,7 +52,8 @@ def _data(rows: Sequence[Row]) -> str:
 def _describe_data(record: Record) -> str:
     data, scores = record.data, record.scores.symmetric
     splits = [
-        [name, f"{split.images:,}", f"{split.identities:,}", split.cameras] for name, split in data.splits.items()
+        [name, f"{split.images:,}", f"{split.identities:,}", split.cameras]
+        for name, split in sorted(data.splits.items(), reverse=True)  # train, query, gallery
     ]
     protocol = ", ".join(f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in sorted(data.protocol.items()))
     facts = [
@@ -87,7 +88,7 @@ def _commands(rows: Sequence[Row]) -> str:
             *commands,
             "```",
             "",
-            "The teacher is trained on the way. These commands use today's default recipes; every record holds the "
-            "whole recipe it was made with (`recipe`; JSON is YAML), and `benchmark run --config FILE` replays it.",
+            "A missing teacher is trained first. These commands use today's default recipes. Every record holds "
+            "the whole recipe it was made with (`recipe`; JSON is YAML): `benchmark run --config FILE` replays it.",
         ]
     )

@@ -33,7 +33,7 @@ def pareto_svg(rows: Sequence[Row]) -> str:
         front = _front(points)
         axes.plot(*front.T, color=NEUTRAL, alpha=0.55, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
         for row, (x, y), error in zip(rows, points, errors, strict=True):
-            marker, size = ("*", 16) if row.method == TEACHER else ("o", 8)
+            marker, size = ("*", 14) if row.method == TEACHER else ("o", 8)
             axes.errorbar(
                 x, y, error or None, color=colors[row.method], elinewidth=1.4, capsize=3, marker=marker, markersize=size
             )
@@ -60,7 +60,7 @@ def _scale(axes: "Axes", points: np.ndarray, errors: np.ndarray) -> None:
     margin = max(0.12 * (high - low), (np.log(6) - (high - low)) / 2)
     axes.set_xscale("log")
     axes.set_xlim(np.exp(low - margin), np.exp(high + margin))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high - low < np.log(20) else (1, 2, 5), numticks=20))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda macs, _: _tick(macs)))
     axes.set_xlabel("MACs of the deployed network")

@@ -1,6 +1,8 @@
 """The table at the end of a run."""
 
+from rich.box import HORIZONTALS
 from rich.table import Table
+from rich.text import Text
 
 from benchmark.results.formatting import MISSING, milliseconds, percent, quantity
 from benchmark.results.record import Record
@@ -13,7 +15,10 @@ def result_table(record: Record) -> Table:
     """Teacher (where there is one) and student of one run, side by side."""
     table = Table(
         title=f"{record.method} on {record.dataset}, seed {record.seed}",
-        caption=f"{record.network.name}; scores in %; latency in ms for a batch of 1 / 64 on {device_name(record)}",
+        caption=Text(_caption(record)),  # not a string, whose [brackets] would be markup
+        caption_justify="left",
+        box=HORIZONTALS,
+        padding=(0, 1, 0, 0),  # all columns fit into 80 characters
     )
     table.add_column("network")
     for header in ("mAP", "R@1", "R@5", "params", "MACs", "FLOPs", "saved %", "latency"):
@@ -31,6 +36,19 @@ def result_table(record: Record) -> Table:
         style="bold",
     )
     return table
+
+
+def _caption(record: Record) -> str:
+    networks = [f"teacher: {record.teacher.network}"] if record.teacher else []
+    lines = [
+        "; ".join([*networks, f"{record.role}: {record.network.name}"]),
+        "scores and savings (parameters / MACs) in %",
+        f"latency in ms for a batch of 1 / 64 on {device_name(record)}",
+    ]
+    if record.saved and record.saved.ceiling_macs is not None:
+        ceilings = (record.saved.ceiling_parameters, record.saved.ceiling_macs)
+        lines.append(f"at most {' / '.join(map(_percent, ceilings))} % can be saved in this network")
+    return "\n".join(lines)
 
 
 def _figures(scores: Scores, cost: Cost) -> list[str]:

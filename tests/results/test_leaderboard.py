@@ -1,0 +1,133 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.results.leaderboard import generate
+from benchmark.results.store import add_record
+
+BUDGET = {"kind": "macs", "target": 0.35, "reached": 0.383, "met": False}
+CEILINGS = {"parameters": 0.63, "macs": 0.61, "ceiling_parameters": 0.71, "ceiling_macs": 0.68}
+
+
+@pytest.fixture
+def folder(record, tmp_path):
+    """A teacher, and three seeds of four methods on glyphs; one run on veri776."""
+    records = [record("none", role="teacher", mAP=0.735, macs=60e6), record("kd", dataset="veri776", macs=1.8e9)]
+    for seed in range(3):
+        records += [record(method, seed=seed, mAP=0.6 + seed / 100) for method in ("none", "kd", "rkd")]
+        records.append(record("cdd", seed=seed, mAP=0.72, asymmetric=0.6, budget=BUDGET, saved=CEILINGS))
+    for each in records:
+        add_record(each, tmp_path / "records")
+    return tmp_path
+
+
+def rows(page):
+    """The cells of the page's first table, without the header."""
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_written(folder):
+    written = generate(folder)
+    assert {path.name for path in written} == {"README.md", "glyphs.md", "glyphs.svg", "veri776.md", "veri776.svg"}
+    assert {path for path in folder.iterdir() if path.is_file()} == set(written)
+
+
+def test_regenerating_changes_nothing(folder):
+    generate(folder)
+    before = contents(folder)
+    generate(folder)
+    assert contents(folder) == before
+
+
+def test_teacher_and_none_come_first(folder):
+    generate(folder)
+    for page in ("glyphs.md", "README.md"):
+        methods = [cells[0] for cells in rows((folder / page).read_text())]
+        assert methods[:2] == ["teacher", "`none`"]
+
+
+def test_cells(folder):
+    generate(folder)
+    page = (folder / "glyphs.md").read_text()
+    teacher, baseline = rows(page)[:2]
+    assert teacher[1:6] == ["resnet26 64-128-256", "-", "73.5", "83.5", "93.5"]
+    assert teacher[7:11] == ["3.00 M", "60.0 M", "120 M", "-"]
+    assert baseline[1:6] == ["resnet26 64-128-256", "resnet26 32-64-128", "61.0 ± 1.0", "71.0 ± 1.0", "81.0 ± 1.0"]
+    assert baseline[7:13] == ["1.10 M", "22.0 M", "44.0 M", "63.3 / 63.3", "2.20", "110"]
+
+
+def test_links_lead_to_records(folder):
+    generate(folder)
+    for page in folder.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (folder / link).is_file(), link
+    linked = re.findall(r"\((records/[^)]+)\)", (folder / "glyphs.md").read_text())
+    assert len(linked) == len(set(linked)) == 13
+
+
+def test_notes(folder):
+    generate(folder)
+    page = (folder / "glyphs.md").read_text()
+    assert "1. No asymmetric mAP: embedding sizes differ (128 and 256)." in page
+    assert "`cdd` missed its budget of 35.0 % of the teacher's MACs: 38.3 % with seed 0, 38.3 % with seed 1" in page
+    assert "saved 63.0 % of at most 71.0 % of the parameters and 61.0 % of at most 68.0 % of the MACs" in page
+    assert page.count("<sup>1</sup>") == 4  # teacher, none, kd, rkd
+
+
+def test_commands(folder):
+    generate(folder)
+    page = (folder / "glyphs.md").read_text()
+    commands = re.findall(r"^benchmark run .*$", page, flags=re.MULTILINE)
+    assert sorted(commands) == sorted(
+        f"benchmark run --method {method} --dataset glyphs --seed 0" for method in ("none", "kd", "rkd", "cdd")
+    )
+
+
+def test_devices_are_named_where_they_differ(record, folder):
+    generate(folder)
+    assert "Latency on cpu, 2 threads." in (folder / "glyphs.md").read_text()
+    content = record("pkt").model_dump()
+    content["network"]["cost"]["device"] = "cuda"
+    add_record(type(record()).model_validate(content), folder / "records")
+    generate(folder)
+    page = (folder / "glyphs.md").read_text()
+    assert "Latency measured on cpu, 2 threads." in page
+    assert "Latency measured on cuda, 2 threads." in page
+
+
+def test_different_data_are_pointed_out(record, folder):
+    data = record().model_dump()["data"] | {"fingerprint": "e" * 64}
+    add_record(record("pkt", data=data), folder / "records")
+    generate(folder)
+    assert "These records saw 2 different versions of the data" in (folder / "glyphs.md").read_text()
+
+
+def test_without_records(tmp_path):
+    assert generate(tmp_path) == [tmp_path / "README.md"]
+    assert "There are no records yet." in (tmp_path / "README.md").read_text()
+
+
+def test_a_bad_record_leaves_the_pages_alone(folder):
+    generate(folder)
+    before = contents(folder)
+    (folder / "records" / "bad.json").write_text("{}")
+    with pytest.raises(UserError, match=r"bad\.json"):
+        generate(folder)
+    assert contents(folder).items() >= before.items()
+
+
+def test_results_import_neither_torch_nor_matplotlib():
+    modules = "record store summary leaderboard pareto compression table"
+    code = (
+        f"import sys, importlib\nfor name in {modules.split()}: importlib.import_module('benchmark.results.' + name)\n"
+        "assert not {'torch', 'matplotlib', 'mmengine'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

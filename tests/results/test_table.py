@@ -1,0 +1,35 @@
+import io
+
+from rich.console import Console
+
+from benchmark.results.table import result_table
+
+
+def render(record, width=80):
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(result_table(record))
+    return console.export_text()
+
+
+def test_teacher_and_student_fit_in_80_columns(record):
+    text = render(record(macs=22e6))
+    words = [" ".join(line.split()) for line in text.splitlines()]
+    assert "teacher 73.5 83.5 93.5 3.00 M 60.0 M 120 M - 6.00 / 300" in words
+    assert "student 72.0 82.0 92.0 1.10 M 22.0 M 44.0 M 63.3 / 63.3 2.20 / 110" in words
+    assert "cpu, 2 threads" in text
+
+
+def test_a_teacher_alone(record):
+    text = render(record("none", role="teacher"))
+    assert "teacher" in text
+    assert "student" not in text
+
+
+def test_the_ceiling_is_stated(record):
+    saved = {"parameters": 0.63, "macs": 0.61, "ceiling_parameters": 0.71, "ceiling_macs": 0.68}
+    assert "at most 71.0 / 68.0 % can be saved" in render(record(saved=saved))
+
+
+def test_brackets_in_names_are_shown(record):
+    network = record().model_dump()["network"] | {"name": "resnet26 [32, 64]"}
+    assert "student: resnet26 [32, 64]" in render(record(network=network))
