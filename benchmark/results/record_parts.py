@@ -13,8 +13,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Part(BaseModel):
     """Base of everything in a record."""
 
-    # protected_namespaces: pydantic reserves names that begin with "model_", which is no concern of these fields
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Split(Part):
