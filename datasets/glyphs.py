@@ -72,8 +72,8 @@ class Glyphs(RetrievalDataset):
     seed: ClassVar[int] = 2023
     size: ClassVar[int] = 32
     oversampling: ClassVar[int] = 3
-    em: ClassVar[float] = 24.0
-    baseline: ClassVar[float] = 23.5
+    em: ClassVar[float] = 23.0
+    baseline: ClassVar[float] = 23.8
     rotation: ClassVar[float] = 10.0
     """Degrees, either way."""
     scale: ClassVar[tuple[float, float]] = (0.8, 1.0)
@@ -202,10 +202,12 @@ class Glyphs(RetrievalDataset):
         return tuple(float(value) for value in (*back[0], offset[0], *back[1], offset[1]))
 
 
+@cache
 def characters() -> dict[int, dict[int, str]]:
     """Identity -> face -> the character to draw there, read from the typefaces' outlines.
 
-    An identity is named by its lowest code point, and each face draws the lowest of its characters that it has.
+    An identity is named by its lowest code point, and each face draws the lowest of its characters that it has. The
+    outlines take seconds to read, so the answer is kept: do not change it.
     """
     fonts = [TTFont(_font_file(face), lazy=True) for face in range(len(FACES))]
     counts = Counter(code for font in fonts for code in font.getBestCmap() if _stands_alone(code))

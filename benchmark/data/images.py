@@ -3,24 +3,31 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from benchmark.data.transforms import eval_transform
 from benchmark.errors import UserError
 
 
 def decode(path: Path) -> Tensor:
-    """Decode a file to a (3, H, W) uint8 RGB tensor.
+    """Decode a file to a (3, H, W) uint8 RGB tensor, turned upright as its EXIF tag says.
+
+    By Pillow: torchvision's own decoders are deprecated, and take a truncated file for a whole one.
 
     Raises:
-        UserError: It is missing, broken, or of a format that torchvision does not read.
+        UserError: The file is missing or broken, or Pillow does not read its format.
     """
     try:
-        return decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"image {path} cannot be read: restore it from the dataset's archive ({error})") from error
+        with Image.open(path) as file:
+            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+    except (OSError, SyntaxError, ValueError) as error:  # all three are how Pillow says "broken"
+        raise UserError(
+            f"image {path} cannot be read ({error}): restore it from the dataset's archive, or prepare the dataset anew"
+        ) from error
 
 
 class Images:

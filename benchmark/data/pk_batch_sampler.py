@@ -64,7 +64,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         indices = self._indices(visitors, rng)[batches].reshape(shape)
         seeds = rng.integers(2**63, size=shape)
         for row, row_seeds in zip(indices.tolist(), seeds.tolist(), strict=True):
-            yield [Draw(index, seed) for index, seed in zip(row, row_seeds, strict=True)]
+            yield [Draw(position, seed) for position, seed in zip(row, row_seeds, strict=True)]
 
     def _visitors(self, rng: np.random.Generator) -> np.ndarray:
         """(V,): the identity of each visit; an identity's visits are neighbours, and at most one per batch.

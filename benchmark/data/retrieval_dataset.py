@@ -89,7 +89,7 @@ class RetrievalDataset(ABC):
         self._require()
         splits = {split: self.scan(split) for split in SPLITS}
         expected, found = self.expected(), {split: Split.of(samples) for split, samples in splits.items()}
-        differences = chain(_count_differences(expected, found), _shared_identities(splits), self.damage())
+        differences = chain(_shared_identities(splits), _count_differences(expected, found), self.damage())
         return CheckReport(expected, found, tuple(islice(differences, 3)))
 
     def damage(self) -> Iterator[str]:

@@ -37,10 +37,10 @@ class TrainingImages(Dataset[Batch]):
         """The batch of these draws: images (B, 3, H, W) uint8 and labels, cameras, indices (B,) int64."""
         with torch.random.fork_rng(devices=[]):
             images = torch.stack([self._augmented(draw) for draw in draws])
-        indices = torch.tensor([draw.index for draw in draws])
+        indices = torch.tensor([draw.position for draw in draws])
         return Batch(images, self.labels[indices], self.cameras[indices], indices)
 
     def _augmented(self, draw: Draw) -> Tensor:
         # Unlike torch.manual_seed, this leaves the generators of accelerators alone.
         torch.default_generator.manual_seed(draw.seed)
-        return self.transform(self.images[draw.index])
+        return self.transform(self.images[draw.position])

@@ -1,0 +1,145 @@
+"""Rendering of the embedded dataset."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark.data.card import Split
+from benchmark.datasets.glyphs import FACES, Glyphs, characters
+from benchmark.errors import UserError
+
+OPTIONS = {"train_identities": 30, "test_identities": 10}
+RENDER = "import sys; from pathlib import Path; from benchmark.datasets.glyphs import Glyphs; "
+
+
+@pytest.fixture(scope="module")
+def glyphs(tmp_path_factory) -> Glyphs:
+    made = Glyphs(tmp_path_factory.mktemp("data"), **OPTIONS)
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def copy(glyphs, tmp_path) -> Glyphs:
+    """The same set in a place where it may be damaged."""
+    shutil.copytree(glyphs.folder, tmp_path / glyphs.folder.name)
+    return Glyphs(tmp_path, **OPTIONS)
+
+
+def start(code: str, root) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", RENDER + code, str(root)], stderr=subprocess.DEVNULL)
+
+
+def test_the_card_states_the_default_counts(tmp_path):
+    splits = Counter(name.split("/")[0] for name in Glyphs(tmp_path)._jobs())
+    assert splits == {split: size.images for split, size in Glyphs.card.splits.items()}
+
+
+def test_look_alikes_are_one_identity():
+    identities = characters()
+    assert len(identities) > 1900
+    assert ord("A") in identities
+    assert ord("А") not in identities  # noqa: RUF001 - the Cyrillic letter
+    assert not {0x20, 0xA0, 0x301, 0x2500} & set(identities)
+    assert all(len(drawn) >= 12 for drawn in identities.values())
+    assert identities[ord("A")] == dict.fromkeys(range(len(FACES)), "A")
+
+
+def test_images_are_dark_ink_on_light_ground(glyphs):
+    for sample in glyphs.train[:50]:
+        pixels = np.asarray(Image.open(sample.path)).astype(float)
+        assert pixels.shape == (32, 32, 3)
+        border = np.concatenate([pixels[0], pixels[-1]]).mean()
+        assert border > 150
+        assert pixels.mean(-1).min() < border - 60
+
+
+def test_split_by_typeface(glyphs):
+    assert {sample.camera for sample in glyphs.query} == set(Glyphs.query_faces)
+    assert not {sample.camera for sample in glyphs.gallery} & set(Glyphs.query_faces)
+    assert Split.of(glyphs.train).identities == 30
+    assert Split.of(glyphs.gallery).identities == 10
+
+
+def test_two_renders_are_equal(glyphs, tmp_path):
+    again = Glyphs(tmp_path, **OPTIONS)
+    again.prepare()
+    assert again.fingerprint() == glyphs.fingerprint()
+    assert [path.name for path in tmp_path.iterdir()] == [again.folder.name]
+
+
+def test_an_image_does_not_depend_on_the_options(glyphs, tmp_path):
+    """The test identities and every image of them are the same for another number of training identities."""
+    other = Glyphs(tmp_path, train_identities=2, test_identities=10)
+    other.prepare()
+    assert other.folder.name != glyphs.folder.name
+    mine, theirs = ({sample.path.name: sample.path.read_bytes() for sample in set_.query} for set_ in (glyphs, other))
+    assert mine == theirs
+
+
+def test_prepare_leaves_a_whole_set_alone(copy):
+    before = copy.folder.stat().st_mtime_ns
+    copy.prepare()
+    assert copy.folder.stat().st_mtime_ns == before
+
+
+def test_check_names_what_is_damaged(copy):
+    missing, changed, broken = (sample.path for sample in copy.train[:3])
+    missing.unlink()
+    Image.new("RGB", (32, 32)).save(changed)
+    broken.write_bytes(b"not an image")
+    assert not copy.check().ok
+    damage = list(copy.damage())
+    assert [line.split()[0] for line in damage] == [f"train/{path.name}" for path in (missing, changed, broken)]
+    assert damage[1].endswith("has changed")
+
+
+def test_two_processes_at_once(glyphs, tmp_path):
+    """Both find nothing and render: neither starts to write before the other has decided to."""
+    code = """
+import os, time
+root, jobs = Path(sys.argv[1]), Glyphs._jobs
+def together(self):
+    found = jobs(self)
+    (root / f"ready-{os.getpid()}").touch()
+    while len(list(root.glob("ready-*"))) < 2:
+        time.sleep(0.01)
+    return found
+Glyphs._jobs = together
+Glyphs(root, 30, 10).prepare()
+"""
+    processes = [start(code, tmp_path) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir() if "ready" not in path.name) == [glyphs.folder.name]
+    both = Glyphs(tmp_path, **OPTIONS)
+    assert both.fingerprint() == glyphs.fingerprint()
+    assert both.check().ok
+
+
+def test_killed_while_rendering(tmp_path):
+    killed = Glyphs(tmp_path, 90, 10)
+    process = start("Glyphs(Path(sys.argv[1]), 90, 10).prepare()", tmp_path)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob(".*/*/*/*.png"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert not killed.folder.exists()
+    with pytest.raises(UserError, match="benchmark data prepare glyphs"):
+        _ = killed.train
+    killed.prepare()
+    assert killed.check().ok
+
+
+def test_too_many_identities(tmp_path):
+    with pytest.raises(UserError, match="3000 identities are asked for"):
+        Glyphs(tmp_path, 2500, 500).prepare()
+    with pytest.raises(UserError, match="at least 1"):
+        Glyphs(tmp_path, 0)
