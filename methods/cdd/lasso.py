@@ -55,6 +55,7 @@ def edit_gradients(
         floor: As in `lasso_gradient`.
     """
     for i, weight in enumerate(weights):
+        assert weight.grad is not None
         if masks is not None:
             weight.grad.mul_(masks[i].view(-1, *[1] * (weight.ndim - 1)))
         weight.grad.add_(lasso_gradient(weight, floor), alpha=strength)
