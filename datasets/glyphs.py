@@ -155,7 +155,10 @@ class Glyphs(RetrievalDataset):
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
-        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        try:
+            return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder} is damaged ({error}): delete it, and it is rendered anew") from error
 
     def _jobs(self) -> dict[str, tuple[int, int, str]]:
         """File name -> (identity, face, character) of every image of the chosen identities."""

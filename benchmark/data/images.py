@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 def decode(path: Path) -> Tensor:
     """Decode a file to a (3, H, W) uint8 RGB tensor, turned upright as its EXIF tag says.
 
-    By Pillow: torchvision's own decoders are deprecated, and take a truncated file for a whole one.
+    By Pillow, since torchvision's own decoders are deprecated.
 
     Raises:
         UserError: The file is missing or broken, or Pillow does not read its format.

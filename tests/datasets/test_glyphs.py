@@ -123,19 +123,39 @@ Glyphs(root, 30, 10).prepare()
     assert both.check().ok
 
 
-def test_killed_while_rendering(tmp_path):
-    killed = Glyphs(tmp_path, 90, 10)
-    process = start("Glyphs(Path(sys.argv[1]), 90, 10).prepare()", tmp_path)
+def test_killed_while_rendering(glyphs, tmp_path):
+    code = """
+import time
+render, calls = Glyphs._render, []
+def slow(*arguments):
+    calls.append(arguments)
+    if len(calls) > 100:
+        time.sleep(600)
+    return render(*arguments)
+Glyphs._render = slow
+Glyphs(Path(sys.argv[1]), 30, 10).prepare()
+"""
+    process = start(code, tmp_path)
     deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob(".*/*/*/*.png"))) < 20 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    while len(list(tmp_path.glob(".*/*/*/*.png"))) < 100 and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
-    assert not killed.folder.exists()
+    assert list(tmp_path.glob(".*/*/*/*.png"))
+
+    again = Glyphs(tmp_path, **OPTIONS)
+    assert not again.folder.exists()
     with pytest.raises(UserError, match="benchmark data prepare glyphs"):
-        _ = killed.train
-    killed.prepare()
-    assert killed.check().ok
+        _ = again.train
+    again.prepare()
+    assert again.check().ok
+    assert again.fingerprint() == glyphs.fingerprint()
+
+
+def test_a_lost_manifest(copy):
+    (copy.folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"is damaged .* delete it"):
+        copy.fingerprint()
 
 
 def test_too_many_identities(tmp_path):
