@@ -90,6 +90,7 @@ class Sampler(Section):
 
 class Augment(Section):
     pad: int = Field(10, ge=0)
+    pad_mode: Literal["constant", "edge", "reflect"] = "constant"
     flip: float = Field(0.5, ge=0, le=1)
     erase: float = Field(0.5, ge=0, le=1)
 

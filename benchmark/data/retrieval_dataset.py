@@ -52,6 +52,10 @@ class RetrievalDataset(ABC):
         """A hash of the images' pixels and names; `None` where the set does not keep one."""
         return None
 
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that made the images, where that was this suite."""
+        return {}
+
     def expected(self) -> Mapping[str, Split]:
         """The counts that `check` compares with."""
         return self.card.splits

@@ -1,0 +1,64 @@
+"""Checkpoints from which training continues to the bit-same result."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from benchmark.engine.compat import load_checkpoint, save_checkpoint
+
+
+class CheckpointHook(Hook):
+    """Writes `last.pt` after every epoch and continues from it.
+
+    It holds the student's structure and weights, the method's state, optimiser, schedule, position and random state; no
+    teacher. It runs after every other hook of the epoch, so that all structural changes are in.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        self.resume = resume
+
+    def before_run(self, runner: Runner) -> None:
+        # Before `before_train`, where the other hooks look at the position.
+        if not (self.resume and self.path.exists()):
+            return
+        content = load_checkpoint(self.path, torch.device("cpu"))
+        restore(runner.model, content)
+        runner.optim_wrapper.optimizer.load_state_dict(content["optimizer"])
+        for scheduler, state in zip(runner.param_schedulers, content["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        runner.train_loop._epoch, runner.train_loop._iter = content["epoch"], content["iter"]
+        torch.set_rng_state(content["random"])
+        if torch.cuda.is_available() and content["cuda_random"]:
+            torch.cuda.set_rng_state_all(content["cuda_random"])
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        model = runner.model
+        save_checkpoint(
+            {
+                "epoch": runner.epoch + 1,
+                "iter": runner.iter,
+                "structure": model.method.structure(),
+                "student": model.student.state_dict(),
+                "method": model.method.state_dict(),
+                "optimizer": runner.optim_wrapper.optimizer.state_dict(),
+                "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+                "random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
+            self.path,
+        )
+
+
+def restore(model: Any, content: dict[str, Any]) -> None:
+    """Bring a freshly prepared distiller to the structure and the weights of a checkpoint, strictly."""
+    model.method.restore(model.student, content["structure"])
+    model.student.load_state_dict(content["student"], strict=True)
+    model.method.load_state_dict(content["method"], strict=True)
+
+

@@ -1,0 +1,97 @@
+"""What mmengine 0.10.7 needs on current torch, all in one place.
+
+`tests/engine/test_compat.py` shows for every guard what happens without it, and fails once mmengine no longer needs it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from benchmark.atomic import atomic_path
+
+
+class InitialisedModel(BaseModel):
+    """A model whose weights are already as they should be.
+
+    `Runner.train()` calls `init_weights`, which descends into timm's networks and overwrites pretrained weights.
+    """
+
+    def init_weights(self) -> None:
+        """Leave the weights alone."""
+
+
+class DistillOptimWrapper(OptimWrapper):
+    """Autocast to bfloat16 on any device, and a call between backward and step.
+
+    `AmpOptimWrapper` asserts that the device is not a CPU. bfloat16 has float32's range and needs no loss scaling.
+
+    Args:
+        before_step: Called after the gradients are complete and before they are clipped.
+        autocast: The device type to autocast on; None for float32.
+    """
+
+    def __init__(self, *args: Any, before_step: Callable[[], None], autocast: str | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.before_step = before_step
+        self.autocast = autocast
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        enabled = self.autocast is not None
+        with super().optim_context(model), torch.autocast(self.autocast or "cpu", torch.bfloat16, enabled=enabled):
+            yield
+
+    def step(self, **kwargs: Any) -> None:
+        self.before_step()
+        super().step(**kwargs)
+
+
+class QuietRunner(Runner):
+    """A Runner that leaves the model on its device and writes nothing but `log.txt` into its folder.
+
+    mmengine moves every model to the first accelerator it finds, whatever device was asked for, and makes a folder with
+    a second log and a dump of its empty config for every start.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        leftover = Path(self._log_dir)
+        if not any(leftover.iterdir()):
+            leftover.rmdir()
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(log_level, log_file or str(Path(self.work_dir) / "log.txt"), **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL)  # the console belongs to the progress bar
+        return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        return model
+
+    def dump_config(self) -> None:
+        """The recipe is saved instead."""
+
+
+def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values, atomically.
+
+    mmengine's own checkpoint holds its message hub, which `torch.load` refuses to read with `weights_only=True`, and it
+    deletes the old file before the new one is written.
+    """
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; runs no code that the file may hold."""
+    return torch.load(path, map_location=device, weights_only=True)

@@ -1,0 +1,22 @@
+"""Structural changes between epochs."""
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from benchmark.method import Progress
+from benchmark.model.surgery import follow
+
+
+class StructureHook(Hook):
+    """Tells method and task loss about epochs, and lets the optimiser's state follow what the method narrowed."""
+
+    priority = "VERY_HIGH"
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        runner.train_dataloader.batch_sampler.set_epoch(runner.epoch)
+        runner.model.task.epoch = runner.epoch + 1
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        progress = Progress(epoch=runner.epoch + 1, epochs=runner.max_epochs, step=runner.iter)
+        changes = runner.model.method.after_epoch(runner.model.student, progress)
+        follow(runner.optim_wrapper.optimizer, changes)

@@ -1,0 +1,165 @@
+"""Training: one student, one method, one mmengine Runner."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.visualization import Visualizer
+
+from benchmark.data.loaders import eval_loader, train_loader
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.transforms import train_transform
+from benchmark.engine.checkpoint_hook import CheckpointHook, restore
+from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
+from benchmark.engine.distiller import Distiller
+from benchmark.engine.optimization import build_optimizer, build_schedule, learning_rates
+from benchmark.engine.progress_hook import ProgressHook
+from benchmark.engine.retrieval_metric import RetrievalMetric
+from benchmark.engine.structure_hook import StructureHook
+from benchmark.engine.task_loss import TaskLoss
+from benchmark.method import Method, Plan
+from benchmark.model.embedder import Embedder
+from benchmark.recipe import Recipe
+
+LAST = Path("checkpoints") / "last.pt"
+"""The resumable checkpoint within a run's folder."""
+
+
+@dataclass
+class Trained:
+    """A student after its last epoch, as it was trained, and the method that knows how to deploy it."""
+
+    student: Embedder
+    method: Method
+
+
+def train(
+    recipe: Recipe,
+    dataset: RetrievalDataset,
+    student: Embedder,
+    teacher: Embedder | None,
+    method: Method,
+    folder: Path,
+    device: torch.device,
+    resume: bool,
+    title: str,
+) -> Trained:
+    """Train `student` by the recipe's `train` section and return it.
+
+    A finished training in `folder` is loaded, an unfinished one continues where `resume` is true.
+
+    Args:
+        recipe: What to do.
+        dataset: Where the images come from.
+        student: The network to train, on `device`.
+        teacher: A trained network on `device`, frozen here; None for a method that needs none.
+        method: Called as its contract says.
+        folder: The run's folder.
+        device: Where to compute.
+        resume: Whether to continue from `checkpoints/last.pt`.
+        title: What to call this training on the screen.
+    """
+    settings = recipe.train
+    loader = train_loader(
+        dataset,
+        recipe.image_size,
+        train_transform(recipe.image_size, **settings.augment.model_dump()),
+        settings.sampler.identities,
+        settings.sampler.images,
+        recipe.seed,
+        recipe.runtime.workers,
+        device,
+    )
+    rates = learning_rates(settings.optimizer, settings.schedule, len(loader))
+    batch_size = settings.sampler.identities * settings.sampler.images
+    if teacher is not None:
+        teacher.requires_grad_(False).eval()
+    method.prepare(
+        student,
+        teacher if teacher is not None else student,
+        Plan(
+            images=len(dataset.train),
+            identities=len(dataset.labels),
+            batch_size=batch_size,
+            epochs=settings.schedule.epochs,
+            steps_per_epoch=len(loader),
+            learning_rates=rates,
+            optimizer=settings.optimizer.type,
+            momentum=settings.optimizer.momentum if settings.optimizer.type == "sgd" else 0.0,
+            weight_decay=settings.optimizer.weight_decay,
+            image_size=recipe.image_size,
+        ),
+    )
+    student.tap(method.student_taps)
+    if teacher is not None:
+        teacher.tap(method.teacher_taps)
+    method.to(device)
+    distiller = Distiller(student, teacher, method, TaskLoss(settings.task))
+    distiller.to(device)
+
+    last = folder / LAST
+    if resume and last.exists():
+        content = load_checkpoint(last, device)
+        if content["epoch"] == settings.schedule.epochs:
+            restore(distiller, content)
+            return Trained(student.eval(), method)
+
+    if recipe.runtime.compile:
+        for network in (student, teacher):
+            if network is not None:
+                network.compile(backend=recipe.runtime.compile)
+    optimizer = build_optimizer(distiller, settings.optimizer)
+    wrapper = DistillOptimWrapper(
+        optimizer,
+        clip_grad={"max_norm": settings.optimizer.clip_grad} if settings.optimizer.clip_grad else None,
+        before_step=lambda: method.after_backward(student),
+        autocast=device.type if uses_bfloat16(recipe, device) else None,
+    )
+    progress = ProgressHook(title, folder, batch_size)
+    validation = _validation(recipe, dataset, device)
+    runner = QuietRunner(
+        model=distiller,
+        work_dir=str(folder),
+        train_dataloader=loader,
+        train_cfg={"by_epoch": True, "max_epochs": settings.schedule.epochs, "val_interval": recipe.evaluate.every},
+        optim_wrapper=wrapper,
+        param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
+        default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
+        custom_hooks=[StructureHook(), progress, CheckpointHook(last, resume)],
+        visualizer=Visualizer(
+            name=f"{folder.name}-{os.getpid()}",
+            vis_backends=[{"type": "TensorboardVisBackend"}] if recipe.runtime.tensorboard else None,
+            save_dir=str(folder / "tensorboard"),
+        ),
+        randomness={"seed": recipe.seed},
+        experiment_name=f"{folder.parent.name}-{folder.name}-{os.getpid()}",
+        **validation,
+    )
+    try:
+        runner.train()
+    finally:
+        progress.stop()
+    return Trained(student.eval(), method)
+
+
+def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
+    """Whether to autocast: as the recipe says, or `auto`: where the device computes in bfloat16 rather than emulating it."""
+    if recipe.runtime.amp != "auto":
+        return recipe.runtime.amp == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def _validation(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> dict[str, object]:
+    if not recipe.evaluate.every:
+        return {}
+    samples = [*dataset.query, *dataset.gallery]
+    return {
+        "val_dataloader": eval_loader(samples, recipe.image_size, recipe.evaluate.batch_size, device=device),
+        "val_cfg": {},
+        "val_evaluator": [RetrievalMetric(len(dataset.query), dataset.protocol)],
+    }
+
+

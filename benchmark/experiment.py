@@ -1,0 +1,280 @@
+"""The story of one run: teacher, student, compact, evaluate, record."""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from rich.console import Console
+
+from benchmark.atomic import write_text
+from benchmark.data.card import Split
+from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
+from benchmark.engine.train import LAST, train
+from benchmark.environment import commit, device_name, environment, use_threads
+from benchmark.errors import UserError
+from benchmark.evaluation import TestSet
+from benchmark.method import Method
+from benchmark.model import cost
+from benchmark.model.deployed import load_student, save_student, weights_hash
+from benchmark.model.embedder import Embedder
+from benchmark.model.fold import fold_batchnorm
+from benchmark.model.weights import load_weights
+from benchmark.recipe import Network as NetworkSettings
+from benchmark.recipe import Recipe
+from benchmark.registry import DATASETS, METHODS
+from benchmark.results.record import Record
+from benchmark.results import record_parts as parts
+from benchmark.retrieval import Scores
+
+EXAMPLES = 256
+"""Real images on which training-time and deployed embeddings are compared."""
+
+
+@dataclass
+class TrainedTeacher:
+    """A teacher as methods use it (with classifier head), as it is deployed, and what a record says about it."""
+
+    network: Embedder
+    deployed: Embedder
+    report: parts.TeacherReport
+
+
+class Experiment:
+    """One run of one recipe, in `work_dir/<dataset>/<method>/seed<k>-<hash>/`.
+
+    Args:
+        recipe: What to do.
+        work_dir: Where runs live; trained teachers are shared there.
+        data_root: Where datasets live.
+        device: Where to compute.
+        resume: Whether to continue an unfinished run.
+    """
+
+    def __init__(self, recipe: Recipe, work_dir: Path, data_root: Path, device: torch.device, resume: bool) -> None:
+        self.recipe = recipe
+        self.work_dir = work_dir
+        self.device = device
+        self.resume = resume
+        self.dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **recipe.dataset.arguments)
+        self.test = TestSet(
+            self.dataset, recipe.image_size, recipe.evaluate.batch_size, device, recipe.runtime.workers
+        )
+
+    def run(self) -> Record:
+        """Do whatever of the run is not done yet, and return its record."""
+        use_threads(self.recipe.runtime.threads)
+        torch.set_float32_matmul_precision("high")
+        folder = self.folder(self.recipe, self.recipe.method.name)
+        record = folder / "record.json"
+        with _lock(folder):
+            if record.exists():
+                return Record.read(record)
+            if (folder / LAST).exists() and not self.resume:
+                raise UserError(f"{folder} holds an unfinished run: add --resume to continue it, or delete the folder")
+            self.dataset.prepare()
+            teacher = self._teacher()
+            return self._distil(self.recipe, folder, teacher)
+
+    def folder(self, recipe: Recipe, name: str) -> Path:
+        """Where a recipe's run lives, under the name of its method, or "teacher"."""
+        return self.work_dir / recipe.dataset.name / name / f"seed{recipe.seed}-{recipe.hash[:8]}"
+
+    def _teacher(self) -> TrainedTeacher:
+        """The recipe's teacher: from its checkpoint, from an earlier run, or trained now."""
+        checkpoint = self.recipe.teacher.checkpoint
+        if checkpoint is not None and not Path(checkpoint).is_dir():
+            return self._given_teacher(Path(checkpoint))
+        recipe = self.recipe.for_teacher()
+        folder = Path(checkpoint) if checkpoint else self.folder(recipe, "teacher")
+        if checkpoint is None:
+            with _lock(folder):  # another run may be training the same teacher
+                if not (folder / "record.json").exists():
+                    self._distil(recipe, folder, None)
+        record = Record.read(folder / "record.json")
+        network = self._build(self.recipe.teacher.network)
+        load_weights(network, folder / LAST)
+        report = parts.TeacherReport(
+            record=record.id, network=record.network.name, cost=record.network.cost, scores=record.scores.symmetric
+        )
+        return TrainedTeacher(network, load_student(folder / "student.pt", self.device), report)
+
+    def _given_teacher(self, path: Path) -> TrainedTeacher:
+        network = self._build(self.recipe.teacher.network)
+        load_weights(network, path)
+        network.eval()
+        deployed = _without_head(fold_batchnorm(network, self.test.example(2)))
+        scores = self.test.score(self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery"))
+        report = parts.TeacherReport(
+            record=None,
+            network=_name(self.recipe.teacher.network),
+            cost=self._cost(deployed),
+            scores=_scores(scores),
+        )
+        return TrainedTeacher(network, deployed, report)
+
+    def _distil(self, recipe: Recipe, folder: Path, teacher: TrainedTeacher | None) -> Record:
+        """Train, compact, evaluate, record. Without a teacher, `recipe` is a teacher's own."""
+        write_text(folder / "recipe.yaml", recipe.yaml())
+        torch.manual_seed(recipe.seed)
+        student = self._build(recipe.student, teacher)
+        method: Method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
+        role = "student" if teacher else "teacher"
+        begin = time.perf_counter()
+        trained = train(
+            recipe,
+            self.dataset,
+            student,
+            teacher.network if teacher and method.needs_teacher else None,
+            method,
+            folder,
+            self.device,
+            self.resume or role == "teacher",
+            f"{role} {recipe.method.name}" if teacher else role,
+        )
+        train_seconds = time.perf_counter() - begin
+
+        begin = time.perf_counter()
+        images = self.test.example(EXAMPLES)
+        with torch.inference_mode():
+            before = trained.student(images)
+            smallest = trained.method.smallest(trained.student)
+        deployed = _without_head(fold_batchnorm(trained.method.compact(trained.student), images[:2]))
+        with torch.inference_mode():
+            difference = float((deployed(images) - before).abs().max())
+        save_student(deployed, folder / "student.pt", recipe.image_size)
+
+        query, gallery = self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery")
+        symmetric = self.test.score(query, gallery)
+        asymmetric, reason = None, "it is the teacher"
+        if teacher:
+            reason = f"embeddings differ in size: {deployed.dim} and {teacher.deployed.dim}"
+            if deployed.dim == teacher.deployed.dim:
+                reason = None
+                asymmetric = self.test.score(query, self.test.embed(teacher.deployed, "gallery"))
+        figures = self._cost(deployed)
+        record = Record(
+            role=role,
+            id=Record.make_id(recipe.hash, role),
+            dataset=recipe.dataset.name,
+            method=recipe.method.name,
+            seed=recipe.seed,
+            recipe_hash=recipe.hash,
+            recipe=recipe.model_dump(mode="json"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            commit=commit(),
+            data=self._data(),
+            network=parts.Network(
+                name=_name(recipe.student, compressed=smallest is not None),
+                embedding=deployed.dim,
+                cost=figures,
+                weights=weights_hash(deployed),
+            ),
+            teacher=teacher.report if teacher else None,
+            scores=parts.ScoreReport(
+                symmetric=_scores(symmetric),
+                asymmetric=_scores(asymmetric) if asymmetric else None,
+                asymmetric_reason=reason,
+            ),
+            saved=self._saved(figures, teacher.report.cost, smallest) if teacher else None,
+            deploy=parts.Deploy(max_abs_difference=difference, images=len(images)),
+            budget=self._budget(method, figures, teacher.report.cost) if teacher else None,
+            environment=environment(self.device),
+            timing=parts.Timing(train_seconds=train_seconds, evaluate_seconds=time.perf_counter() - begin),
+        )
+        record.write(folder / "record.json")
+        return record
+
+    def _build(self, settings: NetworkSettings, teacher: TrainedTeacher | None = None) -> Embedder:
+        """A network on the device, with the weights that the recipe starts it from."""
+        network = Embedder(
+            **settings.model_dump(exclude={"weights"}),
+            identities=len(self.dataset.labels),
+            pretrained=settings.weights == "imagenet",
+        )
+        if settings.weights == "teacher":
+            if teacher is None:
+                raise UserError("weights: teacher is for a student; a teacher cannot start from itself")
+            network.load_state_dict(teacher.network.state_dict(), strict=True)
+        elif settings.weights not in ("imagenet", "random"):
+            load_weights(network, Path(settings.weights))
+        return network.to(device=self.device, memory_format=torch.channels_last)
+
+    def _cost(self, deployed: Embedder) -> parts.Cost:
+        size = cost.count(deployed, self.recipe.image_size)
+        return parts.Cost(
+            parameters=size.parameters,
+            macs=size.macs,
+            flops=2 * size.macs,
+            image_size=self.recipe.image_size,
+            latency_ms={
+                str(batch): milliseconds
+                for batch, milliseconds in cost.latency(deployed, self.recipe.image_size, self.device).items()
+            },
+            peak_memory_mb=cost.peak_memory(deployed, self.recipe.image_size, self.device),
+            device=device_name(self.device),
+            threads=torch.get_num_threads(),
+        )
+
+    def _data(self) -> parts.Data:
+        counts = {split: Split.of(getattr(self.dataset, split)) for split in SPLITS}
+        return parts.Data(
+            fingerprint=self.dataset.fingerprint(),
+            splits={split: parts.Split(**asdict(count)) for split, count in counts.items()},
+            protocol=asdict(self.dataset.protocol),
+            versions=self.dataset.versions(),
+        )
+
+    def _saved(self, student: parts.Cost, teacher: parts.Cost, smallest: Embedder | None) -> parts.Saved:
+        least = None
+        if smallest is not None:
+            least = cost.count(fold_batchnorm(smallest, self.test.example(2)), self.recipe.image_size)
+        return parts.Saved(
+            parameters=1 - student.parameters / teacher.parameters,
+            macs=1 - student.macs / teacher.macs,
+            ceiling_parameters=None if least is None else 1 - least.parameters / teacher.parameters,
+            ceiling_macs=None if least is None else 1 - least.macs / teacher.macs,
+        )
+
+    @staticmethod
+    def _budget(method: Method, student: parts.Cost, teacher: parts.Cost) -> parts.Budget | None:
+        if method.budget is None:
+            return None
+        kind, target = method.budget.kind, method.budget.target
+        reached = getattr(student, kind) / getattr(teacher, kind)
+        return parts.Budget(kind=kind, target=target, reached=reached, met=reached <= target)
+
+
+def _lock(folder: Path) -> FileLock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the run's folder {folder} cannot be made: {error.strerror}") from error
+    lock = FileLock(folder / ".lock")
+    if lock.is_locked:
+        Console(stderr=True).print(f"waiting for another process that works in {folder}")
+    return lock
+
+
+def _without_head(network: Embedder) -> Embedder:
+    network.head = None
+    return network
+
+
+def _name(settings: NetworkSettings, compressed: bool = False) -> str:
+    """What people call the network: its backbone, the widths if they are not the usual ones."""
+    widths = settings.args.get("channels")
+    name = settings.backbone + (f" {'-'.join(map(str, widths))}" if widths else "")
+    return f"{name}, compressed" if compressed else name
+
+
+def _scores(scores: Scores) -> parts.Scores:
+    return parts.Scores(
+        mAP=scores.mAP,
+        mINP=scores.mINP,
+        recall={str(k): value for k, value in scores.recall.items()},
+        queries=scores.queries,
+        skipped=scores.skipped,
+    )
