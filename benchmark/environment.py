@@ -53,7 +53,9 @@ def commit() -> str | None:
 
 def use_threads(threads: int | None) -> None:
     """Let the CPU's operators use so many threads; every core where None."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.set_num_threads(
+        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
 
 
 def _processor() -> str:

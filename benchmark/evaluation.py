@@ -51,7 +51,5 @@ class TestSet:
     def _loader(self, split: str) -> DataLoader[Batch]:
         if split not in self._loaders:
             samples = getattr(self.dataset, split)
-            self._loaders[split] = eval_loader(
-                samples, self.image_size, self.batch_size, self.workers, self.device
-            )
+            self._loaders[split] = eval_loader(samples, self.image_size, self.batch_size, self.workers, self.device)
         return self._loaders[split]

@@ -1,12 +1,14 @@
 """The story of one run: teacher, student, compact, evaluate, record."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from benchmark.atomic import write_text
@@ -25,8 +27,8 @@ from benchmark.model.weights import load_weights
 from benchmark.recipe import Network as NetworkSettings
 from benchmark.recipe import Recipe
 from benchmark.registry import DATASETS, METHODS
-from benchmark.results.record import Record
 from benchmark.results import record_parts as parts
+from benchmark.results.record import Record
 from benchmark.retrieval import Scores
 
 EXAMPLES = 256
@@ -59,9 +61,7 @@ class Experiment:
         self.device = device
         self.resume = resume
         self.dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **recipe.dataset.arguments)
-        self.test = TestSet(
-            self.dataset, recipe.image_size, recipe.evaluate.batch_size, device, recipe.runtime.workers
-        )
+        self.test = TestSet(self.dataset, recipe.image_size, recipe.evaluate.batch_size, device, recipe.runtime.workers)
 
     def run(self) -> Record:
         """Do whatever of the run is not done yet, and return its record."""
@@ -69,7 +69,7 @@ class Experiment:
         torch.set_float32_matmul_precision("high")
         folder = self.folder(self.recipe, self.recipe.method.name)
         record = folder / "record.json"
-        with _lock(folder):
+        with _locked(folder):
             if record.exists():
                 return Record.read(record)
             if (folder / LAST).exists() and not self.resume:
@@ -82,15 +82,37 @@ class Experiment:
         """Where a recipe's run lives, under the name of its method, or "teacher"."""
         return self.work_dir / recipe.dataset.name / name / f"seed{recipe.seed}-{recipe.hash[:8]}"
 
+    def teacher_folder(self) -> Path:
+        """Where the recipe's teacher is, or will be, trained."""
+        given = self.recipe.teacher.checkpoint
+        return Path(given) if given else self.folder(self.recipe.for_teacher(), "teacher")
+
+    def preview(self) -> list[str]:
+        """Lines on what the run would work with: counts of the dataset, cost of the networks before training."""
+        self.dataset.prepare()
+        data = self._data()
+        lines = [
+            f"{split}: {counts.images} images, {counts.identities} identities, {counts.cameras} cameras"
+            for split, counts in data.splits.items()
+        ]
+        for name, settings in (("teacher", self.recipe.teacher.network), ("student", self.recipe.student)):
+            network = Embedder(**settings.model_dump(exclude={"weights"}))
+            size = cost.count(network, self.recipe.image_size)
+            lines.append(
+                f"{name}: {_name(settings)}, {size.parameters / 1e6:.2f} M parameters, {size.macs / 1e6:.1f} M MACs = "
+                f"{2 * size.macs / 1e6:.1f} M FLOPs"
+            )
+        return lines
+
     def _teacher(self) -> TrainedTeacher:
         """The recipe's teacher: from its checkpoint, from an earlier run, or trained now."""
         checkpoint = self.recipe.teacher.checkpoint
         if checkpoint is not None and not Path(checkpoint).is_dir():
             return self._given_teacher(Path(checkpoint))
-        recipe = self.recipe.for_teacher()
-        folder = Path(checkpoint) if checkpoint else self.folder(recipe, "teacher")
+        folder = self.teacher_folder()
         if checkpoint is None:
-            with _lock(folder):  # another run may be training the same teacher
+            recipe = self.recipe.for_teacher()
+            with _locked(folder):  # another run may be training the same teacher
                 if not (folder / "record.json").exists():
                     self._distil(recipe, folder, None)
         record = Record.read(folder / "record.json")
@@ -247,15 +269,23 @@ class Experiment:
         return parts.Budget(kind=kind, target=target, reached=reached, met=reached <= target)
 
 
-def _lock(folder: Path) -> FileLock:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; wait where another process works in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the run's folder {folder} cannot be made: {error.strerror}") from error
     lock = FileLock(folder / ".lock")
-    if lock.is_locked:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
         Console(stderr=True).print(f"waiting for another process that works in {folder}")
-    return lock
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _without_head(network: Embedder) -> Embedder:

@@ -300,7 +300,9 @@ def _explain(error: ValidationError, content: Mapping[str, Any], origin: Any) ->
         key = ".".join(map(str, path))
         if problem["type"] == "extra_forbidden":
             siblings = _siblings(path, content)
-            lines.append(f"unknown key {key!r} in {origin(path)}{nearest(str(path[-1]), siblings)} ({', '.join(siblings)})")
+            lines.append(
+                f"unknown key {key!r} in {origin(path)}{nearest(str(path[-1]), siblings)} ({', '.join(siblings)})"
+            )
         else:
             lines.append(f"{key} in {origin(path)}: {problem['msg']}, not {problem['input']!r}")
     return "\n".join(lines)

@@ -60,5 +60,3 @@ def restore(model: Any, content: dict[str, Any]) -> None:
     model.method.restore(model.student, content["structure"])
     model.student.load_state_dict(content["student"], strict=True)
     model.method.load_state_dict(content["method"], strict=True)
-
-

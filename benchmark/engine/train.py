@@ -161,5 +161,3 @@ def _validation(recipe: Recipe, dataset: RetrievalDataset, device: torch.device)
         "val_cfg": {},
         "val_evaluator": [RetrievalMetric(len(dataset.query), dataset.protocol)],
     }
-
-

@@ -111,7 +111,9 @@ class Embedder(nn.Module):
             path = stages.get(name, name)
             if path not in modules:
                 known = [*stages, *modules]
-                raise UserError(f"{self.architecture['backbone']} has no stage or module {name!r}{nearest(name, known)}")
+                raise UserError(
+                    f"{self.architecture['backbone']} has no stage or module {name!r}{nearest(name, known)}"
+                )
             modules[path].register_forward_hook(_record)
             self._taps[name] = modules[path]
 

@@ -130,7 +130,9 @@ class CDD(Method):
         self.reset_step = round(self.reset_from * steps)
         if self.lasso == "auto":
             if plan.optimizer != "sgd":
-                raise UserError("cdd's `lasso: auto` is derived for train.optimizer.type: sgd; give a number with others")
+                raise UserError(
+                    "cdd's `lasso: auto` is derived for train.optimizer.type: sgd; give a number with others"
+                )
             vanish_step = max(self.reset_step + 1, round(self.vanish_at * steps))
             self.strength = auto_lasso(
                 plan.learning_rates, self.reset_step, vanish_step, plan.momentum, plan.weight_decay
@@ -159,7 +161,10 @@ class CDD(Method):
             reach = self.plan.learning_rates[self.step] * self.strength / (1 - self.plan.momentum)
             masks = self.gradient_reset.masks if self.step >= self.reset_step else None
             edit_gradients(
-                [block.compactor.weight for block in compactable_blocks(student)], masks, self.strength, max(reach, 1e-12)
+                [block.compactor.weight for block in compactable_blocks(student)],
+                masks,
+                self.strength,
+                max(reach, 1e-12),
             )
         self.step += 1
 

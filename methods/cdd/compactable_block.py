@@ -96,7 +96,9 @@ def compactable_blocks(network: Embedder) -> list[CompactableBlock]:
     for block in blocks:
         if not isinstance(block.norm, nn.BatchNorm2d | CompactedNorm):
             kind = type(block.norm).__name__
-            raise UserError(f"cdd needs a batch-norm before each compactor; {backbone} has a {kind} at {block.norm_path}")
+            raise UserError(
+                f"cdd needs a batch-norm before each compactor; {backbone} has a {kind} at {block.norm_path}"
+            )
         if not isinstance(block.block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
             raise UserError(f"cdd cannot narrow the {type(block.block.aa).__name__} of {backbone} at {block.name}.aa")
     return blocks

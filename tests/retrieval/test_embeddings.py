@@ -1,0 +1,35 @@
+"""Embeddings refuse what would be scored wrongly."""
+
+import pytest
+import torch
+
+from benchmark.retrieval import Embeddings
+
+LABELS = torch.arange(4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_floating_point_type_is_taken(dtype: torch.dtype):
+    assert len(Embeddings(torch.ones(4, 3, dtype=dtype), LABELS, LABELS)) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_a_vector_that_cannot_be_compared_is_named(value: float):
+    vectors = torch.ones(4, 3)
+    vectors[2, 1] = value
+    with pytest.raises(ValueError, match=r"row 2 .*\(1 of 4 rows do\)"):
+        Embeddings(vectors, LABELS, LABELS)
+
+
+@pytest.mark.parametrize("vectors", [torch.ones(4), torch.ones(4, 3, 2), torch.ones(0, 3), torch.ones(4, 3).long()])
+def test_vectors_of_another_shape_or_type_are_refused(vectors: torch.Tensor):
+    with pytest.raises(ValueError, match=r"vectors must be \(N, D\) floating point"):
+        Embeddings(vectors, LABELS, LABELS)
+
+
+@pytest.mark.parametrize("labels", [torch.arange(3), torch.zeros(4, 1).long(), torch.zeros(4), torch.arange(4).int()])
+def test_labels_of_another_shape_or_type_are_refused(labels: torch.Tensor):
+    with pytest.raises(ValueError, match=r"identities must be \(4,\) int64"):
+        Embeddings(torch.ones(4, 3), labels, LABELS)
+    with pytest.raises(ValueError, match=r"cameras must be \(4,\) int64"):
+        Embeddings(torch.ones(4, 3), LABELS, labels)

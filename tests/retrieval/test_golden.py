@@ -1,0 +1,104 @@
+"""Agreement with the evaluators of fast-reid, torchreid, CDD, RKD and pytorch-metric-learning on their own outputs."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.retrieval import (
+    Embeddings,
+    Matching,
+    Protocol,
+    Ranking,
+    average_precision,
+    evaluate,
+    first_hit,
+    inverse_negative_penalty,
+)
+
+
+@pytest.fixture
+def arrays(golden):
+    return golden("retrieval").arrays
+
+
+def labelled(identities: np.ndarray, cameras: np.ndarray) -> Embeddings:
+    return Embeddings(torch.zeros(len(identities), 1), torch.from_numpy(identities), torch.from_numpy(cameras))
+
+
+def rank(arrays, case: str, camera_rule: bool = True, columns: slice | np.ndarray = slice(None)) -> Ranking:
+    query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
+    gallery = labelled(arrays[f"{case}/g_ids"][columns], arrays[f"{case}/g_cams"][columns])
+    matches = Matching(query, gallery, Protocol(camera_rule=camera_rule))(slice(0, len(query)))
+    return Ranking.from_scores(-torch.from_numpy(arrays[f"{case}/distmat"][:, columns]), matches)
+
+
+def recall(ranking: Ranking, at: list[int]) -> np.ndarray:
+    hits = first_hit(ranking)[ranking.positives > 0]
+    return np.array([(hits <= k).double().mean().item() for k in at])
+
+
+@pytest.mark.parametrize(
+    ("case", "prefix", "columns"),
+    [
+        ("plain", "", None),
+        ("junk_and_distractors", "junk_kept_", None),
+        ("junk_and_distractors", "junk_removed_", "kept_columns"),
+        ("queries_without_positives", "", None),
+        ("ties", "pessimistic_", None),
+    ],
+)
+def test_re_identification_evaluators(arrays, case: str, prefix: str, columns: str | None):
+    ranking = rank(arrays, case, columns=arrays[f"{case}/{columns}"] if columns else slice(None))
+    valid = ranking.positives > 0
+    expected = {name: arrays[f"{case}/{prefix}fastreid_{name}"] for name in ("AP", "INP", "mAP", "mINP", "cmc")} | {
+        "valid": arrays[f"{case}/{prefix}valid_queries"]
+    }
+    np.testing.assert_array_equal(valid, expected["valid"])
+    precision, penalty = average_precision(ranking), inverse_negative_penalty(ranking)
+    assert precision[~valid].isnan().all() and penalty[~valid].isnan().all()
+    np.testing.assert_allclose(precision[valid], expected["AP"], atol=1e-9)
+    np.testing.assert_allclose(penalty[valid], expected["INP"], atol=1e-9)
+    np.testing.assert_allclose(precision[valid].mean(), expected["mAP"], atol=1e-9)
+    np.testing.assert_allclose(penalty[valid].mean(), expected["mINP"], atol=1e-9)
+    np.testing.assert_allclose(recall(ranking, list(range(1, 21))), expected["cmc"], atol=1e-6)
+    for other in ("torchreid", "cdd"):
+        np.testing.assert_allclose(precision[valid].mean(), arrays[f"{case}/{prefix}{other}_mAP"], atol=1e-9)
+
+
+@pytest.mark.parametrize("case", ["plain", "queries_without_positives"])
+def test_without_the_camera_rule(arrays, case: str):
+    ranking = rank(arrays, case, camera_rule=False)
+    expected = arrays[f"{case}/nocamera_recall_1_2_4_8"]
+    np.testing.assert_allclose(recall(ranking, [1, 2, 4, 8]), expected, atol=1e-6)
+    precision = average_precision(ranking)[ranking.positives > 0].mean()
+    np.testing.assert_allclose(precision, arrays[f"{case}/pml_mean_average_precision"], atol=1e-9)
+
+
+def test_leave_one_out(arrays):
+    features, identities = arrays["leave_one_out/features"], arrays["leave_one_out/ids"]
+    samples = labelled(identities, np.zeros_like(identities))
+    matches = Matching(samples, samples, Protocol(camera_rule=False, query_in_gallery=True))(slice(0, len(samples)))
+    points = torch.from_numpy(features).double()
+    ranking = Ranking.from_scores(-torch.cdist(points, points).float(), matches)
+    valid = ranking.positives > 0
+    np.testing.assert_array_equal(valid, arrays["leave_one_out/valid_queries"])
+    for name in ("pml_mean_average_precision", "fastreid_mAP", "torchreid_mAP"):
+        np.testing.assert_allclose(average_precision(ranking)[valid].mean(), arrays[f"leave_one_out/{name}"], atol=1e-9)
+    penalty = inverse_negative_penalty(ranking)[valid].mean()
+    np.testing.assert_allclose(penalty, arrays["leave_one_out/fastreid_mINP"], atol=1e-9)
+    expected = arrays["leave_one_out/recall_1_2_4_8_positives_exist"]
+    np.testing.assert_allclose(recall(ranking, [1, 2, 4, 8]), expected, atol=1e-6)
+    all_queries = recall(ranking, [1, 2, 4, 8]) * valid.double().mean().item()
+    np.testing.assert_allclose(all_queries, arrays["leave_one_out/rkd_recall_1_2_4_8"], atol=1e-6)
+
+
+def test_unit_features_from_end_to_end(arrays):
+    """On unit vectors cosine and euclidean distance give one order."""
+    query, gallery = (
+        Embeddings(
+            *(torch.from_numpy(arrays[f"rerank/{key}"]) for key in (f"{name}_features", f"{i}_ids", f"{i}_cams"))
+        )
+        for name, i in (("query", "q"), ("gallery", "g"))
+    )
+    scores = evaluate(query, gallery, Protocol())
+    assert scores.mAP == pytest.approx(float(arrays["rerank/before_mAP"]), abs=1e-9)
