@@ -237,7 +237,8 @@ def _fragments(method: str, dataset: str) -> dict[str, Any]:
     defaults = Recipe(dataset=Plugin(name=dataset), method=Plugin(name=method)).model_dump(exclude={"version"})
     content = merge(defaults, fragment)
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
-    return merge(content, METHODS.find(method).recipe)
+    suited = {"method": DATASETS.find(dataset).method_arguments.get(method, {})}
+    return merge(merge(content, METHODS.find(method).recipe), suited)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class RetrievalDataset(ABC):
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Recipe fragment for training on this set, merged over the engine's defaults."""
 
+    method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Arguments that suit a method to this set, by the method's name; the user's own come after them."""
+
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
