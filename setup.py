@@ -1,4 +1,4 @@
-"""Compute the package list: methods/ and datasets/ live at the top of the repository but inside `benchmark` in Python."""
+"""The package list: methods/ and datasets/ live at the top of the repository, but inside `benchmark` in Python."""
 
 from setuptools import find_packages, setup
 

@@ -60,7 +60,8 @@ class Method(nn.Module):
 
     Learnable adapters are ordinary submodules: they are optimised with the student and are absent from its deployed
     weights. Whatever must survive a kill (queues, masks, counters) belongs in buffers. Constructor arguments are the
-    method's parameters in a recipe; they are validated against their type hints, so every one needs a hint and a default.
+    method's parameters in a recipe; they are validated against their type hints, so every one needs a hint and a
+    default.
 
     The class docstring is the method's card: a summary line, the citation, the equation in words.
     """

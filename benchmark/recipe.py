@@ -192,8 +192,8 @@ def compose(
     """Build the recipe of a run from its names, an optional file and `key=value` settings.
 
     Raises:
-        UserError: A name is unknown, a key is misspelt or a value is of the wrong type. The message names the key, where
-            it was given, and the nearest valid name.
+        UserError: A name is unknown, a key is misspelt or a value is of the wrong type. The message names the key,
+            where it was given, and the nearest valid name.
     """
     chosen = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
     file = merge(_read(config), chosen) if config else chosen

@@ -33,7 +33,7 @@ class Golden:
         }
 
     def check(self, case: str, loss: torch.Tensor, **gradients: torch.Tensor) -> None:
-        """Compare a loss and its gradients (`student=...` is checked against `grad_student`) at the stated tolerance."""
+        """Compare a loss and its gradients (`student=...` against `grad_student`) at the stated tolerance."""
         meta = self.meta[case]
         expected = float(self.arrays[f"{case}/loss"])
         assert abs(loss.item() - expected) <= 1e-12 + meta["rtol_loss"] * abs(expected)

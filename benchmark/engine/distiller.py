@@ -30,7 +30,7 @@ class Distiller(InitialisedModel):
     def forward(
         self, images: Tensor, labels: Tensor, cameras: Tensor, indices: Tensor, mode: str = "tensor"
     ) -> dict[str, Tensor] | list[Any] | Tensor:
-        """`mode` "loss": named terms. "predict": one (index, embedding, identity, camera) per image. "tensor": (B, D)."""
+        """`mode` "loss": named terms. "predict": (index, embedding, identity, camera) per image. "tensor": (B, D)."""
         if mode == "tensor":
             return self.student(images)
         if mode == "predict":

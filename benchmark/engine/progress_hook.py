@@ -16,10 +16,11 @@ from benchmark.atomic import write_text
 
 
 class ProgressHook(Hook):
-    """A bar with losses, learning rate, speed and ETA on a terminal, a line per epoch elsewhere; a row per epoch on disk.
+    """A bar with losses, learning rate, speed and ETA on a terminal, else a line per epoch; a row per epoch on disk.
 
-    `metrics.jsonl` holds one JSON object per epoch: mean losses, learning rate, images per second, what the method reports
-    and validation scores. Losses are added up on the device and read once an epoch, so that no step waits for them.
+    `metrics.jsonl` holds one JSON object per epoch: mean losses, learning rate, images per second, what the method
+    reports and validation scores. Losses are added up on the device and read once an epoch, so that no step waits for
+    them.
 
     Raises:
         FloatingPointError: The mean loss of an epoch is not finite.

@@ -27,7 +27,8 @@ class RetrievalMetric(BaseMetric):
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         unique = {int(index): record for index, *record in results}
-        vectors, identities, cameras = (torch.stack(column) for column in zip(*(unique[i] for i in sorted(unique))))
+        in_order = (unique[index] for index in sorted(unique))
+        vectors, identities, cameras = (torch.stack(column) for column in zip(*in_order, strict=True))
         query, gallery = (
             Embeddings(vectors[part], identities[part], cameras[part])
             for part in (slice(None, self.queries), slice(self.queries, None))

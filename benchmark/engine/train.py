@@ -144,7 +144,7 @@ def train(
 
 
 def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to autocast: as the recipe says, or `auto`: where the device computes in bfloat16 rather than emulating it."""
+    """Whether to autocast: as the recipe says; by `auto` where the device computes in bfloat16, not emulates it."""
     if recipe.runtime.amp != "auto":
         return recipe.runtime.amp == "bf16"
     if device.type == "cuda":

@@ -30,8 +30,8 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
     """Parameters and MACs of `network` for one image of `image_size` (height, width).
 
     MACs are half of `torch.utils.flop_counter`'s FLOPs, which covers convolutions, matrix products and attention and
-    leaves out elementwise work. Only shapes are propagated (on the `meta` device), so the answer is exact and immediate.
-    A classifier head is not on the path to the embedding and is not counted, nor are its parameters.
+    leaves out elementwise work. Only shapes are propagated (on the `meta` device), so the answer is exact and
+    immediate. A classifier head is not on the path to the embedding and is not counted, nor are its parameters.
     """
     shapes = copy.deepcopy(network).to("meta").eval()
     with FlopCounterMode(display=False) as counter:

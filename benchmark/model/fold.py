@@ -12,11 +12,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @torch.no_grad()
 def fold_batchnorm(network: Network, example: Tensor) -> Network:
-    """A copy of `network`, in eval mode, in which every batch-norm that directly follows a convolution or a linear layer
-    is folded into it and replaced by `nn.Identity`.
+    """A copy of `network`, in eval mode, without the batch-norms that directly follow a convolution or linear layer.
 
-    Which batch-norm follows which layer is observed on `example`, an input of the network. Where the folded copy does
-    not reproduce the network's output on it (a layer whose raw output is also read elsewhere), nothing is folded.
+    Each is folded into that layer and replaced by `nn.Identity`. Which batch-norm follows which layer is observed on
+    `example`, an input of the network. Where the folded copy does not reproduce the network's output on it (a layer
+    whose raw output is also read elsewhere), nothing is folded.
     """
     plain = copy.deepcopy(network).eval()
     folded = copy.deepcopy(plain)

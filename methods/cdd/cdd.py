@@ -39,17 +39,17 @@ class CDD(Method):
         + feature_weight * sum_blocks mean_b || GAP(t) - GAP(s) ||_2      before the compactor, not squared
         + lambda * sum_blocks sum_rows || C_row ||_2
 
-    From `reset_from` of the training on, the gradient of the first terms is set to zero for rows that matter neither to an
-    image nor to the teacher's nearest neighbours of it (`GradientReset`); the lasso alone then pulls them to zero. Rows
-    below `threshold` are removed, at the end of every epoch (`dynamic`) or once at the end of training, as in the released
-    code. Finally batch-norm and compactor are folded into the convolution before them, and a plain, narrower network
-    remains. The student's weights start like the teacher's did (pretrained, or random), not from the teacher's.
+    From `reset_from` of the training on, the gradient of the first terms is set to zero for rows that matter neither to
+    an image nor to the teacher's nearest neighbours of it (`GradientReset`); the lasso alone then pulls them to zero.
+    Rows below `threshold` are removed, at the end of every epoch (`dynamic`) or once at the end of training, as in the
+    released code. Finally batch-norm and compactor are folded into the convolution before them, and a plain, narrower
+    network remains. The student's weights start like the teacher's did (pretrained, or random), not from the teacher's.
 
     Where this departs from the released code (by default; each has an option or is stated here):
     the teacher stays in eval mode (`teacher_batch_statistics`); lambda follows from the schedule (`lasso: 0.004` is the
-    released constant for MSMT17); the lasso's pull weakens within one step's length of zero, so that a row comes to rest
-    at zero while the learning rate is high, instead of oscillating across it; pruning goes on during training (`dynamic`).
-    The lasso is added to the gradient in every phase, which equals adding it to the loss.
+    released constant for MSMT17); the lasso's pull weakens within one step's length of zero, so that a row comes to
+    rest at zero while the learning rate is high, instead of oscillating across it; pruning goes on during training
+    (`dynamic`). The lasso is added to the gradient in every phase, which equals adding it to the loss.
 
     Args:
         temperature: T of the KL term.
@@ -227,7 +227,7 @@ class CDD(Method):
         return changes
 
     def _affordable(self, student: Embedder, blocks: Sequence[CompactableBlock], order: Sequence[int]) -> int:
-        """How many of the rows may go, in this order of their blocks, until the budget is met; then compression ends."""
+        """How many rows may go, in this order of their blocks, until the budget is met; then compression ends."""
         if self.budget is None:
             return len(order)
         widths = [block.compactor.out_channels for block in blocks]
