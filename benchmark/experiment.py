@@ -160,13 +160,14 @@ class Experiment:
 
         begin = time.perf_counter()
         images = self.test.example(EXAMPLES)
-        with torch.inference_mode():
-            before = trained.student(images)
+        with torch.no_grad():  # taps need tensors that count their changes, which inference mode does not give
+            before = trained.student.features(images).embedding
             smallest = trained.method.smallest(trained.student)
-        deployed = _without_head(fold_batchnorm(trained.method.compact(trained.student), images[:2]))
+            compact = _without_head(fold_batchnorm(trained.method.compact(trained.student), images[:2]))
+        save_student(compact, folder / "student.pt", recipe.image_size)
+        deployed = load_student(folder / "student.pt", self.device)  # what is measured is what the file holds
         with torch.inference_mode():
             difference = float((deployed(images) - before).abs().max())
-        save_student(deployed, folder / "student.pt", recipe.image_size)
 
         query, gallery = self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery")
         symmetric = self.test.score(query, gallery)
