@@ -39,6 +39,17 @@ MINIMUM_FACES = 12
 TABLE_PIECES = range(0x2500, 0x25A0)
 """Box-drawing and block elements differ by a pixel of position or width, which the rendering's jitter hides."""
 
+_ARGS = {"channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 16}
+_NETWORK = {
+    "backbone": "resnet26",
+    "stem": "no_pool",
+    "last_stride": 2,
+    "dim": 192,
+    "head": "cosine",
+    "scale": 16.0,
+    "weights": "random",
+}
+
 
 @DATASETS.register_module("glyphs")
 class Glyphs(RetrievalDataset):
@@ -65,7 +76,31 @@ class Glyphs(RetrievalDataset):
         splits={"train": Split(13579, 1000, 16), "query": Split(1647, 500, 4), "gallery": Split(5091, 500, 12)},
     )
     protocol: ClassVar[Protocol] = Protocol(camera_rule=True)
-    recipe: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "image_size": (32, 32),
+        # A ResNet-26 with bottlenecks twice as wide as usual; its static student has the usual width.
+        "teacher": {"network": _NETWORK | {"args": _ARGS | {"base_width": 128}}},
+        "student": _NETWORK | {"args": _ARGS},
+        "train": {
+            "task": {
+                "label_smoothing": 0.1,
+                # On un-normalised features, or from the first epoch on, the triplet loss collapses from random weights.
+                "triplet": {"weight": 1.0, "margin": 0.3, "feature": "embedding", "normalize": True, "from_epoch": 3},
+            },
+            "optimizer": {"type": "sgd", "lr": 0.2, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+            "schedule": {
+                "epochs": 8,
+                "warmup_epochs": 1,
+                "warmup_factor": 0.1,
+                "constant_until": 1,
+                "final_factor": 1e-3,
+            },
+            "sampler": {"identities": 24, "images": 4},
+            # No mirroring: b and d are different characters.
+            "augment": {"pad": 2, "pad_mode": "edge", "flip": 0.0, "erase": 0.0},
+        },
+    }
+    method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cdd": {"queue": 2048}}
 
     # The rendering. Lengths are in pixels of the final image, colours and noise in shares of full white.
     version: ClassVar[int] = 1
