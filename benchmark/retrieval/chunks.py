@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-CHUNK_BYTES = 48 * 2**20
+CHUNK_BYTES = 40 * 2**20
 """What one chunk may occupy. Two are alive at a time: scores, and the candidates picked from them."""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmark.retrieval import chunks
 from benchmark.retrieval.matches import Matches
 
-_CANDIDATE_BYTES = 40
+_CANDIDATE_BYTES = 32
 """What the tensors of `_negatives_before` occupy per candidate."""
 
 

@@ -12,7 +12,7 @@ ROUNDING = 1e-6
 
 The rounding of a float32 product depends on where an entry lies in the matrix: equal vectors were seen to score up to
 8e-7 apart at 2048 dimensions. Without this margin, that would decide the order of ties, and so the score of a collapsed
-model.
+model. It moves the mAP of a trained one by about 3e-6, downwards.
 """
 
 
