@@ -12,6 +12,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'kd'?"` for a misspelt `name`, or the empty string where nothing known is close."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """End a sentence about a misspelt `name`: "; did you mean 'kd'?", or a full stop where nothing known is close."""
+    names = {candidate.lower(): candidate for candidate in known}
+    close = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {names[close[0]]!r}?" if close else "."

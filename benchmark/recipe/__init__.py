@@ -1,0 +1,21 @@
+"""A run's whole configuration.
+
+Composed in this order, later over earlier: the defaults in `sections`, the dataset's recipe, the method's recipe, the
+user's `--config` file, `--set key=value`. Validated as a whole before anything is built. The composed recipe is saved
+with the run, holds every value, and replays it.
+"""
+
+from benchmark.recipe.compose import compose as compose
+from benchmark.recipe.sections import Augment as Augment
+from benchmark.recipe.sections import Evaluate as Evaluate
+from benchmark.recipe.sections import Network as Network
+from benchmark.recipe.sections import Optimizer as Optimizer
+from benchmark.recipe.sections import Plugin as Plugin
+from benchmark.recipe.sections import Recipe as Recipe
+from benchmark.recipe.sections import Runtime as Runtime
+from benchmark.recipe.sections import Sampler as Sampler
+from benchmark.recipe.sections import Schedule as Schedule
+from benchmark.recipe.sections import Task as Task
+from benchmark.recipe.sections import Teacher as Teacher
+from benchmark.recipe.sections import Train as Train
+from benchmark.recipe.sections import Triplet as Triplet

@@ -1,0 +1,145 @@
+"""Laying recipes over each other."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmark import plain_yaml
+from benchmark.errors import UserError
+from benchmark.recipe.sections import Plugin, Recipe
+from benchmark.recipe.validate import Keys, has, validated
+from benchmark.registry import DATASETS, METHODS
+
+
+def compose(
+    method: str | None = None,
+    dataset: str | None = None,
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+    seed: int | None = None,
+) -> Recipe:
+    """Build the recipe of a run from its names, an optional file and `key=value` settings.
+
+    Raises:
+        UserError: A name is unknown, a key is misspelt or a value is of the wrong type. The message names the key,
+            where it was given, and the nearest valid name; of several mistakes, each.
+    """
+    chosen = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
+    file = _read(config) if config else {}
+    command_line: dict[str, Any] = {} if seed is None else {"seed": seed}
+    for setting in settings:
+        command_line = merge(command_line, _parse(setting))
+    user = merge(merge(file, chosen), command_line)
+    names = _names(user)
+    if "version" in file:
+        absent = [key for key in Recipe.model_fields if key not in file]
+        if absent:
+            raise UserError(
+                f"{config} has the key 'version' of a recipe saved by a run, but not {', '.join(absent)}. "
+                "Remove 'version' to lay the file over the built-in recipes."
+            )
+        content = user
+    else:
+        content = _lay(_lay(_lay(_fragments(*names), file), chosen), command_line)
+    content, inherited = _like_teacher(content)
+
+    def origin(path: Keys) -> tuple[Keys, str]:
+        if inherited and path[0] == "student" and not has(user, path):
+            path = ("teacher", "network", *path[1:])
+        return path, "--set" if has(command_line, path) else str(config) if has(file, path) else "a built-in recipe"
+
+    return validated(content, origin)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on top, mapping by mapping."""
+    result = dict(copy.deepcopy(base))
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merge(below, value) if both else copy.deepcopy(value)
+    return result
+
+
+def _lay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge, but a student that is `like` another network takes nothing from the student below."""
+    student = over.get("student")
+    anew = isinstance(student, Mapping) and "like" in student
+    return merge({**base, "student": {}} if anew else base, over)
+
+
+def _like_teacher(content: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Replace `student: {like: teacher, ...}` by the teacher's network with the other keys laid over it."""
+    student, teacher = content.get("student"), content.get("teacher")
+    if not isinstance(student, Mapping) or "like" not in student:
+        return content, False
+    if student["like"] != "teacher":
+        raise UserError(f"student.like: can only be 'teacher', not {student['like']!r}")
+    network = teacher.get("network") if isinstance(teacher, Mapping) else None
+    own = {key: value for key, value in student.items() if key != "like"}
+    return {**content, "student": merge(network if isinstance(network, Mapping) else {}, own)}, True
+
+
+def _names(user: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of method and dataset, which are registered."""
+    problems = []
+    for registry in (METHODS, DATASETS):
+        section = user[registry.name]
+        name = section.get("name") if isinstance(section, Mapping) else section
+        if name is None:
+            problems.append(
+                f"which {registry.name}? Give --{registry.name} NAME, or `{registry.name}: NAME` in --config."
+            )
+            continue
+        try:
+            registry.find(name if isinstance(name, str) else repr(name))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return user["method"]["name"], user["dataset"]["name"]
+
+
+def _fragments(method: str, dataset: str) -> dict[str, Any]:
+    """Defaults, the dataset's recipe and the method's. The teacher trains as the dataset says, whatever the method."""
+    fragment = DATASETS.find(dataset).recipe
+    defaults = Recipe(dataset=Plugin(name=dataset), method=Plugin(name=method)).model_dump(exclude={"version"})
+    content = _lay(defaults, fragment)
+    content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
+    suited = {"method": DATASETS.find(dataset).method_arguments.get(method, {})}
+    return merge(_lay(content, METHODS.find(method).recipe), suited)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = plain_yaml.load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path} is not a valid recipe: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config {path} must be a mapping of keys to values, such as `seed: 1`")
+    return _with_names(content)
+
+
+def _parse(setting: str) -> dict[str, Any]:
+    """`a.b=1` -> {"a": {"b": 1}}; the value is read as YAML."""
+    key, separator, text = setting.partition("=")
+    if not separator or not all(part for part in key.split(".")):
+        raise UserError(f"--set {setting}: write it as key=value, for example --set train.schedule.epochs=2")
+    try:
+        value = plain_yaml.load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {setting}: {getattr(error, 'problem', None) or error}") from error
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return _with_names(value)
+
+
+def _with_names(content: dict[str, Any]) -> dict[str, Any]:
+    """`method: kd` is short for `method: {name: kd}`."""
+    short = {key: {"name": content[key]} for key in ("method", "dataset") if isinstance(content.get(key), str)}
+    return {**content, **short}

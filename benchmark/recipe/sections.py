@@ -1,0 +1,178 @@
+"""What a recipe may say: its keys, their types and the engine's defaults."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from benchmark import plain_yaml
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values are not coerced from other types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Network(Section):
+    """A teacher's or student's architecture; see `benchmark.model.embedder.Embedder`."""
+
+    backbone: str = "resnet50"
+    args: dict[str, Any] = {}
+    stem: Literal["imagenet", "no_pool", "stride1"] = "imagenet"
+    last_stride: Literal[1, 2] = 1
+    pool: Literal["avg", "gem"] = "avg"
+    neck: Literal["linear", "bn"] = "linear"
+    dim: int = Field(512, gt=0)
+    head: Literal["linear", "cosine"] = "linear"
+    scale: float = Field(16.0, gt=0)
+    weights: str = "imagenet"
+    """Where training starts: `imagenet` (timm's pretrained), `random`, `teacher`, or a file."""
+
+
+class Triplet(Section):
+    """Batch-hard triplet loss."""
+
+    weight: float = Field(1.0, ge=0)
+    margin: float = Field(0.35, ge=0)
+    feature: Literal["pooled", "embedding"] = "pooled"
+    normalize: bool = False
+    from_epoch: int = Field(1, ge=1)
+    """First epoch (counted from 1) in which it is used."""
+
+
+class Task(Section):
+    """The loss of the retrieval task itself, the same for every method."""
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    triplet: Triplet = Triplet()
+
+
+class Optimizer(Section):
+    type: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0)
+    clip_grad: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Schedule(Section):
+    """Linear warm-up from `warmup_factor`, a constant part, then a cosine to `final_factor`; set at every step."""
+
+    epochs: int = Field(120, ge=1)
+    warmup_epochs: int = Field(10, ge=0)
+    warmup_factor: float = Field(0.1, gt=0, le=1)
+    constant_until: int = Field(40, ge=0)
+    """Epoch at which the cosine begins."""
+    final_factor: float = Field(1e-5, ge=0, le=1)
+
+
+class Sampler(Section):
+    """Every batch holds `identities` x `images`."""
+
+    identities: int = Field(16, ge=2)
+    images: int = Field(6, ge=1)
+
+
+class Augment(Section):
+    pad: int = Field(10, ge=0)
+    pad_mode: Literal["constant", "edge", "reflect"] = "constant"
+    flip: float = Field(0.5, ge=0, le=1)
+    erase: float = Field(0.5, ge=0, le=1)
+
+
+class Train(Section):
+    task: Task = Task()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    sampler: Sampler = Sampler()
+    augment: Augment = Augment()
+
+
+class Teacher(Section):
+    """The large model: trained here with its own `train` section, or taken from `checkpoint`."""
+
+    network: Network = Network(backbone="resnet101")
+    train: Train = Train()
+    seed: int = 0
+    checkpoint: str | None = None
+    """Folder of a finished run, or a file with the weights of the whole network."""
+
+
+class Evaluate(Section):
+    batch_size: int = Field(256, ge=1)
+    every: int = Field(0, ge=0)
+    """Validate the student every so many epochs during training; 0 never."""
+
+
+class Runtime(Section):
+    """How the work is done. What cannot change a result on one machine is not part of the recipe's hash."""
+
+    amp: Literal["auto", "bf16", "off"] = "auto"
+    compile: str | None = None
+    """A torch.compile backend, such as `inductor`."""
+    workers: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
+    """Threads of the CPU's operators; the machine's cores where empty."""
+    tensorboard: bool = False
+
+
+class Plugin(BaseModel):
+    """The name of a registered method or dataset, and its constructor's arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Recipe(Section):
+    """A run's whole configuration."""
+
+    version: Literal[1] = 1
+    dataset: Plugin
+    method: Plugin
+    seed: int = Field(0, ge=0)
+    image_size: tuple[Positive, Positive] = (256, 256)
+    """(height, width)"""
+    teacher: Teacher = Teacher()
+    student: Network = Network()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    runtime: Runtime = Runtime()
+
+    @property
+    def hash(self) -> str:
+        """sha256 of everything that can change the result."""
+        content = self.model_dump(mode="json")
+        del content["runtime"]
+        content["runtime"] = {"amp": self.runtime.amp, "compile": self.runtime.compile}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def yaml(self) -> str:
+        """The recipe as YAML that `benchmark run --config` replays."""
+        return plain_yaml.dump(self.model_dump(mode="json"))
+
+    def for_teacher(self) -> "Recipe":
+        """The recipe by which this recipe's teacher is trained: the teacher's network alone."""
+        return self.model_copy(
+            update={
+                "method": Plugin(name="none"),
+                "student": self.teacher.network,
+                "train": self.teacher.train,
+                "seed": self.teacher.seed,
+                "teacher": self.teacher.model_copy(update={"train": Train()}),
+            }
+        )
