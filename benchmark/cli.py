@@ -60,11 +60,11 @@ def run(
     recipe = compose(method, dataset, config, [*(settings or []), *["runtime.tensorboard=true"] * tensorboard], seed)
     from benchmark.commands.run import execute, preview
 
-    where = {"work_dir": work_dir, "data_root": data_root or _data_root(), "device": device}
+    root = data_root or _data_root()
     if dry_run:
-        preview(recipe, **where)
+        preview(recipe, work_dir, root, device)
     else:
-        execute(recipe, **where, leaderboards=leaderboards, resume=resume)
+        execute(recipe, work_dir, root, device, leaderboards, resume)
 
 
 @app.command("list")
@@ -92,6 +92,8 @@ def leaderboard(
     """Write the Markdown pages anew from the records."""
     from benchmark.results.leaderboard import generate
 
+    if not (folder / "records").is_dir():
+        raise UserError(f"there is no folder {folder / 'records'}: `benchmark run` makes it, or give another --folder")
     for page in generate(folder):
         typer.echo(page)
 
@@ -153,7 +155,8 @@ def main() -> None:
         print(f"benchmark: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"benchmark: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        known = error.filename is not None and error.strerror is not None
+        print(f"benchmark: {f'{error.filename}: {error.strerror}' if known else repr(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("benchmark: interrupted; the same command with --resume continues", file=sys.stderr)

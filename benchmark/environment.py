@@ -44,7 +44,10 @@ def environment(device: torch.device) -> Environment:
 
 def commit() -> str | None:
     """The suite's git commit, with "-dirty" where files differ from it; None for an installed copy."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # or git would find a repository that an installed copy happens to lie in
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -53,9 +56,8 @@ def commit() -> str | None:
 
 def use_threads(threads: int | None) -> None:
     """Let the CPU's operators use so many threads; every core where None."""
-    torch.set_num_threads(
-        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or cores or 1)
 
 
 def _processor() -> str:

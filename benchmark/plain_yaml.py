@@ -50,6 +50,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_list(self, data: list[Any]) -> yaml.Node:
+        short = not any(isinstance(value, list | dict) for value in data)
+        return self.represent_sequence(f"{_PREFIX}seq", data, flow_style=short)
+
+
+_Dumper.add_representer(list, _Dumper.represent_list)
+
 
 for _tag, (_written, _first) in _PLAIN.items():
     for _class in (_Loader, _Dumper):
@@ -74,4 +81,4 @@ def load(text: str) -> Any:
 
 def dump(content: Any) -> str:
     """Write what `load` reads back as it was, keys in their order."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
