@@ -64,10 +64,24 @@ class Experiment:
         self.test = TestSet(self.dataset, recipe.image_size, recipe.evaluate.batch_size, device, recipe.runtime.workers)
 
     def run(self) -> Record:
-        """Do whatever of the run is not done yet, and return its record."""
+        """Do whatever of the run is not done yet, and return its record.
+
+        Raises:
+            UserError: Something that the recipe names is not there or does not fit, the run is unfinished and not to be
+                resumed, or its folder cannot be written.
+        """
         use_threads(self.recipe.runtime.threads)
         torch.set_float32_matmul_precision("high")
         folder = self.folder(self.recipe, self.recipe.method.name)
+        try:
+            return self._run(folder)
+        except OSError as error:
+            raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; the same command with --resume continues")
+            raise
+
+    def _run(self, folder: Path) -> Record:
         record = folder / "record.json"
         with _locked(folder):
             if record.exists():
@@ -219,8 +233,11 @@ class Experiment:
         )
         if settings.weights == "teacher":
             if teacher is None:
-                raise UserError("weights: teacher is for a student; a teacher cannot start from itself")
-            network.load_state_dict(teacher.network.state_dict(), strict=True)
+                raise UserError("teacher.network.weights: teacher is for a student; a teacher cannot start from itself")
+            try:
+                network.load_state_dict(teacher.network.state_dict(), strict=True)
+            except RuntimeError as error:
+                raise UserError(f"student.weights: teacher needs the teacher's own architecture. {error}") from error
         elif settings.weights not in ("imagenet", "random"):
             load_weights(network, Path(settings.weights))
         return network.to(device=self.device, memory_format=torch.channels_last)

@@ -14,7 +14,8 @@ class CheckpointHook(Hook):
     """Writes `last.pt` after every epoch and continues from it.
 
     It holds the student's structure and weights, the method's state, optimiser, schedule, position and random state; no
-    teacher. It runs after every other hook of the epoch, so that all structural changes are in.
+    teacher. It runs after every other hook of the epoch, so that all structural changes are in, and after the epoch's
+    validation, so that no scores are lost.
     """
 
     priority = "LOWEST"
@@ -25,6 +26,8 @@ class CheckpointHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         # Before `before_train`, where the other hooks look at the position.
+        for torso in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while it wrote
+            torso.unlink()
         if not (self.resume and self.path.exists()):
             return
         content = load_checkpoint(self.path, torch.device("cpu"))
@@ -38,10 +41,18 @@ class CheckpointHook(Hook):
             torch.cuda.set_rng_state_all(content["cuda_random"])
 
     def after_train_epoch(self, runner: Runner) -> None:
+        epoch = runner.epoch + 1
+        if runner.val_loop is None or (epoch % runner.val_interval and epoch < runner.max_epochs):
+            self._save(runner, epoch)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._save(runner, runner.epoch)
+
+    def _save(self, runner: Runner, epoch: int) -> None:
         model = runner.model
         save_checkpoint(
             {
-                "epoch": runner.epoch + 1,
+                "epoch": epoch,
                 "iter": runner.iter,
                 "structure": model.method.structure(),
                 "student": model.student.state_dict(),

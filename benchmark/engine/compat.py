@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from benchmark.atomic import atomic_path
+from benchmark.errors import UserError
 
 
 class InitialisedModel(BaseModel):
@@ -87,11 +88,28 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 
     mmengine's own checkpoint holds its message hub, which `torch.load` refuses to read with `weights_only=True`, and it
     deletes the old file before the new one is written.
+
+    Raises:
+        UserError: The disk does not take it.
     """
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch's own, in which the reason is lost
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise UserError(f"checkpoint {path} cannot be written: {error.__context__.strerror}") from error
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be written: {error.strerror}") from error
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; runs no code that the file may hold."""
-    return torch.load(path, map_location=device, weights_only=True)
+    """Read what `save_checkpoint` wrote; runs no code that the file may hold.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise UserError(f"checkpoint {path} cannot be read ({error}): delete it to start this training anew") from error

@@ -1,5 +1,6 @@
 """Student, teacher, method and task loss as one mmengine model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from benchmark.engine.compat import InitialisedModel
 from benchmark.engine.task_loss import TaskLoss
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
+from benchmark.model.features import Features
 
 
 class Distiller(InitialisedModel):
@@ -18,14 +20,25 @@ class Distiller(InitialisedModel):
 
     The teacher is held outside the module tree: it is in no checkpoint and no optimiser group, `train()` does not reach
     it, and it computes no gradients.
+
+    Args:
+        student: The network to train.
+        teacher: A trained network; None for a method that needs none.
+        method: Gives the terms of the loss that are beside the task's.
+        task: The task's terms.
+        compile: A torch.compile backend for the forward passes of training; None runs them as they are.
     """
 
-    def __init__(self, student: Embedder, teacher: Embedder | None, method: Method, task: TaskLoss) -> None:
+    def __init__(
+        self, student: Embedder, teacher: Embedder | None, method: Method, task: TaskLoss, compile: str | None = None
+    ) -> None:
         super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
         self.student = student
         self.method = method
         self.task = task
-        self._teacher = (teacher,)
+        # Bound methods, not modules. Compiling a module in place would leave `features` as it is.
+        self.student_features = _features(student, compile)
+        self.teacher_features = _features(teacher, compile) if teacher is not None else None
 
     def forward(
         self, images: Tensor, labels: Tensor, cameras: Tensor, indices: Tensor, mode: str = "tensor"
@@ -36,11 +49,14 @@ class Distiller(InitialisedModel):
         if mode == "predict":
             return list(zip(indices, self.student(images).float(), labels, cameras, strict=True))
         batch = Batch(images, labels, cameras, indices)
-        student = self.student.features(images)
-        teacher = student
-        if self._teacher[0] is not None:
+        student = teacher = self.student_features(images)
+        if self.teacher_features is not None:
             with torch.no_grad():
-                teacher = self._teacher[0].features(images)
+                teacher = self.teacher_features(images)
         terms = self.task(student, labels) | self.method.loss(student, teacher, batch)
         # mmengine adds up what is called "loss..." and nothing else.
         return {f"loss_{name}": term for name, term in terms.items()}
+
+
+def _features(network: Embedder, backend: str | None) -> Callable[[Tensor], Features]:
+    return torch.compile(network.features, backend=backend) if backend else network.features

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmark.atomic import write_text
+from benchmark.errors import UserError
 
 
 class ProgressHook(Hook):
@@ -23,7 +24,7 @@ class ProgressHook(Hook):
     them.
 
     Raises:
-        FloatingPointError: The mean loss of an epoch is not finite.
+        UserError: The mean loss of an epoch is not finite.
     """
 
     priority = "LOW"
@@ -72,8 +73,12 @@ class ProgressHook(Hook):
         steps = len(runner.train_dataloader)
         seconds = time.perf_counter() - self.start
         losses = {name: float(value) / steps for name, value in self.sums.items()}
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise FloatingPointError(f"{self.title}: the loss of epoch {runner.epoch + 1} is not finite: {losses}")
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"{self.title}: {', '.join(broken)} of epoch {runner.epoch + 1} is not finite. Lower optimizer.lr, set "
+                "optimizer.clip_grad or add schedule.warmup_epochs: in `train`, or in `teacher.train` for a teacher"
+            )
         row = {
             "epoch": runner.epoch + 1,
             **losses,

@@ -15,7 +15,7 @@ class RetrievalMetric(BaseMetric):
     One record per image, by its position: whatever order or padding a loader adds is undone.
     """
 
-    default_prefix = "val"
+    default_prefix = ""  # the names stand alone in metrics.jsonl
 
     def __init__(self, queries: int, protocol: Protocol) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Structural changes between epochs."""
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -12,6 +13,9 @@ class StructureHook(Hook):
 
     priority = "VERY_HIGH"
 
+    def __init__(self, compiled: bool = False) -> None:
+        self.compiled = compiled
+
     def before_train_epoch(self, runner: Runner) -> None:
         runner.train_dataloader.batch_sampler.set_epoch(runner.epoch)
         runner.model.task.epoch = runner.epoch + 1
@@ -20,3 +24,5 @@ class StructureHook(Hook):
         progress = Progress(epoch=runner.epoch + 1, epochs=runner.max_epochs, step=runner.iter)
         changes = runner.model.method.after_epoch(runner.model.student, progress)
         follow(runner.optim_wrapper.optimizer, changes)
+        if changes and self.compiled:
+            torch.compiler.reset()  # or after eight changes of shape torch stops compiling

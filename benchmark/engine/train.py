@@ -1,6 +1,6 @@
 """Training: one student, one method, one mmengine Runner."""
 
-import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def train(
     if teacher is not None:
         teacher.tap(method.teacher_taps)
     method.to(device)
-    distiller = Distiller(student, teacher, method, TaskLoss(settings.task))
+    distiller = Distiller(student, teacher, method, TaskLoss(settings.task), recipe.runtime.compile)
     distiller.to(device)
 
     last = folder / LAST
@@ -105,10 +105,6 @@ def train(
             restore(distiller, content)
             return Trained(student.eval(), method)
 
-    if recipe.runtime.compile:
-        for network in (student, teacher):
-            if network is not None:
-                network.compile(backend=recipe.runtime.compile)
     optimizer = build_optimizer(distiller, settings.optimizer)
     wrapper = DistillOptimWrapper(
         optimizer,
@@ -118,6 +114,7 @@ def train(
     )
     progress = ProgressHook(title, folder, batch_size)
     validation = _validation(recipe, dataset, device)
+    name = f"{folder.parent.name}-{folder.name}-{time.time_ns()}"  # mmengine would write into an older log of this name
     runner = QuietRunner(
         model=distiller,
         work_dir=str(folder),
@@ -126,20 +123,21 @@ def train(
         optim_wrapper=wrapper,
         param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-        custom_hooks=[StructureHook(), progress, CheckpointHook(last, resume)],
+        custom_hooks=[StructureHook(bool(recipe.runtime.compile)), progress, CheckpointHook(last, resume)],
         visualizer=Visualizer(
-            name=f"{folder.name}-{os.getpid()}",
+            name=name,
             vis_backends=[{"type": "TensorboardVisBackend"}] if recipe.runtime.tensorboard else None,
             save_dir=str(folder / "tensorboard"),
         ),
         randomness={"seed": recipe.seed},
-        experiment_name=f"{folder.parent.name}-{folder.name}-{os.getpid()}",
+        experiment_name=name,
         **validation,
     )
     try:
         runner.train()
     finally:
         progress.stop()
+        runner.visualizer.close()
     return Trained(student.eval(), method)
 
 

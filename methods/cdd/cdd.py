@@ -134,9 +134,14 @@ class CDD(Method):
                     "cdd's `lasso: auto` is derived for train.optimizer.type: sgd; give a number with others"
                 )
             vanish_step = max(self.reset_step + 1, round(self.vanish_at * steps))
-            self.strength = auto_lasso(
-                plan.learning_rates, self.reset_step, vanish_step, plan.momentum, plan.weight_decay
-            )
+            try:
+                self.strength = auto_lasso(
+                    plan.learning_rates, self.reset_step, vanish_step, plan.momentum, plan.weight_decay
+                )
+            except (ValueError, OverflowError) as error:
+                raise UserError(
+                    f"cdd's `lasso: auto` finds no value for this schedule ({error}): give a number, such as 0.004"
+                ) from error
         else:
             self.strength = self.lasso
         if self.teacher_batch_statistics:
