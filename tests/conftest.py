@@ -56,3 +56,49 @@ def load_golden(name: str) -> Golden:
 def golden():
     """`golden("kd")` loads tests/golden/kd.npz."""
     return load_golden
+
+
+TINY = """
+image_size: [32, 32]
+dataset: {name: glyphs, train_identities: 40, test_identities: 20}
+teacher:
+  network: &network
+    {backbone: resnet14t, args: {channels: [8, 8, 16, 16], stem_width: 8}, stem: no_pool, last_stride: 2, dim: 16,
+    head: cosine, weights: random}
+  train: &train
+    task: {triplet: {feature: embedding, normalize: true}}
+    optimizer: {lr: 0.05, nesterov: true}
+    schedule: {epochs: 2, warmup_epochs: 0, constant_until: 1}
+    sampler: {identities: 8, images: 4}
+    augment: {pad: 2, pad_mode: edge, flip: 0, erase: 0}
+student: *network
+train: *train
+runtime: {threads: 1, amp: "off"}
+"""
+"""A recipe that trains in a second: 17 steps an epoch, 12,000 parameters."""
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """A data root with the glyphs of `tiny_config`, rendered once."""
+    from benchmark.datasets.glyphs import Glyphs
+
+    root = tmp_path_factory.mktemp("data")
+    Glyphs(root, train_identities=40, test_identities=20).prepare()
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory):
+    """A file for `--config` that composes to a run of seconds."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_config):
+    """`tiny("kd", "train.schedule.epochs=1")` composes a recipe of seconds for a method."""
+    from benchmark.recipe import compose
+
+    return lambda method, *settings: compose(method, "glyphs", tiny_config, settings)

@@ -1,0 +1,109 @@
+"""A method at work, without runner and files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmark.data.batch import Batch
+from benchmark.data.loaders import train_loader
+from benchmark.data.transforms import train_transform
+from benchmark.datasets.glyphs import Glyphs
+from benchmark.engine.compat import DistillOptimWrapper
+from benchmark.engine.distiller import Distiller
+from benchmark.engine.optimization import build_optimizer
+from benchmark.engine.task_loss import TaskLoss
+from benchmark.method import Method, Plan, Progress
+from benchmark.model.embedder import Embedder
+from benchmark.model.surgery import Kept, follow
+from benchmark.recipe import Optimizer, Task
+
+IDENTITIES = 40
+PLAN = Plan(
+    images=500,
+    identities=IDENTITIES,
+    batch_size=32,
+    epochs=4,
+    steps_per_epoch=5,
+    learning_rates=np.full(20, 0.02),
+    optimizer="sgd",
+    momentum=0.9,
+    weight_decay=5e-4,
+    image_size=(32, 32),
+)
+BOTTLENECKS = {"backbone": "resnet14t", "args": {"channels": [8, 8, 16, 16], "stem_width": 8}}
+
+
+@dataclass
+class Rig:
+    """Student, teacher and method, prepared and joined as `benchmark.engine.train` joins them."""
+
+    method: Method
+    student: Embedder
+    teacher: Embedder
+    plan: Plan
+    distiller: Distiller
+    wrapper: DistillOptimWrapper
+    batches: Sequence[Batch]
+
+    def step(self, number: int = 0) -> dict[str, Tensor]:
+        """Train on one of the batches; the logged losses."""
+        self.distiller.train()
+        return self.distiller.train_step(self.batches[number % len(self.batches)], self.wrapper)
+
+    def end_epoch(self, epoch: int = 1) -> list[Kept]:
+        changes = self.method.after_epoch(self.student, Progress(epoch, self.plan.epochs, epoch))
+        follow(self.wrapper.optimizer, changes)
+        return changes
+
+    def embed(self) -> Tensor:
+        """The student's embeddings of the first batch, in eval mode."""
+        self.student.eval()
+        with torch.no_grad():
+            return self.student.features(self.batches[0].images).embedding
+
+
+@pytest.fixture(scope="session")
+def batches(data_root) -> list[Batch]:
+    """An epoch of real batches, 8 identities x 4 images."""
+    glyphs = Glyphs(data_root, train_identities=IDENTITIES, test_identities=20)
+    return list(train_loader(glyphs, (32, 32), train_transform((32, 32), pad=2), 8, 4, seed=0))
+
+
+@pytest.fixture
+def rig(batches):
+    """`rig(CDD(), backbone="resnet18")` puts a method to work on random networks; the same ones at every call."""
+
+    def make(method: Method, optimizer: str = "sgd", seed: int = 0, plan: Plan = PLAN, **network: Any) -> Rig:
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        settings = {"stem": "no_pool", "dim": 16, "head": "cosine", "identities": IDENTITIES} | (network or BOTTLENECKS)
+        teacher, student = Embedder(**settings), Embedder(**settings)
+        for built in (teacher, student):
+            _stir(built)
+            built.train()(batches[-1].images)
+        teacher.requires_grad_(False).eval()
+        plan = replace(plan, optimizer=optimizer, momentum=plan.momentum if optimizer == "sgd" else 0.0)
+        method.prepare(student, teacher, plan)
+        student.tap(method.student_taps)
+        teacher.tap(method.teacher_taps)
+        distiller = Distiller(student, teacher if method.needs_teacher else None, method, TaskLoss(Task()))
+        rate = Optimizer(type=optimizer, lr=float(plan.learning_rates[0]))
+        wrapper = DistillOptimWrapper(
+            build_optimizer(distiller, rate), before_step=lambda: method.after_backward(student), autocast=None
+        )
+        return Rig(method, student, teacher, plan, distiller, wrapper, batches)
+
+    return make
+
+
+def _stir(network: Embedder) -> None:
+    """Scales and shifts of batch-norm that would show if they were lost."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
