@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import BlurPool2d
+from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame
 from torch import nn
 
 from benchmark.atomic import atomic_path
@@ -18,15 +18,19 @@ from benchmark.model.embedder import Embedder
 
 FORMAT = 1
 
-_FIELDS = {
-    "Conv2d": ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
-    "Linear": ("in_features", "out_features"),
-    "BatchNorm1d": ("num_features",),
-    "BatchNorm2d": ("num_features",),
-    "BlurPool2d": ("channels", "filt_size", "stride", "pad_mode"),
-    "Identity": (),
+_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+_LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "Conv2d": (nn.Conv2d, _CONVOLUTION),
+    "Conv2dSame": (Conv2dSame, _CONVOLUTION),
+    "Linear": (nn.Linear, ("in_features", "out_features")),
+    "BatchNorm1d": (nn.BatchNorm1d, ("num_features",)),
+    "BatchNorm2d": (nn.BatchNorm2d, ("num_features",)),
+    "BlurPool2d": (BlurPool2d, ("channels", "filt_size", "stride", "pad_mode")),
+    "Identity": (nn.Identity, ()),
 }
-"""The layers that an edit can describe, and their constructor arguments."""
+"""The layers that an edit can describe, and their constructors' arguments."""
+_ACTIVATION = {"type": "activation"}
+"""The edit of a batch-norm with an activation (timm's BatchNormAct2d) of which only the activation is left."""
 
 
 def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> None:
@@ -35,12 +39,19 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> 
     Raises:
         TypeError: A layer differs from the original architecture in a way that no edit can describe.
     """
+    edits, weights = _edits(student), _embedding_weights(student)
+    shapes = {name: value.shape for name, value in weights.items()}
+    wrong = shapes.items() ^ {n: v.shape for n, v in _rebuilt(student.architecture, edits).state_dict().items()}.items()
+    if wrong:
+        raise TypeError(
+            f"a student file cannot describe the shapes of {', '.join(sorted({name for name, _ in wrong}))}"
+        )
     content = {
         "format": FORMAT,
         "architecture": student.architecture,
         "image_size": list(image_size),
-        "edits": _edits(student),
-        "weights": _embedding_weights(student),
+        "edits": edits,
+        "weights": weights,
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
@@ -62,11 +73,13 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedd
         raise UserError(f"{path} is not a readable student file: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a student file of format {FORMAT}; it was not written by `benchmark run`")
-    student = Embedder(**content["architecture"])
-    for name, edit in content["edits"].items():
-        student.set_submodule(name, _build(edit))
-    student.load_state_dict(content["weights"], strict=True)
-    return student.to(device=device, memory_format=torch.channels_last).eval()
+    try:
+        student = _rebuilt(content["architecture"], content["edits"])
+        student.load_state_dict(content["weights"], strict=True)
+    except (UserError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} describes a network that cannot be built here: {error}") from error
+    student.to(device)
+    return student.to(memory_format=torch.channels_last).eval()
 
 
 def weights_hash(student: Embedder) -> str:
@@ -83,31 +96,40 @@ def _embedding_weights(student: Embedder) -> dict[str, torch.Tensor]:
 
 
 def _edits(student: Embedder) -> dict[str, dict[str, Any]]:
+    """How each layer differs from the network that `architecture` builds."""
     original = dict(Embedder(**student.architecture).named_modules())
     edits = {}
     for name, module in student.named_modules():
         if any(True for _ in module.children()) or name.startswith("head"):
             continue
-        before = original[name]
+        before = original.get(name)
         if type(module) is type(before) and _describe(module) == _describe(before):
             continue
-        if type(module).__name__ not in _FIELDS:
+        if isinstance(before, BatchNormAct2d) and type(module) is type(before.act):
+            edits[name] = _ACTIVATION
+        elif before is None or type(module).__name__ not in _LAYERS:
             raise TypeError(f"layer {name} became a {type(module).__name__}, which a student file cannot describe")
-        edits[name] = _describe(module)
+        else:
+            edits[name] = _describe(module)
     return edits
 
 
 def _describe(module: nn.Module) -> dict[str, Any]:
     kind = type(module).__name__
-    fields = {field: getattr(module, field) for field in _FIELDS.get(kind, ())}
+    fields = {field: getattr(module, field) for field in _LAYERS[kind][1]} if kind in _LAYERS else {}
     description = {"type": kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
     if isinstance(module, nn.Conv2d | nn.Linear):
         description["bias"] = module.bias is not None
     return description
 
 
-def _build(edit: dict[str, Any]) -> nn.Module:
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in edit.items() if k != "type"}
-    if edit["type"] == "BlurPool2d":
-        return BlurPool2d(**arguments)
-    return getattr(nn, edit["type"])(**arguments)
+def _rebuilt(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> Embedder:
+    """The network with every edit done; its weights are anything."""
+    student = Embedder(**architecture)
+    for name, edit in edits.items():
+        if edit == _ACTIVATION:
+            student.set_submodule(name, student.get_submodule(name).act)  # type: ignore[arg-type]
+            continue
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in edit.items() if k != "type"}
+        student.set_submodule(name, _LAYERS[edit["type"]][0](**arguments))
+    return student

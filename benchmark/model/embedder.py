@@ -1,12 +1,15 @@
 """The network of teacher and student alike."""
 
+import copy
+import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import timm
 import torch
-from timm.layers import SelectAdaptivePool2d
+from timm.layers import BlurPool2d, SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, nearest
@@ -63,11 +66,12 @@ class Embedder(nn.Module):
         self.backbone = _backbone(backbone, dict(args or {}), pretrained)
         _set_stem(self.backbone, stem)
         if last_stride == 1:
-            _keep_last_resolution(self.backbone)
+            _keep_last_resolution(self.backbone, backbone)
         if pool == "gem":
-            if not isinstance(getattr(self.backbone, "global_pool", None), SelectAdaptivePool2d):
-                raise UserError(f"pool: gem needs a convolutional backbone; {backbone} has none that can be replaced")
-            self.backbone.global_pool = GeM()
+            average = getattr(self.backbone, "global_pool", None)
+            if not isinstance(average, SelectAdaptivePool2d):
+                raise UserError(f"pool: gem takes the place of a global average, which {backbone} does not have")
+            self.backbone.global_pool = GeM(flatten=average(torch.zeros(1, 1, 1, 1)).dim() == 2)
         pooled = self.backbone.head_hidden_size
         self.neck = _linear_neck(pooled, dim) if neck == "linear" else nn.BatchNorm1d(pooled)
         self.dim = dim if neck == "linear" else pooled
@@ -140,15 +144,20 @@ def _backbone(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module:
         raise UserError(f"unknown backbone {name!r}{nearest(name, timm.list_models())} See `benchmark list backbones`.")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
-    except (TypeError, AssertionError) as error:
-        raise UserError(f"backbone {name} does not accept args {args}: {error}") from error
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
+    except Exception as error:
+        if pretrained and isinstance(error, OSError | RuntimeError):
+            raise UserError(
+                f"the pretrained weights of {name} could not be loaded ({error}). "
+                "Give a local file as `weights`, or `weights: random`."
+            ) from error
+        if not args:
             raise
-        raise UserError(
-            f"the pretrained weights of {name} could not be loaded ({error}). "
-            "Give a local file as `weights`, or `weights: random`."
-        ) from error
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown:
+            with torch.device("meta"):
+                known = inspect.signature(type(timm.create_model(name))).parameters
+            raise UserError(f"{name} has no argument {unknown[1]!r}{nearest(unknown[1], known)}") from error
+        raise UserError(f"{name} cannot be built with args {args}: {error}") from error
 
 
 def _linear_neck(inputs: int, dim: int) -> nn.Sequential:
@@ -173,11 +182,26 @@ def _set_stem(backbone: nn.Module, stem: str) -> None:
         first.stride = (1, 1)
 
 
-def _keep_last_resolution(backbone: nn.Module) -> None:
-    if not hasattr(backbone, "layer4"):
-        raise UserError("last_stride: 1 needs a ResNet-like backbone with a `layer4`")
-    for module in backbone.layer4[0].modules():
-        if isinstance(module, nn.Conv2d | nn.AvgPool2d) and module.stride in (2, (2, 2)):
-            module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
-            if isinstance(module, nn.AvgPool2d):
+def _keep_last_resolution(backbone: nn.Module, name: str) -> None:
+    """Make the last stage as if it had been built with stride 1."""
+    if not isinstance(getattr(backbone, "layer4", None), nn.Sequential):
+        raise UserError(f"last_stride: 1 needs a ResNet-like backbone with a `layer4`; give {name} last_stride: 2")
+    height = _height(backbone)
+    block: nn.Module = backbone.layer4[0]  # type: ignore[index]
+    for path, module in list(block.named_modules()):
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+        elif isinstance(module, nn.AvgPool2d) and module.stride in (2, (2, 2)):
+            module.stride = 1
+            if not module.padding:  # an average over the 2 x 2 pixels that become one
                 module.kernel_size = 1
+        elif isinstance(module, BlurPool2d):
+            block.set_submodule(path, nn.Identity())
+    if _height(backbone) != 2 * height:
+        raise UserError(f"last_stride: 1 is not known how to do for {name}; give last_stride: 2")
+
+
+def _height(backbone: nn.Module) -> int:
+    """Rows of the feature maps of a 256 x 256 image."""
+    shapes = copy.deepcopy(backbone).to("meta").eval()
+    return shapes.forward_features(torch.empty(1, 3, 256, 256, device="meta")).shape[2]

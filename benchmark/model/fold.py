@@ -4,6 +4,7 @@ import copy
 from typing import TypeVar
 
 import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
@@ -14,17 +15,17 @@ Network = TypeVar("Network", bound=nn.Module)
 def fold_batchnorm(network: Network, example: Tensor) -> Network:
     """A copy of `network`, in eval mode, without the batch-norms that directly follow a convolution or linear layer.
 
-    Each is folded into that layer and replaced by `nn.Identity`. Which batch-norm follows which layer is observed on
-    `example`, an input of the network. Where the folded copy does not reproduce the network's output on it (a layer
-    whose raw output is also read elsewhere), nothing is folded.
+    Each is folded into that layer and replaced by `nn.Identity`, or by its activation where it has one. Which
+    batch-norm follows which layer is observed on `example`, an input of the network. Where the folded copy does not
+    reproduce the network's output on it (a layer whose raw output is also read elsewhere), nothing is folded.
     """
     plain = copy.deepcopy(network).eval()
     folded = copy.deepcopy(plain)
     names = {module: name for name, module in folded.named_modules()}
     for norm, layer in _pairs(folded, example):
-        fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
-        folded.set_submodule(names[layer], fuse(layer, norm))
-        folded.set_submodule(names[norm], nn.Identity())
+        fused = fuse_linear_bn_eval(layer, norm) if isinstance(layer, nn.Linear) else fuse_conv_bn_eval(layer, norm)
+        folded.set_submodule(names[layer], fused)
+        folded.set_submodule(names[norm], norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
     before, after = plain(example), folded(example)
     return folded if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())) else plain
 
@@ -45,9 +46,12 @@ def _pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.Modu
 
     handles = []
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        # Exact types: a subclass may do more, such as standardise its weights.
+        if type(module) in (nn.Conv2d, Conv2dSame, nn.Linear):
             handles.append(module.register_forward_hook(produced))
-        elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):  # subclasses do more than normalise
+        elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) or (
+            type(module) is BatchNormAct2d and isinstance(module.drop, nn.Identity)
+        ):
             handles.append(module.register_forward_pre_hook(consumed))
     network(example)
     for handle in handles:

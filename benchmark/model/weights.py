@@ -12,13 +12,15 @@ from benchmark.model.embedder import Embedder
 def load_weights(network: Embedder, path: Path) -> None:
     """Load a file into the whole network, or into its backbone where all of the file's keys are the backbone's.
 
-    safetensors, or a torch file read with `weights_only=True`: no code in the file is run. Loading is strict.
+    safetensors, or a torch file read with `weights_only=True`: no code in the file is run. Loading is strict, but for
+    the classifier that a published backbone comes with, which this network does not have.
 
     Raises:
         UserError: The file cannot be read, or its keys or shapes differ; the first differences are listed.
     """
     weights = _read(path)
     whole, backbone = network.state_dict(), network.backbone.state_dict()
+    weights = _without_classifier(weights, network) if weights.keys() > backbone.keys() else weights
     target, expected = (network.backbone, backbone) if weights.keys() <= backbone.keys() else (network, whole)
     shapes = {name: tuple(value.shape) for name, value in expected.items()}
     missing = sorted(expected.keys() - weights.keys())
@@ -36,6 +38,12 @@ def load_weights(network: Embedder, path: Path) -> None:
     if problems:
         raise UserError(f"weights {path} do not fit {network.architecture['backbone']}:\n  " + "\n  ".join(problems))
     target.load_state_dict(weights, strict=True)
+
+
+def _without_classifier(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
+    names = network.backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    prefixes = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    return {name: value for name, value in weights.items() if not name.startswith(prefixes)}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

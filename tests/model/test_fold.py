@@ -1,0 +1,90 @@
+"""Folding batch-norms."""
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d, StdConv2d
+from torch import Tensor, nn
+
+from benchmark.model.cost import count
+from benchmark.model.embedder import Embedder
+from benchmark.model.fold import fold_batchnorm
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """Weights and statistics such as training leaves them: no zeros, no ones."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+    return network.eval()
+
+
+def images(size: int = 32) -> Tensor:
+    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def norms(network: nn.Module) -> list[str]:
+    return [name for name, m in network.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "left"),
+    [
+        ("resnet26", 1),  # the neck's first, which follows the pooling and not a layer
+        ("resnet26d", 1),
+        ("mobilenetv3_small_050", 1),  # batch-norms with an activation of their own
+        ("tf_mobilenetv3_small_minimal_100", 1),  # convolutions with TensorFlow's padding
+        ("resnetv2_50", 18),  # the first norm of every block reads a sum or a pooling
+    ],
+)
+def test_outputs_are_equal_and_batchnorms_gone(backbone, left):
+    args = {"channels": [8, 16, 32, 64]} if backbone.startswith("resnet26") else {}
+    network = trained(Embedder(backbone, args=args, dim=16))
+    before = norms(network)
+    folded = fold_batchnorm(network, images())
+    torch.testing.assert_close(folded(images()), network(images()), rtol=1e-3, atol=1e-3)
+    assert len(norms(folded)) == left
+    assert norms(network) == before, "the original changed"
+    assert count(folded, (32, 32)).macs == count(network, (32, 32)).macs
+    assert count(folded, (32, 32)).parameters < count(network, (32, 32)).parameters
+    assert not folded.training
+
+
+def test_a_batchnorm_whose_layer_is_also_read_elsewhere_stays():
+    class PreActivation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.last = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+        def forward(self, maps: Tensor) -> Tensor:
+            stem = self.conv(maps)
+            return stem + self.last(self.norm(stem).relu())
+
+    network = trained(PreActivation())
+    maps = torch.randn(2, 3, 4, 4)
+    folded = fold_batchnorm(network, maps)
+    torch.testing.assert_close(folded(maps), network(maps))
+    assert norms(folded) == ["norm"]
+
+
+def test_a_dropout_inside_a_batchnorm_stays():
+    norm = BatchNormAct2d(4)
+    norm.drop = nn.Dropout(0.5)
+    network = trained(nn.Sequential(nn.Conv2d(3, 4, 1), norm))
+    maps = torch.randn(2, 3, 4, 4)
+    assert isinstance(fold_batchnorm(network, maps)[1].drop, nn.Dropout)
+
+
+def test_a_batchnorm_before_its_layer_is_not_folded_into_it():
+    network = trained(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)))
+    assert norms(fold_batchnorm(network, torch.randn(2, 3, 4, 4))) == ["0"]
+
+
+def test_a_layer_that_standardises_its_weights_is_not_folded_into():
+    network = trained(nn.Sequential(StdConv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    maps = torch.randn(2, 3, 4, 4)
+    folded = fold_batchnorm(nn.Sequential(network, nn.Conv2d(4, 4, 1), trained(nn.BatchNorm2d(4))), maps)
+    assert norms(folded) == ["0.1"]
