@@ -130,7 +130,7 @@ class Experiment:
                 if not (folder / "record.json").exists():
                     self._distil(recipe, folder, None)
         record = Record.read(folder / "record.json")
-        network = self._build(self.recipe.teacher.network)
+        network = self._build(self.recipe.teacher.network.model_copy(update={"weights": "random"}))
         load_weights(network, folder / LAST)
         report = parts.TeacherReport(
             record=record.id, network=record.network.name, cost=record.network.cost, scores=record.scores.symmetric
@@ -138,8 +138,7 @@ class Experiment:
         return TrainedTeacher(network, load_student(folder / "student.pt", self.device), report)
 
     def _given_teacher(self, path: Path) -> TrainedTeacher:
-        network = self._build(self.recipe.teacher.network)
-        load_weights(network, path)
+        network = self._build(self.recipe.teacher.network.model_copy(update={"weights": str(path)}))
         network.eval()
         deployed = _without_head(fold_batchnorm(network, self.test.example(2)))
         scores = self.test.score(self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery"))
@@ -312,9 +311,9 @@ def _without_head(network: Embedder) -> Embedder:
 
 
 def _name(settings: NetworkSettings, compressed: bool = False) -> str:
-    """What people call the network: its backbone, the widths if they are not the usual ones."""
-    widths = settings.args.get("channels")
-    name = settings.backbone + (f" {'-'.join(map(str, widths))}" if widths else "")
+    """What people call the network: its backbone, and its widths where they are not the usual ones."""
+    widths, base = settings.args.get("channels"), settings.args.get("base_width")
+    name = settings.backbone + (f" {'-'.join(map(str, widths))}" if widths else "") + (f" w{base}" if base else "")
     return f"{name}, compressed" if compressed else name
 
 
