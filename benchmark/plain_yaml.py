@@ -81,4 +81,4 @@ def load(text: str) -> Any:
 
 def dump(content: Any) -> str:
     """Write what `load` reads back as it was, keys in their order."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
