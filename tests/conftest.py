@@ -102,3 +102,26 @@ def tiny(tiny_config):
     from benchmark.recipe import compose
 
     return lambda method, *settings: compose(method, "glyphs", tiny_config, settings)
+
+
+@pytest.fixture
+def train_tiny(data_root):
+    """`train_tiny(recipe, folder)` trains with the real runner, from random weights; returns `Trained` and teacher."""
+    from benchmark.datasets.glyphs import Glyphs
+    from benchmark.engine.train import train
+    from benchmark.model.embedder import Embedder
+    from benchmark.registry import METHODS
+
+    def build(settings, seed: int) -> Embedder:
+        torch.manual_seed(seed)
+        return Embedder(**settings.model_dump(exclude={"weights"}), identities=40)
+
+    def run(recipe, folder: Path, resume: bool = False, method=None):
+        torch.set_num_threads(1)
+        data = Glyphs(data_root, **recipe.dataset.arguments)
+        method = method or METHODS.find(recipe.method.name)(**recipe.method.arguments)
+        student, teacher = build(recipe.student, recipe.seed), build(recipe.teacher.network, 100)
+        given = teacher if method.needs_teacher else None
+        return train(recipe, data, student, given, method, folder, torch.device("cpu"), resume, "tiny"), teacher
+
+    return run
