@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmark.atomic import write_text
 from benchmark.data.card import Split
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
+from benchmark.engine.progress_hook import read_metrics
 from benchmark.engine.train import LAST, train
 from benchmark.environment import commit, device_name, environment, use_threads
 from benchmark.errors import UserError
@@ -157,7 +158,6 @@ class Experiment:
         student = self._build(recipe.student, teacher)
         method: Method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
         role = "student" if teacher else "teacher"
-        begin = time.perf_counter()
         trained = train(
             recipe,
             self.dataset,
@@ -169,7 +169,6 @@ class Experiment:
             self.resume or role == "teacher",
             f"{role} {recipe.method.name}" if teacher else role,
         )
-        train_seconds = time.perf_counter() - begin
 
         begin = time.perf_counter()
         images = self.test.example(EXAMPLES)
@@ -218,7 +217,10 @@ class Experiment:
             deploy=parts.Deploy(max_abs_difference=difference, images=len(images)),
             budget=self._budget(method, figures, teacher.report.cost) if teacher else None,
             environment=environment(self.device),
-            timing=parts.Timing(train_seconds=train_seconds, evaluate_seconds=time.perf_counter() - begin),
+            timing=parts.Timing(
+                train_seconds=sum(row["seconds"] for row in read_metrics(folder)),
+                evaluate_seconds=time.perf_counter() - begin,
+            ),
         )
         record.write(folder / "record.json")
         return record

@@ -1,6 +1,5 @@
 """`benchmark run`."""
 
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from rich.console import Console
 
 from benchmark.atomic import write_text
+from benchmark.engine.progress_hook import read_metrics
 from benchmark.environment import choose_device
 from benchmark.errors import UserError, nearest
 from benchmark.experiment import Experiment
@@ -32,7 +32,7 @@ def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leader
         raise UserError(f"{records} cannot be written to; give another folder by --leaderboards")
     record = experiment.run()
     folder = experiment.folder(recipe, recipe.method.name)
-    trace = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    trace = read_metrics(folder)
     if "channels" in trace[0]:
         write_text(folder / "compression.svg", compression_svg(trace))
     add_record(record, records)

@@ -15,6 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmark.atomic import write_text
 from benchmark.errors import UserError
 
+METRICS = "metrics.jsonl"
+READ_EVERY = 50
+"""Steps between two looks at the losses on a terminal; each look waits for the device."""
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`, one per epoch; none where it has not begun."""
+    file = folder / METRICS
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
 
 class ProgressHook(Hook):
     """A bar with losses, learning rate, speed and ETA on a terminal, else a line per epoch; a row per epoch on disk.
@@ -31,7 +41,7 @@ class ProgressHook(Hook):
 
     def __init__(self, title: str, folder: Path, batch_size: int) -> None:
         self.title = title
-        self.file = folder / "metrics.jsonl"
+        self.file = folder / METRICS
         self.batch_size = batch_size
         self.console = Console(stderr=True)
         self.rows: list[dict[str, Any]] = []
@@ -40,9 +50,7 @@ class ProgressHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Forget epochs that a resumed run will do again."""
-        if self.file.exists():
-            rows = [json.loads(line) for line in self.file.read_text().splitlines()]
-            self.rows = [row for row in rows if row["epoch"] <= runner.epoch]
+        self.rows = [row for row in read_metrics(self.file.parent) if row["epoch"] <= runner.epoch]
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -68,6 +76,9 @@ class ProgressHook(Hook):
             self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
         if self.bar:
             self.bar.advance(self.line)
+            if (batch_idx + 1) % READ_EVERY == 0:
+                losses = "  ".join(f"{name} {float(total) / (batch_idx + 1):.3f}" for name, total in self.sums.items())
+                self.bar.update(self.line, state=losses.replace("loss_", ""))
 
     def after_train_epoch(self, runner: Runner) -> None:
         steps = len(runner.train_dataloader)
@@ -82,6 +93,7 @@ class ProgressHook(Hook):
         row = {
             "epoch": runner.epoch + 1,
             **losses,
+            "seconds": seconds,
             "lr": runner.optim_wrapper.get_lr()["lr"][0],
             "images_per_second": steps * self.batch_size / seconds,
             **runner.model.method.report(runner.model.student),
