@@ -1,0 +1,156 @@
+"""Where methods and datasets are found, and what happens when they are not."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from benchmark.errors import UserError, nearest
+from benchmark.registry import DATASETS, METHODS, PluginRegistry, load_plugin
+
+GOOD = """
+from benchmark.widgets import WIDGETS
+
+@WIDGETS.register_module("{name}")
+class Widget:
+    pass
+"""
+
+
+@pytest.fixture
+def widgets(tmp_path, monkeypatch):
+    """A registry of "widgets", whose folder `benchmark.widgets` is `tmp_path`/widgets."""
+    folder = tmp_path / "widgets"
+    folder.mkdir()
+    package = ModuleType("benchmark.widgets")
+    package.__path__ = [str(folder)]
+    package.WIDGETS = PluginRegistry("widget")
+    monkeypatch.setitem(sys.modules, "benchmark.widgets", package)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield package.WIDGETS
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def distribution(root: Path, name: str, entry_points: str) -> None:
+    """What pip leaves behind of an installed package."""
+    write(root / f"{name}-1.0.dist-info" / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    write(root / f"{name}-1.0.dist-info" / "entry_points.txt", entry_points)
+
+
+def test_the_folders_are_found():
+    assert {"cdd", "kd", "none", "rkd"} <= set(METHODS.names())
+    assert "glyphs" in DATASETS.names()
+    assert METHODS.failures == DATASETS.failures == {}
+
+
+def test_every_module_of_the_folder_is_imported_once(widgets, tmp_path):
+    write(tmp_path / "widgets/small.py", GOOD.format(name="small"))
+    write(tmp_path / "widgets/large/__init__.py", GOOD.format(name="large"))
+    assert widgets.names() == ["large", "small"]
+    assert widgets.find("small").__name__ == "Widget"
+    assert widgets.names() == ["large", "small"]
+
+
+def test_installed_packages_are_found_by_their_entry_points(widgets, tmp_path):
+    write(tmp_path / "third_party.py", GOOD.format(name="foreign"))
+    distribution(tmp_path, "third", "[benchmark.widgets]\nforeign = third_party\n")
+    distribution(tmp_path, "other", "[benchmark.other]\nnot_ours = nowhere\n")
+    assert widgets.names() == ["foreign"]
+    assert widgets.failures == {}
+
+
+def test_plugins_that_fail_are_named_with_their_errors_and_leave_the_rest(widgets, tmp_path):
+    write(tmp_path / "widgets/a_bad.py", "import a_package_that_is_missing")
+    write(tmp_path / "widgets/b_wrong.py", "def :")
+    write(tmp_path / "widgets/good.py", GOOD.format(name="good"))
+    distribution(tmp_path, "third", "[benchmark.widgets]\nforeign = third_party_missing:Thing\n")
+    assert widgets.names() == ["good"]
+    failures = {origin: error.partition(":")[0] for origin, error in widgets.failures.items()}
+    assert failures == {
+        "benchmark.widgets.a_bad": "ModuleNotFoundError",
+        "benchmark.widgets.b_wrong": "SyntaxError",
+        "foreign (third_party_missing:Thing)": "ModuleNotFoundError",
+    }
+    with pytest.raises(UserError, match=r"a_bad could not be imported: .*a_package_that_is_missing"):
+        widgets.find("a_bad")
+
+
+def test_a_name_given_twice_is_refused_and_the_first_stays(widgets, tmp_path):
+    write(tmp_path / "widgets/first.py", GOOD.format(name="same"))
+    write(tmp_path / "widgets/second.py", GOOD.format(name="same"))
+    assert widgets.find("same").__module__ == "benchmark.widgets.first"
+    assert "same is already registered" in widgets.failures["benchmark.widgets.second"]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_the_list(widgets, tmp_path):
+    for name in ("alpha", "beta"):
+        write(tmp_path / f"widgets/{name}.py", GOOD.format(name=name))
+    with pytest.raises(UserError) as raised:
+        widgets.find("Alhpa")
+    assert str(raised.value) == "unknown widget 'Alhpa'; did you mean 'alpha'? Known: alpha, beta."
+    with pytest.raises(UserError) as raised:
+        widgets.find("zzz")
+    assert str(raised.value) == "unknown widget 'zzz'. Known: alpha, beta."
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("veri", "; did you mean 'VeRi776'?"), ("KD", "; did you mean 'kd'?"), ("zzz", "."), ("", ".")],
+)
+def test_nearest_ends_the_sentence(name, answer):
+    assert nearest(name, ["kd", "VeRi776"]) == answer
+
+
+class TestPluginFile:
+    METHOD = """
+from benchmark.method import Method
+from benchmark.registry import METHODS
+
+@METHODS.register_module("{name}")
+class Mine(Method):
+    pass
+"""
+
+    @pytest.fixture(autouse=True)
+    def forget(self):
+        METHODS.discover()
+        before = set(METHODS.module_dict)
+        yield
+        for name in set(METHODS.module_dict) - before:
+            METHODS.module_dict.pop(name)
+
+    def refused(self, path: Path) -> str:
+        with pytest.raises(UserError) as raised:
+            load_plugin(path)
+        assert str(path) in str(raised.value)
+        return str(raised.value)
+
+    def test_registers_what_is_in_it(self, tmp_path):
+        write(tmp_path / "mine.py", self.METHOD.format(name="mine"))
+        load_plugin(tmp_path / "mine.py")
+        assert METHODS.find("mine").__name__ == "Mine"
+
+    def test_may_not_take_a_name(self, tmp_path):
+        kd = METHODS.find("kd")
+        write(tmp_path / "mine.py", self.METHOD.format(name="kd"))
+        assert "kd is already registered" in self.refused(tmp_path / "mine.py")
+        assert METHODS.find("kd") is kd
+
+    def test_that_is_missing(self, tmp_path):
+        assert "does not exist" in self.refused(tmp_path / "mine.py")
+
+    def test_that_is_no_python(self, tmp_path):
+        write(tmp_path / "mine.txt", "")
+        assert "not a Python file" in self.refused(tmp_path / "mine.txt")
+
+    def test_that_fails(self, tmp_path):
+        write(tmp_path / "mine.py", "1 / 0")
+        assert "ZeroDivisionError: division by zero" in self.refused(tmp_path / "mine.py")
