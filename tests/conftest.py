@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,20 @@ def train_tiny(data_root):
         return train(recipe, data, student, given, method, folder, torch.device("cpu"), resume, "tiny"), teacher
 
     return run
+
+
+@pytest.fixture
+def full_disk():
+    """`with full_disk(1000):` no file can grow beyond so many bytes, as on a disk with no more space."""
+    import resource  # Unix only
+
+    @contextmanager
+    def limit(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

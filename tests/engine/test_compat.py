@@ -1,0 +1,198 @@
+"""Every guard against mmengine: what happens without it, and that it helps.
+
+A test named `..._upstream` fails once mmengine no longer needs the guard, which can then go.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from mmengine.hooks import CheckpointHook as UpstreamCheckpointHook
+from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from benchmark.engine.compat import (
+    DistillOptimWrapper,
+    InitialisedModel,
+    QuietRunner,
+    load_checkpoint,
+    save_checkpoint,
+)
+from benchmark.errors import UserError
+
+ARGUMENTS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4], "num_classes": 2}
+
+
+def model_of(base: type[BaseModel]) -> BaseModel:
+    """timm's network, with weights as if they were pretrained."""
+
+    class Model(base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = timm.create_model("resnet18", **ARGUMENTS)
+            for parameter in self.net.parameters():
+                nn.init.constant_(parameter, 0.01)
+
+        def forward(self, inputs: Tensor, mode: str = "tensor") -> Any:
+            return {"loss": self.net(inputs).sum()}
+
+    return Model()
+
+
+def runner_of(cls: type[Runner], folder: Path, model: BaseModel, name: str, **arguments: Any) -> Runner:
+    """One step on two images that changes no weight."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    return cls(
+        model=model,
+        work_dir=str(folder),
+        train_dataloader=DataLoader([{"inputs": torch.ones(3, 32, 32)}] * 2, batch_size=2),
+        train_cfg={"by_epoch": True, "max_epochs": 1},
+        optim_wrapper=OptimWrapper(optimizer),
+        experiment_name=name,
+        **arguments,
+    )
+
+
+def changed(model: BaseModel) -> int:
+    return sum(not torch.equal(parameter, torch.full_like(parameter, 0.01)) for parameter in model.parameters())
+
+
+def contents(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_training_overwrites_weights_upstream(tmp_path):
+    model = model_of(BaseModel)
+    runner_of(QuietRunner, tmp_path, model, "init-upstream").train()
+    assert changed(model) > 10
+
+
+def test_training_leaves_weights_alone(tmp_path):
+    model = model_of(InitialisedModel)
+    runner_of(QuietRunner, tmp_path, model, "init").train()
+    assert changed(model) == 0
+
+
+def test_autocast_refuses_the_cpu_upstream(monkeypatch):
+    monkeypatch.setattr("mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available", lambda: False)
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    with pytest.raises(AssertionError, match="only available"):
+        AmpOptimWrapper(optimizer=optimizer, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("autocast", "dtype"), [("cpu", torch.bfloat16), (None, torch.float32)])
+def test_autocast_on_the_cpu(autocast, dtype):
+    layer = nn.Linear(2, 2)
+    wrapper = DistillOptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1), before_step=list, autocast=autocast)
+    with wrapper.optim_context(layer):
+        assert layer(torch.ones(1, 2)).dtype == dtype
+    assert layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_gradients_are_edited_when_complete_and_before_they_are_clipped():
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(0.0)
+    seen = []
+
+    def edit() -> None:
+        seen.append(float(layer.weight.grad))
+        layer.weight.grad.fill_(-100.0)
+
+    wrapper = DistillOptimWrapper(
+        torch.optim.SGD(layer.parameters(), lr=0.5),
+        before_step=edit,
+        autocast=None,
+        accumulative_counts=2,
+        clip_grad={"max_norm": 1.0},
+    )
+    wrapper.initialize_count_status(layer, 0, 2)
+    for _ in range(2):
+        with wrapper.optim_context(layer):
+            loss = layer(torch.full((1, 1), 3.0)).sum()
+        wrapper.update_params(loss)
+    assert seen == [3.0]  # both halves of the accumulated step
+    assert float(layer.weight.detach()) == pytest.approx(0.5)
+
+
+def test_a_run_leaves_folders_and_an_empty_config_upstream(tmp_path):
+    runner_of(Runner, tmp_path, model_of(InitialisedModel), "files-upstream").train()
+    names = contents(tmp_path)
+    assert "log.txt" not in names
+    assert any((tmp_path / name).is_dir() for name in names)  # named after the time: a log, and vis_data
+    assert any(name.endswith(".py") for name in names)
+
+
+def test_a_run_leaves_one_log(tmp_path):
+    for attempt in range(2):  # as when a run is resumed
+        hooks = dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint"))
+        runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), f"files-{attempt}", default_hooks=hooks)
+        runner.train()
+        runner.logger.info("attempt %d", attempt)
+    assert contents(tmp_path) == {"log.txt"}
+    assert all(f"attempt {attempt}" in (tmp_path / "log.txt").read_text() for attempt in range(2))
+
+
+def test_a_run_talks_to_the_console_upstream(tmp_path):
+    assert console_level(runner_of(Runner, tmp_path, model_of(InitialisedModel), "console-upstream")) <= logging.INFO
+
+
+def test_a_run_leaves_the_console_to_the_progress_bar(tmp_path):
+    runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "console")
+    assert console_level(runner) == logging.CRITICAL
+
+
+def console_level(runner: Runner) -> int:
+    (console,) = [h for h in runner.logger.handlers if not isinstance(h, logging.FileHandler)]
+    return console.level
+
+
+def test_the_model_is_moved_to_any_accelerator_upstream(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: "meta")
+    model = model_of(InitialisedModel)
+    runner_of(Runner, tmp_path, model, "device-upstream")
+    assert next(model.parameters()).device.type == "meta"
+
+
+def test_the_model_stays_on_its_device(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: "meta")
+    model = model_of(InitialisedModel)
+    runner_of(QuietRunner, tmp_path, model, "device")
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_a_checkpoint_cannot_be_read_safely_upstream(tmp_path):
+    hook = {"checkpoint": {"type": UpstreamCheckpointHook, "interval": 1}}
+    runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "checkpoint-upstream", default_hooks=hook).train()
+    with pytest.raises(Exception, match="weights_only"):
+        torch.load(tmp_path / "epoch_1.pth", weights_only=True)
+
+
+def test_a_checkpoint_is_read_safely(tmp_path):
+    content = {"epoch": 3, "student": {"w": torch.randn(3)}, "optimizer": {"state": {0: {"step": torch.tensor(2.0)}}}}
+    save_checkpoint(content, tmp_path / "folder" / "last.pt")
+    read = load_checkpoint(tmp_path / "folder" / "last.pt", torch.device("cpu"))
+    assert torch.equal(read["student"]["w"], content["student"]["w"])
+    assert (read["epoch"], read["optimizer"]["state"][0]["step"]) == (3, 2.0)
+
+
+def test_a_failed_write_is_a_message_and_leaves_the_last_checkpoint(tmp_path, full_disk):
+    path = tmp_path / "last.pt"
+    save_checkpoint({"epoch": 1}, path)
+    with full_disk(100_000), pytest.raises(UserError, match=rf"checkpoint {path} cannot be written: File too large"):
+        save_checkpoint({"epoch": 2, "weights": torch.zeros(1_000_000)}, path)
+    assert load_checkpoint(path, torch.device("cpu")) == {"epoch": 1}
+    assert contents(tmp_path) == {"last.pt"}
+
+
+def test_a_damaged_checkpoint_is_a_message(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint({"epoch": 1, "weights": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match=rf"checkpoint {path} cannot be read .*delete it"):
+        load_checkpoint(path, torch.device("cpu"))
