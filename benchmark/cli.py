@@ -126,6 +126,8 @@ def sample(
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}{nearest(split, SPLITS)} Choose train, query or gallery.")
     target = output or Path(f"{dataset}-{split}.png")
+    if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"--output {target}: a picture's name ends in .png or .jpg")
     contact_sheet(_dataset(dataset, data_root, plugin), split, rows, target)
     typer.echo(target)
 

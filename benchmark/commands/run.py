@@ -1,8 +1,8 @@
 """`benchmark run`."""
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import torch
 from rich.console import Console
@@ -28,8 +28,8 @@ def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leader
     experiment = _experiment(recipe, work_dir, data_root, device, resume)
     records = leaderboards / "records"
     records.mkdir(parents=True, exist_ok=True)
-    if not os.access(records, os.W_OK):
-        raise UserError(f"{records} cannot be written to; give another folder by --leaderboards")
+    with NamedTemporaryFile(prefix=".", dir=records):
+        pass  # it can be written to, which is better known now than after hours of training
     record = experiment.run()
     folder = experiment.folder(recipe, recipe.method.name)
     trace = read_metrics(folder)
@@ -48,10 +48,8 @@ def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leader
 def preview(recipe: Recipe, work_dir: Path, data_root: Path, device: str) -> None:
     """Print the recipe, the models' cost and the dataset's counts."""
     experiment = _experiment(recipe, work_dir, data_root, device, resume=False)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(recipe.yaml(), markup=False)
-    for line in experiment.preview():
-        console.print(line, markup=False)
+    lines = experiment.preview()
+    Console(highlight=False, soft_wrap=True).print(recipe.yaml(), *lines, sep="\n", markup=False)
 
 
 def _experiment(recipe: Recipe, work_dir: Path, data_root: Path, device: str, resume: bool) -> Experiment:
