@@ -105,9 +105,9 @@ class Glyphs(RetrievalDataset):
     }
     method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # Training is short: lists that hold more channels, of the width that is left, compress within it. The budget is
-        # the cost of the static student, so that methods are compared at equal MACs. A stronger pull of the teacher's
-        # features makes up for weights that start at random. 24,000 features would be more than there are images.
-        "cdd": {"feature_weight": 1.5, "ratio": 0.75, "ratio_of": "current", "queue": 2048, "target_macs": 0.42},
+        # the cost of the static student, so that methods are compared at equal MACs. 24,000 features would be more than
+        # there are images.
+        "cdd": {"ratio": 0.75, "ratio_of": "current", "queue": 2048, "target_macs": 0.42},
         # The weights of those who use it beside a task loss (RepDistiller, mdistiller, AIR_Distiller); 1 and 2 are for
         # training without one, and move nothing here.
         "rkd": {"distance_weight": 25.0, "angle_weight": 50.0},
