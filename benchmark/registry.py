@@ -54,7 +54,7 @@ class PluginRegistry(Registry):
         self.discover()
         return sorted(self.module_dict)
 
-    def find(self, name: str) -> type:
+    def find(self, name: str) -> type[Any]:
         """The class registered as `name`.
 
         Raises:

@@ -103,7 +103,7 @@ def _edits(student: Embedder) -> dict[str, dict[str, Any]]:
         if any(True for _ in module.children()) or name.startswith("head"):
             continue
         before = original.get(name)
-        if type(module) is type(before) and _describe(module) == _describe(before):
+        if before is not None and type(module) is type(before) and _describe(module) == _describe(before):
             continue
         if isinstance(before, BatchNormAct2d) and type(module) is type(before.act):
             edits[name] = _ACTIVATION

@@ -38,6 +38,9 @@ class Embedder(nn.Module):
         pretrained: Start the backbone from timm's published weights (a download).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: str,
@@ -72,9 +75,9 @@ class Embedder(nn.Module):
             if not isinstance(average, SelectAdaptivePool2d):
                 raise UserError(f"pool: gem takes the place of a global average, which {backbone} does not have")
             self.backbone.global_pool = GeM(flatten=average(torch.zeros(1, 1, 1, 1)).dim() == 2)
-        pooled = self.backbone.head_hidden_size
+        pooled: int = self.backbone.head_hidden_size
         self.neck = _linear_neck(pooled, dim) if neck == "linear" else nn.BatchNorm1d(pooled)
-        self.dim = dim if neck == "linear" else pooled
+        self.dim: int = dim if neck == "linear" else pooled
         self.head: nn.Module | None = None
         if identities:
             linear = head == "linear"
@@ -139,7 +142,7 @@ def _take(name: str, module: nn.Module) -> Tensor:
     return output
 
 
-def _backbone(name: str, args: dict[str, Any], pretrained: bool) -> nn.Module:
+def _backbone(name: str, args: dict[str, Any], pretrained: bool) -> Any:
     if not timm.is_model(name):
         raise UserError(f"unknown backbone {name!r}{nearest(name, timm.list_models())} See `benchmark list backbones`.")
     try:
@@ -171,23 +174,23 @@ def _linear_neck(inputs: int, dim: int) -> nn.Sequential:
     )
 
 
-def _set_stem(backbone: nn.Module, stem: str) -> None:
+def _set_stem(backbone: Any, stem: str) -> None:
     if stem == "imagenet":
         return
     if not isinstance(getattr(backbone, "maxpool", None), nn.Module):
         raise UserError(f"stem: {stem} needs a ResNet-like backbone with a max-pooling after its stem")
     backbone.maxpool = nn.Identity()
     if stem == "stride1":
-        first = next(m for m in backbone.conv1.modules() if isinstance(m, nn.Conv2d))  # type: ignore[union-attr]
+        first = next(m for m in backbone.conv1.modules() if isinstance(m, nn.Conv2d))
         first.stride = (1, 1)
 
 
-def _keep_last_resolution(backbone: nn.Module, name: str) -> None:
+def _keep_last_resolution(backbone: Any, name: str) -> None:
     """Make the last stage as if it had been built with stride 1."""
     if not isinstance(getattr(backbone, "layer4", None), nn.Sequential):
         raise UserError(f"last_stride: 1 needs a ResNet-like backbone with a `layer4`; give {name} last_stride: 2")
     height = _height(backbone)
-    block: nn.Module = backbone.layer4[0]  # type: ignore[index]
+    block: nn.Module = backbone.layer4[0]
     for path, module in list(block.named_modules()):
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
             module.stride = (1, 1)
@@ -201,7 +204,7 @@ def _keep_last_resolution(backbone: nn.Module, name: str) -> None:
         raise UserError(f"last_stride: 1 is not known how to do for {name}; give last_stride: 2")
 
 
-def _height(backbone: nn.Module) -> int:
+def _height(backbone: Any) -> int:
     """Rows of the feature maps of a 256 x 256 image."""
     shapes = copy.deepcopy(backbone).to("meta").eval()
     return shapes.forward_features(torch.empty(1, 3, 256, 256, device="meta")).shape[2]

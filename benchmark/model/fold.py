@@ -1,11 +1,12 @@
 """Folding batch-norms into the layers before them."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -30,11 +31,11 @@ def fold_batchnorm(network: Network, example: Tensor) -> Network:
     return folded if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())) else plain
 
 
-def _pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.Module]]:
+def _pairs(network: nn.Module, example: Tensor) -> list[tuple[_BatchNorm, nn.Conv2d | nn.Linear]]:
     """(batch-norm, layer whose output it reads), in order of execution."""
-    producers: dict[int, nn.Module] = {}
+    producers: dict[int, Any] = {}
     alive: list[Tensor] = []  # keeps every output alive, so that no id is used twice
-    pairs = []
+    pairs: list[tuple[Any, Any]] = []
 
     def produced(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         alive.append(output)

@@ -39,7 +39,8 @@ def follow(optimizer: torch.optim.Optimizer, changes: list[Kept]) -> None:
                 state[name] = value.index_select(change.dim, change.index.to(value.device))
 
 
-def _narrow(parameter: nn.Parameter, dim: int, index: Tensor) -> Kept:
+def _narrow(parameter: Tensor, dim: int, index: Tensor) -> Kept:
+    assert isinstance(parameter, nn.Parameter)
     # The Parameter object stays: optimisers, schedulers and averages hold references to it.
     parameter.grad = None
     parameter.data = parameter.data.index_select(dim, index.to(parameter.device))

@@ -41,7 +41,7 @@ def load_weights(network: Embedder, path: Path) -> None:
 
 
 def _without_classifier(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
-    names = network.backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    names = network.backbone.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
     return {name: value for name, value in weights.items() if not name.startswith(prefixes)}
 

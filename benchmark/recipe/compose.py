@@ -59,8 +59,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(copy.deepcopy(base))
     for key, value in over.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merge(below, value) if both else copy.deepcopy(value)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = merge(below, value)
+        else:
+            result[key] = copy.deepcopy(value)
     return result
 
 
@@ -79,8 +81,8 @@ def _like_teacher(content: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if student["like"] != "teacher":
         raise UserError(f"student.like: can only be 'teacher', not {student['like']!r}")
     network = teacher.get("network") if isinstance(teacher, Mapping) else None
-    own = {key: value for key, value in student.items() if key != "like"}
-    return {**content, "student": merge(network if isinstance(network, Mapping) else {}, own)}, True
+    below: Mapping[str, Any] = network if isinstance(network, Mapping) else {}
+    return {**content, "student": merge(below, {key: student[key] for key in student if key != "like"})}, True
 
 
 def _names(user: Mapping[str, Any]) -> tuple[str, str]:

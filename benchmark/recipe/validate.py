@@ -124,5 +124,7 @@ def _fields(model: Any, path: Keys) -> Mapping[str, Any]:
 
 def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        section = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        yield from _leaves(field.annotation, f"{prefix}{name}.") if section else (f"{prefix}{name}",)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
