@@ -1,5 +1,7 @@
 """Structural changes between epochs."""
 
+import gc
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -24,5 +26,7 @@ class StructureHook(Hook):
         progress = Progress(epoch=runner.epoch + 1, epochs=runner.max_epochs, step=runner.iter)
         changes = runner.model.method.after_epoch(runner.model.student, progress)
         follow(runner.optim_wrapper.optimizer, changes)
-        if changes and self.compiled:
-            torch.compiler.reset()  # or after eight changes of shape torch stops compiling
+        if changes:
+            if self.compiled:
+                torch.compiler.reset()  # or after eight changes of shape torch stops compiling
+            gc.collect()  # a graph of the last step that a reference cycle keeps alive would know the old shapes
