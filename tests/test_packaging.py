@@ -28,13 +28,15 @@ def python(*arguments: str, folder: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """A wheel of the tracked and the new files; built from a copy, since a `build/` folder left behind gets in."""
+    """A wheel built from a copy of the tracked and the new files, in which an earlier build has left something."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
+    (source / "build" / "lib" / "benchmark").mkdir(parents=True)
+    (source / "build" / "lib" / "benchmark" / "renamed_since.py").touch()
     # In safe-path mode: in this folder `import build` could be a build folder's.
     python("-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(source), folder=source)
     return next(target.glob("*.whl"))
