@@ -44,8 +44,11 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """A folder with the wheel's contents, as installing it leaves them."""
-    folder = tmp_path_factory.mktemp("site-packages")
+    """A folder with the wheel's contents, as installing it leaves them, within somebody's repository."""
+    repository = tmp_path_factory.mktemp("theirs")
+    for command in ("init", "-c user.name=me -c user.email=me@example.org commit --allow-empty -m theirs"):
+        subprocess.run(["git", *command.split()], cwd=repository, capture_output=True, check=True)
+    folder = repository / "site-packages"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
@@ -92,6 +95,12 @@ def test_an_installed_copy_finds_its_methods_and_datasets(installed, tmp_path, w
     assert [line.split()[0] for line in methods.splitlines()] == METHODS.names()
     origin = Path(python("-c", check, folder=folder, PYTHONPATH=str(installed)).strip())
     assert origin == (ROOT / "datasets" if folder == ROOT else installed / "benchmark" / "datasets") / "glyphs.py"
+
+
+def test_an_installed_copy_does_not_take_the_repository_it_lies_in_for_its_own(installed):
+    check = "from benchmark.environment import commit; print(commit())"
+    assert python("-c", check, folder=installed, PYTHONPATH=str(installed)) == "None\n"
+    assert len(python("-c", check, folder=ROOT).strip().removesuffix("-dirty")) == 40
 
 
 def test_an_installed_copy_does_not_look_for_plugins_beside_itself(installed, tmp_path):
