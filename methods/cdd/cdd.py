@@ -68,7 +68,7 @@ class CDD(Method):
         dynamic: Remove rows during training.
         teacher_batch_statistics: Normalise the teacher by the statistics of the batch, as the released code does.
         target_macs: Stop compressing when the student's MACs are this fraction of the teacher's.
-        target_parameters: The same for parameters.
+        target_params: The same for parameters.
     """
 
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
@@ -90,11 +90,11 @@ class CDD(Method):
         dynamic: bool = True,
         teacher_batch_statistics: bool = False,
         target_macs: Fraction | None = None,
-        target_parameters: Fraction | None = None,
+        target_params: Fraction | None = None,
     ) -> None:
         super().__init__()
-        if target_macs is not None and target_parameters is not None:
-            raise UserError("cdd: give target_macs or target_parameters, not both")
+        if target_macs is not None and target_params is not None:
+            raise UserError("cdd: give target_macs or target_params, not both")
         if lasso == "auto" and not vanish_at > reset_from:
             raise UserError(f"cdd: vanish_at ({vanish_at}) must come after reset_from ({reset_from})")
         self.temperature, self.kl_weight, self.feature_weight = temperature, kl_weight, feature_weight
@@ -103,7 +103,7 @@ class CDD(Method):
         self.recompute, self.queue = recompute, queue
         self.threshold, self.dynamic = threshold, dynamic
         self.teacher_batch_statistics = teacher_batch_statistics
-        self.budget = _budget(target_macs, target_parameters)
+        self.budget = _budget(target_macs, target_params)
         self.step = 0
         self.compressing = True
 

@@ -298,7 +298,7 @@ def kept_rows(made) -> set[tuple[int, int]]:
 
 
 def test_a_met_budget_ends_compression(rig):
-    made = rig(CDD(target_parameters=0.99, reset_from=0.0, lasso=0.3))
+    made = rig(CDD(target_params=0.99, reset_from=0.0, lasso=0.3))
     shrink(made.student, *((3, row) for row in range(8)))
     assert made.end_epoch()
     assert not made.method.compressing
@@ -324,8 +324,8 @@ def test_a_budget_that_is_not_met_leaves_compression_on(rig):
 
 
 def test_only_one_budget_can_be_given():
-    with pytest.raises(UserError, match="target_macs or target_parameters, not both"):
-        CDD(target_macs=0.5, target_parameters=0.5)
+    with pytest.raises(UserError, match="target_macs or target_params, not both"):
+        CDD(target_macs=0.5, target_params=0.5)
 
 
 @pytest.mark.parametrize("network", [{}, GROUPED], ids=["bottleneck", "grouped"])
