@@ -61,6 +61,7 @@ class Experiment:
         self.work_dir = work_dir
         self.device = device
         self.resume = resume
+        self.commit = commit()  # the code in this process, whatever is checked out by the time it ends
         self.dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **recipe.dataset.arguments)
         self.test = TestSet(self.dataset, recipe.image_size, recipe.evaluate.batch_size, device, recipe.runtime.workers)
 
@@ -199,7 +200,7 @@ class Experiment:
             recipe_hash=recipe.hash,
             recipe=recipe.model_dump(mode="json"),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            commit=commit(),
+            commit=self.commit,
             data=self._data(),
             network=parts.Network(
                 name=_name(recipe.student, compressed=smallest is not None),
