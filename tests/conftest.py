@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
 import json
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +84,9 @@ runtime: {threads: 1, amp: "off"}
 """
 """A recipe that trains in a second. With its version given, it takes nothing from the recipes of dataset and method."""
 
+SHRINKING = ("method.lasso=0.006", "method.threshold=0.95", "method.reset_from=0.1", "method.ratio=0.9")
+"""CDD settings under which rows are masked, and go after both of two epochs."""
+
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
@@ -107,6 +112,37 @@ def tiny(tiny_config):
     from benchmark.recipe import compose
 
     return lambda method, *settings: compose(method, "glyphs", tiny_config, settings)
+
+
+@pytest.fixture(scope="session")
+def shrinking():
+    return SHRINKING
+
+
+@pytest.fixture(scope="session")
+def command(data_root, tiny_config):
+    """`command(work, "--method", "kd", settings=[...])`: `benchmark run` of a tiny recipe, for `subprocess`."""
+
+    def build(work: Path, *arguments: str, settings=()) -> list[str]:
+        places = {"--work-dir": work / "runs", "--leaderboards": work / "boards", "--data-root": data_root}
+        where = [str(part) for place in places.items() for part in place]
+        changes = [part for setting in settings for part in ("--set", setting)]
+        run = [sys.executable, "-m", "benchmark", "run", "--config", str(tiny_config), "--device", "cpu"]
+        return [*run, *where, *arguments, *changes]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, command):
+    """Where the command line did a whole run of cdd; what it printed is in out.txt and err.txt."""
+    work = tmp_path_factory.mktemp("finished")
+    run = command(work, "--method", "cdd", settings=SHRINKING)
+    done = subprocess.run(run, capture_output=True, text=True, cwd=work)
+    assert done.returncode == 0, done.stderr
+    (work / "out.txt").write_text(done.stdout)
+    (work / "err.txt").write_text(done.stderr)
+    return work
 
 
 @pytest.fixture

@@ -1,0 +1,261 @@
+"""The story of one run, from the command to the record."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import evaluation
+from benchmark.data.loaders import eval_loader
+from benchmark.datasets.glyphs import Glyphs
+from benchmark.engine.compat import load_checkpoint
+from benchmark.engine.train import LAST
+from benchmark.errors import UserError
+from benchmark.experiment import Experiment
+from benchmark.model import cost
+from benchmark.model.deployed import load_student, weights_hash
+from benchmark.model.embedder import Embedder
+from benchmark.recipe import Recipe, compose
+from benchmark.results.record import Record
+
+CPU = torch.device("cpu")
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def run(data_root, tmp_path):
+    """`run(recipe)` does it in an empty place, or in `work`; returns the experiment and the record."""
+
+    def do(recipe: Recipe, work: Path = tmp_path, resume: bool = False) -> tuple[Experiment, Record]:
+        experiment = Experiment(recipe, work / "runs", data_root, CPU, resume)
+        return experiment, experiment.run()
+
+    return do
+
+
+@pytest.fixture
+def student(finished) -> Path:
+    (folder,) = (finished / "runs" / "glyphs" / "cdd").iterdir()
+    return folder
+
+
+@pytest.fixture
+def teacher(finished) -> Path:
+    (folder,) = (finished / "runs" / "glyphs" / "teacher").iterdir()
+    return folder
+
+
+class TestTheCommand:
+    def test_leaves_the_promised_files_and_no_others(self, finished, student, teacher):
+        common = {"recipe.yaml", "log.txt", "metrics.jsonl", str(LAST), "student.pt", "record.json", ".lock"}
+        assert tree(student) == common | {"compression.svg"}
+        assert tree(teacher) == common
+        assert tree(finished / "boards" / "records") == {
+            f"glyphs-{name}-seed0-{Record.read(folder / 'record.json').id}.json"
+            for name, folder in (("cdd", student), ("teacher", teacher))
+        }
+        assert "cdd" in (finished / "boards" / "glyphs.md").read_text()
+
+    def test_shows_an_epoch_a_line_and_ends_with_a_table(self, finished, student):
+        shown = (finished / "err.txt").read_text().splitlines()
+        assert not any("Traceback" in line or "Warning" in line for line in shown)
+        epochs = [line.split("  loss")[0] for line in shown if "epoch" in line]
+        assert epochs == [f"{who}  epoch {i}/2" for who in ("teacher", "student cdd") for i in (1, 2)]
+        printed = (finished / "out.txt").read_text()
+        for word in ("teacher", "student", "saved %", "mAP", "MACs", str(student.name)):
+            assert word in printed
+
+    def test_traces_the_compression(self, student):
+        rows = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
+        record = Record.read(student / "record.json")
+        assert 48 > rows[0]["channels"] > rows[1]["channels"] > 4
+        assert rows[0]["masked"] > 0
+        assert rows[0]["macs"] > rows[1]["macs"] >= record.network.cost.macs
+        assert rows[1]["parameters"] >= record.network.cost.parameters
+        assert "Compression while learning" in (student / "compression.svg").read_text()
+
+    def test_records_what_the_deployed_file_does(self, student, teacher, data_root):
+        record = Record.read(student / "record.json")
+        network = load_student(student / "student.pt")
+        size = cost.count(network, (32, 32))
+        assert (record.network.cost.parameters, record.network.cost.macs) == (size.parameters, size.macs)
+        assert record.network.cost.flops == 2 * size.macs
+        assert record.network.weights == weights_hash(network)
+        assert record.deploy.max_abs_difference < 1e-4
+        assert record.deploy.images > 60
+        test = evaluation.TestSet(Glyphs(data_root, train_identities=40, test_identities=20), (32, 32), 128, CPU)
+        query, gallery = test.embed(network, "query"), test.embed(network, "gallery")
+        assert test.score(query, gallery).mAP == pytest.approx(record.scores.symmetric.mAP, abs=1e-6)
+        of_teacher = test.embed(load_student(teacher / "student.pt"), "gallery")
+        assert test.score(query, of_teacher).mAP == pytest.approx(record.scores.asymmetric.mAP, abs=1e-6)
+
+    def test_records_the_teacher_and_what_is_saved(self, student, teacher):
+        record, of_teacher = Record.read(student / "record.json"), Record.read(teacher / "record.json")
+        assert (record.role, of_teacher.role) == ("student", "teacher")
+        assert (of_teacher.teacher, of_teacher.saved, of_teacher.budget) == (None, None, None)
+        assert record.teacher.record == of_teacher.id
+        assert record.teacher.scores == of_teacher.scores.symmetric
+        assert record.saved.macs == 1 - record.network.cost.macs / of_teacher.network.cost.macs
+        assert 0 < record.saved.macs < record.saved.ceiling_macs < 1
+        assert 0 < record.saved.parameters < record.saved.ceiling_parameters < 1
+        assert (record.network.name, of_teacher.network.name) == (
+            "resnet14t 8-8-16-16, compressed",
+            "resnet14t 8-8-16-16",
+        )
+
+    def test_is_replayed_bit_for_bit_by_its_own_recipe(self, run, student):
+        before = Record.read(student / "record.json")
+        _, again = run(compose(config=student / "recipe.yaml"))
+        assert again.fingerprint() == before.fingerprint()
+        assert again.network.weights == before.network.weights
+
+    def test_is_not_done_twice(self, run, tiny, finished, student, shrinking, capsys):
+        written = {path: path.stat().st_mtime_ns for path in student.rglob("*") if path.suffix in (".pt", ".json")}
+        _, again = run(tiny("cdd", *shrinking), finished)
+        assert again == Record.read(student / "record.json")
+        assert capsys.readouterr().err == ""
+        assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+class TestTeachers:
+    def test_one_teacher_serves_all_methods(self, run, tiny, finished, teacher):
+        trained = (teacher / LAST).stat().st_mtime_ns
+        _, record = run(tiny("kd", "seed=3"), finished)
+        assert record.teacher.record == Record.read(teacher / "record.json").id
+        assert (teacher / LAST).stat().st_mtime_ns == trained
+        assert (record.saved.ceiling_macs, record.budget) == (None, None)
+
+    def test_two_runs_at_once_train_it_once(self, tmp_path, command):
+        processes = [
+            subprocess.Popen(
+                command(tmp_path, "--method", method),
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+            )
+            for method in ("none", "kd")
+        ]
+        shown = [process.communicate()[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], shown
+        assert sum(text.count("teacher  epoch 1/2") for text in shown) == 1
+        assert len(list((tmp_path / "runs" / "glyphs" / "teacher").iterdir())) == 1
+        assert len(list((tmp_path / "boards" / "records").iterdir())) == 3
+
+    @pytest.mark.parametrize("given", [".", LAST], ids=["folder", "file"])
+    def test_a_given_teacher_does_what_the_trained_one_does(self, run, tiny, shrinking, student, teacher, given):
+        before = Record.read(student / "record.json")
+        experiment, record = run(tiny("cdd", *shrinking, f"teacher.checkpoint={teacher / given}"))
+        assert record.network.weights == before.network.weights
+        assert record.teacher.cost.macs == before.teacher.cost.macs
+        assert record.teacher.scores == before.teacher.scores
+        assert record.scores == before.scores
+        assert record.teacher.record == (None if given == LAST else before.teacher.record)
+        assert not (experiment.work_dir / "glyphs" / "teacher").exists()
+
+    def test_a_missing_teacher_is_named(self, run, tiny, tmp_path):
+        with pytest.raises(UserError, match=r"nowhere\.pt does not exist"):
+            run(tiny("kd", f"teacher.checkpoint={tmp_path / 'nowhere.pt'}"))
+
+    def test_a_folder_without_a_finished_run_is_named(self, run, tiny, tmp_path):
+        with pytest.raises(UserError, match=rf"{tmp_path}/record.json: cannot read the record"):
+            run(tiny("kd", f"teacher.checkpoint={tmp_path}"))
+
+    def test_a_teacher_of_another_architecture_is_refused(self, run, tiny, teacher):
+        other = "teacher.network.args.channels=[8, 8, 16, 24]"
+        with pytest.raises(UserError, match=r"do not fit resnet14t(.|\n)*of another shape"):
+            run(tiny("kd", f"teacher.checkpoint={teacher}", other))
+
+    def test_a_student_can_start_from_its_teacher(self, run, tiny, teacher):
+        still = ("train.optimizer.lr=1e-12", "train.schedule.epochs=1")
+        recipe = tiny("none", f"teacher.checkpoint={teacher}", "student.weights=teacher", *still)
+        experiment, _ = run(recipe)
+        ours = load_checkpoint(experiment.folder(recipe, "none") / LAST, CPU)["student"]
+        theirs = load_checkpoint(teacher / LAST, CPU)["student"]
+        learnt = [name for name in theirs if name.endswith("weight")]
+        assert len(learnt) > 20
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-8) for name in learnt)
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ("student.dim=8", "student.weights: teacher needs the teacher's own architecture"),
+            ("teacher.network.weights=teacher", "teacher cannot start from itself"),
+        ],
+    )
+    def test_where_it_cannot_start_from_its_teacher_it_says_so(self, run, tiny, finished, setting, message):
+        with pytest.raises(UserError, match=message):
+            run(tiny("none", "student.weights=teacher", setting), finished)
+
+
+class TestTheRecord:
+    def test_says_why_nothing_is_asymmetric(self, run, tiny, finished):
+        _, record = run(tiny("none", "student.dim=8"), finished)
+        assert record.scores.asymmetric is None
+        assert record.scores.asymmetric_reason == "embeddings differ in size: 8 and 16"
+        assert record.network.embedding == 8
+
+    @pytest.mark.parametrize(("target", "met"), [(0.01, False), (0.9, True)])
+    def test_says_whether_a_budget_was_met(self, run, tiny, shrinking, finished, target, met):
+        _, record = run(tiny("cdd", *shrinking, f"method.target_macs={target}"), finished)
+        assert (record.budget.kind, record.budget.target, record.budget.met) == ("macs", target, met)
+        assert record.budget.reached == record.network.cost.macs / record.teacher.cost.macs
+        assert (record.budget.reached <= target) == met
+        if met:
+            assert record.budget.reached > target - 0.02  # no more rows than it takes
+
+
+class TestTrouble:
+    def test_an_unfinished_run_wants_to_be_resumed(self, run, tiny, finished, monkeypatch):
+        recipe = tiny("none", "seed=11")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Record, "write", lambda self, path: (_ for _ in ()).throw(KeyboardInterrupt))
+            run(recipe, finished)
+        with pytest.raises(UserError, match=r"seed11-\w+ holds an unfinished run: add --resume"):
+            run(recipe, finished)
+        run(recipe, finished, resume=True)
+
+    def test_a_place_that_cannot_hold_a_run(self, run, tiny, tmp_path):
+        (tmp_path / "runs").write_text("a file")
+        with pytest.raises(UserError, match=r"the run's folder .*runs/glyphs/none/.* cannot be made: Not a directory"):
+            run(tiny("none"))
+
+    def test_a_folder_in_the_way_of_a_file(self, run, tiny, finished):
+        recipe = tiny("none", "seed=12")
+        folder = Experiment(recipe, finished / "runs", finished, CPU, False).folder(recipe, "none")
+        (folder / "log.txt").mkdir(parents=True)
+        with pytest.raises(UserError, match=r"log\.txt: Is a directory"):
+            run(recipe, finished)
+
+    def test_a_full_disk(self, run, tiny, finished, full_disk):
+        with (
+            full_disk(30_000),
+            pytest.raises(UserError, match=r"last\.pt cannot be written: File too large"),
+        ):
+            run(tiny("none", "seed=13"), finished)
+
+    def test_an_interruption_says_how_to_go_on(self, run, tiny, finished, monkeypatch, capsys):
+        monkeypatch.setattr(Experiment, "_distil", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny("none", "seed=14"), finished)
+        assert capsys.readouterr().err == "interrupted; the same command with --resume continues\n"
+
+
+def test_the_test_set_is_decoded_once_and_embedded_in_order(data_root, tiny):
+    dataset = Glyphs(data_root, train_identities=40, test_identities=20)
+    test = evaluation.TestSet(dataset, (32, 32), 16, CPU)
+    torch.manual_seed(0)
+    network = Embedder("resnet14t", {"channels": [8] * 4, "stem_width": 8}, dim=4).eval()
+    once, again = test.embed(network, "query"), test.embed(network, "query")
+    whole = next(iter(eval_loader(dataset.query, (32, 32), 1000)))
+    with torch.no_grad():
+        expected = network(whole.images)
+    assert torch.allclose(once.vectors, expected, atol=1e-5)
+    assert torch.equal(once.vectors, again.vectors)
+    assert torch.equal(once.identities, whole.labels)
+    assert torch.equal(test.example(5), whole.images[:5])
+    assert len(test.example(1000)) == 16  # of the first batch
