@@ -271,10 +271,10 @@ def test_static_compression_removes_rows_once_at_the_end(rig, tmp_path):
         assert torch.allclose(deployed(made.batches[0].images), before, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["macs", "parameters"])
-def test_a_budget_is_met_by_no_more_rows_than_it_takes(rig, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "argument"), [("macs", "target_macs"), ("parameters", "target_params")])
+def test_a_budget_is_met_by_no_more_rows_than_it_takes(rig, tmp_path, kind, argument):
     target = 0.9
-    made = rig(CDD(**{f"target_{kind}": target}, reset_from=0.0))
+    made = rig(CDD(**{argument: target}, reset_from=0.0))
     allowed = target * getattr(cost.count(fold_batchnorm(made.teacher, made.batches[0].images), (32, 32)), kind)
     rows = [(block, row) for block, width in enumerate(WIDTHS) for row in range(width - 1)]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
