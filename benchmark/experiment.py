@@ -184,7 +184,8 @@ class Experiment:
 
         query, gallery = self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery")
         symmetric = self.test.score(query, gallery)
-        asymmetric, reason = None, "it is the teacher"
+        asymmetric: Scores | None = None
+        reason: str | None = "it is the teacher"
         if teacher:
             reason = f"embeddings differ in size: {deployed.dim} and {teacher.deployed.dim}"
             if deployed.dim == teacher.deployed.dim:
@@ -242,7 +243,7 @@ class Experiment:
                 raise UserError(f"student.weights: teacher needs the teacher's own architecture. {error}") from error
         elif settings.weights not in ("imagenet", "random"):
             load_weights(network, Path(settings.weights))
-        return network.to(device=self.device, memory_format=torch.channels_last)
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _cost(self, deployed: Embedder) -> parts.Cost:
         size = cost.count(deployed, self.recipe.image_size)

@@ -233,14 +233,15 @@ class CDD(Method):
 
     def _affordable(self, student: Embedder, blocks: Sequence[CompactableBlock], order: Sequence[int]) -> int:
         """How many rows may go, in this order of their blocks, until the budget is met; then compression ends."""
-        if self.budget is None:
+        budget = self.budget
+        if budget is None:
             return len(order)
         widths = [block.compactor.out_channels for block in blocks]
-        allowed = self.budget.target * self.budget.of(self.teacher_size)
+        allowed = budget.target * budget.of(self.teacher_size)
 
         def met(rows: int) -> bool:
             left = [width - order[:rows].count(i) for i, width in enumerate(widths)]
-            return self.budget.of(self._size(student, left)) <= allowed
+            return budget.of(self._size(student, left)) <= allowed
 
         if not met(len(order)):
             return len(order)

@@ -38,9 +38,14 @@ class CompactableBlock:
         return getattr(self.block, self.norm_name)
 
     @property
-    def compactor(self) -> nn.Conv2d:
+    def compacted(self) -> CompactedNorm:
+        """The batch-norm with its compactor, once inserted."""
         assert isinstance(self.norm, CompactedNorm)
-        return self.norm.compactor
+        return self.norm
+
+    @property
+    def compactor(self) -> nn.Conv2d:
+        return self.compacted.compactor
 
     def insert(self) -> None:
         """Put a compactor behind the batch-norm."""
@@ -49,9 +54,10 @@ class CompactableBlock:
 
     def keep(self, rows: Tensor) -> list[Kept]:
         """Keep these rows of the compactor (int64, ascending) and the following convolution's inputs that read them."""
-        if isinstance(self.block.aa, BlurPool2d):  # filters channel by channel, all alike
-            self.block.aa.channels = len(rows)
-            self.block.aa.filt = self.block.aa.filt[: len(rows)]
+        blur = self.block.aa
+        if isinstance(blur, BlurPool2d):  # filters channel by channel, all alike
+            blur.channels = len(rows)
+            blur.filt = blur.get_buffer("filt")[: len(rows)]
         return [*keep_outputs(self.compactor, rows), *keep_inputs(getattr(self.block, self.following_name), rows)]
 
     @torch.no_grad()
@@ -64,7 +70,7 @@ class CompactableBlock:
         1x1 convolution.
         """
         rows = self.compactor.weight.flatten(1)
-        conv = fuse_conv_bn_eval(getattr(self.block, self.conv_name).eval(), self.norm.norm.eval())
+        conv = fuse_conv_bn_eval(getattr(self.block, self.conv_name).eval(), self.compacted.norm.eval())
         replacement: nn.Module = self.compactor
         if conv.groups == 1:
             conv.weight = nn.Parameter(torch.einsum("om,mikl->oikl", rows, conv.weight))
