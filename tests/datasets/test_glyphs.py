@@ -145,7 +145,7 @@ Glyphs(Path(sys.argv[1]), 30, 10).prepare()
 
     again = Glyphs(tmp_path, **OPTIONS)
     assert not again.folder.exists()
-    with pytest.raises(UserError, match="benchmark data prepare glyphs"):
+    with pytest.raises(UserError, match="benchmark data check glyphs"):
         _ = again.train
     again.prepare()
     assert again.check().ok
