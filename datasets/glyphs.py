@@ -71,7 +71,7 @@ class Glyphs(RetrievalDataset):
         title="Glyphs",
         citation="Rendered by this suite from the DejaVu and STIX typefaces.",
         terms="DejaVu: Bitstream Vera licence and public domain. STIX: SIL Open Font License 1.1. Free to share.",
-        obtain="It is rendered on first use, in seconds, without a download; `benchmark data check glyphs` is such a use.",
+        obtain="Rendered on first use, in seconds and without a download: `benchmark data check glyphs`.",
         tree="glyphs-<hash>/{train,query,gallery}/<identity>_c<camera>.png\nglyphs-<hash>/manifest.json",
         splits={"train": Split(13579, 1000, 16), "query": Split(1647, 500, 4), "gallery": Split(5091, 500, 12)},
     )
