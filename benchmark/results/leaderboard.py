@@ -18,6 +18,7 @@ _COLUMNS = """\
 - **mAP**, **R@1**, **R@5**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
   queries against a gallery embedded by the student; exact, over the whole gallery.
 - **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embeddings have one size.
+  Near zero unless the method makes the two spaces coincide: what compares logits or distances leaves them apart.
 - **parameters**, **MACs**, **FLOPs**: of the deployed network that makes the embedding (no classifier, batch-norm
   folded where it folds) at the dataset's test size. One multiply-accumulate is two operations: FLOPs = 2 x MACs. Most
   papers that say FLOPs print MACs.
