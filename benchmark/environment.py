@@ -30,8 +30,8 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
-def environment(device: torch.device) -> Environment:
-    """Versions and hardware, as a record keeps them."""
+def environment(device: torch.device, bfloat16: bool) -> Environment:
+    """Versions, hardware and the training's precision, as a record keeps them."""
     packages = {name: version(name) for name in ("torch", "torchvision", "timm", "mmengine", "numpy")}
     return Environment(
         python=platform.python_version(),
@@ -39,6 +39,7 @@ def environment(device: torch.device) -> Environment:
         platform=platform.platform(),
         device=device_name(device),
         threads=torch.get_num_threads(),
+        precision="bfloat16" if bfloat16 else "float32",
     )
 
 

@@ -15,7 +15,7 @@ from benchmark.atomic import write_text
 from benchmark.data.card import Split
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.engine.progress_hook import read_metrics
-from benchmark.engine.train import LAST, train
+from benchmark.engine.train import LAST, train, uses_bfloat16
 from benchmark.environment import commit, device_name, environment, use_threads
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
@@ -73,7 +73,7 @@ class Experiment:
                 resumed, or its folder cannot be written.
         """
         use_threads(self.recipe.runtime.threads)
-        torch.set_float32_matmul_precision("high")
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # as convolutions have by default
         folder = self.folder(self.recipe, self.recipe.method.name)
         try:
             return self._run(folder)
@@ -218,9 +218,9 @@ class Experiment:
             saved=self._saved(figures, teacher.report.cost, smallest) if teacher else None,
             deploy=parts.Deploy(max_abs_difference=difference, images=len(images)),
             budget=self._budget(method, figures, teacher.report.cost) if teacher else None,
-            environment=environment(self.device),
+            environment=environment(self.device, uses_bfloat16(recipe, self.device)),
             timing=parts.Timing(
-                train_seconds=sum(row["seconds"] for row in read_metrics(folder)),
+                train_seconds=sum(row.get("seconds", 0.0) for row in read_metrics(folder)),
                 evaluate_seconds=time.perf_counter() - begin,
             ),
         )

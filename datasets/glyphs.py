@@ -6,12 +6,12 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import matplotlib
 import numpy as np
-import PIL
 from fontTools.pens.recordingPen import DecomposingRecordingPen
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
@@ -142,8 +142,8 @@ class Glyphs(RetrievalDataset):
 
     @staticmethod
     def versions() -> dict[str, str]:
-        """The releases that decide what is drawn: matplotlib ships the typefaces, Pillow rasterises them."""
-        return {"matplotlib": matplotlib.__version__, "pillow": PIL.__version__}
+        """What decides what is drawn: matplotlib's typefaces, fontTools and Pillow, numpy's random numbers."""
+        return {name: version(name) for name in ("matplotlib", "fonttools", "pillow", "numpy")}
 
     def parameters(self) -> dict[str, Any]:
         """All that determines the images."""

@@ -1,5 +1,8 @@
 """Knowledge distillation by the teacher's class probabilities."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
@@ -24,7 +27,9 @@ class KD(Method):
         weight: Factor of the term.
     """
 
-    def __init__(self, temperature: float = 2.0, weight: float = 1.0) -> None:
+    def __init__(
+        self, temperature: Annotated[float, Field(gt=0)] = 2.0, weight: Annotated[float, Field(ge=0)] = 1.0
+    ) -> None:
         super().__init__()
         self.temperature = temperature
         self.weight = weight

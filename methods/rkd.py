@@ -1,15 +1,20 @@
 """Relational knowledge distillation."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.losses.pairwise_distance import pairwise_distance
-from benchmark.losses.precision import at_least_float32, full_precision
 from benchmark.method import Method
 from benchmark.model.features import Features
+from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
+
+Weight = Annotated[float, Field(ge=0)]
 
 
 @METHODS.register_module("rkd")
@@ -30,7 +35,7 @@ class RKD(Method):
         normalize: Whether the embeddings are L2-normalised first. The authors' student is not.
     """
 
-    def __init__(self, distance_weight: float = 1.0, angle_weight: float = 2.0, normalize: bool = False) -> None:
+    def __init__(self, distance_weight: Weight = 1.0, angle_weight: Weight = 2.0, normalize: bool = False) -> None:
         super().__init__()
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight

@@ -33,8 +33,7 @@ def decode(path: Path) -> Tensor:
 class Images:
     """The images of a split at one size.
 
-    They are decoded once and kept where the files already have the wanted size and fit into `limit`; otherwise every
-    access decodes and resizes.
+    They are decoded and resized once and kept where they fit into `limit`; otherwise every access does it again.
 
     Args:
         paths: The files.
@@ -64,8 +63,5 @@ class Images:
             return None
         kept = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         for index, path in enumerate(self.paths):
-            image = decode(path)
-            if image.shape != self.shape:
-                return None
-            kept[index] = image
+            kept[index] = self.resize(decode(path))
         return kept

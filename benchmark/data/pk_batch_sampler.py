@@ -43,11 +43,6 @@ class PKBatchSampler(Sampler[list[Draw]]):
         self.epoch = 0
         self._batches = max(1, len(self._owner) // (identities * images))
 
-    @property
-    def sampler(self) -> "PKBatchSampler":
-        """Itself: mmengine's DistSamplerSeedHook tells the epoch to `batch_sampler.sampler`."""
-        return self
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
         self.epoch = epoch

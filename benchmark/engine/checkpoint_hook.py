@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from rich.console import Console
 
 from benchmark.engine.compat import load_checkpoint, save_checkpoint
 
@@ -35,10 +36,16 @@ class CheckpointHook(Hook):
         runner.optim_wrapper.optimizer.load_state_dict(content["optimizer"])
         for scheduler, state in zip(runner.param_schedulers, content["schedulers"], strict=True):
             scheduler.load_state_dict(state)
+        if content["threads"] != torch.get_num_threads():
+            Console(stderr=True).print(
+                f"resumed with {torch.get_num_threads()} threads instead of {content['threads']}: the result will "
+                "differ in its last digits"
+            )
         runner.train_loop._epoch, runner.train_loop._iter = content["epoch"], content["iter"]
         torch.set_rng_state(content["random"])
-        if torch.cuda.is_available() and content["cuda_random"]:
-            torch.cuda.set_rng_state_all(content["cuda_random"])
+        device = next(runner.model.parameters()).device
+        if device.type == "cuda" and content["cuda_random"] is not None:
+            torch.cuda.set_rng_state(content["cuda_random"], device)
 
     def after_train_epoch(self, runner: Runner) -> None:
         epoch = runner.epoch + 1
@@ -50,6 +57,7 @@ class CheckpointHook(Hook):
 
     def _save(self, runner: Runner, epoch: int) -> None:
         model = runner.model
+        device = next(model.parameters()).device
         save_checkpoint(
             {
                 "epoch": epoch,
@@ -59,8 +67,9 @@ class CheckpointHook(Hook):
                 "method": model.method.state_dict(),
                 "optimizer": runner.optim_wrapper.optimizer.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+                "threads": torch.get_num_threads(),
                 "random": torch.get_rng_state(),
-                "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             },
             self.path,
         )

@@ -47,7 +47,8 @@ class Distiller(InitialisedModel):
         if mode == "tensor":
             return self.student(images)
         if mode == "predict":
-            return list(zip(indices, self.student(images).float(), labels, cameras, strict=True))
+            columns = (indices, self.student(images).float(), labels, cameras)
+            return list(zip(*(column.cpu() for column in columns), strict=True))
         batch = Batch(images, labels, cameras, indices)
         student = teacher = self.student_features(images)
         if self.teacher_features is not None:

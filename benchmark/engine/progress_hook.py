@@ -51,6 +51,9 @@ class ProgressHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Forget epochs that a resumed run will do again."""
         self.rows = [row for row in read_metrics(self.file.parent) if row["epoch"] <= runner.epoch]
+        start = runner.model.method.report(runner.model.student)
+        if start and not self.rows:  # what the method's figures begin with
+            self.rows.append({"epoch": 0, **start})
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -68,6 +71,8 @@ class ProgressHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         self.sums = {}
         self.start = time.perf_counter()
+        if self.bar:
+            self.bar.update(self.line, description=f"{self.title} {runner.epoch + 1}/{runner.max_epochs}")
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, torch.Tensor] | None = None
@@ -78,12 +83,14 @@ class ProgressHook(Hook):
             self.bar.advance(self.line)
             if (batch_idx + 1) % READ_EVERY == 0:
                 losses = "  ".join(f"{name} {float(total) / (batch_idx + 1):.3f}" for name, total in self.sums.items())
-                self.bar.update(self.line, state=losses.replace("loss_", ""))
+                speed = (batch_idx + 1) * self.batch_size / (time.perf_counter() - self.start)
+                rate = runner.optim_wrapper.get_lr()["lr"][0]
+                self.bar.update(self.line, state=f"{losses.replace('loss_', '')}  lr {rate:.1e}  {speed:.0f} images/s")
 
     def after_train_epoch(self, runner: Runner) -> None:
         steps = len(runner.train_dataloader)
-        seconds = time.perf_counter() - self.start
         losses = {name: float(value) / steps for name, value in self.sums.items()}
+        seconds = time.perf_counter() - self.start  # after the device was waited for
         broken = [name for name, value in losses.items() if not math.isfinite(value)]
         if broken:
             raise UserError(
@@ -122,9 +129,10 @@ class ProgressHook(Hook):
         done, left = runner.iter, runner.max_iters - runner.iter
         state = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['images_per_second']:.0f} images/s"
         if "channels" in row:
-            state += f"  channels {row['channels']:.0f}"
+            state += f"  channels {row['channels']:.0f}  {row['parameters'] / 1e6:.2f} M parameters"
+            state += f"  {row['macs'] / 1e6:.1f} M MACs"
         if self.bar:
-            self.bar.update(self.line, state=state, description=f"{self.title} {row['epoch']}/{runner.max_epochs}")
+            self.bar.update(self.line, state=state)
             runner.logger.info(f"epoch {row['epoch']}/{runner.max_epochs}  {state}")
         else:
             eta = (time.perf_counter() - self.begin) / (done - self.first) * left

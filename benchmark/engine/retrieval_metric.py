@@ -23,7 +23,7 @@ class RetrievalMetric(BaseMetric):
         self.protocol = protocol
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        self.results.extend(tuple(value.cpu() for value in sample) for sample in data_samples)
+        self.results.extend(tuple(sample) for sample in data_samples)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         unique = {int(index): record for index, *record in results}

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.losses.pairwise_distance import pairwise_distance
-from benchmark.losses.precision import at_least_float32
+from benchmark.precision import at_least_float32
 
 
 def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float, normalize: bool) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.losses.precision import at_least_float32
+from benchmark.precision import at_least_float32
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

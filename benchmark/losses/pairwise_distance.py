@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark.losses.precision import at_least_float32
+from benchmark.precision import at_least_float32
 
 SMALLEST = 1e-6
 """Coincident points are this far apart, by the convention of metric learning codes: sqrt(max(d^2, 1e-12))."""

@@ -90,7 +90,10 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB -> (B, dim) embeddings, not normalised."""
-        return self.neck(self._pooled(images))
+        embedding = self.neck(self._pooled(images))
+        for module in self._taps.values():  # nobody asked: let the maps go
+            module.__dict__.pop("tapped", None)
+        return embedding
 
     def features(self, images: Tensor) -> Features:
         """(B, 3, H, W) uint8 RGB -> pooled feature, embedding, logits and the requested taps."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from benchmark.precision import full_precision
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -27,7 +29,8 @@ def fold_batchnorm(network: Network, example: Tensor) -> Network:
         fused = fuse_linear_bn_eval(layer, norm) if isinstance(layer, nn.Linear) else fuse_conv_bn_eval(layer, norm)
         folded.set_submodule(names[layer], fused)
         folded.set_submodule(names[norm], norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
-    before, after = plain(example), folded(example)
+    with full_precision(example.device):
+        before, after = plain(example), folded(example)
     return folded if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())) else plain
 
 

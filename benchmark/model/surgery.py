@@ -36,12 +36,19 @@ def follow(optimizer: torch.optim.Optimizer, changes: list[Kept]) -> None:
         state = optimizer.state.get(change.parameter, {})
         for name, value in state.items():
             if isinstance(value, Tensor) and value.dim() == change.parameter.dim():
-                state[name] = value.index_select(change.dim, change.index.to(value.device))
+                state[name] = _select(value, change.dim, change.index)
 
 
 def _narrow(parameter: Tensor, dim: int, index: Tensor) -> Kept:
     assert isinstance(parameter, nn.Parameter)
     # The Parameter object stays: optimisers, schedulers and averages hold references to it.
     parameter.grad = None
-    parameter.data = parameter.data.index_select(dim, index.to(parameter.device))
+    parameter.data = _select(parameter.data, dim, index)
     return Kept(parameter, dim, index)
+
+
+def _select(value: Tensor, dim: int, index: Tensor) -> Tensor:
+    """`index_select` that stays channels-last where `value` is."""
+    selected = value.index_select(dim, index.to(value.device))
+    last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return selected.contiguous(memory_format=torch.channels_last) if last else selected

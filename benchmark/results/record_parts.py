@@ -126,6 +126,8 @@ class Environment(Part):
     platform: str
     device: str
     threads: int
+    precision: Literal["float32", "bfloat16"]
+    """Of the training's autocast; evaluation is in float32."""
 
 
 class Timing(Part):

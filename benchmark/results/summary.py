@@ -76,7 +76,9 @@ def summarise(records: Iterable[Record]) -> list[Row]:
     for record in sorted(records, key=lambda record: (record.seed, record.id)):
         method = TEACHER if record.role == "teacher" else record.method
         teacher = record.teacher.network if record.teacher else ""
-        recipe = json.dumps(_without_seeds(record.recipe), sort_keys=True)
+        # What cannot change a result, such as the number of workers, is not in the hash and makes no row of its own.
+        runtime = {key: record.recipe.get("runtime", {}).get(key) for key in ("amp", "compile")}
+        recipe = json.dumps(_without_seeds(record.recipe | {"runtime": runtime}), sort_keys=True)
         groups.setdefault((record.dataset, method, teacher, recipe), []).append(record)
     rows = [
         Row(dataset, method, teacher or None, tuple(members))

@@ -1,11 +1,10 @@
 """The cosine similarity of queries and gallery."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from benchmark.precision import full_precision
 
 ROUNDING = 1e-6
 """Cosines no further apart than this are the same number.
@@ -31,19 +30,5 @@ class CosineSimilarity:
     def __call__(self, rows: slice) -> Tensor:
         """The (rows, G) float32 similarities of these rows of the query list, higher for more alike."""
         query = functional.normalize(self.query[rows].float(), dim=1)
-        with _full_precision(query.device.type):
+        with full_precision(query.device):
             return torch.mm(query, self.gallery.T).mul_(self._scale)
-
-
-@contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """Float32 products without TF32, bfloat16 or autocast: any of them moves mAP by tenths of a point."""
-    cuda = torch.backends.cuda.matmul
-    onednn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set at run time
-    before = cuda.fp32_precision, onednn.fp32_precision
-    cuda.fp32_precision = onednn.fp32_precision = "ieee"
-    try:
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        cuda.fp32_precision, onednn.fp32_precision = before

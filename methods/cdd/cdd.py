@@ -49,7 +49,8 @@ class CDD(Method):
     the teacher stays in eval mode (`teacher_batch_statistics`); lambda follows from the schedule (`lasso: 0.004` is the
     released constant for MSMT17); the lasso's pull weakens within one step's length of zero, so that a row comes to
     rest at zero while the learning rate is high, instead of oscillating across it; pruning goes on during training
-    (`dynamic`). The lasso is added to the gradient in every phase, which equals adding it to the loss.
+    (`dynamic`). The lasso is added to the gradient in every phase, which equals adding it to the loss. The queues keep
+    the teacher's width when the student narrows, because they are searched with the teacher's features.
 
     Args:
         temperature: T of the KL term.
@@ -94,7 +95,9 @@ class CDD(Method):
     ) -> None:
         super().__init__()
         if target_macs is not None and target_params is not None:
-            raise UserError("cdd: give target_macs or target_params, not both")
+            raise UserError(
+                "cdd: target_macs and target_params are both set; switch one off, as in --set method.target_macs=null"
+            )
         if lasso == "auto" and not vanish_at > reset_from:
             raise UserError(f"cdd: vanish_at ({vanish_at}) must come after reset_from ({reset_from})")
         self.temperature, self.kl_weight, self.feature_weight = temperature, kl_weight, feature_weight
@@ -110,6 +113,11 @@ class CDD(Method):
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         blocks, models = compactable_blocks(student), compactable_blocks(teacher)
         self._expect_alike(blocks, models)
+        if self.neighbours > plan.batch_size or self.queue < plan.batch_size:
+            raise UserError(
+                f"cdd: with batches of {plan.batch_size}, neighbours ({self.neighbours}) may be no more and queue "
+                f"({self.queue}) no less than that"
+            )
         self.plan = plan
         self.teacher_size = count(fold_batchnorm(teacher, _example(teacher)), plan.image_size)
         for block in blocks:
@@ -182,9 +190,10 @@ class CDD(Method):
     def restore(self, student: Embedder, structure: dict[str, Any]) -> None:
         # Which rows were kept is in the checkpoint's weights and buffers; here only the shapes must fit.
         for i, (block, width) in enumerate(zip(compactable_blocks(student), structure["widths"], strict=True)):
-            rows = torch.arange(width)
-            block.keep(rows)
-            self.gradient_reset.keep(i, rows)
+            if width < block.compactor.out_channels:
+                rows = torch.arange(width)
+                block.keep(rows)
+                self.gradient_reset.keep(i, rows)
 
     def report(self, student: Embedder) -> dict[str, float]:
         widths = [block.compactor.out_channels for block in compactable_blocks(student)]

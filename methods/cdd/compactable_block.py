@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
 from benchmark.model.surgery import Kept, keep_inputs, keep_outputs
+from benchmark.precision import full_precision
 
 from .compacted_norm import CompactedNorm
 
@@ -73,8 +74,9 @@ class CompactableBlock:
         conv = fuse_conv_bn_eval(getattr(self.block, self.conv_name).eval(), self.compacted.norm.eval())
         replacement: nn.Module = self.compactor
         if conv.groups == 1:
-            conv.weight = nn.Parameter(torch.einsum("om,mikl->oikl", rows, conv.weight))
-            conv.bias = nn.Parameter(rows @ conv.bias)
+            with full_precision(rows.device):
+                conv.weight = nn.Parameter(torch.einsum("om,mikl->oikl", rows, conv.weight))
+                conv.bias = nn.Parameter(rows @ conv.bias)
             conv.out_channels = len(rows)
             replacement = nn.Identity()
         setattr(self.block, self.conv_name, conv)

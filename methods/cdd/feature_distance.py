@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmark.losses.precision import at_least_float32
+from benchmark.precision import at_least_float32
 
 
 def feature_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -99,6 +99,7 @@ def make_record(
             "platform": "Linux",
             "device": "cpu",
             "threads": 2,
+            "precision": "float32",
         },
         "timing": {"train_seconds": 200.0, "evaluate_seconds": 12.0},
     }

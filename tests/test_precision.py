@@ -3,24 +3,26 @@
 import pytest
 import torch
 
-from benchmark.losses.precision import at_least_float32, full_precision
+from benchmark.precision import at_least_float32, full_precision
 
 
 def test_products_are_float32_inside_and_settings_come_back():
     a = torch.randn(8, 8)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    outside = conv.fp32_precision
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with full_precision(a.device):
                 assert (a @ a).dtype == torch.float32
-                assert torch.get_float32_matmul_precision() == "highest"
+                assert matmul.fp32_precision == conv.fp32_precision == "ieee"
             assert (a @ a).dtype == torch.bfloat16
             with pytest.raises(KeyError), full_precision(a.device):
                 raise KeyError
-            assert torch.get_float32_matmul_precision() == "high"
+            assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", outside)
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.fp32_precision = before
 
 
 def test_only_short_floats_are_copied():
