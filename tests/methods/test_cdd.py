@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.method import Budget
 from benchmark.methods.cdd import CDD
 from benchmark.methods.cdd.compactable_block import compactable_blocks
 from benchmark.methods.cdd.lasso import auto_lasso, edit_gradients, group_lasso
@@ -17,6 +18,7 @@ from benchmark.model import cost
 from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.recipe import compose
 
 WIDTHS = [8, 8, 16, 16]
 GROUPED = {
@@ -323,9 +325,18 @@ def test_a_budget_that_is_not_met_leaves_compression_on(rig):
     assert made.end_epoch(2)
 
 
-def test_only_one_budget_can_be_given():
-    with pytest.raises(UserError, match="target_macs or target_params, not both"):
-        CDD(target_macs=0.5, target_params=0.5)
+def test_only_one_budget_can_be_given_and_the_message_says_how_to_switch():
+    """Glyphs sets one of them, so that a user who wants the other has to switch it off."""
+    both = compose("cdd", "glyphs", settings=["method.target_params=0.5"])
+    with pytest.raises(UserError, match="--set method.target_macs=null"):
+        CDD(**both.method.arguments)
+    one = compose("cdd", "glyphs", settings=["method.target_params=0.5", "method.target_macs=null"])
+    assert CDD(**one.method.arguments).budget == Budget("parameters", 0.5)
+
+
+def test_more_neighbours_than_a_batch_holds_are_refused_before_training(rig):
+    with pytest.raises(UserError, match="neighbours"):
+        rig(CDD(neighbours=10_000))
 
 
 @pytest.mark.parametrize("network", [{}, GROUPED], ids=["bottleneck", "grouped"])
