@@ -328,7 +328,7 @@ def test_a_budget_that_is_not_met_leaves_compression_on(rig):
 def test_only_one_budget_can_be_given_and_the_message_says_how_to_switch():
     """Glyphs sets one of them, so that a user who wants the other has to switch it off."""
     both = compose("cdd", "glyphs", settings=["method.target_params=0.5"])
-    with pytest.raises(UserError, match="--set method.target_macs=null"):
+    with pytest.raises(UserError, match=r"--set method\.target_macs=null"):
         CDD(**both.method.arguments)
     one = compose("cdd", "glyphs", settings=["method.target_params=0.5", "method.target_macs=null"])
     assert CDD(**one.method.arguments).budget == Budget("parameters", 0.5)
