@@ -15,6 +15,7 @@ from benchmark.engine.retrieval_metric import RetrievalMetric
 from benchmark.engine.train import LAST, Trained, uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.methods.cdd import CDD
+from benchmark.methods.kd import KD
 from benchmark.methods.none import NoDistillation
 
 SHRINKING = ("method.lasso=0.003", "method.threshold=0.95", "method.reset_from=0.1")
@@ -248,6 +249,16 @@ def test_the_checkpoint_holds_the_random_state(tiny, train_tiny, tmp_path):
         train_tiny(recipe, tmp_path / "killed", method=interrupted(Draws(), 3))
     resumed, _ = train_tiny(recipe, tmp_path / "killed", resume=True, method=Draws())
     assert same(straight, resumed)
+
+
+def test_the_teacher_stays_as_it_was(tiny, train_tiny, tmp_path):
+    method, before = KD(), {}
+    method.prepare = lambda student, teacher, plan: before.update(copy.deepcopy(teacher.state_dict()))
+    _, teacher = train_tiny(tiny("kd"), tmp_path, method=method)
+    assert before
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
 def test_a_plan_says_what_is_to_come(tiny, train_tiny, tmp_path):
