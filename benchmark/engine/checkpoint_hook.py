@@ -41,7 +41,7 @@ class CheckpointHook(Hook):
                 f"resumed with {torch.get_num_threads()} threads instead of {content['threads']}: the result will "
                 "differ in its last digits"
             )
-        runner.train_loop._epoch, runner.train_loop._iter = content["epoch"], content["iter"]
+        runner.continue_from(content["epoch"], content["iter"])
         torch.set_rng_state(content["random"])
         device = next(runner.model.parameters()).device
         if device.type == "cuda" and content["cuda_random"] is not None:

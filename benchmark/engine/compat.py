@@ -4,6 +4,7 @@
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,11 +61,12 @@ class QuietRunner(Runner):
     """A Runner that leaves the model on its device and writes nothing but `log.txt` into its folder.
 
     mmengine moves every model to the first accelerator it finds, whatever device was asked for, and makes a folder with
-    a second log and a dump of its empty config for every start.
+    a second log and a dump of its empty config for every start. Its loggers are kept by name, with the file they first
+    had, so that every run needs a name of its own.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, experiment_name: str, **kwargs: Any) -> None:
+        super().__init__(*args, experiment_name=f"{experiment_name}-{time.time_ns()}", **kwargs)
         leftover = Path(self._log_dir)
         if not any(leftover.iterdir()):
             leftover.rmdir()
@@ -81,6 +83,10 @@ class QuietRunner(Runner):
 
     def dump_config(self) -> None:
         """The recipe is saved instead."""
+
+    def continue_from(self, epoch: int, iteration: int) -> None:
+        """Let training begin after so many epochs and steps, which mmengine does only for checkpoints of its own."""
+        self.train_loop._epoch, self.train_loop._iter = epoch, iteration
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:

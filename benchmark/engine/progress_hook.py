@@ -72,7 +72,7 @@ class ProgressHook(Hook):
         self.sums = {}
         self.start = time.perf_counter()
         if self.bar:
-            self.bar.update(self.line, description=f"{self.title} {runner.epoch + 1}/{runner.max_epochs}")
+            self.bar.update(self.line, description=f"{self.title} {runner.epoch + 1}/{runner.max_epochs}", refresh=True)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, torch.Tensor] | None = None

@@ -114,7 +114,6 @@ def train(
     )
     progress = ProgressHook(title, folder, batch_size)
     validation = _validation(recipe, dataset, device)
-    name = f"{folder.parent.name}-{folder.name}-{time.time_ns()}"  # mmengine would write into an older log of this name
     runner = QuietRunner(
         model=distiller,
         work_dir=str(folder),
@@ -125,12 +124,12 @@ def train(
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
         custom_hooks=[StructureHook(bool(recipe.runtime.compile)), progress, CheckpointHook(last, resume)],
         visualizer=Visualizer(
-            name=name,
+            name=f"{folder.name}-{time.time_ns()}",  # a visualiser too is kept by its name
             vis_backends=[{"type": "TensorboardVisBackend"}] if recipe.runtime.tensorboard else None,
             save_dir=str(folder / "tensorboard"),
         ),
         randomness={"seed": recipe.seed},
-        experiment_name=name,
+        experiment_name=f"{folder.parent.name}-{folder.name}",
         **validation,
     )
     try:

@@ -3,6 +3,7 @@
 A test named `..._upstream` fails once mmengine no longer needs the guard, which can then go.
 """
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 import timm
 import torch
 from mmengine.hooks import CheckpointHook as UpstreamCheckpointHook
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import collect_env
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -196,3 +199,39 @@ def test_a_damaged_checkpoint_is_a_message(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(UserError, match=rf"checkpoint {path} cannot be read .*delete it"):
         load_checkpoint(path, torch.device("cpu"))
+
+
+def test_a_logger_keeps_the_file_of_its_first_run_upstream(tmp_path):
+    first = MMLogger.get_instance("shared-name", log_file=str(tmp_path / "first.log"))
+    assert MMLogger.get_instance("shared-name", log_file=str(tmp_path / "second.log")) is first
+
+
+def test_two_runs_of_one_name_write_their_own_logs(tmp_path):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        runner_of(QuietRunner, folder, model_of(InitialisedModel), "one-name").logger.info("here is %s", folder.name)
+    assert "here is b" in (tmp_path / "b" / "log.txt").read_text()
+    assert "here is b" not in (tmp_path / "a" / "log.txt").read_text()
+
+
+def test_a_loop_cannot_be_told_where_to_begin_upstream(tmp_path):
+    runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "begin")
+    loop = runner.build_train_loop(runner._train_loop)
+    with pytest.raises(AttributeError):
+        loop.epoch = 1
+
+
+def test_training_begins_where_it_is_told(tmp_path):
+    runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "told")
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.continue_from(1, 5)
+    assert (runner.epoch, runner.iter) == (1, 5)
+
+
+def test_an_old_checkpoint_is_deleted_before_the_new_one_is_written_upstream():
+    source = inspect.getsource(UpstreamCheckpointHook._save_checkpoint_with_step)
+    assert source.index("remove") < source.index("runner.save_checkpoint")
+
+
+def test_the_environment_is_read_with_distutils_upstream():
+    """Why setuptools is a dependency: Python 3.12 has no distutils of its own."""
+    assert "distutils" in inspect.getsource(collect_env)

@@ -68,6 +68,14 @@ def test_a_row_is_kept_and_a_line_shown_per_epoch(tiny, train_tiny, tmp_path, ca
     assert "epoch 3/3" in (tmp_path / "log.txt").read_text()
 
 
+def test_the_first_row_is_what_the_method_starts_from(tiny, train_tiny, tmp_path):
+    train_tiny(tiny("cdd"), tmp_path)
+    start, *trained = rows(tmp_path)
+    assert (start["epoch"], start["channels"], start["masked"]) == (0, 48, 0)
+    assert start["macs"] == trained[0]["macs"]
+    assert "loss" not in start
+
+
 def test_a_terminal_gets_a_bar_that_is_taken_away(tiny, train_tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with pytest.raises(KeyboardInterrupt):
@@ -203,7 +211,7 @@ def test_compiling_reaches_the_training_step_and_follows_structural_steps(tiny, 
     torch._dynamo.register_backend(counting, name="counting")
     plain, _ = train_tiny(tiny("cdd", *SHRINKING), tmp_path / "plain")
     compiled, _ = train_tiny(tiny("cdd", *SHRINKING, "runtime.compile=counting"), tmp_path / "compiled")
-    assert rows(tmp_path / "plain")[0]["channels"] < 48
+    assert rows(tmp_path / "plain")[1]["channels"] < 48
     assert len(graphs) >= 4  # teacher and student, and both again after the structural step
     assert same(plain, compiled)
 
@@ -212,7 +220,7 @@ def test_a_flag_writes_tensorboard_events(tiny, train_tiny, tmp_path):
     train_tiny(tiny("cdd", "runtime.tensorboard=true", "evaluate.every=1"), tmp_path)
     (events,) = (tmp_path / "tensorboard").rglob("events.out.tfevents.*")
     reader = EventAccumulator(str(events)).Reload()
-    kept = rows(tmp_path)
+    kept = rows(tmp_path)[1:]
     for name in ("loss", "loss_kl", "lr", "channels", "macs", "mAP"):
         assert [event.step for event in reader.Scalars(name)] == [1, 2]
         assert [event.value for event in reader.Scalars(name)] == pytest.approx([row[name] for row in kept])
@@ -231,7 +239,7 @@ def test_bfloat16_training_keeps_float32_weights(tiny, train_tiny, tmp_path):
     short, _ = train_tiny(tiny("cdd", "runtime.amp=bf16"), tmp_path / "short")
     train_tiny(tiny("cdd"), tmp_path / "full")
     assert all(value.dtype in (torch.float32, torch.int64) for value in weights(short).values())
-    losses = [[row["loss"] for row in rows(tmp_path / which)] for which in ("short", "full")]
+    losses = [[row["loss"] for row in rows(tmp_path / which)[1:]] for which in ("short", "full")]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
 
