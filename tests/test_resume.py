@@ -69,9 +69,8 @@ class Killed:
         folder = self.folder(name)
         last = folder / LAST
         rows = read_metrics(folder)
-        return rows[-1]["epoch"] if rows else 0, load_checkpoint(last, torch.device("cpu"))[
-            "epoch"
-        ] if last.exists() else 0
+        saved = load_checkpoint(last, torch.device("cpu"))["epoch"] if last.exists() else 0
+        return rows[-1]["epoch"] if rows else 0, saved
 
     def torsos(self, name: str) -> int:
         return len(list((self.folder(name) / LAST.parent).glob(".last.pt.*")))

@@ -48,6 +48,11 @@ def _caption(record: Record) -> str:
     if record.saved and record.saved.ceiling_macs is not None:
         ceilings = (record.saved.ceiling_parameters, record.saved.ceiling_macs)
         lines.append(f"at most {' / '.join(map(_percent, ceilings))} % can be saved in this network")
+    if record.budget and not record.budget.met:
+        reached, target = _percent(record.budget.reached), _percent(record.budget.target)
+        lines.append(f"budget missed: {reached} % of the teacher's {record.budget.kind}, {target} % were asked for")
+    if skipped := record.scores.symmetric.skipped:
+        lines.append(f"{skipped} of {record.scores.symmetric.queries} queries have no valid match and do not count")
     return "\n".join(lines)
 
 

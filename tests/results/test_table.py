@@ -33,3 +33,15 @@ def test_the_ceiling_is_stated(record):
 def test_brackets_in_names_are_shown(record):
     network = record().model_dump()["network"] | {"name": "resnet26 [32, 64]"}
     assert "student: resnet26 [32, 64]" in render(record(network=network))
+
+
+def test_a_missed_budget_is_said_plainly(record):
+    missed = {"kind": "macs", "target": 0.42, "reached": 0.9, "met": False}
+    assert "budget missed: 90.0 % of the teacher's macs, 42.0 % were asked for" in render(record(budget=missed))
+    assert "budget" not in render(record(budget=missed | {"reached": 0.4, "met": True}))
+
+
+def test_skipped_queries_are_counted(record):
+    scores = record().scores.symmetric.model_copy(update={"queries": 10, "skipped": 3})
+    content = record().model_dump(mode="json")["scores"] | {"symmetric": scores.model_dump(mode="json")}
+    assert "3 of 10 queries have no valid match and do not count" in render(record(scores=content))
