@@ -27,7 +27,6 @@ _PLAIN = {
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
     yaml_constructors: ClassVar[dict[str | None, Callable[..., Any]]] = {
         tag: constructor
         for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
@@ -45,19 +44,19 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_list(self, data: list[Any]) -> yaml.Node:
+    def represent_short_list(self, data: list[Any]) -> yaml.Node:
         short = not any(isinstance(value, list | dict) for value in data)
         return self.represent_sequence(f"{_PREFIX}seq", data, flow_style=short)
 
 
-_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(list, _Dumper.represent_short_list)
 
 
+_Loader.yaml_implicit_resolvers = {}
+_Dumper.yaml_implicit_resolvers = {}
 for _tag, (_written, _first) in _PLAIN.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(

@@ -20,12 +20,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Relations between features survive neither: a bf16 product was seen to change the nearest neighbours of half the
     rows of a batch, and to move mAP by tenths of a point.
     """
-    backends: list[Any] = [
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]  # set at run time
-        torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
-    ]
+    onednn: Any = torch.backends.mkldnn  # its parts are made at run time
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, onednn.matmul, onednn.conv]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
