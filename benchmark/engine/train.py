@@ -137,6 +137,8 @@ def train(
     finally:
         progress.stop()
         runner.visualizer.close()
+        # Workers that are left to the garbage collector, which the runner's cycles would do, take five seconds each.
+        loader._iterator = None
     return Trained(student.eval(), method)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -173,6 +174,7 @@ def test_workers_change_nothing(tiny, train_tiny, tmp_path):
     alone, _ = train_tiny(tiny("kd"), tmp_path / "alone")
     helped, _ = train_tiny(tiny("kd", "runtime.workers=2"), tmp_path / "helped")
     assert same(alone, helped)
+    assert not multiprocessing.active_children()  # they end with the training
 
 
 def test_the_seed_changes_everything(tiny, train_tiny, tmp_path):
