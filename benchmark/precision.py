@@ -20,8 +20,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Relations between features survive neither: a bf16 product was seen to change the nearest neighbours of half the
     rows of a batch, and to move mAP by tenths of a point.
     """
-    onednn: Any = torch.backends.mkldnn  # its parts are made at run time
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, onednn.matmul, onednn.conv]
+    found: Any = torch.backends  # whose parts are made at run time
+    backends = [found.cuda.matmul, found.cudnn.conv, found.mkldnn.matmul, found.mkldnn.conv]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
