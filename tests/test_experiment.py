@@ -200,8 +200,9 @@ class TestTheRecord:
         assert record.network.embedding == 8
 
     @pytest.mark.parametrize(("target", "met"), [(0.01, False), (0.9, True)])
-    def test_says_whether_a_budget_was_met(self, run, tiny, shrinking, finished, target, met):
-        _, record = run(tiny("cdd", *shrinking, f"method.target_macs={target}"), finished)
+    def test_says_whether_a_budget_was_met(self, run, tiny, shrinking, teacher, target, met):
+        budget = f"method.target_macs={target}"
+        _, record = run(tiny("cdd", *shrinking, budget, f"teacher.checkpoint={teacher}"))
         assert (record.budget.kind, record.budget.target, record.budget.met) == ("macs", target, met)
         assert record.budget.reached == record.network.cost.macs / record.teacher.cost.macs
         assert (record.budget.reached <= target) == met

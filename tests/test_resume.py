@@ -13,6 +13,8 @@ import torch
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.progress_hook import read_metrics
 from benchmark.engine.train import LAST
+from benchmark.errors import UserError
+from benchmark.experiment import Experiment
 from benchmark.results.record import Record
 
 KILLER = '''
@@ -127,7 +129,7 @@ def test_killed_in_every_stage_a_run_ends_bit_for_bit_the_same(kill, finished, c
     assert (died.folder("cdd") / "compression.svg").read_bytes() == (straight / "compression.svg").read_bytes()
 
 
-def test_an_interruption_is_one_line_and_can_be_resumed(kill, finished, command, shrinking, tmp_path):
+def test_an_interruption_is_one_line_and_can_be_resumed(kill, finished, data_root, tiny, shrinking, tmp_path):
     stopped = kill(STEP, 2 * STEPS + STEPS + 7, signal.SIGINT)  # in the student's second epoch
     assert stopped.code == 130
     assert "Traceback" not in stopped.shown
@@ -135,13 +137,10 @@ def test_an_interruption_is_one_line_and_can_be_resumed(kill, finished, command,
     assert others == ["interrupted; the same command with --resume continues"]
     assert stopped.epochs("cdd") == (1, 1)
 
-    whole = command(tmp_path, "--method", "cdd", settings=shrinking)
-    refused = subprocess.run(whole, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("benchmark: ")
-    assert "holds an unfinished run: add --resume" in refused.stderr
-
-    subprocess.run([*whole, "--resume"], capture_output=True, check=True)
+    recipe, places = tiny("cdd", *shrinking), (tmp_path / "runs", data_root, torch.device("cpu"))
+    with pytest.raises(UserError, match="holds an unfinished run: add --resume"):
+        Experiment(recipe, *places, resume=False).run()
+    Experiment(recipe, *places, resume=True).run()
     straight = finished / "runs" / "glyphs" / "cdd" / stopped.folder("cdd").name
     assert tensors(stopped.folder("cdd")) == tensors(straight)
     assert fingerprint(stopped.folder("cdd")) == fingerprint(straight)
