@@ -39,15 +39,19 @@ def run(data_root, tmp_path):
 
 
 @pytest.fixture
-def student(finished) -> Path:
-    (folder,) = (finished / "runs" / "glyphs" / "cdd").iterdir()
-    return folder
+def whole(finished, data_root, tiny, shrinking) -> Experiment:
+    """The experiment that is `finished`."""
+    return Experiment(tiny("cdd", *shrinking), finished / "runs", data_root, CPU, resume=False)
 
 
 @pytest.fixture
-def teacher(finished) -> Path:
-    (folder,) = (finished / "runs" / "glyphs" / "teacher").iterdir()
-    return folder
+def student(whole) -> Path:
+    return whole.folder(whole.recipe, "cdd")
+
+
+@pytest.fixture
+def teacher(whole) -> Path:
+    return whole.teacher_folder()
 
 
 class TestTheCommand:
