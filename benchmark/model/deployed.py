@@ -4,6 +4,7 @@ A compressed student cannot be loaded from weights alone, since its layers have 
 file therefore holds how to build the network it came from, and an edit for every layer that differs from that network.
 """
 
+import io
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,10 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> 
         "edits": edits,
         "weights": weights,
     }
+    whole = io.BytesIO()  # torch hides the reason when a file cannot be written
+    torch.save(content, whole)
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(whole.getbuffer())
 
 
 def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedder:

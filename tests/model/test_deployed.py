@@ -154,3 +154,9 @@ class TestUnusableFiles:
     def test_an_edit_of_a_layer_that_no_student_has(self, tmp_path):
         edits = {"backbone.conv1": {"type": "LSTM", "input_size": 3}}
         self.expect(self.altered(tmp_path, edits=edits), "LSTM")
+
+
+def test_a_full_disk_is_named_and_leaves_no_file(tmp_path, full_disk):
+    with pytest.raises(OSError, match="too large"), full_disk(1000):
+        save_student(Embedder("test_resnet", last_stride=2, dim=12), tmp_path / "student.pt", (32, 32))
+    assert not list(tmp_path.iterdir())
