@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """Embedded images and their labels, in the order of the list they come from. All three on one device.
+    """Embedded images and their labels, in the order of the list they come from. All on one device.
 
     Raises ValueError for shapes or types other than those below, and for a vector that holds NaN or infinity: counting
     the negatives that beat a NaN finds none, so a diverged model would score as a perfect one.
@@ -20,11 +20,16 @@ class Embeddings:
     """(N,) int64."""
     cameras: Tensor
     """(N,) int64."""
+    tracks: Tensor | None = None
+    """(N,) int64: the number of each image's track, for protocols that rank tracks."""
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or not self.vectors.is_floating_point() or not len(self.vectors):
             raise ValueError(f"vectors must be (N, D) floating point with N >= 1, not {_describe(self.vectors)}")
-        for name, labels in (("identities", self.identities), ("cameras", self.cameras)):
+        for name in ("identities", "cameras", "tracks"):
+            labels = getattr(self, name)
+            if labels is None:
+                continue
             if labels.shape != self.vectors.shape[:1] or labels.dtype != torch.int64:
                 raise ValueError(f"{name} must be ({len(self)},) int64, one per vector, not {_describe(labels)}")
             if labels.device != self.vectors.device:

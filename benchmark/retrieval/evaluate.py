@@ -10,6 +10,7 @@ from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.ranking import Ranking
 from benchmark.retrieval.scores import Scores
 from benchmark.retrieval.similarity import ROUNDING, CosineSimilarity
+from benchmark.retrieval.tracks import Tracks
 
 _SCORE_BYTES = 4
 _MATCH_BYTES = 120
@@ -28,12 +29,15 @@ def evaluate(query: Embeddings, gallery: Embeddings | None, protocol: Protocol) 
     """
     gallery = _fitting_gallery(query, gallery, protocol)
     similarity = CosineSimilarity(query.vectors, gallery.vectors)
-    matching = Matching(query, gallery, protocol)
+    tracks = Tracks(gallery) if protocol.tracks else None
+    matching = Matching(query, gallery if tracks is None else tracks, protocol)
     row_bytes = _SCORE_BYTES * (len(gallery) + query.vectors.shape[1]) + _MATCH_BYTES * matching.largest
     parts = []
     for rows in chunks(len(query), row_bytes):
-        ranking = Ranking.from_scores(similarity(rows), matching(rows), tolerance=ROUNDING)
-        parts.append((average_precision(ranking), inverse_negative_penalty(ranking), first_hit(ranking)))
+        scores = similarity(rows) if tracks is None else tracks.best(similarity(rows))
+        ranking = Ranking.from_scores(scores, matching(rows), tolerance=ROUNDING)
+        precision = average_precision(ranking, protocol.average_precision)
+        parts.append((precision, inverse_negative_penalty(ranking), first_hit(ranking)))
     precision, penalty, hit = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     valid = hit > 0
     if not valid.any():

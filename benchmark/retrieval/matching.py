@@ -5,12 +5,13 @@ import torch
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.protocol import Protocol
+from benchmark.retrieval.tracks import Tracks
 
 
 class Matching:
     """Looks up the matches of queries in the gallery sorted by identity, so that no pair of labels is compared."""
 
-    def __init__(self, query: Embeddings, gallery: Embeddings, protocol: Protocol) -> None:
+    def __init__(self, query: Embeddings, gallery: Embeddings | Tracks, protocol: Protocol) -> None:
         self.query = query
         self.gallery = gallery
         self.protocol = protocol

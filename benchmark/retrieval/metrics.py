@@ -3,17 +3,25 @@
 import torch
 from torch import Tensor
 
+from benchmark.retrieval.protocol import AveragePrecision
 from benchmark.retrieval.ranking import Ranking
 
 
-def average_precision(ranking: Ranking) -> Tensor:
-    """Mean over a query's positives of the precision at their rank: (Q,) float64, NaN without positives.
+def average_precision(ranking: Ranking, rule: AveragePrecision = "rectangular") -> Tensor:
+    """Area under a query's precision-recall curve over the whole list: (Q,) float64, NaN without positives.
 
-    The rectangular rule of the re-identification evaluators (fast-reid, torchreid), over the whole list.
+    With r_k the rank of the k-th of n positives, "rectangular" is the mean over k of k / r_k: the rule of the
+    re-identification evaluators (fast-reid, torchreid). "trapezoid" is the mean over k of the average of k / r_k and
+    the precision one rank before, (k - 1) / (r_k - 1), which is 1 at the top of the list: the rule of the Matlab code
+    published with Market-1501 and VeRi-776, and of the Oxford buildings benchmark.
     """
+    found = ranking.ranks > 0
     order = torch.arange(1, ranking.ranks.shape[1] + 1, device=ranking.ranks.device)
-    precision = (ranking.ranks > 0) * order / ranking.ranks.clamp_min(1).double()
-    return precision.sum(dim=1) / ranking.positives
+    precision = order / ranking.ranks.clamp_min(1).double()
+    if rule == "trapezoid":
+        before = (order - 1) / (ranking.ranks - 1).clamp_min(1).double()
+        precision = (precision + before.masked_fill(ranking.ranks == 1, 1.0)) / 2
+    return (found * precision).sum(dim=1) / ranking.positives
 
 
 def inverse_negative_penalty(ranking: Ranking) -> Tensor:

@@ -19,7 +19,8 @@ from benchmark.retrieval import (
     inverse_negative_penalty,
 )
 
-PROTOCOLS = st.builds(Protocol, st.booleans(), st.booleans(), st.just((1, 2, 5)))
+RULES = st.sampled_from(["rectangular", "trapezoid"])
+PROTOCOLS = st.builds(Protocol, st.booleans(), st.booleans(), st.just((1, 2, 5)), RULES)
 SAMPLES = st.lists(  # (vector, identity, camera): short integer vectors point in few directions
     st.tuples(st.tuples(*[st.integers(-2, 2)] * 3), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12
 )
@@ -47,8 +48,11 @@ def naive(scores: list[float], query: tuple, gallery: list, position: int, proto
     hits = [rank for rank, (_, same) in enumerate(answers, start=1) if same]
     if not hits:
         return None
-    precision = sum(found / rank for found, rank in enumerate(hits, start=1)) / len(hits)
-    return precision, len(hits) / hits[-1], hits[0]
+    curve = [found / rank for found, rank in enumerate(hits, start=1)]
+    if protocol.average_precision == "trapezoid":  # with the precision one rank before
+        before = [1.0 if rank == 1 else found / (rank - 1) for found, rank in enumerate(hits)]
+        curve = [(a + b) / 2 for a, b in zip(before, curve, strict=True)]
+    return sum(curve) / len(hits), len(hits) / hits[-1], hits[0]
 
 
 def cosine(a: tuple, b: tuple) -> float:
@@ -65,7 +69,8 @@ def test_ranking_any_scores(data, queries, others, protocol, chunk_bytes):
     with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
         ranking = Ranking.from_scores(torch.tensor(scores), matches)
     for i, query in enumerate(queries):
-        found = tuple(metric(ranking)[i].item() for metric in (average_precision, inverse_negative_penalty, first_hit))
+        precision = average_precision(ranking, protocol.average_precision)
+        found = tuple(v[i].item() for v in (precision, inverse_negative_penalty(ranking), first_hit(ranking)))
         expected = naive(scores[i], query, gallery, i, protocol) or (math.nan, math.nan, 0)
         assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
