@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,9 @@ from rich.progress import track
 
 from benchmark.data.atomic_folder import atomic_folder
 from benchmark.data.card import Card, Split
+from benchmark.data.files import named
+from benchmark.data.findings import Defect, Skipped
+from benchmark.data.parallel import parallel
 from benchmark.data.pixel_hash import array_hash, fingerprint, pixel_hash
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.data.sample import Sample
@@ -34,6 +38,7 @@ FACES = (
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
 )
 """The typefaces; a face's position here is its camera number."""
+NAME = re.compile(r"\d+_c\d{2}\.png")
 MINIMUM_FACES = 12
 """A character in fewer typefaces than this is left out."""
 TABLE_PIECES = range(0x2500, 0x25A0)
@@ -75,7 +80,7 @@ class Glyphs(RetrievalDataset):
         tree="glyphs-<hash>/{train,query,gallery}/<identity>_c<camera>.png\nglyphs-<hash>/manifest.json",
         splits={"train": Split(13579, 1000, 16), "query": Split(1647, 500, 4), "gallery": Split(5091, 500, 12)},
     )
-    protocol: ClassVar[Protocol] = Protocol(camera_rule=True)
+    protocol = Protocol(camera_rule=True)
     recipe: ClassVar[Mapping[str, Any]] = {
         "image_size": (32, 32),
         # A ResNet-26 with bottlenecks twice as wide as usual; its static student has the usual width.
@@ -141,6 +146,7 @@ class Glyphs(RetrievalDataset):
         self.test_identities = test_identities
 
     @staticmethod
+    @cache  # reading them takes milliseconds
     def versions() -> dict[str, str]:
         """What decides what is drawn: matplotlib's typefaces, fontTools and Pillow, numpy's random numbers."""
         return {name: version(name) for name in ("matplotlib", "fonttools", "pillow", "numpy")}
@@ -177,12 +183,13 @@ class Glyphs(RetrievalDataset):
             manifest = {"fingerprint": fingerprint(hashes), "parameters": self.parameters(), "files": hashes}
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
-    def scan(self, split: str) -> list[Sample]:
-        return [_sample(path) for path in (self.folder / split).glob("*.png")]
+    def scan(self, split: str) -> Iterator[Sample | Skipped | Defect]:
+        for found in named(self.folder / split, NAME, "00065_c00.png"):
+            yield found if isinstance(found, Skipped | Defect) else _sample(found[0])
 
     def fingerprint(self) -> str:
         """SHA-256 over names and pixels, as rendered; `check` compares each file with it."""
-        self._require()
+        self.require()
         return self._manifest["fingerprint"]
 
     def expected(self) -> Mapping[str, Split]:
@@ -192,12 +199,20 @@ class Glyphs(RetrievalDataset):
 
     def damage(self) -> Iterator[str]:
         """Yield each file that is missing, unreadable or changed since it was rendered."""
-        for name, rendered in self._manifest["files"].items():
+        folder, files = self.folder, self._manifest["files"]
+
+        def found(name: str) -> str | OSError:
             try:
-                if pixel_hash(self.folder / name) != rendered:
-                    yield f"{name} has changed"
+                return pixel_hash(folder / name)
             except OSError as error:
-                yield f"{name} cannot be read: {error}"
+                return error
+
+        hashes = track(parallel(found, files), "comparing", total=len(files), console=Console(stderr=True))
+        for name, digest in zip(files, hashes, strict=True):
+            if isinstance(digest, OSError):
+                yield f"{name} cannot be read: {digest}"
+            elif digest != files[name]:
+                yield f"{name} has changed"
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:

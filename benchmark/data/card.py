@@ -4,21 +4,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from benchmark.data.download import Download
 from benchmark.data.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Size of one split; `None` where nothing is published."""
+    """Size of one split; `None` where no figure is published, or none that could be verified."""
 
-    images: int
-    identities: int
+    images: int | None
+    identities: int | None
     cameras: int | None = None
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Self:
-        """The size that a list of samples has."""
-        samples = list(samples)
+        """The size that a list of samples has; an image that is in it twice counts once."""
+        samples = set(samples)
         return cls(
             len(samples), len({sample.identity for sample in samples}), len({sample.camera for sample in samples})
         )
@@ -36,6 +37,10 @@ class Card:
     tree: str
     """The expected layout below the data root."""
     splits: Mapping[str, Split] = field(default_factory=dict)
-    """Expected counts of "train", "query" and "gallery"."""
+    """Expected counts of "train", "query", "gallery" and, where published, of "all" three together."""
+    disputed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(split, field of `Split`) of counts on which the literature disagrees -> how: a difference is only a warning."""
     defects: str = ""
     """Known defects of the published archive."""
+    download: Download | None = None
+    """The archive, of a set that may be fetched without an agreement."""

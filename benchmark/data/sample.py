@@ -11,3 +11,5 @@ class Sample(NamedTuple):
     identity: int
     """The dataset's own identity number; training labels are made from the sorted set of these."""
     camera: int
+    track: int = 0
+    """The number of the gallery image's track, in sets whose protocol ranks tracks."""

@@ -1,0 +1,58 @@
+"""Datasets whose images are described by lists."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from benchmark.data.files import images_below
+from benchmark.data.findings import Defect, Skipped
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.sample import Sample
+
+
+class ListedDataset(RetrievalDataset):
+    """A set that comes with text files that say what is on every image, and in which split it is.
+
+    The lists are compared with the folders that hold the images: an image that is missing or listed twice is a defect,
+    and one that is there and in no list is skipped and counted.
+    """
+
+    @abstractmethod
+    def entries(self) -> Iterator[tuple[str, Sample] | Skipped | Defect]:
+        """The split and the sample of everything that is listed; where query and gallery are one list, as "query"."""
+
+    @abstractmethod
+    def image_folders(self) -> tuple[Path, ...]:
+        """The folders that hold the images, at any depth."""
+
+    def scan(self, split: str) -> Iterator[Sample | Skipped | Defect]:
+        present = {found for found in self._files if isinstance(found, Path)}
+        for entry in self._entries:
+            if isinstance(entry, Skipped | Defect):
+                if split == "train":  # told once
+                    yield entry
+            elif entry[0] == split:
+                sample = entry[1]
+                yield sample if sample.path in present else Defect(f"{sample.path} is listed but missing")
+        if split == "train":
+            listed = {entry[1].path for entry in self._entries if not isinstance(entry, Skipped | Defect)}
+            yield from [Skipped("image that is not listed")] * len(present - listed)
+            yield from (found for found in self._files if not isinstance(found, Path))
+
+    @cached_property
+    def _entries(self) -> list[tuple[str, Sample] | Skipped | Defect]:
+        entries: list[tuple[str, Sample] | Skipped | Defect] = []
+        listed: set[Path] = set()
+        for entry in self.entries():
+            if not isinstance(entry, Skipped | Defect):
+                path = entry[1].path
+                if path in listed:
+                    entry = Defect(f"{path} is listed twice")
+                listed.add(path)
+            entries.append(entry)
+        return entries
+
+    @cached_property
+    def _files(self) -> list[Path | Skipped | Defect]:
+        return [found for folder in self.image_folders() for found in images_below(folder)]
