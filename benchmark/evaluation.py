@@ -1,55 +1,104 @@
 """Embedding a dataset's test images and scoring them."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from benchmark.data.batch import Batch
+from benchmark.data.batch_loader import BatchLoader
+from benchmark.data.evaluation_images import EvaluationImages
 from benchmark.data.loaders import eval_loader
+from benchmark.data.loading import Loading
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
-from benchmark.retrieval import Embeddings, Scores, evaluate
+from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
 
 
-@dataclass
 class TestSet:
-    """Query and gallery images of a dataset, decoded once and embedded by any number of networks."""
+    """Query and gallery images of a dataset, read in one way and embedded by any number of networks.
 
-    dataset: RetrievalDataset
-    image_size: tuple[int, int]
-    batch_size: int
-    device: torch.device
-    workers: int = 0
-    _loaders: dict[str, DataLoader[Batch]] = field(default_factory=dict)
+    Args:
+        dataset: Where the images come from.
+        loading: How they are read.
+        batch_size: Images that are embedded at once.
+        protocol: By which they are judged; the dataset's own where None.
+    """
+
+    def __init__(
+        self, dataset: RetrievalDataset, loading: Loading, batch_size: int, protocol: Protocol | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.loading = loading
+        self.batch_size = batch_size
+        self.protocol = protocol or dataset.protocol
+
+    @cached_property
+    def images(self) -> EvaluationImages:
+        """The queries, then the gallery; or the queries alone where both are one list."""
+        gallery = () if self.protocol.query_in_gallery else self.dataset.gallery
+        samples = (*self.dataset.query, *gallery)
+        return EvaluationImages(samples, self.loading.images(samples, f"{self.dataset.name}-test"))
+
+    def loader(self, split: str | None = None) -> BatchLoader:
+        """All test images in order, or those of "query" or "gallery"; a batch's indices are positions in `images`."""
+        positions = range(len(self.images.images))
+        if split is not None and not self.protocol.query_in_gallery:
+            queries = len(self.dataset.query)
+            positions = positions[:queries] if split == "query" else positions[queries:]
+        return eval_loader(self.images, positions, self.batch_size, self.loading)
 
     def embed(self, network: Embedder, split: str) -> Embeddings:
-        """Embeddings of "query" or "gallery", in float32, on the device."""
-        loader = self._loader(split)
-        parts = []
+        """Embeddings of "query" or "gallery", in float32, on the device.
+
+        Raises:
+            UserError: An image is broken; or all are, where such are skipped.
+        """
+        console = Console(stderr=True)
+        progress = track(
+            self.loader(split),
+            f"embedding {split}",
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        vectors, positions = [], []
         with torch.inference_mode():
-            console = Console(stderr=True)
-            for batch in track(
-                loader, f"embedding {split}", console=console, transient=True, disable=not console.is_terminal
-            ):
-                vectors = network(batch.images.to(self.device, non_blocking=True)).float()
-                parts.append((vectors, batch.labels, batch.cameras))
-        vectors, identities, cameras = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Embeddings(vectors, identities.to(self.device), cameras.to(self.device))
+            for batch in progress:
+                if len(batch.images):
+                    vectors.append(network(batch.images.to(self.loading.device, non_blocking=True)).float())
+                    positions.append(batch.indices)
+        if not vectors:
+            raise UserError(f"{self.dataset.folder}: none of the {split} images can be read")
+        return self._labelled(torch.cat(vectors), torch.cat(positions))
 
     def score(self, query: Embeddings, gallery: Embeddings) -> Scores:
-        """Scores by the dataset's protocol."""
-        return evaluate(query, gallery, self.dataset.protocol)
+        """Scores by the protocol."""
+        return evaluate(query, gallery, self.protocol)
+
+    def score_all(self, vectors: Tensor, positions: Tensor) -> Scores:
+        """Scores by the protocol of all test images, each given by its position in `images`, in ascending order."""
+        both = self._labelled(vectors, positions)
+        if self.protocol.query_in_gallery:
+            return evaluate(both, None, self.protocol)
+        queries = int((positions < len(self.dataset.query)).sum())
+        return evaluate(_part(both, slice(None, queries)), _part(both, slice(queries, None)), self.protocol)
 
     def example(self, images: int) -> Tensor:
         """(images or fewer, 3, H, W) uint8: the first query images, on the device."""
-        return next(iter(self._loader("query"))).images[:images].to(self.device)
+        batch = next(batch for batch in self.loader("query") if len(batch.images))
+        return batch.images[:images].to(self.loading.device)
 
-    def _loader(self, split: str) -> DataLoader[Batch]:
-        if split not in self._loaders:
-            samples = getattr(self.dataset, split)
-            self._loaders[split] = eval_loader(samples, self.image_size, self.batch_size, self.workers, self.device)
-        return self._loaders[split]
+    def _labelled(self, vectors: Tensor, positions: Tensor) -> Embeddings:
+        labels: Sequence[Tensor] = (self.images.identities, self.images.cameras)
+        if self.protocol.tracks:
+            labels = (*labels, self.images.tracks)
+        return Embeddings(vectors, *(label[positions].to(vectors.device) for label in labels))
+
+
+def _part(embeddings: Embeddings, rows: slice) -> Embeddings:
+    tracks = None if embeddings.tracks is None else embeddings.tracks[rows]
+    return Embeddings(embeddings.vectors[rows], embeddings.identities[rows], embeddings.cameras[rows], tracks)

@@ -21,10 +21,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmark.data.batch import Batch
+from benchmark.data.loading import Loading
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine import train as engine
 from benchmark.engine.optimization import build_optimizer, learning_rates
 from benchmark.engine.task_loss import TaskLoss
+from benchmark.evaluation import TestSet
 from benchmark.methods.none import NoDistillation
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe, compose
@@ -128,7 +130,8 @@ def measure(recipe: Recipe, data_root: Path, device: torch.device) -> Alternatin
     engine.train_loader = alternating
     with tempfile.TemporaryDirectory() as folder:
         student = network(recipe, identities, device)
-        engine.train(recipe, dataset, student, None, NoDistillation(), Path(folder), device, False, "engine")
+        test = TestSet(dataset, Loading(recipe.image_size, device=device), recipe.evaluate.batch_size)
+        engine.train(recipe, test, student, None, NoDistillation(), Path(folder), device, False, "engine")
     return made[0]
 
 

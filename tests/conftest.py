@@ -148,8 +148,10 @@ def finished(tmp_path_factory, command):
 @pytest.fixture
 def train_tiny(data_root):
     """`train_tiny(recipe, folder)` trains with the real runner, from random weights; returns `Trained` and teacher."""
+    from benchmark.data.loading import Loading
     from benchmark.datasets.glyphs import Glyphs
     from benchmark.engine.train import train
+    from benchmark.evaluation import TestSet
     from benchmark.model.embedder import Embedder
     from benchmark.registry import METHODS
 
@@ -163,7 +165,8 @@ def train_tiny(data_root):
         method = method or METHODS.find(recipe.method.name)(**recipe.method.arguments)
         student, teacher = build(recipe.student, recipe.seed), build(recipe.teacher.network, 100)
         given = teacher if method.needs_teacher else None
-        return train(recipe, data, student, given, method, folder, torch.device("cpu"), resume, "tiny"), teacher
+        test = TestSet(data, Loading(recipe.image_size, recipe.runtime.workers), recipe.evaluate.batch_size)
+        return train(recipe, test, student, given, method, folder, torch.device("cpu"), resume, "tiny"), teacher
 
     return run
 

@@ -1,67 +1,108 @@
-"""Image files as tensors."""
+"""The images of a list of files, all at one size."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
+from benchmark.data.decode import BrokenImage, decode
+from benchmark.data.packed_images import PackedImages
+from benchmark.data.parallel import parallel
 from benchmark.data.transforms import eval_transform
-from benchmark.errors import UserError
-
-
-def decode(path: Path) -> Tensor:
-    """Decode a file to a (3, H, W) uint8 RGB tensor, turned upright as its EXIF tag says.
-
-    By Pillow, since torchvision's own decoders are deprecated.
-
-    Raises:
-        UserError: The file is missing or broken, or Pillow does not read its format.
-    """
-    try:
-        with Image.open(path) as file:
-            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as error:  # all three are how Pillow says "broken"
-        raise UserError(
-            f"image {path} cannot be read ({error}): restore it from the dataset's archive, or prepare the dataset anew"
-        ) from error
 
 
 class Images:
     """The images of a split at one size.
 
-    They are decoded and resized once and kept where they fit into `limit`; otherwise every access does it again.
+    They are decoded and resized at every access; or once, and kept in memory where they fit into `limit`; or once for
+    all runs, and kept in the folder `cache`. All three give the same bits.
 
     Args:
         paths: The files.
         size: (height, width) in pixels.
         limit: Bytes that may be kept in memory.
+        cache: A folder, and the start of the name of what is to be kept there; see `PackedImages`.
+        skip_broken: Let images that cannot be decoded be found out one by one, at access, and not all at once.
 
     Raises:
-        UserError: A file is broken; raised here or, for images that are not kept, at access.
+        BrokenImage: A file cannot be decoded and `skip_broken` is false; raised here, or at access for images that are
+            not kept.
     """
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], limit: int = 2**30) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: tuple[int, int],
+        limit: int = 2**30,
+        cache: Path | None = None,
+        skip_broken: bool = False,
+    ) -> None:
         self.paths = list(paths)
         self.shape = (3, *size)
-        self.resize = eval_transform(size)
-        self.kept = self._keep(limit)
-        """(N, 3, H, W) uint8, or `None` where images are decoded on demand."""
+        self.skip_broken = skip_broken
+        # In memory that loader workers share: what one of them finds out, all know.
+        self._broken = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
+        self._resize = eval_transform(size)
+        self._kept: Tensor | PackedImages | None = None
+        if cache is not None:
+            self._kept = PackedImages(self.paths, size, self._decoded, cache, skip_broken)
+        elif len(self) * torch.Size(self.shape).numel() <= limit:
+            self._kept = self._in_memory()
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def kept(self) -> bool:
+        """Whether an access is only a look-up."""
+        return self._kept is not None
+
     def __getitem__(self, index: int) -> Tensor:
         """The image as (3, H, W) uint8."""
-        return self.resize(decode(self.paths[index])) if self.kept is None else self.kept[index]
+        if self._broken[index]:
+            raise BrokenImage(f"image {self.paths[index]} cannot be read")
+        try:
+            return self._decoded(self.paths[index]) if self._kept is None else self._kept[index]
+        except BrokenImage:
+            self._broken[index] = True
+            raise
 
-    def _keep(self, limit: int) -> Tensor | None:
-        if len(self) * torch.Size(self.shape).numel() > limit:
-            return None
+    def broken(self) -> list[Path]:
+        """The files that were found to be broken so far, here or in a loader's worker."""
+        return [self.paths[index] for index in self._broken.nonzero().flatten().tolist()]
+
+    def _decoded(self, path: Path) -> Tensor:
+        height, width = self.shape[1:]
+        try:
+            return self._resize(decode(path, at_least=(height, width)))
+        except BrokenImage as error:
+            raise BrokenImage(f"{error}. Restore it from the archive, or leave it out: --skip-broken") from error
+
+    def _in_memory(self) -> Tensor:
         kept = torch.empty(len(self), *self.shape, dtype=torch.uint8)
-        for index, path in enumerate(self.paths):
-            kept[index] = self.resize(decode(path))
+        console = Console(stderr=True)
+        images = track(
+            parallel(self._decoded_or_none, self.paths),
+            "decoding",
+            total=len(self),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        for index, image in enumerate(images):
+            if image is None:
+                self._broken[index] = True
+            else:
+                kept[index] = image
         return kept
+
+    def _decoded_or_none(self, path: Path) -> Tensor | None:
+        try:
+            return self._decoded(path)
+        except BrokenImage:
+            if not self.skip_broken:
+                raise
+            return None

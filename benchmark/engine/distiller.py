@@ -43,12 +43,11 @@ class Distiller(InitialisedModel):
     def forward(
         self, images: Tensor, labels: Tensor, cameras: Tensor, indices: Tensor, mode: str = "tensor"
     ) -> dict[str, Tensor] | list[Any] | Tensor:
-        """`mode` "loss": named terms. "predict": (index, embedding, identity, camera) per image. "tensor": (B, D)."""
+        """`mode` "loss": named terms. "predict": (index, embedding) per image. "tensor": (B, D)."""
         if mode == "tensor":
             return self.student(images)
         if mode == "predict":
-            columns = (indices, self.student(images).float(), labels, cameras)
-            return list(zip(*(column.cpu() for column in columns), strict=True))
+            return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
         batch = Batch(images, labels, cameras, indices)
         student = teacher = self.student_features(images)
         if self.teacher_features is not None:

@@ -6,32 +6,26 @@ from typing import Any
 import torch
 from mmengine.evaluator import BaseMetric
 
-from benchmark.retrieval import Embeddings, Protocol, evaluate
+from benchmark.evaluation import TestSet
 
 
 class RetrievalMetric(BaseMetric):
-    """mAP and Recall@K of a validation set that lists the queries first and the gallery after them.
+    """mAP and Recall@K of a test set's images, all of which are embedded in validation.
 
     One record per image, by its position: whatever order or padding a loader adds is undone.
     """
 
     default_prefix = ""  # the names stand alone in metrics.jsonl
 
-    def __init__(self, queries: int, protocol: Protocol) -> None:
+    def __init__(self, test: TestSet) -> None:
         super().__init__()
-        self.queries = queries
-        self.protocol = protocol
+        self.test = test
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         self.results.extend(tuple(sample) for sample in data_samples)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        unique = {int(index): record for index, *record in results}
-        in_order = (unique[index] for index in sorted(unique))
-        vectors, identities, cameras = (torch.stack(column) for column in zip(*in_order, strict=True))
-        query, gallery = (
-            Embeddings(vectors[part], identities[part], cameras[part])
-            for part in (slice(None, self.queries), slice(self.queries, None))
-        )
-        scores = evaluate(query, gallery, self.protocol)
+        unique = {int(index): vector for index, vector in results}
+        positions = sorted(unique)
+        scores = self.test.score_all(torch.stack([unique[index] for index in positions]), torch.tensor(positions))
         return {"mAP": scores.mAP, **{f"R@{k}": value for k, value in scores.recall.items()}}

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from mmengine.visualization import Visualizer
 
-from benchmark.data.loaders import eval_loader, train_loader
-from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.loaders import train_loader
 from benchmark.data.transforms import train_transform
 from benchmark.engine.checkpoint_hook import CheckpointHook, restore
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
@@ -16,8 +15,10 @@ from benchmark.engine.distiller import Distiller
 from benchmark.engine.optimization import build_optimizer, build_schedule, learning_rates
 from benchmark.engine.progress_hook import ProgressHook
 from benchmark.engine.retrieval_metric import RetrievalMetric
+from benchmark.engine.skipped_hook import SkippedHook
 from benchmark.engine.structure_hook import StructureHook
 from benchmark.engine.task_loss import TaskLoss
+from benchmark.evaluation import TestSet
 from benchmark.method import Method, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
@@ -36,7 +37,7 @@ class Trained:
 
 def train(
     recipe: Recipe,
-    dataset: RetrievalDataset,
+    test: TestSet,
     student: Embedder,
     teacher: Embedder | None,
     method: Method,
@@ -51,7 +52,7 @@ def train(
 
     Args:
         recipe: What to do.
-        dataset: Where the images come from.
+        test: The dataset, with its test images.
         student: The network to train, on `device`.
         teacher: A trained network on `device`, frozen here; None for a method that needs none.
         method: Called as its contract says.
@@ -60,16 +61,14 @@ def train(
         resume: Whether to continue from `checkpoints/last.pt`.
         title: What to call this training on the screen.
     """
-    settings = recipe.train
+    settings, dataset = recipe.train, test.dataset
     loader = train_loader(
         dataset,
-        recipe.image_size,
         train_transform(recipe.image_size, **settings.augment.model_dump()),
         settings.sampler.identities,
         settings.sampler.images,
         recipe.seed,
-        recipe.runtime.workers,
-        device,
+        test.loading,
     )
     rates = learning_rates(settings.optimizer, settings.schedule, len(loader))
     batch_size = settings.sampler.identities * settings.sampler.images
@@ -113,7 +112,7 @@ def train(
         autocast=device.type if uses_bfloat16(recipe, device) else None,
     )
     progress = ProgressHook(title, folder, batch_size)
-    validation = _validation(recipe, dataset, device)
+    validation = _validation(recipe, test)
     runner = QuietRunner(
         model=distiller,
         work_dir=str(folder),
@@ -122,7 +121,12 @@ def train(
         optim_wrapper=wrapper,
         param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-        custom_hooks=[StructureHook(bool(recipe.runtime.compile)), progress, CheckpointHook(last, resume)],
+        custom_hooks=[
+            StructureHook(bool(recipe.runtime.compile)),
+            progress,
+            SkippedHook(folder),
+            CheckpointHook(last, resume),
+        ],
         visualizer=Visualizer(
             name=f"{folder.name}-{time.time_ns()}",  # a visualiser too is kept by its name
             vis_backends=[{"type": "TensorboardVisBackend"}] if recipe.runtime.tensorboard else None,
@@ -151,12 +155,7 @@ def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def _validation(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> dict[str, object]:
+def _validation(recipe: Recipe, test: TestSet) -> dict[str, object]:
     if not recipe.evaluate.every:
         return {}
-    samples = [*dataset.query, *dataset.gallery]
-    return {
-        "val_dataloader": eval_loader(samples, recipe.image_size, recipe.evaluate.batch_size, device=device),
-        "val_cfg": {},
-        "val_evaluator": [RetrievalMetric(len(dataset.query), dataset.protocol)],
-    }
+    return {"val_dataloader": test.loader(), "val_cfg": {}, "val_evaluator": [RetrievalMetric(test)]}

@@ -8,8 +8,11 @@ import torch
 from PIL import Image
 
 from benchmark.data.card import Card
-from benchmark.data.images import Images, decode
+from benchmark.data.decode import decode
+from benchmark.data.evaluation_images import EvaluationImages
+from benchmark.data.images import Images
 from benchmark.data.loaders import eval_loader, train_loader
+from benchmark.data.loading import Loading
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.sample import Sample
 from benchmark.data.transforms import train_transform
@@ -42,10 +45,15 @@ def noise(tmp_path) -> Noise:
 
 
 def epochs(noise, workers, wanted, seed=3):
-    loader = train_loader(noise, SIZE, AUGMENT, identities=3, images=2, seed=seed, workers=workers)
+    loader = train_loader(noise, AUGMENT, identities=3, images=2, seed=seed, loading=Loading(SIZE, workers))
     for epoch in wanted:
         loader.batch_sampler.set_epoch(epoch)
         yield from loader
+
+
+def evaluated(samples, loading, batch_size=8):
+    source = EvaluationImages(samples, loading.images(samples, "test"))
+    return eval_loader(source, range(len(samples)), batch_size, loading)
 
 
 def same(some, others) -> bool:
@@ -91,13 +99,13 @@ def test_the_random_state_of_the_process_is_untouched(noise, workers):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     list(epochs(noise, workers, [0, 1]))
-    list(eval_loader(noise.query, SIZE, 8, workers))
+    list(evaluated(noise.query, Loading(SIZE, workers)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_in_order_and_plain(noise, workers):
-    batches = list(eval_loader(noise.query, SIZE, batch_size=5, workers=workers))
+    batches = list(evaluated(noise.query, Loading(SIZE, workers), batch_size=5))
     assert [len(batch.labels) for batch in batches] == [5] * 8 + [2]
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(42))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [sample.identity for sample in noise.query]
@@ -108,12 +116,12 @@ def test_evaluation_is_in_order_and_plain(noise, workers):
 def test_images_are_kept_only_where_they_fit(noise):
     paths = [sample.path for sample in noise.query]
     kept = Images(paths, SIZE)
-    assert kept.kept is not None
+    assert kept.kept
     on_demand = Images(paths, SIZE, limit=1000)
-    assert on_demand.kept is None
+    assert not on_demand.kept
     assert all(torch.equal(kept[index], on_demand[index]) for index in range(len(paths)))
     resized = Images(paths, (8, 12))
-    assert resized.kept is not None
+    assert resized.kept
     assert resized[0].shape == (3, 8, 12)
 
 
@@ -136,17 +144,17 @@ def test_a_broken_image_is_named(noise, damage, workers):
         noise.query  # noqa: B018 - listed before the file goes away
         path.unlink()
     with pytest.raises(UserError, match=str(path)):
-        list(eval_loader(noise.query, (8, 8), 8, workers))
+        list(evaluated(noise.query, Loading((8, 8), workers)))
     with pytest.raises(UserError, match=str(path)):
-        eval_loader(noise.query, SIZE, 8)
+        evaluated(noise.query, Loading(SIZE))
 
 
 def test_too_few_identities(noise):
     with pytest.raises(UserError, match="training set of 6"):
-        train_loader(noise, SIZE, AUGMENT, identities=7, images=2, seed=0)
+        train_loader(noise, AUGMENT, identities=7, images=2, seed=0, loading=Loading(SIZE))
 
 
 def test_a_set_without_images(noise):
     shutil.rmtree(noise.folder / "train")
-    with pytest.raises(UserError, match="training set of 0"):
-        train_loader(noise, SIZE, AUGMENT, identities=2, images=2, seed=0)
+    with pytest.raises(UserError, match="there are no train images"):
+        train_loader(noise, AUGMENT, identities=2, images=2, seed=0, loading=Loading(SIZE))

@@ -1,45 +1,54 @@
 """Retrieval scores in mmengine's validation loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from benchmark import evaluation
+from benchmark.data.loading import Loading
+from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.retrieval_metric import RetrievalMetric
-from benchmark.retrieval import Embeddings, Protocol, evaluate
+from benchmark.retrieval import Protocol
 
-QUERIES, GALLERY = 6, 14
-PROTOCOL = Protocol(camera_rule=True)
+
+@pytest.fixture(params=[False, True], ids=["two lists", "one list"])
+def test_set(request, data_root) -> evaluation.TestSet:
+    dataset = Glyphs(data_root, train_identities=40, test_identities=20)
+    protocol = Protocol(camera_rule=False, query_in_gallery=True) if request.param else replace(dataset.protocol)
+    return evaluation.TestSet(dataset, Loading((8, 8)), 16, protocol)
 
 
 @pytest.fixture
-def records() -> list[tuple[torch.Tensor, ...]]:
-    generator = torch.Generator().manual_seed(0)
-    total = QUERIES + GALLERY
-    vectors = torch.randn(total, 5, generator=generator)
-    identities = torch.arange(total) % 4
-    cameras = torch.arange(total) % 3
-    return list(zip(torch.arange(total), vectors, identities, cameras, strict=True))
+def records(test_set) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    total = len(test_set.images.identities)
+    return list(zip(torch.arange(total), torch.randn(total, 5, generator=torch.manual_seed(0)), strict=True))
 
 
-def scores(records: list[tuple[torch.Tensor, ...]]) -> dict[str, float]:
-    metric = RetrievalMetric(QUERIES, PROTOCOL)
+def scores(test_set, records) -> dict[str, float]:
+    metric = RetrievalMetric(test_set)
     for start in range(0, len(records), 4):
         metric.process(None, records[start : start + 4])
     return metric.evaluate(size=len(records))
 
 
-def test_equals_the_evaluation_of_a_run(records):
-    _, vectors, identities, cameras = (torch.stack(column) for column in zip(*records, strict=True))
-    query, gallery = (
-        Embeddings(vectors[part], identities[part], cameras[part])
-        for part in (slice(None, QUERIES), slice(QUERIES, None))
-    )
-    expected = evaluate(query, gallery, PROTOCOL)
-    found = scores(records)
+def test_equals_the_evaluation_of_a_run(test_set, records):
+    def network(images):
+        return next(parts)
+
+    split_scores = []
+    for split in ("query", "gallery"):
+        positions = torch.cat([batch.indices for batch in test_set.loader(split)])
+        vectors = torch.stack([records[position][1] for position in positions.tolist()])
+        parts = iter(vectors.split(16))
+        split_scores.append(test_set.embed(network, split))
+    expected = test_set.score(*split_scores)
     assert 0 < expected.mAP < 1
+    found = scores(test_set, records)
     assert found == {"mAP": expected.mAP} | {f"R@{k}": value for k, value in expected.recall.items()}
 
 
-def test_order_and_padding_of_a_loader_are_undone(records):
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(1)).tolist()
+def test_order_and_padding_of_a_loader_are_undone(test_set, records):
+    order = torch.randperm(len(records), generator=torch.manual_seed(1)).tolist()
     padded = [records[index] for index in order] + records[:3]
-    assert scores(padded) == scores(records)
+    assert scores(test_set, padded) == scores(test_set, records)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.data.loaders import train_loader
+from benchmark.data.loading import Loading
 from benchmark.data.transforms import train_transform
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import DistillOptimWrapper
@@ -71,7 +72,7 @@ class Rig:
 def batches(data_root) -> list[Batch]:
     """An epoch of real batches, 8 identities x 4 images."""
     glyphs = Glyphs(data_root, train_identities=IDENTITIES, test_identities=20)
-    return list(train_loader(glyphs, (32, 32), train_transform((32, 32), pad=2), 8, 4, seed=0))
+    return list(train_loader(glyphs, train_transform((32, 32), pad=2), 8, 4, seed=0, loading=Loading((32, 32))))
 
 
 @pytest.fixture

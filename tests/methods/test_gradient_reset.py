@@ -172,16 +172,18 @@ def test_nothing_waits_for_the_device():
 def test_autocast_and_reduced_products_change_nothing():
     generator = torch.Generator().manual_seed(5)
     plain, within = GradientReset([64], 60, recompute=True), GradientReset([64], 60, recompute=True)
-    precision = torch.get_float32_matmul_precision()
+    matmul = torch.backends.mkldnn.matmul
+    precision = matmul.fp32_precision
     for _ in range(6):
         # Close together, as trained features are: a bf16 product cannot tell them apart.
         student, teacher = draw(12, (64,), generator), [5 + 0.1 * x for x in draw(12, (64,), generator)]
         expected = plain(student, teacher)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            torch.set_float32_matmul_precision("medium")
-            assert torch.equal(within(student, teacher)[0], expected[0])
-            assert torch.get_float32_matmul_precision() == "medium"
-            torch.set_float32_matmul_precision(precision)
+            matmul.fp32_precision = "bf16"
+            masks = within(student, teacher)
+            assert matmul.fp32_precision == "bf16"
+            matmul.fp32_precision = precision
+        assert torch.equal(masks[0], expected[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

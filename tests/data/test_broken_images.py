@@ -1,0 +1,156 @@
+"""Broken images: the run stops with their path, or leaves them out and counts them."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark.data.broken_images import broken_images
+from benchmark.data.card import Card
+from benchmark.data.evaluation_images import EvaluationImages
+from benchmark.data.loaders import eval_loader, train_loader
+from benchmark.data.loading import Loading
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.sample import Sample
+from benchmark.errors import UserError
+
+SIZE = (8, 8)
+
+
+class Solid(RetrievalDataset):
+    """Four identities of four images; every pixel of an image is 16 * identity + its number."""
+
+    name = "solid"
+    card = Card("Solid", "", "", "Run the test.", "solid/<identity>_<number>.png")
+
+    def scan(self, split):
+        for path in self.folder.glob("*.png"):
+            identity, number = map(int, path.stem.split("_"))
+            if (identity < 4) == (split == "train"):
+                yield Sample(path, identity, number % 2 + 2 * (split == "query"))
+
+
+@pytest.fixture
+def solid(tmp_path) -> Solid:
+    (tmp_path / "solid").mkdir()
+    for identity, number in np.ndindex(6, 4):
+        value = 16 * identity + number
+        Image.new("RGB", SIZE, (value, value, value)).save(tmp_path / "solid" / f"{identity}_{number}.png")
+    return Solid(tmp_path)
+
+
+def spoil(*samples) -> None:
+    for sample in samples:
+        sample.path.write_bytes(b"")
+
+
+def training(solid, workers=0, **options):
+    loading = Loading(SIZE, workers, skip_broken=True, **options)
+    return train_loader(solid, torch.nn.Identity(), identities=4, images=2, seed=0, loading=loading)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kept", [False, True])
+def test_another_image_of_the_identity_takes_the_place(solid, workers, kept, monkeypatch):
+    if not kept:
+        monkeypatch.setattr("benchmark.data.images.Images.__init__.__defaults__", (0, None, False))
+    broken = [sample for sample in solid.train if sample.path.stem in ("1_1", "1_2", "3_3")]
+    spoil(*broken)
+    loader = training(solid, workers)
+    assert loader.source.images.kept == kept
+    batches = [batch for epoch in range(3) for batch in _epoch(loader, epoch)]
+    for batch in batches:
+        assert sorted(batch.labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+        for image, label, index in zip(batch.images, batch.labels, batch.indices, strict=True):
+            sample = solid.train[int(index)]
+            assert sample not in broken
+            assert solid.labels[sample.identity] == label
+            assert (image == 16 * sample.identity + int(sample.path.stem[-1])).all()
+    assert loader.source.images.broken() == [sample.path for sample in broken]
+
+
+def _epoch(loader, number):
+    loader.batch_sampler.set_epoch(number)
+    return loader
+
+
+def test_where_an_identity_has_no_image_left_the_next_one_takes_the_place(solid):
+    spoil(*(sample for sample in solid.train if sample.identity == 3))
+    for batch in training(solid):
+        assert set(batch.labels.tolist()) == {0, 1, 2}
+
+
+def test_where_nothing_can_be_read_training_stops(solid):
+    spoil(*solid.train)
+    with pytest.raises(UserError, match="none of the training images can be read"):
+        list(training(solid))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_lacks_them(solid, workers):
+    spoil(solid.query[0], *solid.query[4:6])
+    loading = Loading(SIZE, workers, skip_broken=True)
+    source = EvaluationImages(solid.query, loading.images(solid.query, "test"))
+    batches = list(eval_loader(source, range(8), 2, loading))
+    assert [len(batch.images) for batch in batches] == [1, 2, 0, 2]
+    assert torch.cat([batch.indices for batch in batches]).tolist() == [1, 2, 3, 6, 7]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [4, 4, 4, 5, 5]
+    assert source.images.broken() == [solid.query[0].path, *(sample.path for sample in solid.query[4:6])]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_by_default_the_first_stops_the_loader_without_a_traceback(solid, workers, monkeypatch):
+    monkeypatch.setattr("benchmark.data.images.Images.__init__.__defaults__", (0, None, False))
+    spoil(solid.train[5])
+    loader = train_loader(solid, torch.nn.Identity(), 4, 2, 0, Loading(SIZE, workers))
+    with pytest.raises(UserError) as raised:
+        [batch for epoch in range(9) for batch in _epoch(loader, epoch)]
+    assert str(raised.value).startswith(f"image {solid.train[5].path} cannot be read")
+    assert str(raised.value).endswith("Restore it from the archive, or leave it out: --skip-broken")
+    assert "Traceback" not in str(raised.value)
+
+
+def test_all_are_found_at_once(solid):
+    spoil(solid.train[5], solid.query[1])
+    paths = [sample.path for sample in (*solid.train, *solid.query)]
+    assert list(broken_images(paths)) == [solid.train[5].path, solid.query[1].path]
+
+
+class TestARun:
+    """`benchmark run` on glyphs of which two are broken: one for training, one to be found."""
+
+    @pytest.fixture
+    def damaged(self, command, data_root, tmp_path):
+        import shutil
+
+        root = tmp_path / "data"
+        shutil.copytree(data_root, root)
+        broken = [next(root.glob(f"*/{split}/*.png")) for split in ("train", "gallery")]
+        for path in broken:
+            path.write_bytes(b"")
+        run = command(tmp_path, "--method", "none", settings=["runtime.workers=2"])
+        run[run.index("--data-root") + 1] = str(root)
+        return run, broken
+
+    def test_stops_with_the_path(self, damaged):
+        run, broken = damaged
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("benchmark: image ")
+        assert any(str(path) in done.stderr.splitlines()[-1] for path in broken)
+        assert "Traceback" not in done.stderr
+
+    def test_or_leaves_them_out_and_counts_them(self, damaged, tmp_path):
+        run, broken = damaged
+        done = subprocess.run([*run, "--skip-broken"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "skipped 1 broken image, such as" in done.stderr
+        folder = next((tmp_path / "runs" / "glyphs" / "none").iterdir())
+        assert (folder / "skipped.txt").read_text().splitlines() == sorted(map(str, broken))
+        record = json.loads((folder / "record.json").read_text())
+        assert record["data"]["broken"] == 2
+        page = next(path for path in (tmp_path / "boards").glob("glyphs*.md"))
+        assert "**Images that could not be read and were left out: 2.**" in page.read_text()
