@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -13,8 +14,11 @@ from rich.console import Console
 
 from benchmark.atomic import write_text
 from benchmark.data.card import Split
+from benchmark.data.check import warnings
+from benchmark.data.loading import Loading
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.engine.progress_hook import read_metrics
+from benchmark.engine.skipped_hook import note_skipped, read_skipped
 from benchmark.engine.train import LAST, train, uses_bfloat16
 from benchmark.environment import commit, device_name, environment, use_threads
 from benchmark.errors import UserError
@@ -63,7 +67,11 @@ class Experiment:
         self.resume = resume
         self.commit = commit()  # the code in this process, whatever is checked out by the time it ends
         self.dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **recipe.dataset.arguments)
-        self.test = TestSet(self.dataset, recipe.image_size, recipe.evaluate.batch_size, device, recipe.runtime.workers)
+        runtime, rule = recipe.runtime, recipe.evaluate.average_precision
+        cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
+        loading = Loading(recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
+        protocol = replace(self.dataset.protocol, average_precision=rule)
+        self.test = TestSet(self.dataset, loading, recipe.evaluate.batch_size, protocol)
 
     def run(self) -> Record:
         """Do whatever of the run is not done yet, and return its record.
@@ -91,6 +99,8 @@ class Experiment:
             if (folder / LAST).exists() and not self.resume:
                 raise UserError(f"{folder} holds an unfinished run: add --resume to continue it, or delete the folder")
             self.dataset.prepare()
+            for warning in warnings(self.dataset):
+                Console(stderr=True).print(f"{self.dataset.name}: {warning}", highlight=False, soft_wrap=True)
             teacher = self._teacher()
             return self._distil(self.recipe, folder, teacher)
 
@@ -111,6 +121,7 @@ class Experiment:
             f"{split}: {counts.images} images, {counts.identities} identities, {counts.cameras} cameras"
             for split, counts in data.splits.items()
         ]
+        lines += warnings(self.dataset)
         for name, settings in (("teacher", self.recipe.teacher.network), ("student", self.recipe.student)):
             network = Embedder(**settings.model_dump(exclude={"weights"}))
             size = cost.count(network, self.recipe.image_size)
@@ -161,7 +172,7 @@ class Experiment:
         role = "student" if teacher else "teacher"
         trained = train(
             recipe,
-            self.dataset,
+            self.test,
             student,
             teacher.network if teacher and method.needs_teacher else None,
             method,
@@ -192,6 +203,7 @@ class Experiment:
                 reason = None
                 asymmetric = self.test.score(query, self.test.embed(teacher.deployed, "gallery"))
         figures = self._cost(deployed)
+        note_skipped(folder, self.test.images.images.broken())
         record = Record(
             role=role,
             id=Record.make_id(recipe.hash, role),
@@ -202,7 +214,8 @@ class Experiment:
             recipe=recipe.model_dump(mode="json"),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             commit=self.commit,
-            data=self._data(),
+            data=self._data(len(read_skipped(folder))),
+            variant=self._variant(),
             network=parts.Network(
                 name=_name(recipe.student, compressed=smallest is not None),
                 embedding=deployed.dim,
@@ -261,13 +274,26 @@ class Experiment:
             threads=torch.get_num_threads(),
         )
 
-    def _data(self) -> parts.Data:
+    def _variant(self) -> dict[str, Any]:
+        """By what the benchmark differs from the dataset's usual one: keys of the recipe, and their values."""
+        variant = {f"dataset.{option}": value for option, value in self.dataset.variant().items()}
+        if self.test.protocol.average_precision != "rectangular":
+            variant["evaluate.average_precision"] = self.test.protocol.average_precision
+        return variant
+
+    def _data(self, broken: int = 0) -> parts.Data:
         counts = {split: Split.of(getattr(self.dataset, split)) for split in SPLITS}
         return parts.Data(
             fingerprint=self.dataset.fingerprint(),
             splits={split: parts.Split(**asdict(count)) for split, count in counts.items()},
-            protocol=asdict(self.dataset.protocol),
+            protocol=asdict(self.test.protocol),
             versions=self.dataset.versions(),
+            skipped={
+                f"{split}: {reason}": files
+                for split, listing in self.dataset.listings.items()
+                for reason, files in listing.skipped.items()
+            },
+            broken=broken,
         )
 
     def _saved(self, student: parts.Cost, teacher: parts.Cost, smallest: Embedder | None) -> parts.Saved:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmark import evaluation
-from benchmark.data.loaders import eval_loader
+from benchmark.data.loading import Loading
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.train import LAST
@@ -21,6 +21,7 @@ from benchmark.recipe import Recipe, compose
 from benchmark.results.record import Record
 
 CPU = torch.device("cpu")
+BOARD = "glyphs-test_identities-20-train_identities-40"
 
 
 def tree(folder: Path) -> set[str]:
@@ -60,10 +61,10 @@ class TestTheCommand:
         assert tree(student) == common | {"compression.svg"}
         assert tree(teacher) == common
         assert tree(finished / "boards" / "records") == {
-            f"glyphs-{name}-seed0-{Record.read(folder / 'record.json').id}.json"
+            f"{BOARD}-{name}-seed0-{Record.read(folder / 'record.json').id}.json"
             for name, folder in (("cdd", student), ("teacher", teacher))
         }
-        assert "cdd" in (finished / "boards" / "glyphs.md").read_text()
+        assert "cdd" in (finished / "boards" / f"{BOARD}.md").read_text()
 
     def test_shows_an_epoch_a_line_and_ends_with_a_table(self, finished, student):
         shown = (finished / "err.txt").read_text().splitlines()
@@ -92,7 +93,7 @@ class TestTheCommand:
         assert record.network.weights == weights_hash(network)
         assert record.deploy.max_abs_difference < 1e-4
         assert record.deploy.images > 60
-        test = evaluation.TestSet(Glyphs(data_root, train_identities=40, test_identities=20), (32, 32), 128, CPU)
+        test = evaluation.TestSet(Glyphs(data_root, train_identities=40, test_identities=20), Loading((32, 32)), 128)
         query, gallery = test.embed(network, "query"), test.embed(network, "gallery")
         assert test.score(query, gallery).mAP == pytest.approx(record.scores.symmetric.mAP, abs=1e-6)
         of_teacher = test.embed(load_student(teacher / "student.pt"), "gallery")
@@ -250,13 +251,36 @@ class TestTrouble:
         assert capsys.readouterr().err == "interrupted; the same command with --resume continues\n"
 
 
+def test_packed_images_change_nothing(run, tiny, tmp_path, student):
+    """Not a bit of the result, whether they are packed by this run or by an earlier one."""
+    plain = Record.read(student / "record.json")
+    recipe = compose(config=student / "recipe.yaml", settings=[f"runtime.cache={tmp_path / 'packed'}"])
+    for work in ("first", "second"):
+        _, record = run(recipe, tmp_path / work)
+        assert (record.network.weights, record.scores) == (plain.network.weights, plain.scores)
+        assert record.id == plain.id
+    names = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "packed").iterdir() if path.is_dir())
+    assert names == ["glyphs-test-32x32", "glyphs-train-32x32"]
+
+
+def test_another_rule_of_average_precision_has_a_board_of_its_own(run, tiny, student):
+    plain = Record.read(student / "record.json")
+    _, record = run(compose(config=student / "recipe.yaml", settings=["evaluate.average_precision=trapezoid"]))
+    assert record.network.weights == plain.network.weights
+    assert record.scores.symmetric.mAP != plain.scores.symmetric.mAP
+    assert record.scores.symmetric.recall == plain.scores.symmetric.recall
+    assert record.data.protocol["average_precision"] == "trapezoid"
+    assert record.board == f"{plain.board}-trapezoid"
+    assert record.recipe_hash != plain.recipe_hash
+
+
 def test_the_test_set_is_decoded_once_and_embedded_in_order(data_root, tiny):
     dataset = Glyphs(data_root, train_identities=40, test_identities=20)
-    test = evaluation.TestSet(dataset, (32, 32), 16, CPU)
+    test = evaluation.TestSet(dataset, Loading((32, 32)), 16)
     torch.manual_seed(0)
     network = Embedder("resnet14t", {"channels": [8] * 4, "stem_width": 8}, dim=4).eval()
     once, again = test.embed(network, "query"), test.embed(network, "query")
-    whole = next(iter(eval_loader(dataset.query, (32, 32), 1000)))
+    whole = next(iter(evaluation.TestSet(dataset, Loading((32, 32)), 1000).loader("query")))
     with torch.no_grad():
         expected = network(whole.images)
     assert torch.allclose(once.vectors, expected, atol=1e-5)

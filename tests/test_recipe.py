@@ -234,6 +234,7 @@ CHOICES = {
     "type": "adamw",
     "pad_mode": "edge",
     "amp": "off",
+    "average_precision": "trapezoid",
 }
 
 
@@ -256,15 +257,20 @@ def settable() -> dict[str, Any]:
     return {key: value for key, value in leaves(content) if key not in ("version", "method.name", "dataset.name")}
 
 
-NO_EFFECT = {"runtime.workers", "runtime.threads", "runtime.tensorboard"}
+NO_EFFECT = {
+    "runtime.workers": "3",
+    "runtime.threads": "3",
+    "runtime.tensorboard": "true",
+    "runtime.cache": "packed",
+    "runtime.skip_broken": "true",
+}
 
 
 @pytest.mark.parametrize("key", [*NO_EFFECT, "every other"])
 def test_the_hash_ignores_how_the_work_is_done_and_nothing_else(key):
     base = compose("mirror", "swatches").hash
     if key in NO_EFFECT:
-        value = "true" if key == "runtime.tensorboard" else 3
-        assert compose("mirror", "swatches", settings=[f"{key}={value}"]).hash == base
+        assert compose("mirror", "swatches", settings=[f"{key}={NO_EFFECT[key]}"]).hash == base
         return
     hashes = {base: "nothing"}
     for name, value in settable().items():

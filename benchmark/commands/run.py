@@ -42,7 +42,7 @@ def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leader
     pages = generate(leaderboards)
     console = Console()
     console.print(result_table(record))
-    console.print(f"run {folder}\npage {pages[-1].parent / f'{record.dataset}.md'}", highlight=False, soft_wrap=True)
+    console.print(f"run {folder}\npage {pages[-1].parent / f'{record.board}.md'}", highlight=False, soft_wrap=True)
 
 
 def preview(recipe: Recipe, work_dir: Path, data_root: Path, device: str) -> None:

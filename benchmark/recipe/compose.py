@@ -31,7 +31,7 @@ def compose(
     file = _read(config) if config else {}
     command_line: dict[str, Any] = {} if seed is None else {"seed": seed}
     for setting in settings:
-        command_line = merge(command_line, _parse(setting))
+        command_line = merge(command_line, _with_names(parse_setting(setting)))
     user = merge(merge(file, chosen), command_line)
     names = _names(user)
     if "version" in file:
@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
     return _with_names(content)
 
 
-def _parse(setting: str) -> dict[str, Any]:
+def parse_setting(setting: str) -> dict[str, Any]:
     """`a.b=1` -> {"a": {"b": 1}}; the value is read as YAML."""
     key, separator, text = setting.partition("=")
     if not separator or not all(part for part in key.split(".")):
@@ -138,7 +138,7 @@ def _parse(setting: str) -> dict[str, Any]:
         raise UserError(f"--set {setting}: {getattr(error, 'problem', None) or error}") from error
     for part in reversed(key.split(".")):
         value = {part: value}
-    return _with_names(value)
+    return value
 
 
 def _with_names(content: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmark import plain_yaml
+from benchmark.identity import significant
+from benchmark.retrieval.protocol import AveragePrecision
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
@@ -114,6 +116,8 @@ class Evaluate(Section):
     batch_size: int = Field(256, ge=1)
     every: int = Field(0, ge=0)
     """Validate the student every so many epochs during training; 0 never."""
+    average_precision: AveragePrecision = "rectangular"
+    """The rule of mAP, see `Protocol`; leaderboards keep the two apart."""
 
 
 class Runtime(Section):
@@ -125,7 +129,12 @@ class Runtime(Section):
     amp: Literal["auto", "bf16", "off"] = "auto"
     compile: str | None = None
     """A torch.compile backend, such as `inductor`."""
-    workers: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=0)
+    """Processes that load images; as many as suit the machine where empty."""
+    cache: str | None = None
+    """Folder in which decoded and resized images are kept for later runs."""
+    skip_broken: bool = False
+    """Leave out, and count, images that cannot be decoded."""
     threads: int | None = Field(None, ge=1)
     """Threads of the CPU's operators; the machine's cores where empty."""
     tensorboard: bool = False
@@ -160,9 +169,7 @@ class Recipe(Section):
     @property
     def hash(self) -> str:
         """sha256 of everything that can change the result."""
-        content = self.model_dump(mode="json")
-        del content["runtime"]
-        content["runtime"] = {"amp": self.runtime.amp, "compile": self.runtime.compile}
+        content = significant(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def yaml(self) -> str:

@@ -48,6 +48,21 @@ def validated(content: Mapping[str, Any], origin: Origin) -> Recipe:
     return recipe.model_copy(update=plugins)
 
 
+def arguments(registry: PluginRegistry, name: str, given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """All arguments of a plug-in's constructor: those given, checked against its type hints, and the defaults.
+
+    Raises:
+        UserError: A line for each that is wrong; `origin` says where they were given.
+    """
+    model = _argument_model(registry, name)
+    try:
+        return _strictly(model, given).model_dump(mode="json")
+    except ValidationError as error:
+        content = {registry.name: given}
+        problems = _explain(error, (registry.name,), model, content, lambda path: (path, origin))
+        raise UserError("\n".join(problems)) from error
+
+
 def has(content: Any, path: Keys) -> bool:
     """Whether nested mappings and lists have something at `path`."""
     for key in path:

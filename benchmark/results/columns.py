@@ -1,31 +1,26 @@
 """The columns of a leaderboard: one row's cells, in Markdown."""
 
+from collections.abc import Sequence
+
 from benchmark.results.formatting import MISSING, milliseconds, percent, quantity
 from benchmark.results.notes import Notes
 from benchmark.results.record import Record
 from benchmark.results.store import record_name
 from benchmark.results.summary import TEACHER, Row
 
-HEADERS = (
-    "method",
-    "teacher",
-    "student",
-    "mAP",
-    "R@1",
-    "R@5",
-    "asymmetric mAP",
-    "parameters",
-    "MACs",
-    "FLOPs",
-    "saved (parameters / MACs)",
-    "ms, batch 1",
-    "ms, batch 64",
-    "seeds",
-)
+
+def headers(ks: Sequence[int]) -> list[str]:
+    """The names of the columns; `ks` are the K of Recall@K."""
+    return [
+        *("method", "teacher", "student", "mAP"),
+        *(f"R@{k}" for k in ks),
+        *("asymmetric mAP", "parameters", "MACs", "FLOPs", "saved (parameters / MACs)"),
+        *("ms, batch 1", "ms, batch 64", "seeds"),
+    ]
 
 
-def cells(row: Row, notes: Notes, one_device: bool) -> list[str]:
-    """The row's cells in the order of `HEADERS`; what needs explaining goes into `notes`.
+def cells(row: Row, ks: Sequence[int], notes: Notes, one_device: bool) -> list[str]:
+    """The row's cells in the order of `headers(ks)`; what needs explaining goes into `notes`.
 
     `one_device`: all latencies of the table were measured on one device, so that cells need not name it.
     """
@@ -36,8 +31,7 @@ def cells(row: Row, notes: Notes, one_device: bool) -> list[str]:
         networks if is_teacher else (row.teacher or MISSING).replace("|", r"\|"),
         MISSING if is_teacher else networks,
         percent(row.mAP),
-        percent(row.recall(1)),
-        percent(row.recall(5)),
+        *(percent(row.recall(k)) for k in ks),
         _asymmetric(row, notes),
         quantity(row.over(lambda record: record.network.cost.parameters)),
         quantity(row.macs),

@@ -15,7 +15,7 @@ from benchmark.results.summary import BASELINE, TEACHER, Row, summarise
 
 _COLUMNS = """\
 - **teacher**, **student**: the networks. `none` is the student trained alone, without a teacher.
-- **mAP**, **R@1**, **R@5**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
+- **mAP**, **R@K**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
   queries against a gallery embedded by the student; exact, over the whole gallery.
 - **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embeddings have one size.
   Near zero unless the method makes the two spaces coincide: what compares logits or distances leaves them apart.
@@ -36,11 +36,11 @@ def generate(folder: Path) -> list[Path]:
         UserError: a record cannot be used; nothing has been written then.
     """
     rows = summarise(load_records(folder / "records"))
-    datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.dataset)]
+    datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
     texts = {folder / "README.md": index_page(datasets)}
     for group in datasets:
-        texts[folder / f"{group[0].dataset}.md"] = dataset_page(group)
-        texts[folder / f"{group[0].dataset}.svg"] = pareto_svg(group)
+        texts[folder / f"{group[0].board}.md"] = dataset_page(group)
+        texts[folder / f"{group[0].board}.svg"] = pareto_svg(group)
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
@@ -48,7 +48,7 @@ def generate(folder: Path) -> list[Path]:
 
 def index_page(datasets: Sequence[Sequence[Row]]) -> str:
     """Markdown of the index: the rows of every dataset in one table, the pages, the columns."""
-    names = [rows[0].dataset for rows in datasets]
+    names = [rows[0].board for rows in datasets]
     methods = sorted(
         {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
     )
@@ -79,6 +79,6 @@ def _cell(rows: Sequence[Row], method: str) -> str:
 
 
 def _page_line(rows: Sequence[Row]) -> str:
-    name = rows[0].dataset
+    name = rows[0].board
     records = sum(len(row.records) for row in rows)
     return f"- [{name}]({name}.md): {records} record{'' if records == 1 else 's'} in {len(rows)} rows"

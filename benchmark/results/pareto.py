@@ -25,7 +25,7 @@ def pareto_svg(rows: Sequence[Row]) -> str:
     points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
     errors = 100 * np.array([row.mAP.std or 0.0 for row in rows])
     title, subtitle = (
-        f"mAP against MACs on {rows[0].dataset}",
+        f"mAP against MACs on {rows[0].board}",
         "bars: standard deviation over seeds; better is up and left",
     )
     with canvas(title, subtitle) as (figure, axes):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -43,7 +44,9 @@ class Record(Part):
     """One run of one recipe with one seed. A leaderboard is a pure function of records.
 
     `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
-    `teacher` is None for a teacher's own record; so are `saved` and `budget`, which need a teacher.
+    `variant` holds the keys of the recipe, and their values, by which the benchmark differs from the dataset's usual
+    one, such as `{"dataset.split": "closed"}`. `teacher` is None for a teacher's own record; so are `saved` and
+    `budget`, which need a teacher.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -57,6 +60,7 @@ class Record(Part):
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")]
     commit: str | None
     data: Data
+    variant: dict[str, Any] = Field(default_factory=dict)
     network: Network
     teacher: TeacherReport | None
     scores: ScoreReport
@@ -77,6 +81,14 @@ class Record(Part):
         if self.id != expected:
             raise ValueError(f"id {self.id!r} does not belong to this recipe_hash and role, whose id is {expected!r}")
         return self
+
+    @property
+    def board(self) -> str:
+        """The leaderboard that the record belongs to: the dataset, and what is unusual about the benchmark."""
+        parts = [self.dataset]
+        for key, value in sorted(self.variant.items()):
+            parts += [value] if isinstance(value, str) else [key.rpartition(".")[2], json.dumps(value)]
+        return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
 
     def fingerprint(self) -> str:
         """SHA-256 of what is deterministic: two runs of one recipe with the same seed agree on it."""

@@ -25,12 +25,18 @@ class Split(Part):
 
 
 class Data(Part):
-    """The data a run saw; `fingerprint` is the hash of its content, `versions` those of the software that made it."""
+    """The data a run saw; `fingerprint` is the hash of its content, `versions` those of the software that made it.
+
+    `skipped` counts the files that were left out as the dataset says, by split and reason; `broken` the images that
+    were left out because they could not be decoded.
+    """
 
     fingerprint: str | None
     splits: dict[str, Split]
     protocol: dict[str, Any]
     versions: dict[str, str]
+    skipped: dict[str, Count] = {}
+    broken: Count = 0
 
 
 class Cost(Part):

@@ -9,7 +9,7 @@ from benchmark.results.record import Record
 def record_name(record: Record) -> str:
     """`glyphs-cdd-seed0-0123456789ab.json`: the file name of a record in the folder; a teacher's says "teacher"."""
     label = "teacher" if record.role == "teacher" else record.method
-    return f"{record.dataset}-{label}-seed{record.seed}-{record.id}.json"
+    return f"{record.board}-{label}-seed{record.seed}-{record.id}.json"
 
 
 def add_record(record: Record, folder: Path) -> Path:
@@ -20,7 +20,7 @@ def add_record(record: Record, folder: Path) -> Path:
 
 
 def load_records(folder: Path) -> list[Record]:
-    """All records in `folder`, sorted by dataset, method and seed; none where there is no such folder.
+    """All records in `folder`, sorted by board, method and seed; none where there is no such folder.
 
     Raises:
         UserError: a file is no valid record, is not named as `add_record` names it (pages link records by name), or
@@ -38,4 +38,4 @@ def load_records(folder: Path) -> list[Record]:
             raise UserError(f"{path}: holds the record {record_name(record)}; rename the file to that")
         holders[record.id] = path
         records.append(record)
-    return sorted(records, key=lambda record: (record.dataset, record.method, record.seed, record.id))
+    return sorted(records, key=lambda record: (record.board, record.method, record.seed, record.id))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.identity import significant
 from benchmark.results.record import Record
 from benchmark.results.statistic import Statistic
 
@@ -16,7 +17,7 @@ BASELINE = "none"
 class Row:
     """Runs that differ in nothing but the seed. `method` is "teacher" for teachers, whose `teacher` is None."""
 
-    dataset: str
+    board: str
     method: str
     teacher: str | None
     records: tuple[Record, ...]
@@ -68,24 +69,22 @@ def device_name(record: Record) -> str:
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
-    """One row per dataset, method, teacher network and recipe (but for seeds), in the order of a leaderboard.
+    """One row per board, method, teacher network and recipe (but for seeds), in the order of a leaderboard.
 
-    By dataset; the teacher first, then the student alone ("none"), then the other methods, best mean mAP first.
+    By board; the teacher first, then the student alone ("none"), then the other methods, best mean mAP first.
     """
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.id)):
         method = TEACHER if record.role == "teacher" else record.method
         teacher = record.teacher.network if record.teacher else ""
-        # What cannot change a result, such as the number of workers, is not in the hash and makes no row of its own.
-        runtime = {key: record.recipe.get("runtime", {}).get(key) for key in ("amp", "compile")}
-        recipe = json.dumps(_without_seeds(record.recipe | {"runtime": runtime}), sort_keys=True)
-        groups.setdefault((record.dataset, method, teacher, recipe), []).append(record)
+        # What cannot change a result, such as the number of workers, makes no row of its own.
+        recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
+        groups.setdefault((record.board, method, teacher, recipe), []).append(record)
     rows = [
-        Row(dataset, method, teacher or None, tuple(members))
-        for (dataset, method, teacher, _), members in groups.items()
+        Row(board, method, teacher or None, tuple(members)) for (board, method, teacher, _), members in groups.items()
     ]
     return sorted(
-        rows, key=lambda row: (row.dataset, row.method != TEACHER, row.method != BASELINE, -row.mAP.mean, row.method)
+        rows, key=lambda row: (row.board, row.method != TEACHER, row.method != BASELINE, -row.mAP.mean, row.method)
     )
 
 

@@ -1,5 +1,7 @@
 """The table at the end of a run."""
 
+from collections.abc import Sequence
+
 from rich.box import HORIZONTALS
 from rich.table import Table
 from rich.text import Text
@@ -14,23 +16,24 @@ from benchmark.results.summary import device_name
 def result_table(record: Record) -> Table:
     """Teacher (where there is one) and student of one run, side by side."""
     table = Table(
-        title=f"{record.method} on {record.dataset}, seed {record.seed}",
+        title=f"{record.method} on {record.board}, seed {record.seed}",
         caption=Text(_caption(record)),  # not a string, whose [brackets] would be markup
         caption_justify="left",
         box=HORIZONTALS,
         padding=(0, 1, 0, 0),  # all columns fit into 80 characters
     )
     table.add_column("network")
-    for header in ("mAP", "R@1", "R@5", "params", "MACs", "FLOPs", "saved %", "latency"):
+    ks = sorted(map(int, record.scores.symmetric.recall))[:2]
+    for header in ("mAP", *(f"R@{k}" for k in ks), "params", "MACs", "FLOPs", "saved %", "latency"):
         table.add_column(header, justify="right", no_wrap=True)
     if record.teacher is not None:
         table.add_row(
-            "teacher", *_figures(record.teacher.scores, record.teacher.cost), MISSING, _latency(record.teacher.cost)
+            "teacher", *_figures(record.teacher.scores, ks, record.teacher.cost), MISSING, _latency(record.teacher.cost)
         )
     saved = record.saved
     table.add_row(
         record.role,
-        *_figures(record.scores.symmetric, record.network.cost),
+        *_figures(record.scores.symmetric, ks, record.network.cost),
         f"{_percent(saved.parameters)} / {_percent(saved.macs)}" if saved else MISSING,
         _latency(record.network.cost),
         style="bold",
@@ -56,8 +59,8 @@ def _caption(record: Record) -> str:
     return "\n".join(lines)
 
 
-def _figures(scores: Scores, cost: Cost) -> list[str]:
-    fractions = (scores.mAP, scores.recall.get("1"), scores.recall.get("5"))
+def _figures(scores: Scores, ks: Sequence[int], cost: Cost) -> list[str]:
+    fractions = (scores.mAP, *(scores.recall.get(str(k)) for k in ks))
     counts = (cost.parameters, cost.macs, cost.flops)
     return [*map(_percent, fractions), *(quantity(Statistic(count)) for count in counts)]
 

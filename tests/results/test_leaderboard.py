@@ -59,9 +59,9 @@ def test_cells(folder):
     page = (folder / "glyphs.md").read_text()
     teacher, baseline = rows(page)[:2]
     assert teacher[1:6] == ["resnet26 64-128-256", "-", "73.5", "83.5", "93.5"]
-    assert teacher[7:11] == ["3.00 M", "60.0 M", "120 M", "-"]
+    assert teacher[8:12] == ["3.00 M", "60.0 M", "120 M", "-"]
     assert baseline[1:6] == ["resnet26 64-128-256", "resnet26 32-64-128", "61.0 ± 1.0", "71.0 ± 1.0", "81.0 ± 1.0"]
-    assert baseline[7:13] == ["1.10 M", "22.0 M", "44.0 M", "63.3 / 63.3", "2.20", "110"]
+    assert baseline[8:14] == ["1.10 M", "22.0 M", "44.0 M", "63.3 / 63.3", "2.20", "110"]
 
 
 def test_links_lead_to_records(folder):
