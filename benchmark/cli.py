@@ -1,5 +1,6 @@
 """The command line. Thin: every command imports what it needs when it runs, so that help and completion are instant."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Look at a dataset.", no_args_is_help=True)
+data = typer.Typer(help="Prepare, check and look at a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
@@ -49,6 +50,12 @@ def run(
         Path, typer.Option(help="Folder of records and pages; the run's record is added to it.")
     ] = Path("leaderboards"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep decoded images in this folder, for this run and later ones.")
+    ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out and count images that cannot be read, instead of stopping.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, costs and counts; train nothing.")] = False,
     plugin: Plugins = None,
@@ -57,7 +64,9 @@ def run(
     _load(plugin)
     from benchmark.recipe import compose
 
-    recipe = compose(method, dataset, config, [*(settings or []), *["runtime.tensorboard=true"] * tensorboard], seed)
+    flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
+    runtime = [f"runtime.{key}={json.dumps(value, default=str)}" for key, value in flags.items() if value]
+    recipe = compose(method, dataset, config, [*(settings or []), *runtime], seed)
     from benchmark.commands.run import execute, preview
 
     root = data_root or _data_root()
@@ -98,13 +107,42 @@ def leaderboard(
         typer.echo(page)
 
 
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dataset; repeatable.")
+]
+
+
 @data.command()
-def check(dataset: str, data_root: DataRoot = None, plugin: Plugins = None) -> None:
+def check(
+    dataset: str,
+    decode: Annotated[bool, typer.Option("--decode", help="Open every image and list those that are broken.")] = False,
+    settings: Options = None,
+    data_root: DataRoot = None,
+    plugin: Plugins = None,
+) -> None:
     """Compare a dataset on disk with what is published; exit with 1 where they differ."""
-    report = _dataset(dataset, data_root, plugin).check()
-    typer.echo(report)
-    if not report.ok:
-        raise typer.Exit(1)
+    _load(plugin)
+    from benchmark.commands import data as commands
+
+    commands.check(dataset, settings or [], data_root or _data_root(), decode)
+
+
+@data.command()
+def prepare(
+    dataset: str,
+    archive: Annotated[Path | None, typer.Argument(help="The official archive: zip, tar or tgz.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the archive first; only for sets that need no agreement.")
+    ] = False,
+    settings: Options = None,
+    data_root: DataRoot = None,
+    plugin: Plugins = None,
+) -> None:
+    """Unpack an archive into the data root, all of it or nothing, and check the dataset."""
+    _load(plugin)
+    from benchmark.commands import data as commands
+
+    commands.prepare(dataset, archive, settings or [], data_root or _data_root(), download)
 
 
 @data.command()
@@ -115,30 +153,15 @@ def sample(
     output: Annotated[
         Path | None, typer.Option(help="Default: <dataset>-<split>.png here.", show_default=False)
     ] = None,
+    settings: Options = None,
     data_root: DataRoot = None,
     plugin: Plugins = None,
 ) -> None:
     """Draw a contact sheet: a row per identity, a column per camera."""
-    from benchmark.data.contact_sheet import contact_sheet
-    from benchmark.data.retrieval_dataset import SPLITS
-    from benchmark.errors import nearest
-
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}{nearest(split, SPLITS)} Choose train, query or gallery.")
-    target = output or Path(f"{dataset}-{split}.png")
-    if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--output {target}: a picture's name ends in .png or .jpg")
-    contact_sheet(_dataset(dataset, data_root, plugin), split, rows, target)
-    typer.echo(target)
-
-
-def _dataset(name: str, data_root: Path | None, plugin: list[Path] | None):
     _load(plugin)
-    from benchmark.registry import DATASETS
+    from benchmark.commands import data as commands
 
-    dataset = DATASETS.find(name)(data_root or _data_root())
-    dataset.prepare()
-    return dataset
+    commands.sample(dataset, settings or [], data_root or _data_root(), split, rows, output)
 
 
 def _load(plugins: list[Path] | None) -> None:

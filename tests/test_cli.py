@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +113,8 @@ class TestList:
         assert {"resnet50", "vit_tiny_patch16_224"} <= set(benchmark("list", "backbones").out.split())
 
     def test_plugins_are_listed(self, benchmark, plugin):
-        assert "few     A few glyphs." in benchmark("list", "datasets", "--plugin", plugin).out.splitlines()
+        lines = benchmark("list", "datasets", "--plugin", plugin).out.splitlines()
+        assert ["few", "A few glyphs."] in [line.split(maxsplit=1) for line in lines]
 
     def test_plugins_that_failed_are_named_beside(self, benchmark, monkeypatch):
         monkeypatch.setitem(METHODS.failures, "theirs (their.module)", "ImportError: no [module]")
@@ -199,6 +201,29 @@ class TestData:
         assert done.code == 1
         assert f"query/{image.name} cannot be read" in done.out
 
+    def test_prepare_unpacks_then_checks(self, benchmark, tmp_path):
+        with zipfile.ZipFile(tmp_path / "official.zip", "w") as archive:
+            for folder in ("bounding_box_train", "query", "bounding_box_test"):
+                archive.writestr(f"Market-1501-v15.09.15/{folder}/0002_c1s1_000451_03.jpg", b"")
+        done = benchmark("data", "prepare", "market1501", tmp_path / "official.zip", "--data-root", tmp_path / "data")
+        assert done.code == 1, "the archive has not the published counts"
+        assert "official.zip: 3 files, 0 bytes" in " ".join(done.err.split())
+        assert "defect: " in done.out
+        again = benchmark("data", "prepare", "market1501", tmp_path / "official.zip", "--data-root", tmp_path / "data")
+        assert (again.code, again.out) == (2, "")
+        assert "nothing is overwritten" in again.err
+
+    def test_prepare_renders_what_needs_no_archive(self, benchmark, plugin, tmp_path):
+        done = benchmark("data", "prepare", "few", "--plugin", plugin, "--data-root", tmp_path / "data")
+        assert done.code == 0
+        assert "all as expected" in done.out
+
+    def test_options_of_a_dataset(self, benchmark, plugin, tmp_path):
+        where = ["--data-root", tmp_path / "data", "--plugin", plugin]
+        done = benchmark("data", "check", "few", *where, "--set", "train_identities=5")
+        assert done.code == 0
+        assert ["train", "identities", "5", "5"] in [line.split() for line in done.out.splitlines()]
+
 
 class TestMistakes:
     """Exit code 2 and a clear line, never a traceback."""
@@ -235,6 +260,14 @@ class TestMistakes:
             (["data", "check", "glyhps"], ["'glyphs'"]),
             (["data", "sample", "glyphs", "--split", "tran"], ["'train'"]),
             (["data", "sample", "glyphs", "--output", "sheet.tif"], ["sheet.tif", ".png"]),
+            (["data", "prepare", "veri776"], ["which archive?", "VeRidataset"]),
+            (["data", "prepare", "cub200"], ["which archive?", "--download"]),
+            (["data", "prepare", "veri776", "none.zip"], ["none.zip does not exist"]),
+            (["data", "prepare", "veri776", "--download"], ["cannot be fetched by a tool", "by e-mail"]),
+            (["data", "prepare", "cub200", "a.tgz", "--download"], ["do not name one beside it"]),
+            (["data", "check", "cub200", "--set", "split=open"], ["dataset.split in --set", "'zero_shot'", "'open'"]),
+            (["data", "check", "cub200", "--set", "splits=closed"], ["unknown key 'dataset.splits'", "'split'"]),
+            (["data", "sample", "cub200", "--set", "split"], ["--set split", "key=value"]),
             (["leaderboard"], ["leaderboards/records"]),
         ],
         ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,

@@ -109,13 +109,13 @@ def _data(dataset: type[RetrievalDataset]) -> str:
         [
             "\n".join(f"{title}: {text}" for title, text in parts.items() if text),
             f"Files below the data root:\n{textwrap.indent(card.tree, '  ')}",
-            tabulate(rows, headers=("split", "images", "identities", "cameras"), missingval="?"),
+            *([tabulate(rows, headers=("split", "images", "identities", "cameras"), missingval="?")] if rows else []),
         ]
     )
 
 
 def _protocol(protocol: Protocol) -> str:
-    rules = [f"mAP, mINP and Recall@{', '.join(map(str, protocol.recall_at))} over the whole gallery"]
+    rules = [f"mAP ({protocol.average_precision}), mINP and Recall@{', '.join(map(str, protocol.recall_at))}"]
     if protocol.camera_rule:
         rules.append("gallery images of the query's identity from the query's camera are ignored")
     if protocol.query_in_gallery:

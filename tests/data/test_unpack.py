@@ -1,0 +1,414 @@
+"""Unpacking: whole or not at all, nothing outside, nothing overwritten."""
+
+import io
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.data import unpack as module
+from benchmark.data.archives.zip_archive import PASSWORD, ZipArchive
+from benchmark.data.unpack import unpack
+from benchmark.errors import UserError
+
+FILES = {"VeRi/image_train/1.jpg": b"one" * 1000, "VeRi/image_test/2.jpg": b"two", "VeRi/empty.txt": b""}
+
+
+def tar(path: Path, files=FILES, mode="w:gz", edit=lambda entry: entry) -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry = edit(entry)
+            archive.addfile(entry, io.BytesIO(content) if entry.isreg() else None)
+    return path
+
+
+def zipped(path: Path, files=FILES) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.fixture(params=["zip", "tar", "tgz", "tar.bz2", "tar.xz"])
+def archive(request, tmp_path):
+    """`archive(files)` makes an archive of some kind."""
+    kind = request.param
+    modes = {"tar": "w", "tgz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
+    path = tmp_path / f"official.{kind}"
+    return lambda files=FILES: zipped(path, files) if kind == "zip" else tar(path, files, modes[kind])
+
+
+def test_every_file_is_there_as_it_was(archive, root, capsys):
+    unpack(archive(), root / "veri776")
+    assert tree(root / "veri776") == {name: FILES[name] for name in sorted(FILES)}
+    assert leftovers(root) == ["veri776"]
+    assert "3 files, 3.0 kB" in capsys.readouterr().err, "the size is shown before"
+
+
+def test_a_folder_that_is_there_already_is_added_to(archive, root):
+    (root / "inshop").mkdir()
+    (root / "inshop" / "list_eval_partition.txt").write_text("mine")
+    unpack(archive(), root / "inshop")
+    assert set(tree(root / "inshop")) == {*FILES, "list_eval_partition.txt"}
+
+
+def test_nothing_is_overwritten(archive, root):
+    (root / "veri776" / "VeRi").mkdir(parents=True)
+    (root / "veri776" / "VeRi" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"veri776/VeRi exists already, and nothing is overwritten"):
+        unpack(archive(), root / "veri776")
+    assert tree(root / "veri776") == {"VeRi/mine.txt": b"mine"}
+    assert leftovers(root) == ["veri776"]
+
+
+def test_what_macos_adds_is_left_out(archive, root):
+    unpack(archive({**FILES, "__MACOSX/VeRi/._1.jpg": b"x", "VeRi/._1.jpg": b"x", "VeRi/.DS_Store": b"x"}), root / "v")
+    assert set(tree(root / "v")) == set(FILES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../outside", "VeRi/../../outside", "..\\outside", "C:\\outside", "c:outside", "\\outside", ".."],
+)
+def test_paths_that_lead_out(archive, root, name):
+    with pytest.raises(UserError, match=r"is not unpacked: it holds .* which would lie outside"):
+        unpack(archive({**FILES, name: b"evil"}), root / "veri776")
+    assert leftovers(root) == []
+    assert not (root.parent / "outside").exists()
+
+
+@given(st.text(max_size=30))
+def test_no_name_leads_out(name):
+    try:
+        path = ZipArchive(Path("a.zip")).safe(name)
+    except UserError:
+        return
+    place = Path(os.path.normpath(Path("/data/set") / path))
+    assert place.is_relative_to("/data/set")
+    assert place != Path("/data/set")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (tarfile.SYMTYPE, "a link"),
+        (tarfile.LNKTYPE, "a link"),
+        (tarfile.FIFOTYPE, "a special file"),
+        (tarfile.CHRTYPE, "a special file"),
+        (tarfile.BLKTYPE, "a special file"),
+    ],
+)
+def test_links_and_devices_in_a_tar_file(tmp_path, root, kind, said):
+    def edit(entry):
+        if entry.name == "VeRi/way":
+            entry.type, entry.linkname, entry.size = kind, "/etc", 0
+        return entry
+
+    path = tar(tmp_path / "a.tar", {**FILES, "VeRi/way": b"", "VeRi/way/passwd": b"evil"}, "w", edit)
+    with pytest.raises(UserError, match=f"holds 'VeRi/way', {said}"):
+        unpack(path, root / "veri776")
+    assert leftovers(root) == []
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o120777, "a link"), (0o010644, "a special file")])
+def test_links_and_devices_in_a_zip_file(tmp_path, root, mode, said):
+    path = zipped(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        entry = zipfile.ZipInfo("VeRi/way")
+        entry.external_attr = mode << 16
+        archive.writestr(entry, "/etc")
+    with pytest.raises(UserError, match=f"holds 'VeRi/way', {said}"):
+        unpack(path, root / "veri776")
+    assert leftovers(root) == []
+
+
+def test_one_file_twice(tmp_path, root):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for content in (b"first", b"second"):
+            entry = tarfile.TarInfo("VeRi/1.jpg")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(UserError, match=r"holds 'VeRi/1\.jpg' twice"):
+        unpack(tmp_path / "a.tar", root / "veri776")
+
+
+def test_a_file_that_is_also_a_folder(archive, root):
+    with pytest.raises(UserError, match="'VeRi/a' both as a file and as a folder"):
+        unpack(archive({"VeRi/a": b"x", "VeRi/a/b": b"y"}), root / "veri776")
+    assert leftovers(root) == []
+
+
+def test_an_empty_archive(archive, root):
+    with pytest.raises(UserError, match="holds no files"):
+        unpack(archive({}), root / "veri776")
+
+
+def test_more_than_the_disk_holds(archive, root, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 999, 999))
+    with pytest.raises(UserError, match=r"takes 3\.0 kB unpacked, but .* has 999 bytes left"):
+        unpack(archive(), root / "veri776")
+    assert leftovers(root) == []
+
+
+def test_a_disk_that_is_full_after_all(archive, root, full_disk):
+    path = archive()
+    with full_disk(2000), pytest.raises(OSError, match="File too large"):
+        unpack(path, root / "veri776")
+    assert leftovers(root) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.6])
+def test_an_incomplete_archive(archive, root, share):
+    noise = {name: os.urandom(4000) for name in FILES}
+    path = archive(noise)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=r"is damaged|is no zip or tar file"):
+        unpack(path, root / "veri776")
+    assert leftovers(root) == []
+
+
+def test_damage_anywhere_gives_the_files_or_one_kind_of_error(archive, root):
+    path = archive({name: os.urandom(500) for name in FILES})
+    content = path.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 60)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            unpack(path, root / "veri776")
+        except UserError:
+            assert leftovers(root) == []
+        else:
+            shutil.rmtree(root / "veri776")
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_a_damaged_zip_file(tmp_path, root, place):
+    path = zipped(tmp_path / "a.zip", {"VeRi/1.jpg": os.urandom(5000)})
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged or incomplete"):
+        unpack(path, root / "veri776")
+    assert leftovers(root) == []
+
+
+def test_a_zip_file_that_lies_about_its_sizes(tmp_path, root):
+    """A bomb: the directory says 3 bytes, the stream holds a megabyte."""
+    path = zipped(tmp_path / "a.zip", {"VeRi/1.jpg": b"\0" * 10**6})
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\1\2")
+    struct.pack_into("<I", content, directory + 24, 3)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged or incomplete"):
+        unpack(path, root / "veri776")
+    assert leftovers(root) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"Rar!\x1a\x07\x00", b"7z\xbc\xaf\x27\x1c", b"text"])
+def test_what_is_no_archive(tmp_path, root, content):
+    (tmp_path / "a.rar").write_bytes(content)
+    with pytest.raises(UserError, match="is no zip or tar file, or is damaged"):
+        unpack(tmp_path / "a.rar", root / "veri776")
+
+
+def test_an_archive_that_is_not_there(tmp_path, root):
+    with pytest.raises(UserError, match=r"archive .*none\.zip does not exist"):
+        unpack(tmp_path / "none.zip", root / "veri776")
+
+
+def crypt(data: bytes, password: bytes, crc: int) -> bytes:
+    """Traditional zip encryption (APPNOTE 6.1), which Python reads but does not write."""
+    table = [zlib.crc32(bytes([byte])) ^ 0xFF000000 ^ 0xFF for byte in range(256)]
+    table = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
+        table.append(value)
+    keys = [0x12345678, 0x23456789, 0x34567890]
+
+    def update(byte: int) -> None:
+        keys[0] = (keys[0] >> 8) ^ table[(keys[0] ^ byte) & 0xFF]
+        keys[1] = ((keys[1] + (keys[0] & 0xFF)) * 134775813 + 1) & 0xFFFFFFFF
+        keys[2] = (keys[2] >> 8) ^ table[(keys[2] ^ (keys[1] >> 24)) & 0xFF]
+
+    for byte in password:
+        update(byte)
+    out = bytearray()
+    for byte in os.urandom(11) + bytes([crc >> 24]) + data:
+        mask = (keys[2] | 2) & 0xFFFF
+        out.append(byte ^ ((mask * (mask ^ 1)) >> 8 & 0xFF))
+        update(byte)
+    return bytes(out)
+
+
+@pytest.fixture
+def locked(tmp_path) -> Path:
+    """A zip file with one file, behind the password "secret"."""
+    content, name = b"one" * 100, b"img/1.jpg"
+    crc = zlib.crc32(content)
+    stored = crypt(content, b"secret", crc)
+    common = struct.pack("<HHHHHIIIHH", 20, 1, 0, 0, 0x21, crc, len(stored), len(content), len(name), 0)
+    local = b"PK\3\4" + common + name + stored
+    central = b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name
+    end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0)
+    path = tmp_path / "img.zip"
+    path.write_bytes(local + central + end)
+    return path
+
+
+class TestPassword:
+    def test_is_asked_for_once(self, locked, root, monkeypatch):
+        asked = []
+        monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+        monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "secret")
+        unpack(locked, root / "inshop")
+        assert tree(root / "inshop") == {"img/1.jpg": b"one" * 100}
+        assert asked == ["Password of img.zip: "]
+
+    def test_is_taken_from_the_environment(self, locked, root, monkeypatch):
+        monkeypatch.setenv(PASSWORD, "secret")
+        unpack(locked, root / "inshop")
+        assert tree(root / "inshop") == {"img/1.jpg": b"one" * 100}
+
+    def test_that_is_wrong_leaves_nothing(self, locked, root, monkeypatch):
+        for guess in ("wrong", "Secret", ""):  # one in 256 is found out only by the checksum
+            monkeypatch.setenv(PASSWORD, guess)
+            with pytest.raises(UserError, match=r"password is wrong|is damaged"):
+                unpack(locked, root / "inshop")
+        assert leftovers(root) == []
+
+    def test_cannot_be_asked_for_without_a_terminal(self, locked, root, monkeypatch):
+        monkeypatch.delenv(PASSWORD, raising=False)
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        with pytest.raises(UserError, match=rf"img\.zip needs a password: .*\${PASSWORD}"):
+            unpack(locked, root / "inshop")
+        assert leftovers(root) == []
+
+    def test_of_another_kind(self, locked, root):
+        content = bytearray(locked.read_bytes())
+        struct.pack_into("<H", content, content.rindex(b"PK\1\2") + 10, 99)
+        locked.write_bytes(content)
+        with pytest.raises(UserError, match="is encrypted with AES, which Python does not read"):
+            unpack(locked, root / "inshop")
+
+
+class TestInterruption:
+    CODE = """
+import sys, time
+from pathlib import Path
+from benchmark.data import unpack as module
+module._BLOCK = 100
+from benchmark.data.archives.tar_archive import TarArchive
+contents = TarArchive.contents
+def slow(self):
+    for found in contents(self):
+        yield found
+        Path(sys.argv[2], "started").touch()
+        time.sleep(600)
+TarArchive.contents = slow
+module.unpack(Path(sys.argv[1]), Path(sys.argv[2], "data", "veri776"))
+"""
+
+    def interrupted(self, tmp_path, number) -> int:
+        path = tar(tmp_path / "a.tgz")
+        process = subprocess.Popen([sys.executable, "-c", self.CODE, str(path), str(tmp_path)], stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        return process.returncode
+
+    def test_leaves_nothing(self, tmp_path, root):
+        assert self.interrupted(tmp_path, signal.SIGINT) != 0
+        assert leftovers(root) == []
+
+    def test_what_a_kill_leaves_is_removed_by_the_next_call(self, tmp_path, root):
+        assert self.interrupted(tmp_path, signal.SIGKILL) == -signal.SIGKILL
+        left = leftovers(root)
+        assert len(left) == 1
+        assert left[0].startswith(".veri776.")
+        unpack(tmp_path / "a.tgz", root / "veri776")
+        assert leftovers(root) == ["veri776"]
+        assert set(tree(root / "veri776")) == set(FILES)
+
+    def test_a_move_that_fails_is_undone(self, tmp_path, root, monkeypatch):
+        path = tar(tmp_path / "a.tgz", {"a/1": b"1", "b/2": b"2"})
+        rename, calls = Path.rename, []
+
+        def once(self, target):
+            calls.append(target)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", once)
+        with pytest.raises(OSError, match="No space"):
+            unpack(path, root / "set")
+        assert list((root / "set").iterdir()) == []
+
+
+def test_two_at_once_do_not_mix(tmp_path, root, monkeypatch):
+    """The second waits for the first, and then finds that its files exist."""
+    import threading
+
+    path, errors = zipped(tmp_path / "a.zip"), []
+    entered = threading.Barrier(2, timeout=30)
+    extract = module._extract
+
+    def slow(*arguments):
+        entered.wait()
+        time.sleep(0.2)
+        extract(*arguments)
+
+    monkeypatch.setattr(module, "_extract", slow)
+
+    def run():
+        try:
+            unpack(path, root / "set")
+        except UserError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    entered.wait()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(errors) == 1
+    assert "exists already" in errors[0]
+    assert set(tree(root / "set")) == set(FILES)
+
+
+def test_names_are_posix():
+    assert ZipArchive(Path("a.zip")).safe("a\\b\\c.jpg") == PurePosixPath("a/b/c.jpg")
