@@ -1,0 +1,163 @@
+"""The user's own images."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from benchmark.data.card import Card
+from benchmark.data.files import images_below, lines
+from benchmark.data.findings import Defect, Skipped
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.sample import Sample
+from benchmark.errors import UserError, nearest
+from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
+from benchmark.registry import DATASETS
+from benchmark.retrieval.protocol import Protocol
+
+COLUMNS = ("path", "identity", "camera", "split")
+NEEDED = COLUMNS[:2]
+SPLITS_GIVEN = ("train", "query", "gallery", "test")
+"""Splits as users name them: "test" is query and gallery in one."""
+
+
+class _Image(NamedTuple):
+    """An image as its user describes it; what is not said is empty."""
+
+    path: Path
+    identity: str
+    camera: str
+    split: str
+
+
+@DATASETS.register_module("folder")
+class Folder(RetrievalDataset):
+    """Your own images: a folder per identity, or a table that names them.
+
+    In folders: `train/<identity>/*.jpg`, and either `query/` and `gallery/` like it, or `test/`, all of whose images
+    are queries that each search all others. A table is a CSV file with the columns path (relative to the table),
+    identity and, if there are any, camera and split (train, query, gallery or test). Where nothing is said about
+    splits, the first half of the identities, sorted by name, is for training and the others are for testing.
+
+    With cameras, images of a query's identity from the query's own camera are ignored.
+
+    Args:
+        root: The data root.
+        path: The folder, or the CSV file. Empty: the folder `folder` in the data root.
+        closed_set: Whether training and test may show the same identities.
+    """
+
+    name = "folder"
+    card: ClassVar[Card] = Card(
+        title="Your own images",
+        citation="Yours.",
+        terms="Yours.",
+        obtain="Put them into folders as below, or name them in a CSV file and say where it is: path=FILE.csv",
+        tree="""\
+folder/
+  train/<identity>/*.jpg ...
+  query/<identity>/*.jpg ...        or test/<identity>/*.jpg ..., for query and gallery in one
+  gallery/<identity>/*.jpg ...
+or a CSV file:
+  path,identity,camera,split
+  images/1.jpg,Alice,entrance,train""",
+    )
+    recipe = REID_BASELINE
+    method_arguments = BESIDE_A_TASK_LOSS
+
+    def __init__(self, root: Path, path: str = "", closed_set: bool = False) -> None:
+        super().__init__(root)
+        self.path = path
+        self.closed_set = closed_set
+        self._source = _unwrapped(Path(path).expanduser() if path else self.root / self.name)
+        if self._source.exists():
+            cameras = {image.camera for image in self._images}
+            one_list = not {"query", "gallery"} & {image.split for image in self._images}
+            self.protocol = Protocol(camera_rule=len(cameras) > 1, query_in_gallery=one_list)
+
+    @property
+    def folder(self) -> Path:
+        return self._source if self._source.suffix.lower() != ".csv" else self._source.parent
+
+    def scan(self, split: str) -> Iterator[Sample | Skipped | Defect]:
+        if split == "train":  # told once
+            yield from (found for found in self._found if not isinstance(found, _Image))
+            yield from self._contradictions()
+        wanted = "test" if split == "query" and self.protocol.query_in_gallery else split
+        identities = _numbers(image.identity for image in self._images)
+        cameras = _numbers(image.camera for image in self._images)
+        halves = self._halves()
+        for image in self._images:
+            if (image.split or halves[image.identity]) == wanted:
+                yield Sample(image.path, identities[image.identity], cameras[image.camera])
+
+    def _contradictions(self) -> Iterator[Defect]:
+        given = {image.split for image in self._images}
+        if "" in given and len(given) > 1:
+            lacking = next(image for image in self._images if not image.split)
+            yield Defect(f"{self._source}: {lacking.path} is in no split, but others are")
+        if "test" in given and given & {"query", "gallery"}:
+            yield Defect(f"{self._source}: images are in test, and others in query or gallery; use one or the other")
+
+    def _halves(self) -> dict[str, str]:
+        """Identity -> split, where the user has not said."""
+        numbers = _numbers(image.identity for image in self._images)
+        names = sorted(numbers, key=lambda name: numbers[name])
+        return {name: "train" if 2 * position < len(names) else "test" for position, name in enumerate(names)}
+
+    @cached_property
+    def _images(self) -> list[_Image]:
+        return [found for found in self._found if isinstance(found, _Image)]
+
+    @cached_property
+    def _found(self) -> list[_Image | Skipped | Defect]:
+        return list(_table(self._source) if self._source.suffix.lower() == ".csv" else _folders(self._source))
+
+
+def _unwrapped(source: Path) -> Path:
+    """The only folder in a folder that holds nothing else, as archives leave behind; else the path itself."""
+    content = list(source.iterdir()) if source.is_dir() else []
+    return _unwrapped(content[0]) if len(content) == 1 and content[0].is_dir() else source
+
+
+def _folders(source: Path) -> Iterator[_Image | Skipped | Defect]:
+    for found in images_below(source):
+        if not isinstance(found, Path):
+            yield found
+            continue
+        above = found.relative_to(source).parts[:-1]
+        split, identity = (above[0], above[1:2]) if above and above[0] in SPLITS_GIVEN else ("", above[:1])
+        if identity:
+            yield _Image(found, identity[0], "", split)
+        else:
+            yield Defect(f"{found} is not in the folder of an identity")
+
+
+def _table(source: Path) -> Iterator[_Image | Defect]:
+    reader = csv.DictReader(lines(source))
+    columns = reader.fieldnames or []
+    for column in NEEDED:
+        if column not in columns:
+            raise UserError(
+                f"{source} has no column {column!r}{nearest(column, columns)} It has: {', '.join(columns)}."
+            )
+    for row in reader:
+        path, identity, camera, split = ((row.get(column) or "").strip() for column in COLUMNS)
+        where = f"{source}, line {reader.line_num}"
+        if not path or not identity:
+            yield Defect(f"{where}: the {'identity' if path else 'path'} is missing")
+        elif split and split not in SPLITS_GIVEN:
+            yield Defect(f"{where}: unknown split {split!r}{nearest(split, SPLITS_GIVEN)}".rstrip("."))
+        elif not (source.parent / path).is_file():
+            yield Defect(f"{where}: {source.parent / path} is missing")
+        else:
+            yield _Image(source.parent / path, identity, camera, split)
+
+
+def _numbers(names: Iterable[str]) -> dict[str, int]:
+    """A number for every name: the one that it is where all are different numbers, else its place in sorted order."""
+    unique = sorted(set(names))
+    if all(name.isdecimal() for name in unique) and len({int(name) for name in unique}) == len(unique):
+        return {name: int(name) for name in unique}
+    return {name: position for position, name in enumerate(unique)}

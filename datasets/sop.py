@@ -1,0 +1,74 @@
+"""Stanford Online Products."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmark.data.card import Card, Split
+from benchmark.data.download import Download
+from benchmark.data.files import rows
+from benchmark.data.findings import Defect
+from benchmark.data.listed_dataset import ListedDataset
+from benchmark.data.sample import Sample
+from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
+from benchmark.recipe.compose import merge
+from benchmark.registry import DATASETS
+from benchmark.retrieval.protocol import Protocol
+
+LISTS = {"train": "Ebay_train.txt", "query": "Ebay_test.txt"}
+
+
+@DATASETS.register_module("sop")
+class StanfordOnlineProducts(ListedDataset):
+    """Stanford Online Products: photographs of things for sale, a few of each.
+
+    All test images are queries, each of which searches all others.
+    """
+
+    name = "sop"
+    card: ClassVar[Card] = Card(
+        title="Stanford Online Products",
+        citation=(
+            "Oh Song, Xiang, Jegelka, Savarese. Deep Metric Learning via Lifted Structured Feature Embedding. CVPR "
+            "2016."
+        ),
+        terms="None are known to this suite; ask its authors before anything but research.",
+        obtain=(
+            "benchmark data prepare sop --download, or give Stanford_Online_Products.zip from its authors' page instead"
+        ),
+        tree="""\
+sop/Stanford_Online_Products/
+  bicycle_final/ cabinet_final/ ...   111085122871_0.JPG ...
+  Ebay_train.txt                      image_id class_id super_class_id path
+  Ebay_test.txt                       59552 11319 1 bicycle_final/111053868001_0.JPG ...""",
+        splits={
+            "train": Split(59_551, 11_318, 1),
+            "query": Split(60_502, 11_316, 1),
+            "gallery": Split(60_502, 11_316, 1),
+        },
+        download=Download(
+            url="ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
+            sha256="b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48",  # tensorflow-datasets 4.9.10
+            size=3_083_860_082,
+        ),
+    )
+    protocol = Protocol(camera_rule=False, query_in_gallery=True, recall_at=(1, 10, 100, 1000))
+    unpacked = ("Stanford_Online_Products",)
+    parts = tuple(LISTS.values())
+    recipe: ClassVar[Mapping[str, Any]] = merge(
+        REID_BASELINE,
+        {"image_size": [256, 256], "train": {"augment": {"pad": 8}}},  # AIR_Distiller
+    )
+    method_arguments = BESIDE_A_TASK_LOSS
+
+    def image_folders(self) -> tuple[Path, ...]:
+        return (self.folder,)
+
+    def entries(self) -> Iterator[tuple[str, Sample] | Defect]:
+        for split, name in LISTS.items():
+            for row in rows(self.folder / name, fields=4, integers=(0, 1, 2), header=1):
+                if isinstance(row, Defect):
+                    yield row
+                else:
+                    _, (_, product, _, path) = row
+                    yield split, Sample(self.folder / path, int(product), camera=0)

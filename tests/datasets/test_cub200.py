@@ -1,0 +1,104 @@
+"""CUB-200-2011: the three lists and the two splits."""
+
+import pytest
+from PIL import Image
+
+from benchmark.data.card import Split
+from benchmark.data.check import check, warnings
+from benchmark.errors import UserError
+
+SPECIES = {
+    1: "Black_footed_Albatross",
+    2: "Laysan_Albatross",
+    100: "Brown_Pelican",
+    101: "White_Pelican",
+    200: "Yellowthroat",
+}
+EACH = 4
+
+
+def miniature(root, picture) -> None:
+    folder = root / "cub200" / "CUB_200_2011"
+    names, classes, splits, number = [], [], [], 0
+    for species, name in SPECIES.items():
+        for image in range(EACH):
+            number += 1
+            path = f"{species:03}.{name}/{name}_{image:04}_{number}.jpg"
+            picture(folder / "images" / path, species, size=(30, 40))
+            names.append(f"{number} {path}\n")
+            classes.append(f"{number} {species}\n")
+            splits.append(f"{number} {image % 2}\n")
+    for file, lines in (("images", names), ("image_class_labels", classes), ("train_test_split", splits)):
+        (folder / f"{file}.txt").write_text("".join(lines))
+    grey = folder / "images" / names[3].split()[1]
+    Image.open(grey).convert("L").save(grey)
+    (grey.parent / f"._{grey.name}").write_bytes(b"\0")
+    (folder / "bounding_boxes.txt").write_text("1 0.0 0.0 10.0 10.0\n")
+    (folder / "README").write_text("CUB")
+    (root / "cub200" / "attributes.txt").write_text("1 has_bill_shape::curved\n")
+
+
+def edit(dataset, file, change) -> None:
+    path = dataset.folder / file
+    path.write_bytes("".join(change(path.read_text().splitlines(keepends=True))).encode())
+
+
+def test_zero_shot_is_the_default(make, sizes):
+    dataset = make("cub200").open()
+    assert sizes(dataset) == {"train": Split(12, 3, 1), "query": Split(8, 2, 1), "gallery": Split(8, 2, 1)}
+    assert max(sample.identity for sample in dataset.train) == 100
+    assert dataset.protocol.recall_at == (1, 2, 4, 8)
+    assert (dataset.protocol.query_in_gallery, dataset.protocol.camera_rule) == (True, False)
+
+
+def test_the_closed_set_is_an_option_that_is_told_apart(make, sizes):
+    dataset = make("cub200").open(split="closed")
+    assert sizes(dataset) == {"train": Split(10, 5, 1), "query": Split(10, 5, 1), "gallery": Split(10, 5, 1)}
+    assert dataset.variant() == {"split": "closed"}
+    assert dataset.expected()["train"] == Split(5_994, 200, 1)
+    assert dataset.expected()["query"] == Split(5_794, 200, 1)
+
+
+def test_what_is_left_out_is_counted(make):
+    assert "train: 1 file skipped: hidden" in warnings(make("cub200").open())
+
+
+def test_windows_line_ends_change_nothing(make):
+    made = make("cub200")
+    before = made.open()
+    for file in ("images.txt", "image_class_labels.txt", "train_test_split.txt"):
+        edit(before, file, lambda lines: [line.replace("\n", "\r\n") for line in lines])
+    after = made.open()
+    assert (before.train, before.query) == (after.train, after.query)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("image_class_labels.txt", lambda lines: lines[1:], "image_class_labels.txt has no line for image 1"),
+        ("images.txt", lambda lines: lines[:-1], "images.txt has no line for image 20"),
+        ("images.txt", lambda lines: ["1\n", *lines[1:]], "images.txt, line 1: expected 2 fields"),
+        ("image_class_labels.txt", lambda lines: ["1 one\n", *lines[1:]], "line 1: expected a number"),
+        ("image_class_labels.txt", lambda lines: ["1 2\n", *lines[1:]], "is of class 2 by"),
+        ("train_test_split.txt", lambda _: ["\xff\xfe"], "has no line for image 1"),
+        ("images.txt", lambda lines: [lines[0].replace("001.", "001.../"), *lines[1:]], "is listed but missing"),
+    ],
+)
+def test_lists_that_are_not_as_published(make, file, change, said):
+    made = make("cub200")
+    edit(made.open(), file, change)
+    with pytest.raises(UserError, match=r"benchmark data check cub200"):
+        _ = made.open().train
+    assert any(said in difference for difference in check(made.open()).differences), check(made.open()).differences
+
+
+def test_a_list_that_is_no_text(make):
+    made = make("cub200")
+    (made.open().folder / "images.txt").write_bytes(b"\xff\xfe1 \x00")
+    assert "is not a text file" in check(made.open()).differences[0]
+
+
+def test_an_image_in_no_list_is_counted(make, picture):
+    made = make("cub200")
+    picture(made.open().folder / "images" / "001.Black_footed_Albatross" / "more.jpg")
+    assert "train: 1 file skipped: image that is not listed" in warnings(made.open())

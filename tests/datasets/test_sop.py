@@ -1,0 +1,45 @@
+"""Stanford Online Products: the two lists."""
+
+import pytest
+
+from benchmark.data.card import Split
+from benchmark.data.check import check
+
+TRAIN, TEST = (1, 2, 11318), (11319, 22634)
+
+
+def miniature(root, picture) -> None:
+    folder, number = root / "sop" / "Stanford_Online_Products", 0
+    for list_, products in (("train", TRAIN), ("test", TEST)):
+        rows = []
+        for product in products:
+            for image in range(3):
+                number += 1
+                path = f"bicycle_final/{111085122871 + product}_{image}.JPG"
+                picture(folder / path, product, size=(36, 30), format="JPEG")
+                rows.append(f"{number} {product} 1 {path}")
+        (folder / f"Ebay_{list_}.txt").write_text("\n".join(["image_id class_id super_class_id path", *rows]))
+    (folder / "Ebay_info.txt").write_text("image_id class_id super_class_id path\n")
+
+
+def test_sizes(make, sizes):
+    dataset = make("sop").open()
+    assert sizes(dataset) == {"train": Split(9, 3, 1), "query": Split(6, 2, 1), "gallery": Split(6, 2, 1)}
+    assert dataset.protocol.recall_at == (1, 10, 100, 1000)
+    assert dataset.protocol.query_in_gallery
+
+
+def test_an_image_that_is_listed_twice(make):
+    made = make("sop")
+    file = made.open().folder / "Ebay_test.txt"
+    file.write_text(f"{file.read_text()}\n{file.read_text().splitlines()[1]}")
+    assert check(made.open()).differences[0].endswith("_0.JPG is listed twice")
+
+
+@pytest.mark.parametrize("row", ["3 1 1", "3 one 1 bicycle_final/1.JPG", "3 1 1 bicycle_final/1.JPG"])
+def test_a_row_that_is_not_as_published(make, row):
+    made = make("sop")
+    file = made.open().folder / "Ebay_train.txt"
+    file.write_text(f"{file.read_text()}\n{row}\n")
+    first = check(made.open()).differences[0]
+    assert "line 11" in first or "bicycle_final/1.JPG is listed but missing" in first
