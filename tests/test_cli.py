@@ -262,6 +262,7 @@ class TestMistakes:
             (["data", "sample", "glyphs", "--output", "sheet.tif"], ["sheet.tif", ".png"]),
             (["data", "prepare", "veri776"], ["which archive?", "VeRidataset"]),
             (["data", "prepare", "cub200"], ["which archive?", "--download"]),
+            (["data", "prepare", "glyphs", "one.zip"], ["glyphs comes in no archive", "Rendered on first use"]),
             (["data", "prepare", "veri776", "none.zip"], ["none.zip does not exist"]),
             (["data", "prepare", "veri776", "--download"], ["cannot be fetched by a tool", "by e-mail"]),
             (["data", "prepare", "cub200", "a.tgz", "--download"], ["do not name one beside it"]),

@@ -58,12 +58,14 @@ def prepare(name: str, archive: Path | None, settings: Sequence[str], root: Path
         if archive is not None:
             raise UserError("--download fetches the archive: do not name one beside it")
         archive = fetch(dataset, root)
-    if archive is not None:
-        unpack(archive, root / name)
-        dataset = _dataset(name, settings, root)
-    elif type(dataset).prepare is RetrievalDataset.prepare:
+    comes_in_an_archive = type(dataset).prepare is RetrievalDataset.prepare
+    if archive is None and comes_in_an_archive:
         how = " or --download" if dataset.card.download else ""
         raise UserError(f"which archive? Give its file{how}. {dataset.card.obtain}")
+    if archive is not None and not comes_in_an_archive:
+        raise UserError(f"{name} comes in no archive. {dataset.card.obtain}")
+    if archive is not None:
+        unpack(archive, root / name)
     check(name, settings, root, decode=False)
 
 

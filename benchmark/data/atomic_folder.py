@@ -36,3 +36,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left of `target`. For a caller whose lock says that no other works on it."""
+    for left in target.parent.glob(f".{target.name}.*/"):
+        shutil.rmtree(left)

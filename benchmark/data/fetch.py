@@ -1,9 +1,11 @@
 """Fetching the archives of sets that need no agreement."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import torch
+from rich.filesize import decimal
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
@@ -25,6 +27,9 @@ def fetch(dataset: RetrievalDataset, root: Path) -> Path:
                 raise UserError(f"{target} is not the published archive: delete it, it is fetched anew")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if download.size > free:
+        raise UserError(f"{download.name} has {decimal(download.size)}, but {target.parent} has {decimal(free)} left")
     try:
         torch.hub.download_url_to_file(download.url, str(target), hash_prefix=download.sha256)
     except (OSError, RuntimeError) as error:  # the network's and the disk's; a wrong hash

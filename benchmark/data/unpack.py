@@ -1,5 +1,6 @@
 """Putting an archive's files into the data root."""
 
+import os
 import shutil
 import tarfile
 import tempfile
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from benchmark.data.archives.archive import Archive, Member
 from benchmark.data.archives.tar_archive import TarArchive
 from benchmark.data.archives.zip_archive import ZipArchive
+from benchmark.data.atomic_folder import remove_leftovers
 from benchmark.errors import UserError
 
 _BLOCK = 2**20
@@ -35,7 +37,8 @@ def unpack(path: Path, target: Path) -> None:
     try:
         _unpack(archive, target)
     except archive.broken as error:
-        raise UserError(f"{path} is damaged or incomplete ({error}): fetch it again") from error
+        what = "is damaged, or its password is another" if archive.encrypted else "is damaged or incomplete"
+        raise UserError(f"{path} {what} ({error}): fetch it again") from error
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; nothing has changed")
         raise
@@ -55,7 +58,7 @@ def _unpack(archive: Archive, target: Path) -> None:
         raise UserError(f"{path} takes {decimal(size)} unpacked, but {target.parent} has {decimal(free)} left")
     with FileLock(target.parent / f".{target.name}.lock"), _temporary(target) as folder:
         tops = sorted({member.path.parts[0] for member in members})
-        existing = [target / top for top in tops if (target / top).exists()]
+        existing = [target / top for top in tops if os.path.lexists(target / top)]
         if existing:
             raise UserError(
                 f"{existing[0]} exists already, and nothing is overwritten: move it away to unpack {path.name} again"
@@ -99,10 +102,8 @@ def _distinct(archive: Path, members: Sequence[Member]) -> None:
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
     """A folder beside `target`, gone afterwards; what another process left of its own is removed. Under the lock."""
-    prefix = f".{target.name}."
-    for left in target.parent.glob(f"{prefix}*/"):
-        shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    remove_leftovers(target)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder
     finally:

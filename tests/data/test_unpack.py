@@ -1,6 +1,9 @@
 """Unpacking: whole or not at all, nothing outside, nothing overwritten."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import shutil
 import signal
@@ -12,6 +15,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -196,18 +200,80 @@ def test_an_incomplete_archive(archive, root, share):
 
 
 def test_damage_anywhere_gives_the_files_or_one_kind_of_error(archive, root):
-    path = archive({name: os.urandom(500) for name in FILES})
+    files = {name: os.urandom(500) for name in FILES}
+    path = archive(files)
     content = path.read_bytes()
-    for place in range(0, len(content), max(1, len(content) // 60)):
+    errors, places = 0, range(0, len(content), max(1, len(content) // 60))
+    for place in places:
         damaged = bytearray(content)
         damaged[place] ^= 0x55
         path.write_bytes(damaged)
         try:
-            unpack(path, root / "veri776")
+            unpack(path, root / "set")
         except UserError:
+            errors += 1
             assert leftovers(root) == []
         else:
-            shutil.rmtree(root / "veri776")
+            found = tree(root / "set")
+            assert len(found) == len(files)
+            if path.suffix != ".tar":  # which has no checksum of its contents
+                assert sorted(found.values()) == sorted(files.values())
+            shutil.rmtree(root / "set")
+    assert errors > (0.15 if path.suffix == ".tar" else 0.5) * len(places)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+class TestATarFileThatTarfileTakesForWhole:
+    """Python's tarfile stops silently where a header is damaged or missing."""
+
+    FILES: ClassVar = {f"set/{number}.jpg": bytes([number]) * 600 for number in range(20)}
+
+    def refused(self, tmp_path, root, content: bytes, mode: str) -> None:
+        openers = {"w": open, "w:gz": gzip.open, "w:bz2": bz2.open, "w:xz": lzma.open}
+        with openers[mode](tmp_path / "cut", "wb") as file:
+            file.write(content)
+        with pytest.raises(UserError, match="is damaged or incomplete"):
+            unpack(tmp_path / "cut", root / "set")
+        assert leftovers(root) == []
+
+    @pytest.mark.parametrize("cut", [10 * 1536, 10 * 1536 + 100, 10 * 1536 + 512, 20 * 1536])
+    def test_cut_off(self, tmp_path, root, cut, mode):
+        content = tar(tmp_path / "whole.tar", self.FILES, "w").read_bytes()
+        assert content[10 * 1536 :].startswith(b"set/10.jpg"), "a member takes three blocks"
+        self.refused(tmp_path, root, content[:cut], mode)
+
+    def test_with_a_damaged_header(self, tmp_path, root, mode):
+        content = bytearray(tar(tmp_path / "whole.tar", self.FILES, "w").read_bytes())
+        content[10 * 1536 + 120] ^= 0xFF
+        self.refused(tmp_path, root, bytes(content), mode)
+
+
+def test_a_compressed_file_without_its_checksum(tmp_path, root):
+    path = tar(tmp_path / "a.tgz")
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match="is damaged or incomplete"):
+        unpack(path, root / "set")
+
+
+def test_a_tar_file_of_the_folder_itself(tmp_path, root):
+    """As `tar -C VeRi -cf a.tar .` makes it."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        folder = tarfile.TarInfo(".")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        entry = tarfile.TarInfo("./image_train/1.jpg")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"one"))
+    unpack(tmp_path / "a.tar", root / "veri776")
+    assert tree(root / "veri776") == {"image_train/1.jpg": b"one"}
+
+
+def test_a_link_that_leads_nowhere_is_not_overwritten(archive, root):
+    (root / "veri776").mkdir()
+    (root / "veri776" / "VeRi").symlink_to("nowhere")
+    with pytest.raises(UserError, match="exists already, and nothing is overwritten"):
+        unpack(archive(), root / "veri776")
+    assert (root / "veri776" / "VeRi").is_symlink()
 
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
@@ -303,7 +369,7 @@ class TestPassword:
     def test_that_is_wrong_leaves_nothing(self, locked, root, monkeypatch):
         for guess in ("wrong", "Secret", ""):  # one in 256 is found out only by the checksum
             monkeypatch.setenv(PASSWORD, guess)
-            with pytest.raises(UserError, match=r"password is wrong|is damaged"):
+            with pytest.raises(UserError, match=r"password is wrong|is damaged, or its password is another"):
                 unpack(locked, root / "inshop")
         assert leftovers(root) == []
 

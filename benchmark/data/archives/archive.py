@@ -24,6 +24,8 @@ class Archive(ABC):
     """
 
     broken: ClassVar[tuple[type[Exception], ...]]
+    encrypted = False
+    """Whether a file was found to be encrypted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -37,6 +37,7 @@ class ZipArchive(Archive):
                     yield Member(path, entry.file_size), content
 
     def _content(self, file: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
+        self.encrypted = self.encrypted or bool(entry.flag_bits & _ENCRYPTED)
         password = self._password if entry.flag_bits & _ENCRYPTED else None
         try:
             return file.open(entry, pwd=password)
@@ -49,9 +50,9 @@ class ZipArchive(Archive):
 
     def _files(self, file: zipfile.ZipFile) -> Iterator[tuple[PurePosixPath, zipfile.ZipInfo]]:
         for entry in file.infolist():
-            path = self.safe(entry.filename)
             if entry.is_dir():
                 continue
+            path = self.safe(entry.filename)
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise self.refuse(entry.filename, "a link" if kind == stat.S_IFLNK else "a special file")
