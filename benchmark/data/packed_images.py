@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmark.data.atomic_folder import atomic_folder
+from benchmark.data.atomic_folder import atomic_folder, remove_leftovers
 from benchmark.data.decode import BrokenImage
 from benchmark.data.parallel import parallel
 from benchmark.errors import UserError
@@ -59,9 +59,10 @@ class PackedImages:
         self._array: np.ndarray | None = None
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{self.folder.name}.lock")):
+            remove_leftovers(self.folder)
             if not self.folder.is_dir():
                 self._pack(paths, size, decode, skip_broken)
-        self.broken: dict[str, str] = _verified(self.folder)["broken"]
+        self.broken: dict[str, str] = _verified(self.folder, (len(paths), 3, *size))
         if self.broken and not skip_broken:
             raise BrokenImage(next(iter(self.broken.values())))
 
@@ -87,7 +88,7 @@ class PackedImages:
 
         shape = (len(paths), 3, *size)
         digest = hashlib.sha256()
-        broken: dict[int, str] = {}
+        broken: dict[str, str] = {}
         images = track(
             parallel(attempt, paths), f"packing {self.folder.name}", total=len(paths), console=Console(stderr=True)
         )
@@ -99,12 +100,13 @@ class PackedImages:
                     if isinstance(image, BrokenImage):
                         if not skip_broken:
                             raise image
-                        broken[index] = str(image)
+                        broken[str(index)] = str(image)
                         image = torch.zeros(shape[1:], dtype=torch.uint8)
                     data = image.contiguous().numpy().tobytes()
                     digest.update(data)
                     file.write(data)
-            manifest = {"format": FORMAT, "sha256": digest.hexdigest(), "broken": broken}
+            digest.update(json.dumps(broken).encode())
+            manifest = {"sha256": digest.hexdigest(), "broken": broken}
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
@@ -113,23 +115,26 @@ def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
     digest = hashlib.sha256()
     software = [f"{name} {version(name)}" for name in ("pillow", "torch", "torchvision")]
     digest.update(json.dumps([FORMAT, size, software]).encode())
-    parent = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    parent = os.path.commonpath([path.absolute().parent for path in paths]) if paths else ""
     for path in paths:
         try:
             status = path.stat()
             state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
             state = "missing"
-        digest.update(f"{os.path.relpath(path, parent)}\0{state}\0".encode())
+        digest.update(f"{os.path.relpath(path.absolute(), parent)}\0{state}\0".encode())
     return digest.hexdigest()
 
 
 @once
-def _verified(folder: Path) -> dict[str, Any]:
-    """The manifest of packed images, whose content is compared with it once per process."""
+def _verified(folder: Path, shape: tuple[int, ...]) -> dict[str, str]:
+    """Position -> error of the images that are broken. All content is compared with its hash, once per process."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        flat = _open(folder).reshape(-1)
+        images = _open(folder)
+        if (images.shape, images.dtype) != (shape, np.uint8):
+            raise ValueError(f"the images are {images.dtype} of shape {images.shape}")
+        flat = images.reshape(-1)
         digest = hashlib.sha256()
         blocks = range(0, len(flat), _BLOCK)
         console = Console(stderr=True)
@@ -137,13 +142,15 @@ def _verified(folder: Path) -> dict[str, Any]:
             blocks, f"verifying {folder.name}", console=console, transient=True, disable=len(blocks) < 16
         ):
             digest.update(flat[start : start + _BLOCK].data)
+        broken = manifest["broken"]
+        digest.update(json.dumps(broken).encode())
         if digest.hexdigest() != manifest["sha256"]:
             raise ValueError("the content does not have the hash that it was written with")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the packed images {folder} are damaged ({error}): delete the folder, it is made anew"
         ) from error
-    return manifest
+    return broken
 
 
 def _open(folder: Path) -> np.ndarray:

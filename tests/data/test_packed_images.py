@@ -85,6 +85,13 @@ def test_does_not_depend_on_where_the_set_lies(paths, tmp_path, monkeypatch):
         lambda folder: (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:-1] + b"\7"),
         lambda folder: (folder / "images.npy").unlink(),
         lambda folder: (folder / "manifest.json").write_text("{}"),
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        lambda folder: (folder / "manifest.json").write_text(
+            (folder / "manifest.json").read_text().replace('"broken": {}', '"broken": {"3": "not so"}')
+        ),
+        lambda folder: (folder / "images.npy").write_bytes(
+            (folder / "images.npy").read_bytes().replace(b"(12, 3, 24, 16)", b"(6, 6, 24, 16) ")
+        ),
         lambda folder: (folder / "manifest.json").write_text("{"),
     ],
 )
@@ -100,7 +107,7 @@ def test_the_hash_is_that_of_the_pixels(paths, tmp_path):
     images = packed(paths, tmp_path)
     manifest = json.loads((images._kept.folder / "manifest.json").read_text())
     content = b"".join(images[index].numpy().tobytes() for index in range(len(paths)))
-    assert manifest["sha256"] == hashlib.sha256(content).hexdigest()
+    assert manifest == {"sha256": hashlib.sha256(content + b"{}").hexdigest(), "broken": {}}
     array = np.load(images._kept.folder / "images.npy")
     assert (array.shape, array.dtype) == ((12, 3, *SIZE), np.uint8)
 
@@ -124,6 +131,12 @@ def test_a_full_disk_leaves_nothing(paths, tmp_path, full_disk):
         packed(paths, tmp_path)
     assert folders(tmp_path) == []
     assert packed(paths, tmp_path).kept
+
+
+def test_paths_may_be_relative_and_absolute(paths, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mixed = [path.relative_to(tmp_path) if number % 2 else path for number, path in enumerate(paths)]
+    assert packed(mixed, tmp_path)._kept.folder == packed(paths, tmp_path)._kept.folder
 
 
 def test_travels_to_a_process_without_its_content(paths, tmp_path):
@@ -171,6 +184,8 @@ def test_killed_while_packing(paths, tmp_path):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
-    assert not [name for name in folders(tmp_path) if not name.startswith(".")]
+    assert len(folders(tmp_path)) == 1
+    assert folders(tmp_path)[0].startswith(".")
     images = packed(paths, tmp_path)
+    assert folders(tmp_path) == [images._kept.folder.name], "what the killed process left is gone"
     assert torch.equal(images[2], Images(paths, SIZE)[2])
