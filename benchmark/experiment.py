@@ -30,11 +30,12 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.weights import load_weights
 from benchmark.recipe import Network as NetworkSettings
-from benchmark.recipe import Recipe
+from benchmark.recipe import Plugin, Recipe
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results import record_parts as parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Scores
+from benchmark.run_folders import RunFolders, with_seed
 
 EXAMPLES = 256
 """Real images on which training-time and deployed embeddings are compared."""
@@ -61,12 +62,15 @@ class Experiment:
     """
 
     def __init__(self, recipe: Recipe, work_dir: Path, data_root: Path, device: torch.device, resume: bool) -> None:
-        self.recipe = recipe
-        self.work_dir = work_dir
         self.device = device
         self.resume = resume
         self.commit = commit()  # the code in this process, whatever is checked out by the time it ends
-        self.dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **recipe.dataset.arguments)
+        given = with_seed(recipe.dataset.arguments, recipe.seed)
+        self.dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **given)
+        options = {name: getattr(self.dataset, name) for name in given}
+        self.recipe = recipe.model_copy(update={"dataset": Plugin(name=recipe.dataset.name, **options)})
+        """The recipe given, with the dataset's options as the dataset understood them."""
+        self.folders = RunFolders(work_dir, self.dataset)
         runtime, rule = recipe.runtime, recipe.evaluate.average_precision
         cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
         loading = Loading(recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
@@ -82,7 +86,7 @@ class Experiment:
         """
         use_threads(self.recipe.runtime.threads)
         torch.backends.cuda.matmul.fp32_precision = "tf32"  # as convolutions have by default
-        folder = self.folder(self.recipe, self.recipe.method.name)
+        folder = self.folder
         try:
             return self._run(folder)
         except OSError as error:
@@ -92,26 +96,41 @@ class Experiment:
             raise
 
     def _run(self, folder: Path) -> Record:
-        record = folder / "record.json"
+        record = self.folders.file(self.recipe, folder, "record.json")
         with _locked(folder):
             if record.exists():
-                return Record.read(record)
-            if (folder / LAST).exists() and not self.resume:
+                return self._earlier(record)
+            unfinished = (folder / LAST).exists() and not any(folder.glob("record*.json"))
+            if unfinished and not self.resume:
                 raise UserError(f"{folder} holds an unfinished run: add --resume to continue it, or delete the folder")
             self.dataset.prepare()
             for warning in warnings(self.dataset):
                 Console(stderr=True).print(f"{self.dataset.name}: {warning}", highlight=False, soft_wrap=True)
-            teacher = self._teacher()
-            return self._distil(self.recipe, folder, teacher)
+            return self._distil(self.recipe, folder, self._teacher())
 
-    def folder(self, recipe: Recipe, name: str) -> Path:
-        """Where a recipe's run lives, under the name of its method, or "teacher"."""
-        return self.work_dir / recipe.dataset.name / name / f"seed{recipe.seed}-{recipe.hash[:8]}"
+    @property
+    def folder(self) -> Path:
+        """Where this run lives."""
+        return self.folders.folder(self.recipe, self.recipe.method.name)
 
-    def teacher_folder(self) -> Path:
-        """Where the recipe's teacher is, or will be, trained."""
+    @property
+    def teacher_record(self) -> Path:
+        """Where the record of the teacher is, or will be."""
         given = self.recipe.teacher.checkpoint
-        return Path(given) if given else self.folder(self.recipe.for_teacher(), "teacher")
+        if given:
+            return Path(given) / "record.json"
+        recipe = self.recipe.for_teacher()
+        return self.folders.file(recipe, self.folders.folder(recipe, "teacher"), "record.json")
+
+    def _earlier(self, path: Path) -> Record:
+        """The record of an earlier run, unless it left out images and this one is not to."""
+        record = Record.read(path)
+        if record.data.broken and not self.recipe.runtime.skip_broken:
+            raise UserError(
+                f"{path.parent} is of an earlier run, which left out {record.data.broken} broken images: add "
+                "--skip-broken to take its result, or delete the folder to do it again with all of them"
+            )
+        return record
 
     def preview(self) -> list[str]:
         """Lines on what the run would work with: counts of the dataset, cost of the networks before training."""
@@ -136,19 +155,28 @@ class Experiment:
         checkpoint = self.recipe.teacher.checkpoint
         if checkpoint is not None and not Path(checkpoint).is_dir():
             return self._given_teacher(Path(checkpoint))
-        folder = self.teacher_folder()
+        path = self.teacher_record
+        folder = path.parent
         if checkpoint is None:
-            recipe = self.recipe.for_teacher()
             with _locked(folder):  # another run may be training the same teacher
-                if not (folder / "record.json").exists():
-                    self._distil(recipe, folder, None)
-        record = Record.read(folder / "record.json")
+                if not path.exists():
+                    self._distil(self.recipe.for_teacher(), folder, None)
+        record = self._earlier(path)
+        if checkpoint is not None and not self._judged_alike(record):
+            return self._given_teacher(folder / LAST)
         network = self._build(self.recipe.teacher.network.model_copy(update={"weights": "random"}))
         load_weights(network, folder / LAST)
         report = parts.TeacherReport(
             record=record.id, network=record.network.name, cost=record.network.cost, scores=record.scores.symmetric
         )
         return TrainedTeacher(network, load_student(folder / "student.pt", self.device), report)
+
+    def _judged_alike(self, record: Record) -> bool:
+        """Whether a record's scores are of this recipe's benchmark."""
+        rule = record.recipe.get("evaluate", {}).get("average_precision", "rectangular")
+        return record.recipe.get("dataset") == self.recipe.dataset.model_dump() and (
+            rule == self.recipe.evaluate.average_precision
+        )
 
     def _given_teacher(self, path: Path) -> TrainedTeacher:
         network = self._build(self.recipe.teacher.network.model_copy(update={"weights": str(path)}))
@@ -165,7 +193,7 @@ class Experiment:
 
     def _distil(self, recipe: Recipe, folder: Path, teacher: TrainedTeacher | None) -> Record:
         """Train, compact, evaluate, record. Without a teacher, `recipe` is a teacher's own."""
-        write_text(folder / "recipe.yaml", recipe.yaml())
+        write_text(self.folders.file(recipe, folder, "recipe.yaml"), recipe.yaml())
         torch.manual_seed(recipe.seed)
         student = self._build(recipe.student, teacher)
         method: Method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
@@ -178,7 +206,7 @@ class Experiment:
             method,
             folder,
             self.device,
-            self.resume or role == "teacher",
+            True,  # what is unfinished and not to be resumed has been refused
             f"{role} {recipe.method.name}" if teacher else role,
         )
 
@@ -237,7 +265,7 @@ class Experiment:
                 evaluate_seconds=time.perf_counter() - begin,
             ),
         )
-        record.write(folder / "record.json")
+        record.write(self.folders.file(recipe, folder, "record.json"))
         return record
 
     def _build(self, settings: NetworkSettings, teacher: TrainedTeacher | None = None) -> Embedder:

@@ -1,6 +1,7 @@
 """The story of one run, from the command to the record."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from benchmark import evaluation
 from benchmark.data.loading import Loading
 from benchmark.datasets.glyphs import Glyphs
-from benchmark.engine.compat import load_checkpoint
+from benchmark.engine.compat import QuietRunner, load_checkpoint
 from benchmark.engine.train import LAST
 from benchmark.errors import UserError
 from benchmark.experiment import Experiment
@@ -47,12 +48,12 @@ def whole(finished, data_root, tiny, shrinking) -> Experiment:
 
 @pytest.fixture
 def student(whole) -> Path:
-    return whole.folder(whole.recipe, "cdd")
+    return whole.folder
 
 
 @pytest.fixture
 def teacher(whole) -> Path:
-    return whole.teacher_folder()
+    return whole.teacher_record.parent
 
 
 class TestTheCommand:
@@ -160,7 +161,7 @@ class TestTeachers:
         assert record.teacher.scores == before.teacher.scores
         assert record.scores == before.scores
         assert record.teacher.record == (None if given == LAST else before.teacher.record)
-        assert not (experiment.work_dir / "glyphs" / "teacher").exists()
+        assert not (experiment.folders.work_dir / "glyphs" / "teacher").exists()
 
     def test_a_missing_teacher_is_named(self, run, tiny, tmp_path):
         with pytest.raises(UserError, match=r"nowhere\.pt does not exist"):
@@ -179,7 +180,7 @@ class TestTeachers:
         still = ("train.optimizer.lr=1e-12", "train.schedule.epochs=1")
         recipe = tiny("none", f"teacher.checkpoint={teacher}", "student.weights=teacher", *still)
         experiment, _ = run(recipe)
-        ours = load_checkpoint(experiment.folder(recipe, "none") / LAST, CPU)["student"]
+        ours = load_checkpoint(experiment.folder / LAST, CPU)["student"]
         theirs = load_checkpoint(teacher / LAST, CPU)["student"]
         learnt = [name for name in theirs if name.endswith("weight")]
         assert len(learnt) > 20
@@ -232,7 +233,7 @@ class TestTrouble:
 
     def test_a_folder_in_the_way_of_a_file(self, run, tiny, finished):
         recipe = tiny("none", "seed=12")
-        folder = Experiment(recipe, finished / "runs", finished, CPU, False).folder(recipe, "none")
+        folder = Experiment(recipe, finished / "runs", finished, CPU, False).folder
         (folder / "log.txt").mkdir(parents=True)
         with pytest.raises(UserError, match=r"log\.txt: Is a directory"):
             run(recipe, finished)
@@ -263,15 +264,51 @@ def test_packed_images_change_nothing(run, tiny, tmp_path, student):
     assert names == ["glyphs-test-32x32", "glyphs-train-32x32"]
 
 
-def test_another_rule_of_average_precision_has_a_board_of_its_own(run, tiny, student):
-    plain = Record.read(student / "record.json")
-    _, record = run(compose(config=student / "recipe.yaml", settings=["evaluate.average_precision=trapezoid"]))
+def test_another_rule_of_average_precision_judges_the_same_network(run, student, monkeypatch):
+    """It has a board and a record of its own, and nothing is trained for it."""
+    recipe = compose(config=student / "recipe.yaml")
+    first, plain = run(recipe)
+    monkeypatch.setattr(QuietRunner, "train", lambda _: pytest.fail("trained again"))
+    again, record = run(compose(config=student / "recipe.yaml", settings=["evaluate.average_precision=trapezoid"]))
+    assert again.folder == first.folder
     assert record.network.weights == plain.network.weights
     assert record.scores.symmetric.mAP != plain.scores.symmetric.mAP
     assert record.scores.symmetric.recall == plain.scores.symmetric.recall
+    assert record.teacher.scores.mAP != plain.teacher.scores.mAP
     assert record.data.protocol["average_precision"] == "trapezoid"
     assert record.board == f"{plain.board}-trapezoid"
-    assert record.recipe_hash != plain.recipe_hash
+    assert record.id != plain.id
+    files = {path.name for path in first.folder.iterdir()}
+    assert {"record.json", f"record-{record.recipe_hash[:8]}.json"} < files
+    _, replayed = run(compose(config=first.folder / f"recipe-{record.recipe_hash[:8]}.yaml"))
+    assert (replayed.id, replayed.created, replayed.scores) == (record.id, record.created, record.scores)
+    assert run(recipe)[1].id == plain.id
+
+
+def test_a_teacher_that_was_judged_otherwise_is_judged_anew(run, tiny, finished, teacher):
+    settings = [f"teacher.checkpoint={teacher}", "evaluate.average_precision=trapezoid", "train.schedule.epochs=1"]
+    _, record = run(tiny("kd", *settings))
+    before = Record.read(teacher / "record.json")
+    assert record.teacher.record is None
+    assert record.teacher.scores.mAP != before.scores.symmetric.mAP
+    assert record.teacher.scores.recall == before.scores.symmetric.recall
+
+
+def test_what_left_out_broken_images_is_not_taken_for_whole(run, tiny, finished, tmp_path, student, teacher):
+    """Neither a run nor a teacher; with --skip-broken both are."""
+    for name, folder in (("cdd", student), ("teacher", teacher)):
+        target = tmp_path / "runs" / "glyphs" / name / folder.name
+        shutil.copytree(folder, target)
+        record = Record.read(target / "record.json")
+        data = record.data.model_copy(update={"broken": 2})
+        record.model_copy(update={"data": data}).write(target / "record.json")
+    recipe = compose(config=student / "recipe.yaml")
+    other = compose(config=student / "recipe.yaml", settings=["seed=99"])
+    for wanted in (recipe, other):
+        with pytest.raises(UserError, match="left out 2 broken images: add --skip-broken"):
+            run(wanted)
+    _, record = run(compose(config=student / "recipe.yaml", settings=["runtime.skip_broken=true"]))
+    assert record.data.broken == 2
 
 
 def test_the_test_set_is_decoded_once_and_embedded_in_order(data_root, tiny):

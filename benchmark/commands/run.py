@@ -31,12 +31,12 @@ def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leader
     with NamedTemporaryFile(prefix=".", dir=records):
         pass  # it can be written to, which is better known now than after hours of training
     record = experiment.run()
-    folder = experiment.folder(recipe, recipe.method.name)
+    folder = experiment.folder
     trace = read_metrics(folder)
     if "channels" in trace[0]:
         write_text(folder / "compression.svg", compression_svg(trace))
     add_record(record, records)
-    teacher = experiment.teacher_folder() / "record.json"
+    teacher = experiment.teacher_record
     if teacher.exists():
         add_record(Record.read(teacher), records)
     pages = generate(leaderboards)

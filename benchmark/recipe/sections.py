@@ -168,7 +168,7 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """sha256 of everything that can change the result."""
+        """sha256 of everything in the recipe that can change the result, were all images whole."""
         content = significant(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -27,7 +27,7 @@ def cells(row: Row, ks: Sequence[int], notes: Notes, one_device: bool) -> list[s
     is_teacher = row.method == TEACHER
     networks = "<br>".join(name.replace("|", r"\|") for name in row.networks)
     return [
-        ("teacher" if is_teacher else f"`{row.method}`") + _missed_budgets(row, notes),
+        ("teacher" if is_teacher else f"`{row.method}`") + _missed_budgets(row, notes) + _broken_images(row, notes),
         networks if is_teacher else (row.teacher or MISSING).replace("|", r"\|"),
         MISSING if is_teacher else networks,
         percent(row.mAP),
@@ -75,6 +75,12 @@ def _saved(row: Row, notes: Notes) -> str:
         notes.mark(f"`{row.method}` saved {' and '.join(limits)} that it can save in this network.") if limits else ""
     )
     return " / ".join(saved) + mark
+
+
+def _broken_images(row: Row, notes: Notes) -> str:
+    """A note if any seed left out images that could not be read."""
+    left_out = [f"{record.data.broken:,} with seed {record.seed}" for record in row.records if record.data.broken]
+    return notes.mark(f"Broken images left out of `{row.method}`: {', '.join(left_out)}.") if left_out else ""
 
 
 def _missed_budgets(row: Row, notes: Notes) -> str:

@@ -94,7 +94,11 @@ def _commands(rows: Sequence[Row]) -> str:
         if row.method != TEACHER:
             first_seeds.setdefault(row.method, row.records[0].seed)
     record = rows[0].records[0]
-    options = "".join(f" --set {_setting(key, value)}" for key, value in record.variant.items())
+    unusual = dict(record.variant)
+    draw = record.recipe.get("dataset", {}).get("seed", record.seed)
+    if draw != record.seed:  # of a set that draws its gallery
+        unusual["dataset.seed"] = draw
+    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(unusual.items()))
     commands = [
         f"benchmark run --method {method} --dataset {record.dataset}{options} --seed {seed}"
         for method, seed in first_seeds.items()
