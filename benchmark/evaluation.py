@@ -68,37 +68,52 @@ class TestSet:
         vectors, positions = [], []
         with torch.inference_mode():
             for batch in progress:
-                if len(batch.images):
-                    vectors.append(network(batch.images.to(self.loading.device, non_blocking=True)).float())
-                    positions.append(batch.indices)
+                vectors.append(network(batch.images.to(self.loading.device, non_blocking=True)).float())
+                positions.append(batch.indices)
         if not vectors:
-            raise UserError(f"{self.dataset.folder}: none of the {split} images can be read")
+            raise self._unreadable(split)
         return self._labelled(torch.cat(vectors), torch.cat(positions))
 
-    def score(self, query: Embeddings, gallery: Embeddings) -> Scores:
-        """Scores by the protocol."""
-        return evaluate(query, gallery, self.protocol)
+    def score(self, query: Embeddings, gallery: Embeddings | None) -> Scores:
+        """Scores by the protocol.
+
+        Raises:
+            UserError: No query has a correct answer, such as where all of them are broken.
+        """
+        try:
+            return evaluate(query, gallery, self.protocol)
+        except ValueError as error:
+            raise UserError(f"{self.dataset.folder}: {error}") from error
 
     def score_all(self, vectors: Tensor, positions: Tensor) -> Scores:
         """Scores by the protocol of all test images, each given by its position in `images`, in ascending order."""
-        both = self._labelled(vectors, positions)
         if self.protocol.query_in_gallery:
-            return evaluate(both, None, self.protocol)
+            return self.score(self._labelled(vectors, positions), None)
         queries = int((positions < len(self.dataset.query)).sum())
-        return evaluate(_part(both, slice(None, queries)), _part(both, slice(queries, None)), self.protocol)
+        query, gallery = (
+            self._labelled(vectors[part], positions[part]) for part in (slice(None, queries), slice(queries, None))
+        )
+        return self.score(query, gallery)
 
     def example(self, images: int) -> Tensor:
-        """(images or fewer, 3, H, W) uint8: the first query images, on the device."""
-        batch = next(batch for batch in self.loader("query") if len(batch.images))
+        """(images or fewer, 3, H, W) uint8: the first query images, on the device.
+
+        Raises:
+            UserError: None can be read.
+        """
+        batch = next(iter(self.loader("query")), None)
+        if batch is None:
+            raise self._unreadable("query")
         return batch.images[:images].to(self.loading.device)
 
     def _labelled(self, vectors: Tensor, positions: Tensor) -> Embeddings:
         labels: Sequence[Tensor] = (self.images.identities, self.images.cameras)
         if self.protocol.tracks:
             labels = (*labels, self.images.tracks)
-        return Embeddings(vectors, *(label[positions].to(vectors.device) for label in labels))
+        try:
+            return Embeddings(vectors, *(label[positions].to(vectors.device) for label in labels))
+        except ValueError as error:  # none, or not finite
+            raise UserError(f"{self.dataset.folder}: {error}") from error
 
-
-def _part(embeddings: Embeddings, rows: slice) -> Embeddings:
-    tracks = None if embeddings.tracks is None else embeddings.tracks[rows]
-    return Embeddings(embeddings.vectors[rows], embeddings.identities[rows], embeddings.cameras[rows], tracks)
+    def _unreadable(self, split: str) -> UserError:
+        return UserError(f"{self.dataset.folder}: none of the {split} images can be read")

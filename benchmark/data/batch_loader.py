@@ -24,7 +24,7 @@ class Batches(Protocol):
 
 
 class BatchLoader(DataLoader[Batch]):
-    """Batches of training or evaluation, loaded by worker processes.
+    """Batches of training or evaluation, loaded by worker processes; none is empty.
 
     A `UserError` in a worker is raised as it is: torch would put the worker's traceback into its message.
 
@@ -59,7 +59,8 @@ class BatchLoader(DataLoader[Batch]):
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            if len(batch.images):  # or all of them are broken
+                yield batch
 
 
 class _Guarded(Dataset[Any]):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.evaluator import BaseMetric
 
+from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 
 
@@ -25,6 +26,8 @@ class RetrievalMetric(BaseMetric):
         self.results.extend(tuple(sample) for sample in data_samples)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        if not results:
+            raise UserError(f"{self.test.dataset.folder}: none of the test images can be read")
         unique = {int(index): vector for index, vector in results}
         positions = sorted(unique)
         scores = self.test.score_all(torch.stack([unique[index] for index in positions]), torch.tensor(positions))

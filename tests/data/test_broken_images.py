@@ -1,6 +1,7 @@
 """Broken images: the run stops with their path, or leaves them out and counts them."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark import evaluation
 from benchmark.data.broken_images import broken_images
 from benchmark.data.card import Card
 from benchmark.data.evaluation_images import EvaluationImages
@@ -15,6 +17,7 @@ from benchmark.data.loaders import eval_loader, train_loader
 from benchmark.data.loading import Loading
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.sample import Sample
+from benchmark.engine.retrieval_metric import RetrievalMetric
 from benchmark.errors import UserError
 
 SIZE = (8, 8)
@@ -27,7 +30,8 @@ class Solid(RetrievalDataset):
     card = Card("Solid", "", "", "Run the test.", "solid/<identity>_<number>.png")
 
     def scan(self, split):
-        for path in self.folder.glob("*.png"):
+        folder = self.folder / "gallery" if split == "gallery" else self.folder
+        for path in folder.glob("*.png"):
             identity, number = map(int, path.stem.split("_"))
             if (identity < 4) == (split == "train"):
                 yield Sample(path, identity, number % 2 + 2 * (split == "query"))
@@ -35,10 +39,12 @@ class Solid(RetrievalDataset):
 
 @pytest.fixture
 def solid(tmp_path) -> Solid:
-    (tmp_path / "solid").mkdir()
+    (tmp_path / "solid" / "gallery").mkdir(parents=True)
     for identity, number in np.ndindex(6, 4):
         value = 16 * identity + number
-        Image.new("RGB", SIZE, (value, value, value)).save(tmp_path / "solid" / f"{identity}_{number}.png")
+        for folder in ("", "gallery"):
+            image = Image.new("RGB", SIZE, (value, value, value))
+            image.save(tmp_path / "solid" / folder / f"{identity}_{number}.png")
     return Solid(tmp_path)
 
 
@@ -95,7 +101,7 @@ def test_evaluation_lacks_them(solid, workers):
     loading = Loading(SIZE, workers, skip_broken=True)
     source = EvaluationImages(solid.query, loading.images(solid.query, "test"))
     batches = list(eval_loader(source, range(8), 2, loading))
-    assert [len(batch.images) for batch in batches] == [1, 2, 0, 2]
+    assert [len(batch.images) for batch in batches] == [1, 2, 2], "no batch is empty"
     assert torch.cat([batch.indices for batch in batches]).tolist() == [1, 2, 3, 6, 7]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [4, 4, 4, 5, 5]
     assert source.images.broken() == [solid.query[0].path, *(sample.path for sample in solid.query[4:6])]
@@ -124,8 +130,6 @@ class TestARun:
 
     @pytest.fixture
     def damaged(self, command, data_root, tmp_path):
-        import shutil
-
         root = tmp_path / "data"
         shutil.copytree(data_root, root)
         broken = [next(root.glob(f"*/{split}/*.png")) for split in ("train", "gallery")]
@@ -154,3 +158,38 @@ class TestARun:
         assert record["data"]["broken"] == 2
         page = next(path for path in (tmp_path / "boards").glob("glyphs*.md"))
         assert "**Images that could not be read and were left out: 2.**" in page.read_text()
+
+
+class TestNothingLeftToJudge:
+    """A clear error where broken images leave nothing of a split."""
+
+    @pytest.fixture
+    def test_set(self, solid):
+        return lambda: evaluation.TestSet(solid, Loading(SIZE, skip_broken=True), 2)
+
+    @staticmethod
+    def network(images):
+        return images.float().flatten(1)
+
+    def test_all_queries(self, solid, test_set):
+        spoil(*solid.query)
+        with pytest.raises(UserError, match="none of the query images can be read"):
+            test_set().embed(self.network, "query")
+        with pytest.raises(UserError, match="none of the query images can be read"):
+            test_set().example(2)
+
+    def test_all_answers(self, solid, test_set):
+        spoil(*(sample for sample in solid.gallery if sample.identity == 4))
+        spoil(*(sample for sample in solid.query if sample.identity == 5))
+        test = test_set()
+        with pytest.raises(UserError, match="queries have no positive"):
+            test.score(test.embed(self.network, "query"), test.embed(self.network, "gallery"))
+
+    def test_all_images_of_a_validation(self, solid, test_set):
+        spoil(*solid.query, *solid.gallery)
+        with pytest.raises(UserError, match="none of the test images can be read"):
+            RetrievalMetric(test_set()).evaluate(size=16)
+
+    def test_a_diverged_network_is_an_error_too(self, test_set):
+        with pytest.raises(UserError, match="no finite norm"):
+            test_set().embed(lambda images: images.float().flatten(1) * torch.nan, "query")
