@@ -89,24 +89,28 @@ cub200/CUB_200_2011/
         return (self.folder / "images",)
 
     def entries(self) -> Iterator[tuple[str, Sample] | Defect]:
+        folder = self.folder
         tables: list[dict[str, str]] = []
         for file in FILES:
             table: dict[str, str] = {}
-            for row in rows(self.folder / file, fields=2, integers=INTEGERS[file]):
+            for row in rows(folder / file, fields=2, integers=INTEGERS[file]):
                 if isinstance(row, Defect):
                     yield row
-                else:
-                    table[row[1][0]] = row[1][1]
+                    continue
+                line, (number, value) = row
+                if number in table:
+                    yield Defect(f"{folder / file}, line {line}: there is another line for image {number}")
+                table[number] = value
             tables.append(table)
         names, species, in_train = tables
         for number in sorted(set().union(*tables), key=lambda number: number.zfill(6)):
             lacking = [file for file, table in zip(FILES, tables, strict=True) if number not in table]
             if lacking:
-                yield Defect(f"{self.folder / lacking[0]} has no line for image {number}")
+                yield Defect(f"{folder / lacking[0]} has no line for image {number}")
                 continue
             name, identity = names[number], int(species[number])
             if not name.startswith(f"{identity:03}."):
-                yield Defect(f"image {number}, {name}, is of class {identity} by {self.folder / FILES[1]}")
+                yield Defect(f"image {number}, {name}, is of class {identity} by {folder / FILES[1]}")
                 continue
             train = in_train[number] == "1" if self.closed_set else identity <= TRAIN_CLASSES
-            yield "train" if train else "query", Sample(self.folder / "images" / name, identity, camera=0)
+            yield "train" if train else "query", Sample(folder / "images" / name, identity, camera=0)

@@ -1,6 +1,7 @@
 """The user's own images."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +98,9 @@ or a CSV file:
         if "" in given and len(given) > 1:
             lacking = next(image for image in self._images if not image.split)
             yield Defect(f"{self._source}: {lacking.path} is in no split, but others are")
+        if len({bool(image.camera) for image in self._images}) > 1:
+            lacking = next(image for image in self._images if not image.camera)
+            yield Defect(f"{self._source}: {lacking.path} has no camera, but others have")
         if "test" in given and given & {"query", "gallery"}:
             yield Defect(f"{self._source}: images are in test, and others in query or gallery; use one or the other")
 
@@ -112,13 +116,18 @@ or a CSV file:
 
     @cached_property
     def _found(self) -> list[_Image | Skipped | Defect]:
-        return list(_table(self._source) if self._source.suffix.lower() == ".csv" else _folders(self._source))
+        try:
+            return list(_table(self._source) if self._source.suffix.lower() == ".csv" else _folders(self._source))
+        except csv.Error as error:
+            raise UserError(f"{self._source} is no CSV file: {error}") from error
 
 
 def _unwrapped(source: Path) -> Path:
-    """The only folder in a folder that holds nothing else, as archives leave behind; else the path itself."""
+    """The folder of folders that is alone in a folder, as archives leave behind; else the path itself."""
     content = list(source.iterdir()) if source.is_dir() else []
-    return _unwrapped(content[0]) if len(content) == 1 and content[0].is_dir() else source
+    if len(content) != 1 or content[0].name in SPLITS_GIVEN or content[0].is_symlink() or not content[0].is_dir():
+        return source
+    return content[0] if any(path.is_dir() for path in content[0].iterdir()) else source
 
 
 def _folders(source: Path) -> Iterator[_Image | Skipped | Defect]:
@@ -135,17 +144,23 @@ def _folders(source: Path) -> Iterator[_Image | Skipped | Defect]:
 
 
 def _table(source: Path) -> Iterator[_Image | Defect]:
-    reader = csv.DictReader(lines(source))
+    reader = csv.DictReader(lines(source), restval="", restkey="more")
     columns = reader.fieldnames or []
     for column in NEEDED:
         if column not in columns:
             raise UserError(
                 f"{source} has no column {column!r}{nearest(column, columns)} It has: {', '.join(columns)}."
             )
+    named: dict[str, int] = {}
     for row in reader:
-        path, identity, camera, split = ((row.get(column) or "").strip() for column in COLUMNS)
-        where = f"{source}, line {reader.line_num}"
-        if not path or not identity:
+        path, identity, camera, split = (row.get(column, "").strip() for column in COLUMNS)
+        line = reader.line_num
+        where = f"{source}, line {line}"
+        if "more" in row:
+            yield Defect(f"{where}: there are more values than columns")
+        elif named.setdefault(path, line) != line:
+            yield Defect(f"{where}: {path} is also named in line {named[path]}")
+        elif not path or not identity:
             yield Defect(f"{where}: the {'identity' if path else 'path'} is missing")
         elif split and split not in SPLITS_GIVEN:
             yield Defect(f"{where}: unknown split {split!r}{nearest(split, SPLITS_GIVEN)}".rstrip("."))
@@ -158,6 +173,8 @@ def _table(source: Path) -> Iterator[_Image | Defect]:
 def _numbers(names: Iterable[str]) -> dict[str, int]:
     """A number for every name: the one that it is where all are different numbers, else its place in sorted order."""
     unique = sorted(set(names))
-    if all(name.isdecimal() for name in unique) and len({int(name) for name in unique}) == len(unique):
-        return {name: int(name) for name in unique}
+    if all(re.fullmatch(r"[0-9]{1,18}", name) for name in unique):
+        numbers = {name: int(name) for name in unique}
+        if len(set(numbers.values())) == len(unique):
+            return numbers
     return {name: position for position, name in enumerate(unique)}

@@ -18,7 +18,7 @@ from benchmark.retrieval.protocol import Protocol
 LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
 FOLDERS = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}
 """Version -> the folders of training and test images."""
-PATH = re.compile(r"(?:\d+/)?(?P<identity>\d+)_\d+_(?P<camera>\d{2})_[^/]+\.jpg")
+NAME = re.compile(r"(?:\d+/)?(?P<identity>\d+)_\d+_(?P<camera>\d{2})_[^/]+\.jpg")
 TEST = 10_000
 """Is added to the identities of test images, whose numbers start anew at 0."""
 
@@ -61,7 +61,6 @@ msmt17/MSMT17_V1/
     )
     protocol = Protocol(camera_rule=True, recall_at=(1, 5, 10))
     unpacked = ("MSMT17_V1", "MSMT17_V2", "MSMT17")
-    parts = (("train", "mask_train_v2"), ("test", "mask_test_v2"), *LISTS.values())
     recipe: ClassVar[Mapping[str, Any]] = merge(
         REID_BASELINE,
         {"image_size": [320, 160], "train": {"task": {"triplet": {"margin": 0.35}}}},  # CDD
@@ -70,54 +69,40 @@ msmt17/MSMT17_V1/
 
     def __init__(self, root: Path, version: Literal["auto", "v1", "v2"] = "auto", validation: bool = False) -> None:
         super().__init__(root)
-        self.version = version
+        there = [
+            name for name, (train, _) in FOLDERS.items() if any((place / train).is_dir() for place in self.places())
+        ]
+        self.version = version if version != "auto" else (*there, "v1")[0]
         self.validation = validation
+        self.parts = (*FOLDERS[self.version], *LISTS.values())
 
     def variant(self) -> dict[str, Any]:
         usual = {"version": "v1", "validation": False}
-        found = {"version": self._version, "validation": self.validation}
-        return {option: value for option, value in found.items() if value != usual[option]}
+        return {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
 
     def expected(self) -> Mapping[str, Split]:
-        if self.validation:
-            return self.card.splits
-        unknown = {"train": Split(None, None), "all": Split(None, None)}
-        return {split: unknown.get(split, size) for split, size in self.card.splits.items()}
+        return self.card.splits if self.validation else {**self.card.splits, "train": Split(None, None)}
+
+    def counts(self) -> dict[str, Split]:
+        """As for every set, but that "all" includes validation even where that is left out."""
+        return super().counts() | {"all": Split.of(sample for _, sample in self.listed())}
 
     def image_folders(self) -> tuple[Path, ...]:
-        return tuple(self.folder / name for name in FOLDERS[self._version])
+        return tuple(self.folder / name for name in FOLDERS[self.version])
 
     def entries(self) -> Iterator[tuple[str, Sample] | Defect]:
         train, test = self.image_folders()
-        for split, name in LISTS.items():
-            trains = split in ("train", "val")
-            for row in rows(self.folder / name, fields=2, integers=(1,)):
+        for list_ in ("train", "query", "gallery", "val"):
+            split = "train" if list_ == "val" and self.validation else list_
+            folder, first = (train, 0) if list_ in ("train", "val") else (test, TEST)
+            path = self.folder / LISTS[list_]
+            for row in rows(path, fields=2, integers=(1,)):
                 if isinstance(row, Defect):
                     yield row
                     continue
-                number, (path, identity) = row
-                match = PATH.fullmatch(path)
-                if not match or int(match["identity"]) != int(identity):
-                    yield Defect(
-                        f"{self.folder / name}, line {number}: {path!r} is not an image of identity {identity}"
-                    )
-                elif trains:
-                    if split == "train" or self.validation:
-                        yield "train", Sample(train / path, int(identity), int(match["camera"]))
+                number, (name, identity) = row
+                match = NAME.fullmatch(name)
+                if match and int(match["identity"]) == int(identity):
+                    yield split, Sample(folder / name, first + int(identity), int(match["camera"]))
                 else:
-                    yield split, Sample(test / path, TEST + int(identity), int(match["camera"]))
-
-    @property
-    def folder(self) -> Path:
-        """As for every set; a wanted version is preferred where both were unpacked."""
-        for place in (self.root / self.name, self.root):
-            wanted = place / f"MSMT17_{self.version.upper()}"
-            if wanted.is_dir():
-                return wanted
-        return super().folder
-
-    @property
-    def _version(self) -> str:
-        if self.version != "auto":
-            return self.version
-        return "v2" if (self.folder / FOLDERS["v2"][0]).is_dir() else "v1"
+                    yield Defect(f"{path}, line {number}: {name!r} is not an image of identity {identity}")

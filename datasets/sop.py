@@ -62,13 +62,14 @@ sop/Stanford_Online_Products/
     method_arguments = BESIDE_A_TASK_LOSS
 
     def image_folders(self) -> tuple[Path, ...]:
-        return (self.folder,)
+        return tuple(sorted(path for path in self.folder.iterdir() if path.is_dir()))
 
     def entries(self) -> Iterator[tuple[str, Sample] | Defect]:
+        folder = self.folder
         for split, name in LISTS.items():
-            for row in rows(self.folder / name, fields=4, integers=(0, 1, 2), header=1):
+            for row in rows(folder / name, fields=4, integers=(0, 1, 2), header=1):
                 if isinstance(row, Defect):
                     yield row
                 else:
                     _, (_, product, _, path) = row
-                    yield split, Sample(self.folder / path, int(product), camera=0)
+                    yield split, Sample(folder / path, int(product), camera=0)

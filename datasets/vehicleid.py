@@ -27,13 +27,14 @@ IMAGES = {800: 6_493, 1600: 13_377, 2400: 19_777}
 class VehicleID(ListedDataset):
     """VehicleID: vehicles from the front or the back, without cameras.
 
-    The gallery holds one image of every vehicle, drawn at random; all other test images are queries. Papers average
-    over ten draws: here `seed` draws, and a leaderboard averages over the seeds that it has records of.
+    The gallery holds one image of every vehicle, drawn at random by the run's seed; all other test images are queries.
+    Papers average over ten draws: runs that differ in `seed` alone share their training, and a leaderboard averages
+    over the seeds that it has records of.
 
     Args:
         root: The data root.
         test_size: Vehicles of the published test list: 800, 1600 or 2400.
-        seed: Draws the gallery.
+        seed: Draws the gallery; empty for the run's seed.
     """
 
     name = "vehicleid"
@@ -53,12 +54,9 @@ vehicleid/VehicleID_V1.0/
             "query": Split(IMAGES[800] - 800, 800, 1),
             "gallery": Split(800, 800, 1),
         },
-        disputed={
-            ("train", "images"): "this is fast-reid's count",
-            ("train", "identities"): "this is fast-reid's count",
-        },
     )
     protocol = Protocol(camera_rule=False, recall_at=(1, 5))
+    judged_by = ("test_size", "seed")
     unpacked = ("VehicleID_V1.0", "VehicleID")
     recipe: ClassVar[Mapping[str, Any]] = merge(
         REID_BASELINE,
@@ -71,7 +69,7 @@ vehicleid/VehicleID_V1.0/
         self,
         root: Path,
         test_size: Literal[800, 1600, 2400] = 800,
-        seed: Annotated[int, Field(ge=0)] = 0,
+        seed: Annotated[int, Field(ge=0)] | None = None,
     ) -> None:
         super().__init__(root)
         self.test_size = test_size
@@ -97,15 +95,20 @@ vehicleid/VehicleID_V1.0/
             else:
                 test.append(found)
         test.sort()
-        order = np.random.default_rng(self.seed).permutation(len(test)).tolist()
+        order = np.random.default_rng(self.seed or 0).permutation(len(test)).tolist()
         gallery = {test[position].identity: position for position in reversed(order)}
         for position, sample in enumerate(test):
             yield "gallery" if gallery[sample.identity] == position else "query", sample
+        for size in IMAGES:
+            name = TEST.format(size)
+            if size != self.test_size and (self.folder / name).exists():
+                yield from (("unused", found) for found in self._listed(name) if not isinstance(found, Defect))
 
     def _listed(self, name: str) -> Iterator[Sample | Defect]:
+        images = self.folder / "image"
         for row in rows(self.folder / name, fields=2, integers=(0, 1)):
             if isinstance(row, Defect):
                 yield row
             else:
                 image, vehicle = row[1]
-                yield Sample(self.folder / "image" / f"{image}.jpg", int(vehicle), camera=0)
+                yield Sample(images / f"{image}.jpg", int(vehicle), camera=0)

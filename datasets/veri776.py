@@ -64,6 +64,7 @@ veri776/VeRi/
         },
         defects="In older editions of train_label.xml vehicles 3, 7 and 41 have no type; the file is not used here.",
     )
+    judged_by = ("ranked",)
     unpacked = ("VeRi", "veri", "VeRi-776")
     recipe: ClassVar[Mapping[str, Any]] = merge(
         REID_BASELINE,
@@ -96,7 +97,7 @@ veri776/VeRi/
             yield Sample(path, int(match["identity"]), int(match["camera"]), track)
         listed = self.folder / NAMES[split]
         if listed.exists():
-            for name in sorted(set(lines(listed)) - found_names):
+            for name in sorted({line.strip() for line in lines(listed)} - found_names - {""}):
                 yield Defect(f"{folder / name} is missing; {listed.name} lists it")
 
     @cached_property

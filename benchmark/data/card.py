@@ -39,7 +39,8 @@ class Card:
     splits: Mapping[str, Split] = field(default_factory=dict)
     """Expected counts of "train", "query", "gallery" and, where published, of "all" three together."""
     disputed: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """(split, field of `Split`) of counts on which the literature disagrees -> how: a difference is only a warning."""
+    """(split, field of `Split`) of counts on which the literature disagrees -> how. A difference of up to one percent
+    is only a warning."""
     defects: str = ""
     """Known defects of the published archive."""
     download: Download | None = None

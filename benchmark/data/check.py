@@ -11,6 +11,9 @@ from benchmark.data.card import Split
 from benchmark.data.check_report import CheckReport
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 
+DISPUTE = 0.01
+"""Share by which a disputed count may be off."""
+
 
 def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
     """Compare what is on disk with what is published; with `decode`, open every image.
@@ -19,7 +22,8 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         UserError: The set is not there.
     """
     found = dataset.counts()
-    differences = chain(dataset.defects(), _differences(dataset, disputed=False), dataset.damage())
+    wrong, disputed = _differences(dataset)
+    differences = chain(dataset.defects(), wrong, dataset.damage())
     broken: dict[Path, str] = {}
     if decode:
         samples = chain.from_iterable(listing.samples for listing in dataset.listings.values())
@@ -30,7 +34,8 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         expected=dataset.expected(),
         found=found,
         differences=tuple(islice(differences, 3)),
-        notes=tuple(chain(_notes(dataset), _differences(dataset, disputed=True))),
+        warnings=tuple(disputed),
+        notes=tuple(_notes(dataset)),
         broken=tuple(broken.values()),
     )
 
@@ -41,22 +46,27 @@ def warnings(dataset: RetrievalDataset) -> list[str]:
     Raises:
         UserError: The set is not there.
     """
-    return [*_notes(dataset), *_differences(dataset, disputed=False), *_differences(dataset, disputed=True)]
+    return [*_notes(dataset), *chain.from_iterable(_differences(dataset))]
 
 
-def _differences(dataset: RetrievalDataset, disputed: bool) -> Iterator[str]:
-    """Counts that are not as published: those on which the literature agrees, or the others."""
+def _differences(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
+    """Counts that are not as published: those that are wrong, and those about which the literature disagrees."""
+    wrong, disputed = [], []
     found = dataset.counts()
     for split, expected in dataset.expected().items():
         if split == "gallery" and dataset.protocol.query_in_gallery:  # the same as "query"
             continue
         for field in fields(Split):
-            reason = dataset.card.disputed.get((split, field.name))
-            if (reason is not None) != disputed:
-                continue
             want, have = getattr(expected, field.name), getattr(found[split], field.name)
-            if want is not None and want != have:
-                yield f"{split}: expected {want:,} {field.name}, found {have:,}" + (f"; {reason}" if reason else "")
+            if want is None or want == have:
+                continue
+            said = f"{split}: expected {want:,} {field.name}, found {have:,}"
+            reason = dataset.card.disputed.get((split, field.name))
+            if reason is not None and abs(want - have) <= DISPUTE * want:
+                disputed.append(f"{said}; {reason}")
+            else:
+                wrong.append(said)
+    return wrong, disputed
 
 
 def _notes(dataset: RetrievalDataset) -> Iterator[str]:

@@ -19,8 +19,10 @@ class CheckReport:
     found: Mapping[str, Split]
     differences: tuple[str, ...]
     """Up to three defects, each a sentence; empty where the set is as published."""
+    warnings: tuple[str, ...]
+    """Counts that are not as published, where the literature disagrees about them."""
     notes: tuple[str, ...]
-    """What a careful user wants to know and is no defect: what was skipped, disputed counts."""
+    """What a careful user wants to know and is nothing wrong, such as what was skipped."""
     broken: tuple[str, ...] = ()
     """Every image that cannot be decoded, with the reason; known only where all were decoded."""
 
@@ -38,9 +40,10 @@ class CheckReport:
             f"Expected below the data root:\n\n{_indented(self.tree)}",
             f"Found in {self.folder}:\n\n" + tabulate(rows, headers=("split", "count of", "expected", "found")),
             "\n".join(f"note: {note}" for note in self.notes),
+            "\n".join(f"warning: {warning}" for warning in self.warnings),
             "\n".join(f"broken: {image}" for image in self.broken),
             "\n".join(f"defect: {difference}" for difference in self.differences),
-            "" if not self.ok else "all as expected",
+            "" if not self.ok else "no defects" if self.warnings else "all as expected",
         ]
         return "\n\n".join(part for part in parts if part)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from benchmark.data.files import images_below
 from benchmark.data.findings import Defect, Skipped
-from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.data.sample import Sample
+from benchmark.errors import UserError
 
 
 class ListedDataset(RetrievalDataset):
@@ -20,7 +21,10 @@ class ListedDataset(RetrievalDataset):
 
     @abstractmethod
     def entries(self) -> Iterator[tuple[str, Sample] | Skipped | Defect]:
-        """The split and the sample of everything that is listed; where query and gallery are one list, as "query"."""
+        """The split and the sample of everything that is listed; where query and gallery are one list, as "query".
+
+        What is in lists that the options leave unused comes last, under any other name of a split.
+        """
 
     @abstractmethod
     def image_folders(self) -> tuple[Path, ...]:
@@ -36,21 +40,30 @@ class ListedDataset(RetrievalDataset):
                 sample = entry[1]
                 yield sample if sample.path in present else Defect(f"{sample.path} is listed but missing")
         if split == "train":
-            listed = {entry[1].path for entry in self._entries if not isinstance(entry, Skipped | Defect)}
-            yield from [Skipped("image that is not listed")] * len(present - listed)
+            used = {sample.path for name, sample in self.listed() if name in SPLITS}
+            unused = {sample.path for name, sample in self.listed()} - used
+            yield from [Skipped("image of a list that is not used")] * len(unused & present)
+            yield from [Skipped("image that is in no list")] * len(present - used - unused)
             yield from (found for found in self._files if not isinstance(found, Path))
+
+    def listed(self) -> Iterator[tuple[str, Sample]]:
+        """Everything that is in a list, used or not."""
+        return (entry for entry in self._entries if not isinstance(entry, Skipped | Defect))
 
     @cached_property
     def _entries(self) -> list[tuple[str, Sample] | Skipped | Defect]:
         entries: list[tuple[str, Sample] | Skipped | Defect] = []
-        listed: set[Path] = set()
-        for entry in self.entries():
-            if not isinstance(entry, Skipped | Defect):
-                path = entry[1].path
-                if path in listed:
-                    entry = Defect(f"{path} is listed twice")
-                listed.add(path)
-            entries.append(entry)
+        known: set[Path] = set()
+        try:
+            for entry in self.entries():
+                if not isinstance(entry, Skipped | Defect):
+                    split, sample = entry
+                    if sample.path in known and split in SPLITS:
+                        entry = Defect(f"{sample.path} is listed twice")
+                    known.add(sample.path)
+                entries.append(entry)
+        except UserError as error:
+            entries.append(Defect(str(error)))
         return entries
 
     @cached_property

@@ -24,8 +24,8 @@ class RetrievalDataset(ABC):
 
     Constructor arguments other than `root` are options in a recipe; they are validated against their type hints, so
     every one needs a hint and a default, and is kept as an attribute of its name. An option that is not at its default
-    makes another benchmark of the set: leaderboards keep it apart (see `variant`). The class docstring says in words
-    what `card` says in numbers.
+    makes another benchmark of the set: leaderboards keep it apart (see `variant`). An option "seed" whose default is
+    None gets the run's seed. The class docstring says in words what `card` says in numbers.
 
     Args:
         root: The data root; this set lives below it, see `folder`.
@@ -40,6 +40,8 @@ class RetrievalDataset(ABC):
     """Recipe fragment for training on this set, merged over the engine's defaults."""
     method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Arguments that suit a method to this set, by the method's name; the user's own come after them."""
+    judged_by: ClassVar[tuple[str, ...]] = ()
+    """Options that change how a trained network is judged, and nothing about its training."""
     unpacked: ClassVar[tuple[str, ...]] = ()
     """Names of the folder that the official archive unpacks to."""
     parts: tuple[str | tuple[str, ...], ...] = ()
@@ -50,16 +52,19 @@ class RetrievalDataset(ABC):
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where the images are: the folder that has most of `parts`.
 
         It is `<root>/<name>`, a folder in that, or what the official archive unpacks to, in the root.
         """
+        return max(self.places(), key=lambda place: (len(self.parts) - len(self._missing(place)), place.is_dir()))
+
+    def places(self) -> list[Path]:
+        """Where the set may lie, whether it does or not."""
         own = self.root / self.name
         below = sorted(path for path in own.iterdir() if path.is_dir()) if own.is_dir() else []
-        places = [own, *below, *(self.root / name for name in self.unpacked)]
-        return max(places, key=lambda place: (len(self.parts) - len(self._missing(place)), place.is_dir()))
+        return [own, *below, *(self.root / name for name in self.unpacked)]
 
     def find(self, *places: str) -> Path:
         """The first of these below `folder` that exists; the first of all where none does."""
@@ -162,7 +167,7 @@ class RetrievalDataset(ABC):
             return
         yield from dict.fromkeys(chain.from_iterable(listing.defects for listing in listings.values()))
         for split, listing in listings.items():
-            if not listing.samples and not listing.defects:
+            if not (listing.samples or listing.defects):
                 yield f"{self.folder}: there are no {split} images"
         yield from self._shared_identities()
         queries = len(listings["query"].samples)

@@ -140,6 +140,7 @@ def test_truncated_anywhere_there_is_the_whole_image_or_none(tmp_path, name):
     assert failures > 0.8 * len(lengths)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about tags that make no sense
 @settings(deadline=None, max_examples=300)
 @given(
     st.sampled_from([encoded(name) for name in ("JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP")]),

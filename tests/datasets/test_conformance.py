@@ -57,8 +57,11 @@ class TestDeclaration:
         hints = get_type_hints(declared.__init__)
         assert all(option.default is not option.empty and option.name in hints for option in options)
         made = declared(tmp_path)
-        assert {option.name: getattr(made, option.name) for option in options} == {o.name: o.default for o in options}
+        understood = {option.name: getattr(made, option.name) for option in options}
+        again = declared(tmp_path, **understood)
+        assert {option.name: getattr(again, option.name) for option in options} == understood
         assert made.variant() == {}
+        assert set(made.judged_by) <= understood.keys()
         assert all(f"{option.name}:" in declared.__doc__ for option in options)
 
     def test_a_missing_set_says_where_what_and_how(self, name, tmp_path):
@@ -138,10 +141,11 @@ class TestCheck:
         for split in found.keys() - ({"gallery"} if dataset.protocol.query_in_gallery else {}):
             changed = found | {split: replace(found[split], images=found[split].images + 1)}
             monkeypatch.setattr(dataset, "expected", lambda changed=changed: changed)
+            monkeypatch.setattr("benchmark.data.check.DISPUTE", 1.0)
             report = check(dataset)
             said = f"{split}: expected {found[split].images + 1:,} images, found {found[split].images:,}"
             disputed = (split, "images") in dataset.card.disputed
-            assert any(said in line for line in (report.notes if disputed else report.differences))
+            assert any(said in line for line in (report.warnings if disputed else report.differences))
             assert report.ok == disputed
 
     def test_a_lost_image_is_missed(self, miniature, monkeypatch):

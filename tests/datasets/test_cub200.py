@@ -81,6 +81,7 @@ def test_windows_line_ends_change_nothing(make):
         ("image_class_labels.txt", lambda lines: ["1 one\n", *lines[1:]], "line 1: expected a number"),
         ("image_class_labels.txt", lambda lines: ["1 2\n", *lines[1:]], "is of class 2 by"),
         ("train_test_split.txt", lambda _: ["\xff\xfe"], "has no line for image 1"),
+        ("train_test_split.txt", lambda lines: [*lines, "3 1\n"], "line 21: there is another line for image 3"),
         ("images.txt", lambda lines: [lines[0].replace("001.", "001.../"), *lines[1:]], "is listed but missing"),
     ],
 )
@@ -101,4 +102,4 @@ def test_a_list_that_is_no_text(make):
 def test_an_image_in_no_list_is_counted(make, picture):
     made = make("cub200")
     picture(made.open().folder / "images" / "001.Black_footed_Albatross" / "more.jpg")
-    assert "train: 1 file skipped: image that is not listed" in warnings(made.open())
+    assert "train: 1 file skipped: image that is in no list" in warnings(made.open())

@@ -1,5 +1,7 @@
 """The user's own images: folders and tables."""
 
+import shutil
+
 import pytest
 
 from benchmark.data.check import check
@@ -144,3 +146,56 @@ def test_links_that_lead_in_a_circle(make):
     differences = check(made.open()).differences
     assert any("is a link to a folder that it is in" in line for line in differences)
     assert any("a.jpg cannot be followed" in line for line in differences)
+
+
+def test_a_missing_split_is_missing(make):
+    made = make("folder")
+    folder = made.open().folder
+    shutil.rmtree(folder / "query")
+    shutil.rmtree(folder / "gallery")
+    (folder / "notes.txt").unlink()
+    with pytest.raises(UserError, match="there are no query images"):
+        _ = made.open().train
+
+
+def test_one_folder_around_all_is_looked_into(make):
+    made = make("folder")
+    folder = made.open().folder
+    before = len(made.open().train)
+    (folder / "notes.txt").unlink()
+    folder.rename(made.root / "wrapped")
+    folder.mkdir()
+    (made.root / "wrapped").rename(folder / "official")
+    assert len(made.open().train) == before
+
+
+def test_a_single_identity_or_a_circle_is_not_looked_into(tmp_path, picture):
+    picture(tmp_path / "own" / "alice" / "1.jpg")
+    assert [row.identity for row in Folder(tmp_path, path=str(tmp_path / "own"))._images] == ["alice"]
+    (tmp_path / "circle").mkdir()
+    (tmp_path / "circle" / "again").symlink_to(tmp_path / "circle")
+    with pytest.raises(UserError, match="again is a link to a folder that it is in"):
+        _ = Folder(tmp_path, path=str(tmp_path / "circle")).train
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a/1.jpg,eve,door,gallery", "line 6: a/1.jpg is also named in line 2"),
+        ("c/5.jpg,dee,,train", "c/5.jpg has no camera, but others have"),
+        ("c/5.jpg,dee,door,train,more", "line 6: there are more values than columns"),
+    ],
+)
+def test_a_row_that_contradicts_others(table, row, said):
+    assert any(said in difference for difference in check(table(*COMPLETE, row)).differences)
+
+
+def test_numbers_that_are_too_large_for_identities_are_names(table):
+    rows = [f"{number}.jpg,{10**30 + number // 2}" for number in range(4)]
+    assert {sample.identity for sample in table(*rows, header="path,identity").query} == {1}
+
+
+def test_a_table_that_is_none(tmp_path):
+    (tmp_path / "mine.csv").write_text("path,identity\n" + "x" * 200_000 + ",7\n")
+    with pytest.raises(UserError, match=r"mine\.csv is no CSV file: field larger than field limit"):
+        Folder(tmp_path, path=str(tmp_path / "mine.csv"))

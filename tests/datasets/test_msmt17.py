@@ -1,13 +1,16 @@
 """MSMT17: two versions, and validation in or out."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.data.card import Split
 from benchmark.data.check import check
-from benchmark.datasets.msmt17 import MSMT17, PATH
+from benchmark.datasets.msmt17 import MSMT17, NAME
 from benchmark.errors import UserError
+from benchmark.experiment import Experiment
+from benchmark.recipe import compose
 
 TRAIN, TEST = (0, 1, 7, 1040), (0, 1, 3059)
 
@@ -92,5 +95,32 @@ def test_a_row_that_is_not_as_published(make, row, said):
 @given(st.integers(0, 9999), st.integers(0, 999), st.integers(1, 15), st.sampled_from(["0303morning", "0114noon"]))
 def test_every_official_path_is_read(identity, number, camera, time):
     path = f"{identity:04}/{identity:04}_{number:03}_{camera:02}_{time}_0015_0.jpg"
-    match = PATH.fullmatch(path)
+    match = NAME.fullmatch(path)
     assert (int(match["identity"]), int(match["camera"])) == (identity, camera)
+
+
+def test_runs_on_the_two_versions_are_two_runs(make, picture, tmp_path):
+    first = make("msmt17").root
+    version(tmp_path / "second", picture, "MSMT17_V2", "mask_train_v2", "mask_test_v2")
+    recipe = compose("kd", "msmt17")
+    runs = [Experiment(recipe, tmp_path, root, torch.device("cpu"), False) for root in (first, tmp_path / "second")]
+    assert [run.recipe.dataset.arguments["version"] for run in runs] == ["v1", "v2"]
+    assert runs[0].folder != runs[1].folder
+    assert runs[0].teacher_record != runs[1].teacher_record
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_the_total_is_checked_whether_validation_is_used_or_not(make, validation):
+    made = make("msmt17")
+    dataset = made.open(validation=validation)
+    assert dataset.counts()["all"] == Split(21, 7, 6)
+    assert dataset.expected()["all"] == Split(126_441, 4_101, 15)
+    file = dataset.folder / "list_train.txt"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))
+    assert made.open(validation=validation).counts()["all"].images == 18
+
+
+def test_validation_that_is_left_out_is_counted(make):
+    made = make("msmt17")
+    assert made.open().listings["train"].skipped == {"image of a list that is not used": 4}
+    assert made.open(validation=True).listings["train"].skipped == {}

@@ -1,5 +1,7 @@
 """Stanford Online Products: the two lists."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmark.data.card import Split
@@ -43,3 +45,12 @@ def test_a_row_that_is_not_as_published(make, row):
     file.write_text(f"{file.read_text()}\n{row}\n")
     first = check(made.open()).differences[0]
     assert "line 11" in first or "bicycle_final/1.JPG is listed but missing" in first
+
+
+def test_the_disk_is_asked_once_where_the_set_is(make, monkeypatch):
+    """And not for every row of a list."""
+    dataset, calls = make("sop").open(), []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self: calls.append(self) or exists(self))
+    assert len(dataset.train) == 9
+    assert len(calls) < 10

@@ -1,9 +1,12 @@
 """VehicleID: three test lists and the random gallery."""
 
 import pytest
+import torch
 
 from benchmark.data.card import Split
 from benchmark.data.check import check
+from benchmark.experiment import Experiment
+from benchmark.recipe import compose
 
 TRAIN, EACH = (1, 2, 3, 26000), 4
 
@@ -69,3 +72,42 @@ def test_a_row_that_is_not_as_published(make, row):
     file.write_text(f"{file.read_text()}{row}\n")
     first = check(made.open()).differences[0]
     assert "test_list_800.txt, line 13" in first or "9999999.jpg is listed but missing" in first
+
+
+def experiment(made, *settings, seed=0) -> Experiment:
+    recipe = compose("none", "vehicleid", settings=settings, seed=seed)
+    return Experiment(recipe, made.root / "runs", made.root, torch.device("cpu"), resume=False)
+
+
+def test_the_run_s_seed_draws_unless_another_is_given(make):
+    made = make("vehicleid")
+    assert experiment(made, seed=3).dataset.gallery == made.open(seed=3).gallery
+    assert experiment(made, "dataset.seed=5", seed=3).dataset.gallery == made.open(seed=5).gallery
+    assert experiment(made, seed=3).recipe.dataset.arguments["seed"] == 3
+
+
+def test_draws_and_test_lists_share_what_is_trained(make):
+    made = make("vehicleid")
+    usual = experiment(made)
+    others = [experiment(made, f"dataset.{option}") for option in ("seed=5", "test_size=1600")]
+    assert all(other.folder == usual.folder for other in others)
+    assert len({other.recipe.hash for other in (usual, *others)}) == 3
+    another = experiment(made, seed=3)
+    assert another.folder != usual.folder
+    records = [run.teacher_record for run in (usual, *others, another)]
+    assert len({record.parent for record in records}) == 1, "one teacher is trained"
+    assert len(set(records)) == 4, "and is judged by every draw and list"
+    assert usual.teacher_record.name == "record.json"
+
+
+def test_a_list_that_is_cut_short_is_a_defect(make, monkeypatch):
+    dataset = make("vehicleid").open()
+    monkeypatch.setattr(dataset, "counts", lambda: dict(dataset.expected()) | {"train": Split(113_345, 13_164, 1)})
+    assert check(dataset).differences == ("train: expected 113,346 images, found 113,345",)
+
+
+def test_images_of_the_other_test_lists_are_told_from_those_in_none(make, picture):
+    made = make("vehicleid")
+    picture(made.open().folder / "image" / "9999999.jpg")
+    skipped = made.open().listings["train"].skipped
+    assert skipped == {"image of a list that is not used": 12, "image that is in no list": 1}
