@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="passes of each kind, taken in turn")
     arguments = parser.parse_args()
+    if arguments.images < 3 * IDENTITIES * EACH:
+        parser.error(f"--images: at least {3 * IDENTITIES * EACH}, which is three batches")
     size = tuple(arguments.size)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
