@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import random
 import shutil
 import signal
 import struct
@@ -200,7 +201,8 @@ def test_an_incomplete_archive(archive, root, share):
 
 
 def test_damage_anywhere_gives_the_files_or_one_kind_of_error(archive, root):
-    files = {name: os.urandom(500) for name in FILES}
+    noise = random.Random(0)
+    files = {name: noise.randbytes(500) for name in FILES}
     path = archive(files)
     content = path.read_bytes()
     errors, places = 0, range(0, len(content), max(1, len(content) // 60))
@@ -253,6 +255,17 @@ def test_a_compressed_file_without_its_checksum(tmp_path, root):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(UserError, match="is damaged or incomplete"):
         unpack(path, root / "set")
+
+
+def test_a_compressed_file_that_ends_early_with_a_wrong_checksum(tmp_path, root):
+    """As damage in the compressed data can make it: the end is met while a member is passed over."""
+    content = tar(tmp_path / "whole.tar", mode="w").read_bytes()
+    compressed = bytearray(gzip.compress(content[:1000]))
+    compressed[-8] ^= 0xFF
+    (tmp_path / "a.tgz").write_bytes(compressed)
+    with pytest.raises(UserError, match="is damaged or incomplete"):
+        unpack(tmp_path / "a.tgz", root / "set")
+    assert leftovers(root) == []
 
 
 def test_a_tar_file_of_the_folder_itself(tmp_path, root):

@@ -62,18 +62,17 @@ class _Blocks:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
-        self.seek = file.seek
         self.tell = file.tell
         self.last = b""
 
     def read(self, size: int = -1) -> bytes:
-        try:
+        with _damage_is_an_error_of_tarfile():
             self.last = self.file.read(size)
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise tarfile.ReadError(str(error)) from error  # how gzip and bzip2 say that data are damaged
         return self.last
+
+    def seek(self, position: int) -> int:
+        with _damage_is_an_error_of_tarfile():  # a compressed file is read up to the position
+            return self.file.seek(position)
 
     def finish(self) -> None:
         """Read to the end; what was read last, where tarfile found no more headers, must be what ends an archive."""
@@ -81,3 +80,13 @@ class _Blocks:
             raise tarfile.ReadError("it ends in the middle, or a header is damaged")
         while self.read(2**20):
             pass
+
+
+@contextmanager
+def _damage_is_an_error_of_tarfile() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise tarfile.ReadError(str(error)) from error  # how gzip and bzip2 say that data are damaged
