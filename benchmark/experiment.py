@@ -179,7 +179,13 @@ class Experiment:
         )
 
     def _given_teacher(self, path: Path) -> TrainedTeacher:
-        network = self._build(self.recipe.teacher.network.model_copy(update={"weights": str(path)}))
+        network = self._build(self.recipe.teacher.network.model_copy(update={"weights": "random"}))
+        load_weights(network, path, trained=True)
+        if network.head is None and self._method(self.recipe).needs.classifier:
+            raise UserError(
+                f"{self.recipe.method.name} needs the teacher's classifier, and {path} has none for the "
+                f"{len(self.dataset.labels)} training identities of {self.dataset.name}"
+            )
         network.eval()
         deployed = _without_head(fold_batchnorm(network, self.test.example(2)))
         scores = self.test.score(self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery"))
@@ -196,13 +202,13 @@ class Experiment:
         write_text(self.folders.file(recipe, folder, "recipe.yaml"), recipe.yaml())
         torch.manual_seed(recipe.seed)
         student = self._build(recipe.student, teacher)
-        method: Method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
+        method = self._method(recipe)
         role = "student" if teacher else "teacher"
         trained = train(
             recipe,
             self.test,
             student,
-            teacher.network if teacher and method.needs_teacher else None,
+            teacher.network if teacher and method.needs.teacher else None,
             method,
             folder,
             self.device,
@@ -226,9 +232,12 @@ class Experiment:
         asymmetric: Scores | None = None
         reason: str | None = "it is the teacher"
         if teacher:
-            reason = f"embeddings differ in size: {deployed.dim} and {teacher.deployed.dim}"
-            if deployed.dim == teacher.deployed.dim:
-                reason = None
+            reason = None
+            if not method.aligned:
+                reason = f"{recipe.method.name} leaves the student's embeddings apart from the teacher's"
+            elif deployed.dim != teacher.deployed.dim:
+                reason = f"embeddings differ in size: {deployed.dim} and {teacher.deployed.dim}"
+            else:
                 asymmetric = self.test.score(query, self.test.embed(teacher.deployed, "gallery"))
         figures = self._cost(deployed)
         note_skipped(folder, self.test.images.images.broken())
@@ -267,6 +276,10 @@ class Experiment:
         )
         record.write(self.folders.file(recipe, folder, "record.json"))
         return record
+
+    @staticmethod
+    def _method(recipe: Recipe) -> Method:
+        return METHODS.find(recipe.method.name)(**recipe.method.arguments)
 
     def _build(self, settings: NetworkSettings, teacher: TrainedTeacher | None = None) -> Embedder:
         """A network on the device, with the weights that the recipe starts it from."""
@@ -372,6 +385,8 @@ def _name(settings: NetworkSettings, compressed: bool = False) -> str:
     """What people call the network: its backbone, and its widths where they are not the usual ones."""
     widths, base = settings.args.get("channels"), settings.args.get("base_width")
     name = settings.backbone + (f" {'-'.join(map(str, widths))}" if widths else "") + (f" w{base}" if base else "")
+    if settings.image_size:
+        name += f" at {settings.image_size[0]}x{settings.image_size[1]}"
     return f"{name}, compressed" if compressed else name
 
 

@@ -1,10 +1,16 @@
 """What makes two recipes the same run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_LATER = (("evaluate", "average_precision", "rectangular"),)
-"""Section, key, and the value that the key's absence means in recipes from before it existed."""
+_LATER: tuple[tuple[str, Any], ...] = (
+    ("evaluate.average_precision", "rectangular"),
+    ("train.sampler.views", 1),
+    ("teacher.train.sampler.views", 1),
+    ("student.image_size", None),
+    ("teacher.network.image_size", None),
+)
+"""Keys that recipes did not always have, and the value that a key's absence means."""
 
 
 def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -14,7 +20,16 @@ def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """
     runtime = {key: recipe.get("runtime", {}).get(key) for key in ("amp", "compile")}
     parts = {**recipe, "runtime": runtime}
-    for section, key, usual in _LATER:
-        if section in parts and parts[section].get(key) == usual:
-            parts[section] = {name: value for name, value in parts[section].items() if name != key}
+    for key, usual in _LATER:
+        parts = _without(parts, key.split("."), usual)
     return parts
+
+
+def _without(content: Any, path: Sequence[str], usual: Any) -> Any:
+    """`content` without the entry at `path` where that says what is usual."""
+    if not isinstance(content, Mapping) or path[0] not in content:
+        return content
+    first, *rest = path
+    if not rest:
+        return {key: value for key, value in content.items() if key != first or value != usual}
+    return {**content, first: _without(content[first], rest, usual)}

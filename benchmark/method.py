@@ -12,14 +12,27 @@ from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import Kept
+from benchmark.needs import Needs
+
+KINDS = {
+    "baseline": "without a teacher",
+    "logits": "what the classifiers say",
+    "features": "maps between the layers",
+    "relations": "how the images of a batch lie to each other, in each space by itself",
+    "embeddings": "the student's embedding against the teacher's own, in one space",
+    "compression": "a network that is made smaller",
+    "combination": "several methods at once",
+    "other": "anything else",
+}
+"""What methods compare: the groups of `benchmark list methods`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a method may know about the training to come."""
 
-    images: int
-    """Training images."""
+    labels: np.ndarray
+    """(images,) int64 in 0 .. identities - 1: the identity of each training image; `Batch.indices` point into it."""
     identities: int
     batch_size: int
     epochs: int
@@ -32,6 +45,16 @@ class Plan:
     weight_decay: float
     image_size: tuple[int, int]
     """(height, width) of a training image."""
+
+    @property
+    def images(self) -> int:
+        """Training images."""
+        return len(self.labels)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +86,26 @@ class Method(nn.Module):
     method's parameters in a recipe; they are validated against their type hints, so every one needs a hint and a
     default.
 
-    The class docstring is the method's card: a summary line, the citation, the equation in words.
+    The class docstring is the method's card: a summary line, the citation, the equation, what each symbol is, where
+    paper and released code differ and which is followed.
     """
 
+    kind: ClassVar[str] = "other"
+    """What it compares, one of `KINDS`."""
+    needs: Needs = Needs()
+    """What has to be given; an instance may need more or less, by its arguments."""
+    aligned: bool = False
+    """Whether the student's embedding comes to lie where the teacher's does, so that a student's query can be searched
+    in a gallery that the teacher embedded (the asymmetric protocol). An instance may differ, by its arguments."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Recipe fragment merged over the dataset's, for example `{"student": {"like": "teacher"}}`."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named sets of arguments, such as the published ones where the defaults are others: `--set method.preset=NAME`."""
     student_taps: Sequence[str] = ()
     """Intermediate features read from the student: a stage ("stage3") or the name of a module ("layer1.0.bn2")."""
     teacher_taps: Sequence[str] = ()
-    """The same for the teacher. Both are read after `prepare`, which may set them."""
-    needs_teacher: ClassVar[bool] = True
-    """False for a method that trains the student alone; then no teacher is run, and `loss` gets the student twice."""
+    """The same for the teacher. Both are read after `prepare`, which may set them; those that the constructor sets are
+    checked before anything is trained, and must be maps, (B, C, H, W)."""
     budget: Budget | None = None
     """The cost at which compression is to stop; the record says whether it was met."""
 

@@ -69,7 +69,32 @@ class PluginRegistry(Registry):
         )
 
 
-METHODS = PluginRegistry("method")
+class MethodRegistry(PluginRegistry):
+    """Methods, and their combinations: "kd+rkd" is a class too."""
+
+    def find(self, name: str) -> type[Any]:
+        """The class registered as `name`, or the combination of those whose names "+" joins.
+
+        Raises:
+            UserError: There is none, or the methods do not go together.
+        """
+        parts = name.split("+")
+        if len(parts) == 1 or name in self.names():
+            return super().find(name)
+        if len(set(parts)) < len(parts):
+            raise UserError(f"method {name!r} names one method twice")
+        if name not in self._combinations:
+            from benchmark.combination import combine  # which needs torch, and what a registry knows does not
+
+            self._combinations[name] = combine(name, {part: super(MethodRegistry, self).find(part) for part in parts})
+        return self._combinations[name]
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._combinations: dict[str, type[Any]] = {}
+
+
+METHODS = MethodRegistry("method")
 DATASETS = PluginRegistry("dataset")
 
 

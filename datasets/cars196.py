@@ -9,8 +9,8 @@ from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.sample import Sample
 from benchmark.errors import UserError
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -70,7 +70,6 @@ cars196/
         # As for CUB-200-2011, which is used beside it everywhere: AIR_Distiller has no recipe for cars.
         {"image_size": [256, 256], "train": {"augment": {"erase": 0.0}}},
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def __init__(self, root: Path, split: Literal["zero_shot", "closed"] = "zero_shot") -> None:
         super().__init__(root)

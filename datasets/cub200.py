@@ -10,8 +10,8 @@ from benchmark.data.files import rows
 from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.sample import Sample
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -72,7 +72,6 @@ cub200/CUB_200_2011/
             "train": {"augment": {"erase": 0.0}},  # AIR_Distiller, on CUB alone
         },
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def __init__(self, root: Path, split: Literal["zero_shot", "closed"] = "zero_shot") -> None:
         super().__init__(root)

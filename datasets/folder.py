@@ -13,7 +13,7 @@ from benchmark.data.findings import Defect, Skipped
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.sample import Sample
 from benchmark.errors import UserError, nearest
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -65,7 +65,6 @@ or a CSV file:
   images/1.jpg,Alice,entrance,train""",
     )
     recipe = REID_BASELINE
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def __init__(self, root: Path, path: str = "", closed_set: bool = False) -> None:
         super().__init__(root)

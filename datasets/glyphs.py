@@ -28,7 +28,6 @@ from benchmark.data.pixel_hash import array_hash, fingerprint, pixel_hash
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.data.sample import Sample
 from benchmark.errors import UserError
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -114,7 +113,7 @@ class Glyphs(RetrievalDataset):
         # the cost of the static student, so that methods are compared at equal MACs. 24,000 features would be more than
         # there are images.
         "cdd": {"ratio": 0.75, "ratio_of": "current", "queue": 2048, "target_macs": 0.42},
-    } | BESIDE_A_TASK_LOSS
+    }
 
     # The rendering. Lengths are in pixels of the final image, colours and noise in shares of full white.
     version: ClassVar[int] = 1

@@ -11,8 +11,8 @@ from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.retrieval_dataset import SPLITS
 from benchmark.data.sample import Sample
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -62,7 +62,6 @@ inshop/
         REID_BASELINE,
         {"image_size": [256, 256], "train": {"augment": {"pad": 8}}},  # AIR_Distiller
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def image_folders(self) -> tuple[Path, ...]:
         return (self.find(*IMAGES),)

@@ -9,8 +9,8 @@ from benchmark.data.files import named
 from benchmark.data.findings import Defect, Skipped
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.sample import Sample
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -55,7 +55,6 @@ market1501/Market-1501-v15.09.15/
         REID_BASELINE,
         {"image_size": [256, 128]},  # fast-reid's Base-bagtricks (Luo et al., CVPRW 2019)
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def scan(self, split: str) -> Iterator[Sample | Skipped | Defect]:
         for found in named(self.folder / FOLDERS[split], NAME, "0002_c1s1_000451_03.jpg"):

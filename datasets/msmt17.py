@@ -10,8 +10,8 @@ from benchmark.data.files import rows
 from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.sample import Sample
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -65,7 +65,6 @@ msmt17/MSMT17_V1/
         REID_BASELINE,
         {"image_size": [320, 160], "train": {"task": {"triplet": {"margin": 0.35}}}},  # CDD
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def __init__(self, root: Path, version: Literal["auto", "v1", "v2"] = "auto", validation: bool = False) -> None:
         super().__init__(root)

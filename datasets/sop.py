@@ -10,8 +10,8 @@ from benchmark.data.files import rows
 from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.sample import Sample
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -59,7 +59,6 @@ sop/Stanford_Online_Products/
         REID_BASELINE,
         {"image_size": [256, 256], "train": {"augment": {"pad": 8}}},  # AIR_Distiller
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def image_folders(self) -> tuple[Path, ...]:
         return tuple(sorted(path for path in self.folder.iterdir() if path.is_dir()))

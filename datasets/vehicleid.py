@@ -12,8 +12,8 @@ from benchmark.data.files import rows
 from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.sample import Sample
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -63,7 +63,6 @@ vehicleid/VehicleID_V1.0/
         # As for VeRi-776, by DEAP: no recipe for this set is at hand.
         {"image_size": [256, 256], "train": {"schedule": {"epochs": 90}}},
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ from benchmark.data.findings import Defect, Skipped
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.sample import Sample
 from benchmark.errors import UserError
-from benchmark.recipe.baseline import BESIDE_A_TASK_LOSS, REID_BASELINE
-from benchmark.recipe.compose import merge
+from benchmark.mappings import merge
+from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 
@@ -73,7 +73,6 @@ veri776/VeRi/
             "train": {"schedule": {"epochs": 90}},  # DEAP
         },
     )
-    method_arguments = BESIDE_A_TASK_LOSS
 
     def __init__(self, root: Path, ranked: Literal["images", "tracks"] = "images") -> None:
         super().__init__(root)

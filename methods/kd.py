@@ -1,6 +1,7 @@
 """Knowledge distillation by the teacher's class probabilities."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -9,6 +10,7 @@ from benchmark.data.batch import Batch
 from benchmark.losses.kl_divergence import kl_divergence
 from benchmark.method import Method
 from benchmark.model.features import Features
+from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 
@@ -19,13 +21,18 @@ class KD(Method):
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. NIPS Deep Learning Workshop, 2014.
 
     Equation: weight * T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T)), z the logits of the classifier heads.
-    Temperature 2 and weight 1 beside the whole task loss, as retrieval codes have it; classification codes use T 4 with
-    0.9 of this and 0.1 of the cross-entropy.
+    Temperature 2 and weight 1 beside the whole task loss, as retrieval codes have it (AIR_Distiller, CDD, DEAP). The
+    preset `classification` is the temperature of RepDistiller and mdistiller, which take 0.9 of this and 0.1 of the
+    cross-entropy: the same proportion is weight 9.
 
     Args:
         temperature: T.
         weight: Factor of the term.
     """
+
+    kind: ClassVar[str] = "logits"
+    needs = Needs(classifier=True)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"classification": {"temperature": 4.0, "weight": 9.0}}
 
     def __init__(
         self, temperature: Annotated[float, Field(gt=0)] = 2.0, weight: Annotated[float, Field(ge=0)] = 1.0

@@ -7,6 +7,7 @@ from torch import Tensor
 from benchmark.data.batch import Batch
 from benchmark.method import Method
 from benchmark.model.features import Features
+from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 
@@ -17,7 +18,8 @@ class NoDistillation(Method):
     Equation: nothing is added to the task loss.
     """
 
-    needs_teacher: ClassVar[bool] = False
+    kind: ClassVar[str] = "baseline"
+    needs = Needs(teacher=False)
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         return {}

@@ -1,6 +1,7 @@
 """Relational knowledge distillation."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,9 @@ class RKD(Method):
     Equation: w_d * mean_ij huber(psi_s - psi_t) + w_a * mean_ijk huber(a_s - a_t), where psi_ij is the distance of i
     and j over the mean distance in the batch, and a_ijk the cosine of the angle at i between j and k. Embedding sizes
     may differ. The paper sums over distinct pairs and triples; here, as in the authors' code, the final means run over
-    all B^2 and B^3 entries, degenerate ones (equal on both sides) included. Weights 1 and 2 are the authors' for metric
-    learning; classification codes use 25 and 50.
+    all B^2 and B^3 entries, degenerate ones (equal on both sides) included. Weights 25 and 50 are those that codes use
+    beside a task loss (RepDistiller, mdistiller, AIR_Distiller). The preset `metric_learning` is the authors' 1 and 2,
+    for training without one; beside one they move nothing on glyphs.
 
     Args:
         distance_weight: w_d.
@@ -35,7 +37,12 @@ class RKD(Method):
         normalize: Whether the embeddings are L2-normalised first. The authors' student is not.
     """
 
-    def __init__(self, distance_weight: Weight = 1.0, angle_weight: Weight = 2.0, normalize: bool = False) -> None:
+    kind: ClassVar[str] = "relations"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "metric_learning": {"distance_weight": 1.0, "angle_weight": 2.0}
+    }
+
+    def __init__(self, distance_weight: Weight = 25.0, angle_weight: Weight = 50.0, normalize: bool = False) -> None:
         super().__init__()
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight

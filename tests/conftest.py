@@ -164,7 +164,7 @@ def train_tiny(data_root):
         data = Glyphs(data_root, **recipe.dataset.arguments)
         method = method or METHODS.find(recipe.method.name)(**recipe.method.arguments)
         student, teacher = build(recipe.student, recipe.seed), build(recipe.teacher.network, 100)
-        given = teacher if method.needs_teacher else None
+        given = teacher if method.needs.teacher else None
         test = TestSet(data, Loading(recipe.image_size, recipe.runtime.workers), recipe.evaluate.batch_size)
         return train(recipe, test, student, given, method, folder, torch.device("cpu"), resume, "tiny"), teacher
 

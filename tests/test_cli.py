@@ -102,12 +102,21 @@ def test_help_imports_nothing_heavy():
 
 
 class TestList:
-    @pytest.mark.parametrize(("kind", "registry"), [("methods", METHODS), ("datasets", DATASETS)])
-    def test_names_and_what_they_are(self, benchmark, kind, registry):
-        done = benchmark("list", kind)
-        rows = [line.split(maxsplit=1) for line in done.out.splitlines()]
-        assert [name for name, _ in rows] == registry.names()
+    def test_datasets_and_what_they_are(self, benchmark):
+        rows = [line.split(maxsplit=1) for line in benchmark("list", "datasets").out.splitlines()]
+        assert [name for name, _ in rows] == DATASETS.names()
         assert all(text.endswith(".") for _, text in rows)
+
+    def test_methods_under_their_kinds(self, benchmark):
+        listed, kind = {}, ""
+        for line in benchmark("list", "methods").out.splitlines():
+            if line.startswith("  "):
+                name, text = line.split(maxsplit=1)
+                listed[name] = kind
+                assert text.endswith(".")
+            else:
+                kind = line.partition(":")[0]
+        assert listed == {name: METHODS.find(name).kind for name in METHODS.names()}
 
     def test_backbones(self, benchmark):
         assert {"resnet50", "vit_tiny_patch16_224"} <= set(benchmark("list", "backbones").out.split())
@@ -127,7 +136,12 @@ class TestShow:
     def test_a_method(self, benchmark):
         done = benchmark("show", "cdd")
         assert done.out.startswith("cdd (method)\n\nCapacity dynamic distillation")
-        for part in ("CVPR 2023", "Needs a teacher.", "student:\n    like: teacher"):
+        for part in (
+            "CVPR 2023",
+            "Needs a teacher, the teacher's classifier and",
+            "Preset (--set method.preset=released): lasso=0.004",
+            "student:\n    like: teacher",
+        ):
             assert part in done.out
         line = next(line for line in done.out.splitlines() if line.startswith("  temperature "))
         assert line.split() == ["temperature", "2", "T", "of", "the", "KL", "term."]

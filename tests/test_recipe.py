@@ -221,6 +221,8 @@ OTHER = {
     "method.stages": ["stage1"],
     "dataset.shades": [7],
     "image_size": [8, 8],
+    "student.image_size": [8, 8],
+    "teacher.network.image_size": [8, 8],
 }
 OTHER |= {f"{part}.train.optimizer.clip_grad": 1.0 for part in ("teacher",)} | {"train.optimizer.clip_grad": 1.0}
 CHOICES = {

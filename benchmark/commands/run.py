@@ -14,6 +14,7 @@ from benchmark.errors import UserError, nearest
 from benchmark.experiment import Experiment
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
+from benchmark.pairing import check_pairing
 from benchmark.recipe import Recipe
 from benchmark.registry import METHODS
 from benchmark.results.compression import compression_svg
@@ -61,7 +62,7 @@ def _experiment(recipe: Recipe, work_dir: Path, data_root: Path, device: str, re
         UserError: Something the recipe names does not exist, or does not go together.
     """
     chosen = choose_device(device)
-    METHODS.find(recipe.method.name)(**recipe.method.arguments)
+    method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
     for key, network in (("teacher.network", recipe.teacher.network), ("student", recipe.student)):
         try:
             with torch.device("meta"):
@@ -77,6 +78,7 @@ def _experiment(recipe: Recipe, work_dir: Path, data_root: Path, device: str, re
                 f"{key}.weights: {network.weights!r} is neither a file nor one of imagenet, random and teacher"
                 f"{nearest(network.weights, ('imagenet', 'random', 'teacher'))}"
             )
+    check_pairing(method, recipe)
     checkpoint = recipe.teacher.checkpoint
     if checkpoint is not None and not Path(checkpoint).exists():
         raise UserError(f"teacher.checkpoint: {checkpoint} does not exist")

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from benchmark import plain_yaml
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
+from benchmark.method import KINDS, Method
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
 from benchmark.retrieval.protocol import Protocol
 
@@ -22,6 +23,9 @@ def show(name: str) -> None:
         UserError: Neither is called so.
     """
     known = [*METHODS.names(), *DATASETS.names()]
+    if "+" in name:
+        METHODS.find(name)
+        known.append(name)
     if name not in known:
         raise UserError(f"no method or dataset {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
     print("\n\n".join(_card(name, registry) for registry in (METHODS, DATASETS) if name in registry.names()))
@@ -42,8 +46,8 @@ def _card(name: str, registry: PluginRegistry) -> str:
     ]
     if parameters:
         parts.append(f"Parameters (--set {registry.name}.NAME=VALUE), with defaults:\n{_table(parameters)}")
-    if registry is METHODS:
-        parts.append("Needs a teacher." if getattr(found, "needs_teacher", True) else "Needs no teacher.")
+    if issubclass(found, Method):
+        parts.append(_method(found))
     for title, fragment in (
         ("Its part of the recipe", found.recipe),
         ("Arguments that suit methods to it", getattr(found, "method_arguments", {})),
@@ -52,6 +56,25 @@ def _card(name: str, registry: PluginRegistry) -> str:
             lines = plain_yaml.dump(json.loads(json.dumps(fragment))).rstrip()
             parts.append(f"{title}:\n{textwrap.indent(lines, '  ')}")
     return "\n\n".join(parts)
+
+
+def _method(method: type[Method]) -> str:
+    """What the method declares."""
+    lines = [f"Kind: {method.kind} ({KINDS[method.kind]})."]
+    try:
+        made = method()
+        lines.append(made.needs.describe())
+        if made.needs.teacher:
+            lines.append(
+                "Asymmetric protocol: "
+                + ("yes." if made.aligned else "no, it leaves the student's embeddings apart from the teacher's.")
+            )
+    except TypeError:  # an argument without a default decides
+        pass
+    for name, arguments in method.presets.items():
+        settings = ", ".join(f"{key}={_value(value)}" for key, value in arguments.items())
+        lines.append(f"Preset (--set method.preset={name}): {settings}.")
+    return "\n".join(lines)
 
 
 def _docstring(described: type) -> tuple[str, dict[str, str]]:

@@ -19,11 +19,12 @@ def train_loader(
     images: int,
     seed: int,
     loading: Loading,
+    views: int = 1,
 ) -> BatchLoader:
-    """Augmented batches of `identities` x `images`; `loader.batch_sampler.set_epoch(e)` comes before each epoch.
+    """Augmented batches of `identities` x `images` x `views`; `batch_sampler.set_epoch(e)` comes before each epoch.
 
-    The batches are a pure function of (dataset, size, transform, identities, images, seed, epoch), bit for bit, however
-    they are loaded.
+    The batches are a pure function of (dataset, size, transform, identities, images, views, seed, epoch), bit for bit,
+    however they are loaded.
 
     Args:
         dataset: Its training split is loaded.
@@ -32,12 +33,13 @@ def train_loader(
         images: K, the images of each.
         seed: The run's seed.
         loading: How images are read.
+        views: Augmentations of each image.
 
     Raises:
         UserError: The set is not there, or has fewer than P identities, or a file is broken.
     """
     training = TrainingImages(dataset, loading.images(dataset.train, f"{dataset.name}-train"), transform)
-    sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed)
+    sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed, views)
     return BatchLoader(training, loading.workers, loading.device, persistent=True, batch_sampler=sampler)
 
 

@@ -12,6 +12,8 @@ from benchmark.errors import UserError
 class PKBatchSampler(Sampler[list[Draw]]):
     """Full batches of P distinct identities with K images of each: the batches of triplet-like losses.
 
+    Each image comes in `views` augmentations, which follow each other; of what is said below, P * K counts images.
+
     An epoch has images // (P * K) batches, at least one, and so a fixed number V = P * batches of visits to identities.
     An identity with n of all N images is visited V * n / N times, rounded down or up at random. No identity can be in
     a batch twice, so what one with more than a P-th of all images would have in excess goes to the others. Each
@@ -26,12 +28,13 @@ class PKBatchSampler(Sampler[list[Draw]]):
         identities: P, the identities in a batch.
         images: K, the images of each.
         seed: The run's seed.
+        views: Augmentations of each image.
 
     Raises:
         UserError: There are fewer than P identities.
     """
 
-    def __init__(self, labels: Sequence[int], identities: int, images: int, seed: int) -> None:
+    def __init__(self, labels: Sequence[int], identities: int, images: int, seed: int, views: int = 1) -> None:
         names, self._owner, self._counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
         if identities < 1 or images < 1:
             raise UserError(f"a batch needs at least 1 identity and 1 image of each, not {identities} and {images}")
@@ -40,6 +43,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         self.identities = identities
         self.images = images
         self.seed = seed
+        self.views = views
         self.epoch = 0
         self._batches = max(1, len(self._owner) // (identities * images))
 
@@ -56,8 +60,8 @@ class PKBatchSampler(Sampler[list[Draw]]):
         visitors = self._visitors(rng)
         batches = self._columns(visitors, rng)
         shape = (len(self), self.identities * self.images)
-        indices = self._indices(visitors, rng)[batches].reshape(shape)
-        seeds = rng.integers(2**63, size=shape)
+        indices = self._indices(visitors, rng)[batches].reshape(shape).repeat(self.views, axis=1)
+        seeds = rng.integers(2**63, size=indices.shape)
         for row, row_seeds in zip(indices.tolist(), seeds.tolist(), strict=True):
             yield [Draw(position, seed) for position, seed in zip(row, row_seeds, strict=True)]
 

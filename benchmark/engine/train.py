@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.visualization import Visualizer
 
@@ -69,16 +70,17 @@ def train(
         settings.sampler.images,
         recipe.seed,
         test.loading,
+        settings.sampler.views,
     )
     rates = learning_rates(settings.optimizer, settings.schedule, len(loader))
-    batch_size = settings.sampler.identities * settings.sampler.images
+    batch_size = settings.sampler.batch_size
     if teacher is not None:
         teacher.requires_grad_(False).eval()
     method.prepare(
         student,
         teacher if teacher is not None else student,
         Plan(
-            images=len(dataset.train),
+            labels=np.array([dataset.labels[sample.identity] for sample in dataset.train]),
             identities=len(dataset.labels),
             batch_size=batch_size,
             epochs=settings.schedule.epochs,

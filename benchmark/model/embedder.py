@@ -11,6 +11,7 @@ import timm
 import torch
 from timm.layers import BlurPool2d, SelectAdaptivePool2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmark.errors import UserError, nearest
 from benchmark.model.cosine_head import CosineHead
@@ -35,6 +36,8 @@ class Embedder(nn.Module):
         dim: Size of the embedding under the `linear` neck.
         head: `linear`, or `cosine` for normalised softmax with `scale`.
         identities: Classes of the head; 0 builds none, as in a deployed student.
+        image_size: (height, width) to which images are resized first; None takes them as they come. A student that
+            looks at smaller images than its teacher (asymmetric resolution) is such a network.
         pretrained: Start the backbone from timm's published weights (a download).
     """
 
@@ -53,9 +56,11 @@ class Embedder(nn.Module):
         head: Literal["linear", "cosine"] = "linear",
         scale: float = 16.0,
         identities: int = 0,
+        image_size: tuple[int, int] | None = None,
         pretrained: bool = False,
     ) -> None:
         super().__init__()
+        self.image_size = image_size
         self.architecture: dict[str, Any] = {
             "backbone": backbone,
             "args": dict(args or {}),
@@ -64,7 +69,7 @@ class Embedder(nn.Module):
             "pool": pool,
             "neck": neck,
             "dim": dim,
-        }
+        } | ({"image_size": tuple(image_size)} if image_size else {})
         """Arguments that build the embedding network again; see `benchmark.model.deployed`."""
         self.backbone = _backbone(backbone, dict(args or {}), pretrained)
         _set_stem(self.backbone, stem)
@@ -97,10 +102,9 @@ class Embedder(nn.Module):
 
     def features(self, images: Tensor) -> Features:
         """(B, 3, H, W) uint8 RGB -> pooled feature, embedding, logits and the requested taps."""
-        assert self.head is not None, "built without a classifier head"
         pooled = self._pooled(images)
         embedding = self.neck(pooled)
-        logits = self.head(embedding)
+        logits = embedding[:, :0] if self.head is None else self.head(embedding)
         taps = {name: _take(name, module) for name, module in self._taps.items()}
         return Features(pooled, embedding, logits, taps)
 
@@ -128,7 +132,10 @@ class Embedder(nn.Module):
             self._taps[name] = modules[path]
 
     def _pooled(self, images: Tensor) -> Tensor:
-        normal = (images.float() - self.mean) / self.std
+        images = images.float()
+        if self.image_size and images.shape[2:] != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bilinear", antialias=True)
+        normal = (images - self.mean) / self.std
         maps = self.backbone.forward_features(normal.contiguous(memory_format=torch.channels_last))
         return self.backbone.forward_head(maps, pre_logits=True)
 

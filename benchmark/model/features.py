@@ -15,6 +15,6 @@ class Features:
     embedding: Tensor
     """(B, D): output of the neck; what is compared at test time. Not normalised."""
     logits: Tensor
-    """(B, identities): output of the classifier head, used in training only."""
+    """(B, identities): output of the classifier head, used in training only; (B, 0) from a teacher without one."""
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     """Intermediate outputs by the stage or module name under which they were requested."""

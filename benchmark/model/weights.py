@@ -9,19 +9,28 @@ from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
 
 
-def load_weights(network: Embedder, path: Path) -> None:
+def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
     """Load a file into the whole network, or into its backbone where all of the file's keys are the backbone's.
 
     safetensors, or a torch file read with `weights_only=True`: no code in the file is run. Loading is strict, but for
     the classifier that a published backbone comes with, which this network does not have.
 
+    Args:
+        network: Gets the weights.
+        path: The file.
+        trained: It must hold a whole trained network, neck and all. Only a classifier may be missing, or be for other
+            identities, and then the network is left without one.
+
     Raises:
         UserError: The file cannot be read, or its keys or shapes differ; the first differences are listed.
     """
     weights = _read(path)
+    if trained:
+        weights = _with_fitting_head(weights, network)
     whole, backbone = network.state_dict(), network.backbone.state_dict()
     weights = _without_classifier(weights, network) if weights.keys() > backbone.keys() else weights
-    target, expected = (network.backbone, backbone) if weights.keys() <= backbone.keys() else (network, whole)
+    backbone_alone = weights.keys() <= backbone.keys() and not trained
+    target, expected = (network.backbone, backbone) if backbone_alone else (network, whole)
     shapes = {name: tuple(value.shape) for name, value in expected.items()}
     missing = sorted(expected.keys() - weights.keys())
     surplus = sorted(weights.keys() - expected.keys())
@@ -38,6 +47,18 @@ def load_weights(network: Embedder, path: Path) -> None:
     if problems:
         raise UserError(f"weights {path} do not fit {network.architecture['backbone']}:\n  " + "\n  ".join(problems))
     target.load_state_dict(weights, strict=True)
+
+
+def _with_fitting_head(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
+    """The weights, without a classifier that does not fit; the network then has none either."""
+
+    def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in tensors.items() if name.startswith("head.")}
+
+    if shapes(weights) == shapes(network.state_dict()):
+        return weights
+    network.head = None
+    return {name: value for name, value in weights.items() if not name.startswith("head.")}
 
 
 def _without_classifier(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:

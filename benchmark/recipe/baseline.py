@@ -25,10 +25,3 @@ REID_BASELINE: dict[str, Any] = {
     },
 }
 """As AIR_Distiller trains its teachers and CDD its students, which is almost the same: cross-entropy, triplet, SGD."""
-
-BESIDE_A_TASK_LOSS: dict[str, dict[str, Any]] = {
-    # RepDistiller, mdistiller and AIR_Distiller; 1 and 2 are for training without a task loss (on glyphs they move
-    # nothing beside one).
-    "rkd": {"distance_weight": 25.0, "angle_weight": 50.0},
-}
-"""Arguments of methods whose own are for training without a task loss, which these datasets have."""

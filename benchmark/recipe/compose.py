@@ -1,6 +1,5 @@
 """Laying recipes over each other."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import yaml
 
 from benchmark import plain_yaml
-from benchmark.errors import UserError
+from benchmark.errors import UserError, nearest
+from benchmark.mappings import merge
 from benchmark.recipe.sections import Plugin, Recipe
 from benchmark.recipe.validate import Keys, has, validated
 from benchmark.registry import DATASETS, METHODS
@@ -34,6 +34,8 @@ def compose(
         command_line = merge(command_line, _with_names(parse_setting(setting)))
     user = merge(merge(file, chosen), command_line)
     names = _names(user)
+    preset, user = _preset(names[0], user)
+    file, chosen, command_line = (_without_preset(layer) for layer in (file, chosen, command_line))
     if "version" in file:
         absent = [key for key in Recipe.model_fields if key not in file]
         if absent:
@@ -41,9 +43,9 @@ def compose(
                 f"{config} has the key 'version' of a recipe saved by a run, but not {', '.join(absent)}. "
                 "Remove 'version' to lay the file over the built-in recipes."
             )
-        content = user
+        content = merge({"method": preset}, user)
     else:
-        content = _lay(_lay(_lay(_fragments(*names), file), chosen), command_line)
+        content = _lay(_lay(_lay(merge(_fragments(*names), {"method": preset}), file), chosen), command_line)
     content, inherited = _like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:
@@ -52,18 +54,6 @@ def compose(
         return path, "--set" if has(command_line, path) else str(config) if has(file, path) else "a built-in recipe"
 
     return validated(content, origin)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on top, mapping by mapping."""
-    result = dict(copy.deepcopy(base))
-    for key, value in over.items():
-        below = result.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            result[key] = merge(below, value)
-        else:
-            result[key] = copy.deepcopy(value)
-    return result
 
 
 def _lay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,14 +95,48 @@ def _names(user: Mapping[str, Any]) -> tuple[str, str]:
     return user["method"]["name"], user["dataset"]["name"]
 
 
+def _preset(method: str, user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments that the user's `preset` of the method stands for, and the user's settings without that key.
+
+    Raises:
+        UserError: The method has no such preset.
+    """
+    found = METHODS.find(method)
+    given = user["method"]
+    parts = getattr(found, "combined", {})
+    arguments: dict[str, Any] = {
+        name: _preset(name, {"method": given[name]})[0] for name in parts if isinstance(given.get(name), Mapping)
+    }
+    name = given.get("preset")
+    if name is not None:
+        if name not in found.presets:
+            known = ", ".join(found.presets) or "none"
+            raise UserError(f"{method} has no preset {name!r}{nearest(str(name), found.presets)} Known: {known}.")
+        arguments = merge(arguments, found.presets[name])
+    return arguments, _without_preset(user)
+
+
+def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer without the key `method.preset`, and without that of a method in a combination."""
+    method = layer.get("method")
+    if not isinstance(method, Mapping):
+        return dict(layer)
+    kept = {key: value for key, value in method.items() if key != "preset"}
+    for key, value in kept.items():
+        if isinstance(value, Mapping):
+            kept[key] = {inner: argument for inner, argument in value.items() if inner != "preset"}
+    return {**layer, "method": kept}
+
+
 def _fragments(method: str, dataset: str) -> dict[str, Any]:
     """Defaults, the dataset's recipe and the method's. The teacher trains as the dataset says, whatever the method."""
     fragment = DATASETS.find(dataset).recipe
     defaults = Recipe(dataset=Plugin(name=dataset), method=Plugin(name=method)).model_dump(exclude={"version"})
     content = _lay(defaults, fragment)
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
-    suited = {"method": DATASETS.find(dataset).method_arguments.get(method, {})}
-    return merge(_lay(content, METHODS.find(method).recipe), suited)
+    suited, found = DATASETS.find(dataset).method_arguments, METHODS.find(method)
+    parts = {name: suited[name] for name in getattr(found, "combined", {}) if name in suited}
+    return merge(_lay(content, found.recipe), {"method": suited.get(method, parts)})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Network(Section):
     dim: int = Field(512, gt=0)
     head: Literal["linear", "cosine"] = "linear"
     scale: float = Field(16.0, gt=0)
+    image_size: tuple[Positive, Positive] | None = None
+    """(height, width) to which this network resizes what it is given; empty for images as the recipe sizes them."""
     weights: str = "imagenet"
     """Where training starts: `imagenet` (timm's pretrained), `random`, `teacher`, or a file."""
 
@@ -81,10 +83,15 @@ class Schedule(Section):
 
 
 class Sampler(Section):
-    """Every batch holds `identities` x `images`."""
+    """Every batch holds `identities` x `images` images, each in `views` augmentations."""
 
     identities: int = Field(16, ge=2)
     images: int = Field(6, ge=1)
+    views: int = Field(1, ge=1)
+
+    @property
+    def batch_size(self) -> int:
+        return self.identities * self.images * self.views
 
 
 class Augment(Section):

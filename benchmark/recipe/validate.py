@@ -80,11 +80,16 @@ def _strictly(model: type[Model], content: Mapping[str, Any]) -> Model:
 
 
 def _argument_model(registry: PluginRegistry, name: str) -> type[BaseModel]:
-    """What a plug-in's constructor takes, by its type hints."""
+    """What a plug-in's constructor takes, by its type hints; of a combination, what those of its parts take."""
+    parts = getattr(registry.find(name), "combined", {})
+    if parts:
+        models = {part: _argument_model(registry, part) for part in parts}
+        fields: dict[str, Any] = {part: (model, model()) for part, model in models.items()}
+        return create_model(registry.name, __config__=ConfigDict(extra="forbid"), **fields)
     constructor = inspect.getattr_static(registry.find(name), "__init__")
     try:
         hints = typing.get_type_hints(constructor, include_extras=True)
-        fields: dict[str, Any] = {}
+        fields = {}
         for key, parameter in inspect.signature(constructor).parameters.items():
             if key in ("self", "root") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue

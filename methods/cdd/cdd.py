@@ -17,6 +17,7 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.surgery import Kept
+from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 from .compactable_block import CompactableBlock, compactable_blocks
@@ -50,7 +51,8 @@ class CDD(Method):
     released constant for MSMT17); the lasso's pull weakens within one step's length of zero, so that a row comes to
     rest at zero while the learning rate is high, instead of oscillating across it; pruning goes on during training
     (`dynamic`). The lasso is added to the gradient in every phase, which equals adding it to the loss. The queues keep
-    the teacher's width when the student narrows, because they are searched with the teacher's features.
+    the teacher's width when the student narrows, because they are searched with the teacher's features. The preset
+    `released` sets all that an option can.
 
     Args:
         temperature: T of the KL term.
@@ -72,7 +74,12 @@ class CDD(Method):
         target_params: The same for parameters.
     """
 
+    kind: ClassVar[str] = "compression"
+    needs = Needs(classifier=True, same_backbone=True)
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "released": {"lasso": 0.004, "dynamic": False, "teacher_batch_statistics": True}
+    }
 
     def __init__(
         self,
@@ -134,7 +141,7 @@ class CDD(Method):
             self.recompute,
             ratio_of=self.ratio_of,
         )
-        steps = plan.epochs * plan.steps_per_epoch
+        steps = plan.steps
         self.reset_step = round(self.reset_from * steps)
         if self.lasso == "auto":
             if plan.optimizer != "sgd":

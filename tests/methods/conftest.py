@@ -20,12 +20,13 @@ from benchmark.engine.optimization import build_optimizer
 from benchmark.engine.task_loss import TaskLoss
 from benchmark.method import Method, Plan, Progress
 from benchmark.model.embedder import Embedder
+from benchmark.model.features import Features
 from benchmark.model.surgery import Kept, follow
 from benchmark.recipe import Optimizer, Task
 
 IDENTITIES = 40
 PLAN = Plan(
-    images=500,
+    labels=np.arange(500) % IDENTITIES,
     identities=IDENTITIES,
     batch_size=32,
     epochs=4,
@@ -76,6 +77,28 @@ def batches(data_root) -> list[Batch]:
 
 
 @pytest.fixture
+def features():
+    """`features(embedding=s)`: what a network says, nothing where it is not given."""
+
+    def make(**given: Any) -> Features:
+        empty = {name: torch.empty(0) for name in ("pooled", "embedding", "logits")}
+        return Features(**empty | given)
+
+    return make
+
+
+@pytest.fixture
+def draw():
+    """`draw((6, 16), (6, 24))`: normal tensors of these shapes in float64, the same at every call."""
+
+    def make(*shapes: Sequence[int], seed: int = 0) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+    return make
+
+
+@pytest.fixture
 def rig(batches):
     """`rig(CDD(), backbone="resnet18")` puts a method to work on random networks; the same ones at every call."""
 
@@ -92,7 +115,7 @@ def rig(batches):
         method.prepare(student, teacher, plan)
         student.tap(method.student_taps)
         teacher.tap(method.teacher_taps)
-        distiller = Distiller(student, teacher if method.needs_teacher else None, method, TaskLoss(Task()))
+        distiller = Distiller(student, teacher if method.needs.teacher else None, method, TaskLoss(Task()))
         rate = Optimizer(type=optimizer, lr=float(plan.learning_rates[0]))
         wrapper = DistillOptimWrapper(
             build_optimizer(distiller, rate), before_step=lambda: method.after_backward(student), autocast=None

@@ -29,7 +29,7 @@ class TestDeclaration:
     def test_the_card_cites_its_source_and_explains_every_parameter(self, name):
         card = inspect.getdoc(METHODS.find(name)) or ""
         assert "\n\n" in card
-        assert re.search(r"\b(19|20)\d\d\b", card) or not METHODS.find(name).needs_teacher
+        assert re.search(r"\b(19|20)\d\d\b", card) or not METHODS.find(name).needs.teacher
         assert re.search(r"equation|loss", card, re.IGNORECASE)
         assert all(f"{parameter.name}:" in card for parameter in parameters(name))
 

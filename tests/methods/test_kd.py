@@ -30,5 +30,5 @@ def test_equals_the_authors_values(golden):
 
 
 def test_without_distillation_nothing_is_added():
-    assert not NoDistillation.needs_teacher
+    assert not NoDistillation.needs.teacher
     assert NoDistillation().loss(features(torch.randn(4, 5)), None, None) == {}
