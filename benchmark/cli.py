@@ -95,6 +95,19 @@ def show(name: str, plugin: Plugins = None) -> None:
 
 
 @app.command()
+def cards(
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("methods") / "README.md",
+    plugin: Plugins = None,
+) -> None:
+    """Write the cards of all methods as one Markdown page."""
+    _load(plugin)
+    from benchmark.commands.cards import cards as write
+
+    write(output)
+    typer.echo(output)
+
+
+@app.command()
 def leaderboard(
     folder: Annotated[Path, typer.Option(help="Holds records/ and gets the pages.")] = Path("leaderboards"),
 ) -> None:

@@ -39,6 +39,7 @@ class Mirror(Method):
     """A method with arguments of every kind."""
 
     recipe: ClassVar[dict[str, Any]] = {"train": {"schedule": {"epochs": 9}}, "student": {"like": "teacher"}}
+    presets: ClassVar[dict[str, Any]] = {"published": {"shots": 3, "text": "theirs", "table": {"a": 2.0}}}
 
     def __init__(
         self,
@@ -147,6 +148,36 @@ class TestOrder:
 
     def test_a_tuple_argument_may_be_written_as_a_list(self):
         assert compose("none", "swatches", settings=["dataset.shades=[3, 4]"]).dataset.arguments["shades"] == [3, 4]
+
+
+class TestPresets:
+    """Named sets of a method's arguments."""
+
+    def test_wins_over_the_dataset_and_loses_to_the_user(self, config):
+        preset = "method.preset=published"
+        by_set = compose("mirror", "swatches", settings=[preset, "method.text=mine"]).method.arguments
+        assert (by_set["shots"], by_set["text"], by_set["table"]) == (3, "mine", {"a": 2.0})
+        file = config("method: {name: mirror, preset: published, text: mine}")
+        assert compose(dataset="swatches", config=file).method.arguments == by_set
+        assert compose("mirror", "swatches", config("method: {text: mine}"), [preset]).method.arguments == by_set
+
+    def test_leaves_no_trace_but_its_arguments(self):
+        spelled = [f"method.{key}={json.dumps(value)}" for key, value in Mirror.presets["published"].items()]
+        preset, plain = (
+            compose("mirror", "swatches", settings=given) for given in (["method.preset=published"], spelled)
+        )
+        assert preset == plain
+        assert preset.hash == plain.hash
+
+    def test_may_be_laid_over_a_saved_recipe(self, config):
+        saved = config(compose("mirror", "swatches").yaml())
+        assert compose(config=saved, settings=["method.preset=published"]).method.arguments["shots"] == 5
+        saved.write_text(saved.read_text().replace("shots: 5", ""))
+        assert compose(config=saved, settings=["method.preset=published"]).method.arguments["shots"] == 3
+
+    def test_an_unknown_one_is_answered_with_the_nearest(self):
+        with pytest.raises(UserError, match="mirror has no preset 'publishd'; did you mean 'published'"):
+            compose("mirror", "swatches", settings=["method.preset=publishd"])
 
 
 class TestLikeTeacher:

@@ -1,6 +1,5 @@
 """`benchmark show`."""
 
-import inspect
 import json
 import shutil
 import textwrap
@@ -9,9 +8,10 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmark import plain_yaml
+from benchmark.commands.describe import declared, described_parameters, docstring, shown
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
-from benchmark.method import KINDS, Method
+from benchmark.method import Method
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
 from benchmark.retrieval.protocol import Protocol
 
@@ -33,21 +33,15 @@ def show(name: str) -> None:
 
 def _card(name: str, registry: PluginRegistry) -> str:
     found = registry.find(name)
-    text, described = _docstring(found)
+    text, _ = docstring(found)
     parts = [f"{name} ({registry.name})", text]
     if issubclass(found, RetrievalDataset):
         parts.append(_data(found))
-    parameters = [
-        (key, parameter.default, described.get(key, ""))
-        for key, parameter in inspect.signature(found).parameters.items()
-        if key != "root"
-        and parameter.kind is not parameter.VAR_KEYWORD
-        and parameter.kind is not parameter.VAR_POSITIONAL
-    ]
+    parameters = described_parameters(found)
     if parameters:
         parts.append(f"Parameters (--set {registry.name}.NAME=VALUE), with defaults:\n{_table(parameters)}")
     if issubclass(found, Method):
-        parts.append(_method(found))
+        parts.append("\n".join(declared(found)))
     for title, fragment in (
         ("Its part of the recipe", found.recipe),
         ("Arguments that suit methods to it", getattr(found, "method_arguments", {})),
@@ -58,64 +52,20 @@ def _card(name: str, registry: PluginRegistry) -> str:
     return "\n\n".join(parts)
 
 
-def _method(method: type[Method]) -> str:
-    """What the method declares."""
-    lines = [f"Kind: {method.kind} ({KINDS[method.kind]})."]
-    try:
-        made = method()
-        lines.append(made.needs.describe())
-        if made.needs.teacher:
-            lines.append(
-                "Asymmetric protocol: "
-                + ("yes." if made.aligned else "no, it leaves the student's embeddings apart from the teacher's.")
-            )
-    except TypeError:  # an argument without a default decides
-        pass
-    for name, arguments in method.presets.items():
-        settings = ", ".join(f"{key}={_value(value)}" for key, value in arguments.items())
-        lines.append(f"Preset (--set method.preset={name}): {settings}.")
-    return "\n".join(lines)
-
-
-def _docstring(described: type) -> tuple[str, dict[str, str]]:
-    """The text of a class's docstring, and of its `Args:` section by argument."""
-    text, _, section = (inspect.getdoc(described) or "").partition("\nArgs:\n")
-    arguments: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break
-        if line.startswith(" " * 8):
-            arguments[name] += f" {line.strip()}"
-        elif line:
-            name, _, start = line.strip().partition(": ")
-            arguments[name] = start
-    return text.rstrip(), arguments
-
-
 def _table(parameters: list[tuple[str, Any, str]]) -> str:
     names = max(len(name) for name, _, _ in parameters)
-    defaults = max(len(_value(default)) for _, default, _ in parameters)
+    defaults = max(len(shown(default)) for _, default, _ in parameters)
     indent = names + defaults + 6
     width = max(min(shutil.get_terminal_size((100, 24)).columns, 120), indent + 30)
     return "\n".join(
         textwrap.fill(
-            f"{name:{names}}  {_value(default):{defaults}}  {text}",
+            f"{name:{names}}  {shown(default):{defaults}}  {text}",
             width,
             initial_indent="  ",
             subsequent_indent=" " * indent,
         )
         for name, default, text in parameters
     )
-
-
-def _value(default: Any) -> str:
-    """As it is written in a recipe."""
-    if default is inspect.Parameter.empty:
-        return "(required)"
-    if isinstance(default, float):
-        return f"{default:.4g}"
-    return default if isinstance(default, str) else json.dumps(default, default=str)
 
 
 def _data(dataset: type[RetrievalDataset]) -> str:

@@ -9,6 +9,7 @@ import torch
 from mmengine.visualization import Visualizer
 
 from benchmark.data.loaders import train_loader
+from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.transforms import train_transform
 from benchmark.engine.checkpoint_hook import CheckpointHook, restore
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
@@ -72,32 +73,7 @@ def train(
         test.loading,
         settings.sampler.views,
     )
-    rates = learning_rates(settings.optimizer, settings.schedule, len(loader))
-    batch_size = settings.sampler.batch_size
-    if teacher is not None:
-        teacher.requires_grad_(False).eval()
-    method.prepare(
-        student,
-        teacher if teacher is not None else student,
-        Plan(
-            labels=np.array([dataset.labels[sample.identity] for sample in dataset.train]),
-            identities=len(dataset.labels),
-            batch_size=batch_size,
-            epochs=settings.schedule.epochs,
-            steps_per_epoch=len(loader),
-            learning_rates=rates,
-            optimizer=settings.optimizer.type,
-            momentum=settings.optimizer.momentum if settings.optimizer.type == "sgd" else 0.0,
-            weight_decay=settings.optimizer.weight_decay,
-            image_size=recipe.image_size,
-        ),
-    )
-    student.tap(method.student_taps)
-    if teacher is not None:
-        teacher.tap(method.teacher_taps)
-    method.to(device)
-    distiller = Distiller(student, teacher, method, TaskLoss(settings.task), recipe.runtime.compile)
-    distiller.to(device)
+    distiller = assemble(recipe, dataset, student, teacher, method, len(loader)).to(device)
 
     last = folder / LAST
     if resume and last.exists():
@@ -107,20 +83,14 @@ def train(
             return Trained(student.eval(), method)
 
     optimizer = build_optimizer(distiller, settings.optimizer)
-    wrapper = DistillOptimWrapper(
-        optimizer,
-        clip_grad={"max_norm": settings.optimizer.clip_grad} if settings.optimizer.clip_grad else None,
-        before_step=lambda: method.after_backward(student),
-        autocast=device.type if uses_bfloat16(recipe, device) else None,
-    )
-    progress = ProgressHook(title, folder, batch_size)
+    progress = ProgressHook(title, folder, settings.sampler.batch_size)
     validation = _validation(recipe, test)
     runner = QuietRunner(
         model=distiller,
         work_dir=str(folder),
         train_dataloader=loader,
         train_cfg={"by_epoch": True, "max_epochs": settings.schedule.epochs, "val_interval": recipe.evaluate.every},
-        optim_wrapper=wrapper,
+        optim_wrapper=optim_wrapper(recipe, distiller, optimizer, device),
         param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
         custom_hooks=[
@@ -146,6 +116,54 @@ def train(
         # Workers that are left to the garbage collector, which the runner's cycles would do, take five seconds each.
         loader._iterator = None
     return Trained(student.eval(), method)
+
+
+def assemble(
+    recipe: Recipe,
+    dataset: RetrievalDataset,
+    student: Embedder,
+    teacher: Embedder | None,
+    method: Method,
+    steps_per_epoch: int,
+) -> Distiller:
+    """Prepare the method and join it with networks and task loss, as `train` does; the teacher is frozen."""
+    settings = recipe.train
+    if teacher is not None:
+        teacher.requires_grad_(False).eval()
+    method.prepare(
+        student,
+        teacher if teacher is not None else student,
+        Plan(
+            labels=np.array([dataset.labels[sample.identity] for sample in dataset.train]),
+            identities=len(dataset.labels),
+            batch_size=settings.sampler.batch_size,
+            views=settings.sampler.views,
+            epochs=settings.schedule.epochs,
+            steps_per_epoch=steps_per_epoch,
+            learning_rates=learning_rates(settings.optimizer, settings.schedule, steps_per_epoch),
+            optimizer=settings.optimizer.type,
+            momentum=settings.optimizer.momentum if settings.optimizer.type == "sgd" else 0.0,
+            weight_decay=settings.optimizer.weight_decay,
+            image_size=recipe.image_size,
+        ),
+    )
+    student.tap(method.student_taps)
+    if teacher is not None:
+        teacher.tap(method.teacher_taps)
+    return Distiller(student, teacher, method, TaskLoss(settings.task), recipe.runtime.compile)
+
+
+def optim_wrapper(
+    recipe: Recipe, distiller: Distiller, optimizer: torch.optim.Optimizer, device: torch.device
+) -> DistillOptimWrapper:
+    """What turns losses into a step: autocast, clipping, and the method's edits of the gradients."""
+    clip = recipe.train.optimizer.clip_grad
+    return DistillOptimWrapper(
+        optimizer,
+        clip_grad={"max_norm": clip} if clip else None,
+        before_step=lambda: distiller.method.after_backward(distiller.student),
+        autocast=device.type if uses_bfloat16(recipe, device) else None,
+    )
 
 
 def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:

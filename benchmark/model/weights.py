@@ -29,7 +29,9 @@ def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
         weights = _with_fitting_head(weights, network)
     whole, backbone = network.state_dict(), network.backbone.state_dict()
     weights = _without_classifier(weights, network) if weights.keys() > backbone.keys() else weights
-    backbone_alone = weights.keys() <= backbone.keys() and not trained
+    backbone_alone = weights.keys() <= backbone.keys()
+    if backbone_alone and trained:
+        raise UserError(f"weights {path} are of a backbone alone: a trained network has a neck that makes embeddings")
     target, expected = (network.backbone, backbone) if backbone_alone else (network, whole)
     shapes = {name: tuple(value.shape) for name, value in expected.items()}
     missing = sorted(expected.keys() - weights.keys())

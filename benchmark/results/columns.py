@@ -5,22 +5,25 @@ from collections.abc import Sequence
 from benchmark.results.formatting import MISSING, milliseconds, percent, quantity
 from benchmark.results.notes import Notes
 from benchmark.results.record import Record
+from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import record_name
 from benchmark.results.summary import TEACHER, Row
 
 
-def headers(ks: Sequence[int]) -> list[str]:
+def headers(ks: Sequence[int], costs: StepCosts | None) -> list[str]:
     """The names of the columns; `ks` are the K of Recall@K."""
     return [
         *("method", "teacher", "student", "mAP"),
         *(f"R@{k}" for k in ks),
         *("asymmetric mAP", "parameters", "MACs", "FLOPs", "saved (parameters / MACs)"),
-        *("ms, batch 1", "ms, batch 64", "seeds"),
+        *("ms, batch 1", "ms, batch 64"),
+        *(["training step"] if costs else []),
+        "seeds",
     ]
 
 
-def cells(row: Row, ks: Sequence[int], notes: Notes, one_device: bool) -> list[str]:
-    """The row's cells in the order of `headers(ks)`; what needs explaining goes into `notes`.
+def cells(row: Row, ks: Sequence[int], notes: Notes, one_device: bool, costs: StepCosts | None) -> list[str]:
+    """The row's cells in the order of `headers(ks, costs)`; what needs explaining goes into `notes`.
 
     `one_device`: all latencies of the table were measured on one device, so that cells need not name it.
     """
@@ -39,8 +42,14 @@ def cells(row: Row, ks: Sequence[int], notes: Notes, one_device: bool) -> list[s
         _saved(row, notes),
         milliseconds(row.latency(1)) + ("" if one_device else notes.mark(_where(row))),
         milliseconds(row.latency(64)),
+        *([_step(row, costs)] if costs else []),
         " ".join(f"[{record.seed}](records/{record_name(record)})" for record in row.records),
     ]
+
+
+def _step(row: Row, costs: StepCosts) -> str:
+    ratio = costs.ratios.get(row.method)
+    return MISSING if ratio is None else f"x {ratio:.2f}"
 
 
 def _where(row: Row) -> str:

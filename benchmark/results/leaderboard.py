@@ -10,6 +10,7 @@ from benchmark.atomic import write_text
 from benchmark.results.formatting import MISSING, percent, quantity
 from benchmark.results.page import GENERATED, dataset_page
 from benchmark.results.pareto import pareto_svg
+from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.results.summary import BASELINE, TEACHER, Row, summarise
 
@@ -18,19 +19,23 @@ _COLUMNS = """\
 - **mAP**, **R@K**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
   queries against a gallery embedded by the student; exact, over the whole gallery.
 - **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embeddings have one size.
-  Near zero unless the method makes the two spaces coincide: what compares logits or distances leaves them apart.
+  Only for methods that make the two spaces coincide: what compares logits or distances leaves them apart.
 - **parameters**, **MACs**, **FLOPs**: of the deployed network that makes the embedding (no classifier, batch-norm
   folded where it folds) at the dataset's test size. One multiply-accumulate is two operations: FLOPs = 2 x MACs. Most
   papers that say FLOPs print MACs.
 - **saved**: percent of the teacher's parameters and MACs that the student does without.
 - **ms**: latency, the median time of a batch of 1 and of 64 images in milliseconds on the device that the page names.
   Comparable only between rows with the same device.
+- **training step**: time of a step, without loading, as a multiple of a step of `none`; of all methods in one run of
+  `benchmarks/step_cost.py`, at the start of the training.
 - **seeds**: one record per seed. Where there are several, figures are mean ± sample standard deviation; a figure that
   is the same for all seeds stands alone."""
 
 
 def generate(folder: Path) -> list[Path]:
-    """Write the index, and a page and a picture for every dataset, from `folder`/records; return what was written.
+    """Write the index, and a page and a picture for every dataset; return what was written.
+
+    From `folder`/records, and `folder`/steps where it has the cost of a training step.
 
     Raises:
         UserError: a record cannot be used; nothing has been written then.
@@ -39,7 +44,8 @@ def generate(folder: Path) -> list[Path]:
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
     texts = {folder / "README.md": index_page(datasets)}
     for group in datasets:
-        texts[folder / f"{group[0].board}.md"] = dataset_page(group)
+        costs = StepCosts.read(folder / "steps" / f"{group[0].board}.json")
+        texts[folder / f"{group[0].board}.md"] = dataset_page(group, costs)
         texts[folder / f"{group[0].board}.svg"] = pareto_svg(group)
     for path, text in texts.items():
         write_text(path, text)

@@ -100,3 +100,14 @@ def test_too_few_identities():
         PKBatchSampler([0, 1, 2, 2], 5, 2, seed=0)
     with pytest.raises(UserError, match="at least 1"):
         PKBatchSampler([0, 1], 2, 0, seed=0)
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_views_of_an_image_follow_each_other_with_seeds_of_their_own(views):
+    labels = labels_of([4, 7, 9])
+    once, several = PKBatchSampler(labels, 2, 3, seed=1), PKBatchSampler(labels, 2, 3, seed=1, views=views)
+    assert len(once) == len(several)
+    for batch, more in zip(once, several, strict=True):
+        assert [draw.position for draw in more] == [draw.position for draw in batch for _ in range(views)]
+    seeds = [draw.seed for batch in several for draw in batch]
+    assert len(set(seeds)) == len(seeds)

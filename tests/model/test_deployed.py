@@ -66,6 +66,15 @@ def test_the_file_holds_plain_data_only(tmp_path):
     assert not any(name.startswith("head") for name in content["weights"])
 
 
+def test_an_image_size_of_its_own_is_in_the_file(tmp_path):
+    network = Embedder("resnet14t", dim=8, image_size=(16, 16)).eval()
+    save_student(network, tmp_path / "student.pt", (32, 32))
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    loaded = load_student(tmp_path / "student.pt")
+    assert loaded.image_size == (16, 16)
+    assert torch.allclose(loaded(images), network(images), rtol=0, atol=1e-5)
+
+
 def test_hash_sees_values_and_names_and_not_the_head():
     network = NETWORKS["plain"]()
     other = copy.deepcopy(network)

@@ -65,6 +65,31 @@ def refused(tmp_path: Path, weights: object, name: str = "w.pth") -> str:
     return str(raised.value)
 
 
+class TestOfATrainedNetwork:
+    """`trained`: neck and all, with or without a classifier for the same identities."""
+
+    def test_with_its_classifier(self, tmp_path):
+        torch.save(network(1).state_dict(), tmp_path / "w.pth")
+        other = network(2)
+        load_weights(other, tmp_path / "w.pth", trained=True)
+        assert same(other, network(1))
+
+    @pytest.mark.parametrize("identities", [0, 7])
+    def test_without_it_or_for_other_identities(self, tmp_path, identities):
+        torch.save(network(1, identities).state_dict(), tmp_path / "w.pth")
+        other = network(2)
+        load_weights(other, tmp_path / "w.pth", trained=True)
+        assert other.head is None
+        assert same(other, network(1, identities=0)) or identities
+        assert torch.equal(other.neck.linear.weight, network(1, identities).neck.linear.weight)
+        assert other.eval().features(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).logits.shape == (2, 0)
+
+    def test_a_backbone_alone_is_refused(self, tmp_path):
+        torch.save(network(1).backbone.state_dict(), tmp_path / "w.pth")
+        with pytest.raises(UserError, match="are of a backbone alone"):
+            load_weights(network(2), tmp_path / "w.pth", trained=True)
+
+
 def test_a_mismatch_lists_the_keys(tmp_path):
     weights = network(1, identities=6).state_dict()
     weights["neck.extra"] = weights.pop("neck.linear.weight")

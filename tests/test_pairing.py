@@ -1,0 +1,72 @@
+"""Pairings of method, teacher and student that cannot work are found before anything is trained."""
+
+from typing import Any
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.method import Method
+from benchmark.needs import Needs
+from benchmark.pairing import check_pairing
+from benchmark.recipe import compose
+
+
+class Asking(Method):
+    """A method that needs what a test says."""
+
+    def __init__(self, taps: tuple[str, ...] = (), **needs: Any) -> None:
+        super().__init__()
+        self.needs = Needs(**needs)
+        self.student_taps = self.teacher_taps = taps
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (
+            Asking(equal_embeddings=True),
+            ["student.dim=8"],
+            "student's has 8 dim.* teacher's 16",
+        ),
+        (Asking(equal_embeddings=True), ["student.neck=bn"], "the student's has 64 dimensions and the teacher's 16"),
+        (Asking(same_backbone=True), ["student.backbone=resnet18"], "starts as large as its teacher, block by block"),
+        (Asking(same_backbone=True), ["student.args.stem_width=4"], "starts as large as its teacher, block by block"),
+        (Asking(views=True), [], "train.sampler.views is 1: set it to 2 or more"),
+        (Asking(("stage5",)), [], "features of the student: resnet14t has no stage or module 'stage5'; did you mean"),
+    ],
+)
+def test_the_impossible_is_named(tiny, method, settings, message):
+    with pytest.raises(UserError, match=message):
+        check_pairing(method, tiny("kd", *settings))
+
+
+@pytest.mark.parametrize("network", ["student", "teacher.network"])
+def test_what_gives_no_maps_is_named(network):
+    settings = [f"{network}.backbone=vit_tiny_patch16_224", f"{network}.last_stride=2", "image_size=[224, 224]"]
+    recipe = compose("kd", "cub200", settings=settings)
+    who = network.partition(".")[0]
+    with pytest.raises(UserError, match=rf"the {who}'s stage2 \(vit_tiny_patch16_224\) gives \(197, 192\) for each"):
+        check_pairing(Asking(("stage2",)), recipe)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (Asking(equal_embeddings=True, same_backbone=True), []),
+        (Asking(equal_embeddings=True), ["student.backbone=resnet18", "student.args={}"]),
+        (Asking(views=True), ["train.sampler.views=2"]),
+        (Asking(("stage1", "stage4", "layer1.0.bn2")), ["student.image_size=[16, 24]"]),
+        (Asking(teacher=False, equal_embeddings=True), ["student.dim=8"]),
+    ],
+)
+def test_the_possible_passes(tiny, method, settings):
+    check_pairing(method, tiny("kd", *settings))
+
+
+def test_needs_add_up_and_are_told():
+    assert Needs(teacher=False) | Needs(classifier=True) == Needs(classifier=True)
+    assert Needs(teacher=False).describe() == "Needs no teacher."
+    assert Needs().describe() == "Needs a teacher."
+    assert Needs(classifier=True).describe() == "Needs a teacher and the teacher's classifier."
+    told = Needs(classifier=True, sample_index=True).describe()
+    assert told == "Needs a teacher, the teacher's classifier and the index of every sample."
