@@ -99,14 +99,20 @@ class Experiment:
         record = self.folders.file(self.recipe, folder, "record.json")
         with _locked(folder):
             if record.exists():
-                return self._earlier(record)
+                earlier = self._earlier(record)
+                self._tell(f"{folder} holds the result of {earlier.created[:10]}; delete the folder to do it again")
+                return earlier
             unfinished = (folder / LAST).exists() and not any(folder.glob("record*.json"))
             if unfinished and not self.resume:
                 raise UserError(f"{folder} holds an unfinished run: add --resume to continue it, or delete the folder")
             self.dataset.prepare()
             for warning in warnings(self.dataset):
-                Console(stderr=True).print(f"{self.dataset.name}: {warning}", highlight=False, soft_wrap=True)
+                self._tell(f"{self.dataset.name}: {warning}")
             return self._distil(self.recipe, folder, self._teacher())
+
+    @staticmethod
+    def _tell(line: str) -> None:
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
 
     @property
     def folder(self) -> Path:
@@ -123,14 +129,34 @@ class Experiment:
         return self.folders.file(recipe, self.folders.folder(recipe, "teacher"), "record.json")
 
     def _earlier(self, path: Path) -> Record:
-        """The record of an earlier run, unless it left out images and this one is not to."""
+        """The record of an earlier run.
+
+        Raises:
+            UserError: It saw other data, or left out images and this one is not to.
+        """
         record = Record.read(path)
+        if self.dataset.folder.is_dir() and (changes := list(self._changes(record.data))):
+            raise UserError(
+                f"{path.parent} is of an earlier run on other data ({', '.join(changes)}): delete the folder to do it "
+                "again with what is there now, or give another --work-dir"
+            )
         if record.data.broken and not self.recipe.runtime.skip_broken:
             raise UserError(
                 f"{path.parent} is of an earlier run, which left out {record.data.broken} broken images: add "
                 "--skip-broken to take its result, or delete the folder to do it again with all of them"
             )
         return record
+
+    def _changes(self, before: parts.Data) -> Iterator[str]:
+        """By what the data differ from those of an earlier run."""
+        now = self._data()
+        for split, counts in now.splits.items():
+            then = before.splits[split]
+            for name, count in counts:
+                if count != getattr(then, name):
+                    yield f"{split}: {getattr(then, name):,} {name} then, {count:,} now"
+        if now.fingerprint != before.fingerprint:
+            yield "images of another content"
 
     def preview(self) -> list[str]:
         """Lines on what the run would work with: counts of the dataset, cost of the networks before training."""

@@ -76,6 +76,21 @@ or a CSV file:
             one_list = not {"query", "gallery"} & {image.split for image in self._images}
             self.protocol = Protocol(camera_rule=len(cameras) > 1, query_in_gallery=one_list)
 
+    def require(self) -> None:
+        if not self._source.exists():
+            super().require()
+            raise UserError(f"{self._source} does not exist")
+
+    def identity_name(self, identity: int) -> str:
+        return self._names("identity")[identity]
+
+    def camera_name(self, camera: int) -> str:
+        return self._names("camera")[camera]
+
+    def _names(self, column: str) -> dict[int, str]:
+        numbers = _numbers(getattr(image, column) for image in self._images)
+        return {number: name for name, number in numbers.items()}
+
     @property
     def folder(self) -> Path:
         return self._source if self._source.suffix.lower() != ".csv" else self._source.parent
@@ -115,6 +130,8 @@ or a CSV file:
 
     @cached_property
     def _found(self) -> list[_Image | Skipped | Defect]:
+        if self._source.is_file() and self._source.suffix.lower() != ".csv":
+            raise UserError(f"{self._source} is neither a folder nor a table, whose name ends in .csv")
         try:
             return list(_table(self._source) if self._source.suffix.lower() == ".csv" else _folders(self._source))
         except csv.Error as error:
@@ -147,8 +164,11 @@ def _table(source: Path) -> Iterator[_Image | Defect]:
     columns = reader.fieldnames or []
     for column in NEEDED:
         if column not in columns:
+            alone = ": its columns must be separated by commas" if len(columns) == 1 else ""
             raise UserError(
-                f"{source} has no column {column!r}{nearest(column, columns)} It has: {', '.join(columns)}."
+                f"{source} has no column {column!r}{nearest(column, columns)} It has: {', '.join(columns)}{alone}."
+                if columns
+                else f"{source} is empty: its first line names the columns {', '.join(COLUMNS)}"
             )
     named: dict[str, int] = {}
     for row in reader:

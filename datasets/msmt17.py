@@ -19,6 +19,8 @@ LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.
 FOLDERS = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}
 """Version -> the folders of training and test images."""
 NAME = re.compile(r"(?:\d+/)?(?P<identity>\d+)_\d+_(?P<camera>\d{2})_[^/]+\.jpg")
+WITH_VALIDATION = Split(32_621, 1_041)
+"""Training images and identities, those for validation included."""
 TEST = 10_000
 """Is added to the identities of test images, whose numbers start anew at 0."""
 
@@ -52,7 +54,7 @@ msmt17/MSMT17_V1/
   list_train.txt     0000/0000_000_01_0303morning_0015_0.jpg 0 ...
   list_val.txt list_query.txt list_gallery.txt""",
         splits={
-            "train": Split(32_621, 1_041),  # validation included
+            "train": Split(None, None),  # whose size without validation no source gives
             "query": Split(11_659, None),
             "gallery": Split(82_161, None),
             "all": Split(126_441, 4_101, 15),
@@ -80,7 +82,7 @@ msmt17/MSMT17_V1/
         return {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
 
     def expected(self) -> Mapping[str, Split]:
-        return self.card.splits if self.validation else {**self.card.splits, "train": Split(None, None)}
+        return {**self.card.splits, "train": WITH_VALIDATION} if self.validation else self.card.splits
 
     def counts(self) -> dict[str, Split]:
         """As for every set, but that "all" includes validation even where that is left out."""

@@ -234,9 +234,10 @@ class TestData:
 
     def test_options_of_a_dataset(self, benchmark, plugin, tmp_path):
         where = ["--data-root", tmp_path / "data", "--plugin", plugin]
-        done = benchmark("data", "check", "few", *where, "--set", "train_identities=5")
-        assert done.code == 0
-        assert ["train", "identities", "5", "5"] in [line.split() for line in done.out.splitlines()]
+        for setting in ("train_identities=5", "dataset.train_identities=5"):
+            done = benchmark("data", "check", "few", *where, "--set", setting)
+            assert done.code == 0
+            assert ["train", "identities", "5", "5"] in [line.split() for line in done.out.splitlines()]
 
 
 class TestMistakes:

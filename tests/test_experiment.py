@@ -147,8 +147,21 @@ class TestTheCommand:
         written = {path: path.stat().st_mtime_ns for path in student.rglob("*") if path.suffix in (".pt", ".json")}
         _, again = run(tiny("cdd", *shrinking), finished)
         assert again == Record.read(student / "record.json")
-        assert capsys.readouterr().err == ""
+        told = " ".join(capsys.readouterr().err.split())
+        assert told == f"{student} holds the result of {again.created[:10]}; delete the folder to do it again"
         assert written == {path: path.stat().st_mtime_ns for path in written}
+
+    @pytest.mark.parametrize("method", ["cdd", "kd"])
+    def test_an_earlier_result_on_other_data_is_not_taken(self, tiny, finished, data_root, shrinking, tmp_path, method):
+        """Neither a student's nor a teacher's."""
+        root = tmp_path / "data"
+        shutil.copytree(data_root, root)
+        folder = next(root.glob("glyphs-*"))
+        lost = sorted((folder / "train").iterdir())[0]
+        lost.unlink()
+        recipe = tiny(method, *(shrinking if method == "cdd" else []))
+        with pytest.raises(UserError, match=r"is of an earlier run on other data \(train: .* images then, .* now\)"):
+            Experiment(recipe, finished / "runs", root, CPU, resume=False).run()
 
 
 class TestTeachers:
@@ -202,7 +215,9 @@ class TestTeachers:
         settings = ["train.schedule.epochs=1", f"teacher.checkpoint={tmp_path / 'teacher.pt'}"]
         _, record = run(tiny("pulled", *settings))
         assert record.teacher.scores.mAP == pytest.approx(Record.read(teacher / "record.json").scores.symmetric.mAP)
-        with pytest.raises(UserError, match=r"kd needs the teacher's classifier, and .*teacher\.pt has none for the 40"):
+        with pytest.raises(
+            UserError, match=r"kd needs the teacher's classifier, and .*\.pt has none for the 40"
+        ):
             run(tiny("kd", *settings))
 
     def test_a_teacher_of_another_architecture_is_refused(self, run, tiny, teacher):

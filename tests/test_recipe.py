@@ -323,6 +323,8 @@ class TestMistakes:
             ("teacher.network.backbon", "'backbone'"),
             ("method.wieght", "'weight'"),
             ("dataset.Shades", "'shades'"),
+            ("shades", "'dataset.shades'"),
+            ("shots", "'method.shots'"),
             ("epochs", "'train.schedule.epochs'"),
             ("train.lr", "'train.optimizer.lr'"),
         ],

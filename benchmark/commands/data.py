@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -65,12 +66,15 @@ def prepare(name: str, archive: Path | None, settings: Sequence[str], root: Path
     if archive is not None and not comes_in_an_archive:
         raise UserError(f"{name} comes in no archive. {dataset.card.obtain}")
     if archive is not None:
-        unpack(archive, root / name)
+        unpack(archive, root / name, dataset.parts)
     check(name, settings, root, decode=False)
 
 
 def _dataset(name: str, settings: Sequence[str], root: Path) -> RetrievalDataset:
     """The dataset under `option=value` settings."""
     found = DATASETS.find(name)
-    given = {key: value for setting in settings for key, value in parse_setting(setting).items()}
+    given: dict[str, Any] = {}
+    for setting in settings:
+        parsed = parse_setting(setting)
+        given |= parsed["dataset"] if isinstance(parsed.get("dataset"), dict) else parsed  # as in a recipe, or short
     return found(root, **arguments(DATASETS, name, given, "--set"))

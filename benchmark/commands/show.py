@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from benchmark import plain_yaml
 from benchmark.commands.describe import declared, described_parameters, docstring, shown
+from benchmark.data.check_report import shown_count
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
 from benchmark.method import Method
@@ -70,7 +71,10 @@ def _table(parameters: list[tuple[str, Any, str]]) -> str:
 
 def _data(dataset: type[RetrievalDataset]) -> str:
     card = dataset.card
-    rows = [(split, size.images, size.identities, size.cameras) for split, size in card.splits.items()]
+    rows = [
+        (split, size.images, size.identities, shown_count("cameras", size.cameras))
+        for split, size in card.splits.items()
+    ]
     parts = {
         "Citation": card.citation,
         "Terms": card.terms,

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from benchmark.data.broken_images import broken_images
@@ -11,6 +11,8 @@ from benchmark.data.card import Split
 from benchmark.data.check_report import CheckReport
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 
+FIRST = 3
+"""Differences that are told."""
 DISPUTE = 0.01
 """Share by which a disputed count may be off."""
 
@@ -23,7 +25,7 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
     """
     found = dataset.counts()
     wrong, disputed = _differences(dataset)
-    differences = chain(dataset.defects(), wrong, dataset.damage())
+    differences = tuple(chain(dataset.defects(), wrong, dataset.damage()))
     broken: dict[Path, str] = {}
     if decode:
         samples = chain.from_iterable(listing.samples for listing in dataset.listings.values())
@@ -33,7 +35,8 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         tree=dataset.card.tree,
         expected=dataset.expected(),
         found=found,
-        differences=tuple(islice(differences, 3)),
+        differences=differences[:FIRST],
+        more=len(differences[FIRST:]),
         warnings=tuple(disputed),
         notes=tuple(_notes(dataset)),
         broken=tuple(broken.values()),
@@ -43,10 +46,13 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
 def warnings(dataset: RetrievalDataset) -> list[str]:
     """What to tell before working with the set: what was skipped, and where counts are not the published ones.
 
+    Each begins with "note: " or "warning: ".
+
     Raises:
         UserError: The set is not there.
     """
-    return [*_notes(dataset), *chain.from_iterable(_differences(dataset))]
+    notes = [f"note: {note}" for note in _notes(dataset)]
+    return [*notes, *(f"warning: {said}" for said in chain.from_iterable(_differences(dataset)))]
 
 
 def _differences(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
@@ -70,6 +76,7 @@ def _differences(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
 
 
 def _notes(dataset: RetrievalDataset) -> Iterator[str]:
+    yield from (f"another copy, at {place}, is not used" for place in dataset.copies())
     one_list = dataset.protocol.query_in_gallery
     for split in SPLITS if not one_list else SPLITS[:2]:
         name = "query and gallery" if one_list and split == "query" else split

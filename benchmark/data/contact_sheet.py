@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmark.atomic import atomic_path
-from benchmark.data.decode import decode
+from benchmark.data.decode import BrokenImage, decode
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.data.sample import Sample
 from benchmark.errors import UserError
@@ -14,6 +14,8 @@ from benchmark.errors import UserError
 CELL, GAP, HEADER, MARGIN, LABEL = 72, 6, 72, 16, 76
 COLUMNS = 8
 """Images of an identity, in a set without cameras."""
+LETTERS = 10
+"""Of a name, that fit beside or above an image."""
 PAPER, BLANK, INK, PALE = "#ffffff", "#f1f1ef", "#1f1f1f", "#77756f"
 
 
@@ -21,10 +23,11 @@ def contact_sheet(dataset: RetrievalDataset, split: str, rows: int, target: Path
     """Write a PNG with one row for each of `rows` identities and one column for each camera.
 
     The identities are spread evenly over all of the split's; where a camera has several images of one, the first is
-    shown. In a set with a single camera the columns are the first images of an identity. Images keep their shape.
+    shown. In a set with a single camera the columns are the first images of an identity. Images keep their shape; in
+    place of a broken one it says so.
 
     Raises:
-        UserError: `split` is unknown, `rows` is not positive, an image is broken, or the set is not there.
+        UserError: `split` is unknown, `rows` is not positive, or the set is not there.
     """
     if split not in SPLITS or rows < 1:
         raise UserError(f"a contact sheet has at least one row of {', '.join(SPLITS)}; not {rows} of {split!r}")
@@ -34,7 +37,7 @@ def contact_sheet(dataset: RetrievalDataset, split: str, rows: int, target: Path
     identities = [everyone[row * len(everyone) // rows] for row in range(rows)]
     cameras = sorted({sample.camera for sample in samples})
     table = {identity: _row([s for s in samples if s.identity == identity], cameras) for identity in identities}
-    columns = [f"c{camera}" for camera in cameras] if len(cameras) > 1 else [""] * COLUMNS
+    columns = [dataset.camera_name(camera) for camera in cameras] if len(cameras) > 1 else [""] * COLUMNS
 
     step = CELL + GAP
     width = 2 * MARGIN + LABEL + len(columns) * step - GAP
@@ -42,13 +45,15 @@ def contact_sheet(dataset: RetrievalDataset, split: str, rows: int, target: Path
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), f"{dataset.card.title}: {split}", INK, ImageFont.load_default(20), anchor="lt")
     small = ImageFont.load_default(13)
-    counts = f"{rows} of {len(everyone):,} identities, cameras: {len(cameras)}, images: {len(samples):,}"
+    seen_by = f"cameras: {len(cameras)}, " if len(cameras) > 1 else ""
+    counts = f"{rows} of {len(everyone):,} identities, {seen_by}images: {len(samples):,}"
     draw.text((MARGIN, MARGIN + 26), counts, PALE, small, anchor="lt")
     top, left = MARGIN + HEADER, MARGIN + LABEL
     for column, name in enumerate(columns):
-        draw.text((left + column * step + CELL / 2, top - 6), name, PALE, small, anchor="mb")
+        draw.text((left + column * step + CELL / 2, top - 6), _short(name), PALE, small, anchor="mb")
     for row, (identity, paths) in enumerate(table.items()):
-        draw.text((left - 12, top + row * step + CELL / 2), str(identity), INK, small, anchor="rm")
+        name = _short(dataset.identity_name(identity))
+        draw.text((left - 12, top + row * step + CELL / 2), name, INK, small, anchor="rm")
         for column, path in enumerate(paths):
             corner = (left + column * step, top + row * step)
             draw.rectangle((*corner, corner[0] + CELL - 1, corner[1] + CELL - 1), BLANK)
@@ -66,8 +71,17 @@ def _row(samples: Sequence[Sample], cameras: Sequence[int]) -> list[Path | None]
     return [first.get(camera) for camera in cameras]
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
+
+
 def _paste(sheet: Image.Image, path: Path, corner: tuple[int, int]) -> None:
-    image = Image.fromarray(decode(path).permute(1, 2, 0).numpy())
+    try:
+        image = Image.fromarray(decode(path).permute(1, 2, 0).numpy())
+    except BrokenImage:
+        middle = (corner[0] + CELL / 2, corner[1] + CELL / 2)
+        ImageDraw.Draw(sheet).text(middle, "broken", PALE, ImageFont.load_default(13), anchor="mm")
+        return
     ratio = CELL / max(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.LANCZOS)

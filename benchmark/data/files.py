@@ -62,7 +62,7 @@ def lines(path: Path) -> list[str]:
     try:
         content = path.read_text(encoding="utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file: {error}") from error
+        raise UserError(f"{path} is not text in UTF-8: {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     return content.split("\n") if content else []

@@ -1,6 +1,7 @@
 """The contract of a dataset."""
 
 import inspect
+import shlex
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,7 +57,8 @@ class RetrievalDataset(ABC):
     def folder(self) -> Path:
         """Where the images are: the folder that has most of `parts`.
 
-        It is `<root>/<name>`, a folder in that, or what the official archive unpacks to, in the root.
+        It is `<root>/<name>`, a folder in that, or what the official archive unpacks to, in the root; of several that
+        are as good, what the official archive unpacks to.
         """
         return max(self.places(), key=lambda place: (len(self.parts) - len(self._missing(place)), place.is_dir()))
 
@@ -64,7 +66,21 @@ class RetrievalDataset(ABC):
         """Where the set may lie, whether it does or not."""
         own = self.root / self.name
         below = sorted(path for path in own.iterdir() if path.is_dir()) if own.is_dir() else []
-        return [own, *below, *(self.root / name for name in self.unpacked)]
+        official = [path for path in below if path.name in self.unpacked]
+        others = [path for path in below if path not in official]
+        return [*official, own, *others, *(self.root / name for name in self.unpacked)]
+
+    def copies(self) -> list[Path]:
+        """Other places that hold all of `parts`."""
+        return [place for place in self.places() if self.parts and place != self.folder and not self._missing(place)]
+
+    def identity_name(self, identity: int) -> str:
+        """What people call an identity."""
+        return str(identity)
+
+    def camera_name(self, camera: int) -> str:
+        """What people call a camera."""
+        return f"c{camera}"
 
     def find(self, *places: str) -> Path:
         """The first of these below `folder` that exists; the first of all where none does."""
@@ -191,7 +207,8 @@ class RetrievalDataset(ABC):
         defects = list(self.defects())
         if defects:
             more = f" (and {len(defects) - 1} more)" if len(defects) > 1 else ""
-            raise UserError(f"{defects[0]}{more}: `benchmark data check {self.name}` says what is expected")
+            options = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in self.variant().items())
+            raise UserError(f"{defects[0]}{more}: `benchmark data check {self.name}{options}` says what is expected")
         return {split: listing.samples for split, listing in self.listings.items()}
 
     def _missing(self, folder: Path) -> list[tuple[str, ...]]:
@@ -208,7 +225,8 @@ class RetrievalDataset(ABC):
         train, *test = ({sample.identity for sample in listing.samples} for listing in self.listings.values())
         shared = sorted(train & set().union(*test))
         if shared and not self.closed_set:
-            yield f"{self.folder}: {len(shared)} identities are in both training and test, such as {shared[0]}"
+            whose = "1 identity is" if len(shared) == 1 else f"{len(shared):,} identities are"
+            yield f"{self.folder}: {whose} in both training and test, such as {self.identity_name(shared[0])}"
 
     def _why_unmatched(self) -> str:
         query, gallery = self.listings["query"].samples, self.listings["gallery"].samples

@@ -23,19 +23,21 @@ from benchmark.errors import UserError
 _BLOCK = 2**20
 
 
-def unpack(path: Path, target: Path) -> None:
+def unpack(path: Path, target: Path, parts: Sequence[str | Sequence[str]] = ()) -> None:
     """Unpack a zip or tar file into the folder `target`, which is made where it is missing.
+
+    An archive that holds none of `parts`, the files and folders of the set that it should be, is another set's.
 
     All of the archive appears at once when it is whole. Where something goes wrong, or somebody interrupts, nothing has
     changed; what a killed process left behind is removed by the next call. Nothing is overwritten.
 
     Raises:
-        UserError: The archive is missing, damaged, unsafe or too large for the disk, or one of its files or folders
-            exists already.
+        UserError: The archive is missing, damaged, unsafe, another set's or too large for the disk, or one of its files
+            or folders exists already.
     """
     archive = _open(path)
     try:
-        _unpack(archive, target)
+        _unpack(archive, target, parts)
     except archive.broken as error:
         what = "is damaged, or its password is another" if archive.encrypted else "is damaged or incomplete"
         raise UserError(f"{path} {what} ({error}): fetch it again") from error
@@ -44,10 +46,11 @@ def unpack(path: Path, target: Path) -> None:
         raise
 
 
-def _unpack(archive: Archive, target: Path) -> None:
+def _unpack(archive: Archive, target: Path, parts: Sequence[str | Sequence[str]]) -> None:
     path = archive.path
     members = [member for member in archive.members() if not _by_macos(member.path)]
     _distinct(path, members)
+    _expect_any(path, members, parts)
     size = sum(member.size for member in members)
     console = Console(stderr=True)
     shown = f"{path.name}: {len(members):,} files, {decimal(size)}, to {target}"
@@ -69,6 +72,8 @@ def _unpack(archive: Archive, target: Path) -> None:
 
 
 def _open(path: Path) -> Archive:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not an archive: move or link it into the data root, then check it")
     if not path.is_file():
         raise UserError(f"archive {path} does not exist")
     if zipfile.is_zipfile(path):
@@ -83,6 +88,17 @@ def _open(path: Path) -> Archive:
 def _by_macos(path: PurePosixPath) -> bool:
     """Whether it is what macOS adds to archives for itself."""
     return path.parts[0] == "__MACOSX" or path.name.startswith("._") or path.name == ".DS_Store"
+
+
+def _expect_any(archive: Path, members: Sequence[Member], parts: Sequence[str | Sequence[str]]) -> None:
+    """Refuse an archive that has nothing of the set."""
+    names = [name for part in parts for name in ([part] if isinstance(part, str) else part)]
+    if names and not any(f"/{name}/" in f"/{member.path}/" for member in members for name in names):
+        tops = sorted({member.path.parts[0] for member in members})
+        raise UserError(
+            f"{archive} is not unpacked, it seems to be of another set: it holds {', '.join(tops[:3])}"
+            f"{', ...' if len(tops) > 3 else ''}, and none of {', '.join(names)}"
+        )
 
 
 def _distinct(archive: Path, members: Sequence[Member]) -> None:

@@ -108,7 +108,7 @@ def _explain(
     for problem in error.errors():
         path = (*prefix, *problem["loc"])
         if problem["type"] == "extra_forbidden":
-            yield _unknown(*origin(path), list(_fields(model, problem["loc"][:-1])))
+            yield _unknown(*origin(path), list(_fields(model, problem["loc"][:-1])), content)
         elif problem["type"] == "missing":
             yield f"{_dotted(path)} is missing; it has no default"
         else:
@@ -124,9 +124,13 @@ def _explain(
         yield f"{_dotted(key)} in {where}: {what}{shown}"
 
 
-def _unknown(path: Keys, where: str, siblings: Sequence[str]) -> str:
+def _unknown(path: Keys, where: str, siblings: Sequence[str], content: Mapping[str, Any]) -> str:
     key = str(path[-1])
     elsewhere = [other for other in _leaves(Recipe) if other.endswith(f".{key}")]
+    for registry in (METHODS, DATASETS):
+        name = content.get(registry.name, {}).get("name")
+        if name and path[0] != registry.name and key in _argument_model(registry, name).model_fields:
+            elsewhere.append(f"{registry.name}.{key}")
     guess = f"; did you mean {min(elsewhere, key=len)!r}?" if elsewhere else nearest(key, siblings)
     return f"unknown key {_dotted(path)!r} in {where}{guess} Known here: {', '.join(siblings) or 'none'}."
 

@@ -44,7 +44,7 @@ def canvas(title: str, subtitle: str, right: float = 0.03) -> Iterator[tuple["Fi
 
     with style.context(_STYLE, after_reset=True):  # a user's matplotlibrc has no say
         figure = Figure(figsize=(7.2, 4.4), dpi=72)  # one pixel is one point, as in the SVG
-        axes = figure.add_axes((0.09, 0.125, 0.91 - right, 0.715))
+        axes = figure.add_axes((0.1, 0.125, 0.9 - right, 0.715))
         figure.text(0.018, 0.945, title, fontsize=12, fontweight="bold")
         figure.text(0.018, 0.89, subtitle, fontsize=9)
         yield figure, axes

@@ -69,7 +69,7 @@ def device_name(record: Record) -> str:
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
-    """One row per board, method, teacher network and recipe (but for seeds), in the order of a leaderboard.
+    """One row per board, method, teacher network, recipe (but for seeds) and data, in the order of a leaderboard.
 
     By board; the teacher first, then the student alone ("none"), then the other methods, best mean mAP first.
     """
@@ -79,7 +79,8 @@ def summarise(records: Iterable[Record]) -> list[Row]:
         teacher = record.teacher.network if record.teacher else ""
         # What cannot change a result, such as the number of workers, makes no row of its own.
         recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
-        groups.setdefault((record.board, method, teacher, recipe), []).append(record)
+        data = f"{record.data.splits} {record.data.fingerprint} {record.data.broken}"
+        groups.setdefault((record.board, method, teacher, recipe + data), []).append(record)
     rows = [
         Row(board, method, teacher or None, tuple(members)) for (board, method, teacher, _), members in groups.items()
     ]

@@ -56,7 +56,7 @@ def test_a_missing_set(tmp_path):
 
 def test_shared_identities(tiny):
     (tiny.folder / "train" / "5_0.png").rename(tiny.folder / "query" / "5_0.png")
-    with pytest.raises(UserError, match="1 identities are in both training and test, such as 5"):
+    with pytest.raises(UserError, match="1 identity is in both training and test, such as 5"):
         _ = tiny.gallery
     assert any("both training and test" in difference for difference in check(tiny).differences)
 
@@ -79,6 +79,8 @@ def test_check_gives_the_first_three_differences(tiny):
         "query: expected 2 images, found 1",
     )
     assert all(difference in str(report) for difference in report.differences)
+    assert report.more == 1
+    assert "and 1 more" in str(report)
 
 
 def test_contact_sheet(tiny, tmp_path):
@@ -88,6 +90,16 @@ def test_contact_sheet(tiny, tmp_path):
     red = (pixels == (255, 0, 0)).all(-1)
     assert red.sum() == 4 * 36 * 72  # four cells, filled in height, with the shape kept
     assert [path.name for path in target.parent.iterdir()] == ["sheet.png"]
+
+
+def test_contact_sheet_says_where_an_image_is_broken(tiny, tmp_path):
+    contact_sheet(tiny, "train", 9, tmp_path / "whole.png")
+    sorted((tiny.folder / "train").iterdir())[0].write_bytes(b"")
+    contact_sheet(tiny, "train", 9, tmp_path / "sheet.png")
+    whole, pixels = (np.asarray(Image.open(tmp_path / name)) for name in ("whole.png", "sheet.png"))
+    red = (pixels == (255, 0, 0)).all(-1)
+    assert red.sum() == 3 * 36 * 72
+    assert whole.shape == pixels.shape
 
 
 @pytest.mark.parametrize(("split", "rows"), [("test", 3), ("train", 0)])

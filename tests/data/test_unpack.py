@@ -93,6 +93,19 @@ def test_nothing_is_overwritten(archive, root):
     assert leftovers(root) == ["veri776"]
 
 
+def test_an_archive_of_another_set(archive, root):
+    with pytest.raises(UserError, match=r"of another set: it holds VeRi, and none of img, Eval/list\.txt"):
+        unpack(archive(), root / "inshop", ("img", ("Eval/list.txt",)))
+    assert leftovers(root) == []
+    unpack(archive(), root / "veri776", ("img", ("nothing", "image_test")))
+    assert set(tree(root / "veri776")) == set(FILES)
+
+
+def test_a_folder_is_no_archive(root):
+    with pytest.raises(UserError, match="is a folder, not an archive"):
+        unpack(root, root / "set")
+
+
 def test_what_macos_adds_is_left_out(archive, root):
     unpack(archive({**FILES, "__MACOSX/VeRi/._1.jpg": b"x", "VeRi/._1.jpg": b"x", "VeRi/.DS_Store": b"x"}), root / "v")
     assert set(tree(root / "v")) == set(FILES)

@@ -113,7 +113,7 @@ def test_an_identity_on_both_sides(market):
     made, folder = market
     image = next((folder / "bounding_box_train").glob("0007*.jpg"))
     shutil.copy(image, folder / "query" / image.name)
-    refused(made, "1 identities are in both training and test, such as 7")
+    refused(made, "1 identity is in both training and test, such as 7")
 
 
 def test_a_query_without_an_answer_is_counted_and_does_not_count(market):
@@ -121,7 +121,7 @@ def test_a_query_without_an_answer_is_counted_and_does_not_count(market):
     for image in (folder / "bounding_box_test").glob("0003_c[25]*.jpg"):
         image.unlink()
     said = "query: 1 of 3 have no correct answer in the gallery and will not count"
-    assert said in warnings(made.open())
+    assert f"note: {said}" in warnings(made.open())
     assert said in check(made.open()).notes
     assert made.open().unmatched() == 1
 
@@ -131,7 +131,7 @@ def test_an_identity_with_one_image_is_told(market):
     for image in (folder / "bounding_box_train").glob("0007_c[36]*.jpg"):
         image.unlink()
     said = "train: 1 of 4 identities have a single image, which fills their batches alone"
-    assert said in warnings(made.open())
+    assert f"note: {said}" in warnings(made.open())
 
 
 def test_of_many_defects_the_first_three_are_shown(market):

@@ -60,7 +60,7 @@ def test_the_closed_set_is_an_option_that_is_told_apart(make, sizes):
 
 
 def test_what_is_left_out_is_counted(make):
-    assert "train: 1 file skipped: hidden" in warnings(make("cub200").open())
+    assert "note: train: 1 file skipped: hidden" in warnings(make("cub200").open())
 
 
 def test_windows_line_ends_change_nothing(make):
@@ -96,10 +96,10 @@ def test_lists_that_are_not_as_published(make, file, change, said):
 def test_a_list_that_is_no_text(make):
     made = make("cub200")
     (made.open().folder / "images.txt").write_bytes(b"\xff\xfe1 \x00")
-    assert "is not a text file" in check(made.open()).differences[0]
+    assert "is not text in UTF-8" in check(made.open()).differences[0]
 
 
 def test_an_image_in_no_list_is_counted(make, picture):
     made = make("cub200")
     picture(made.open().folder / "images" / "001.Black_footed_Albatross" / "more.jpg")
-    assert "train: 1 file skipped: image that is in no list" in warnings(made.open())
+    assert "note: train: 1 file skipped: image that is in no list" in warnings(made.open())

@@ -119,6 +119,43 @@ def test_a_table_without_a_column_says_what_it_has(table):
         table("1.jpg,7", header="path,identities")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("none.csv", None, "does not exist"),
+        ("empty.csv", "", "is empty: its first line names the columns path, identity, camera, split"),
+        ("semicolons.csv", "path;identity\n1.jpg;7\n", "its columns must be separated by commas"),
+        ("table.txt", "path,identity\n1.jpg,7\n", "is neither a folder nor a table, whose name ends in .csv"),
+        ("latin.csv", "path,identity\n1.jpg,Zoë\n", "is not text in UTF-8"),
+    ],
+)
+def test_what_is_no_table(tmp_path, name, content, said):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=said) as raised:
+        _ = Folder(tmp_path, path=str(path)).train
+    assert str(path) in str(raised.value)
+
+
+def test_names_are_those_of_the_user(table):
+    dataset = table(*COMPLETE)
+    sample = dataset.query[0]
+    assert (dataset.identity_name(sample.identity), dataset.camera_name(sample.camera)) == ("cy", "door")
+    assert any("such as cy" in line for line in check(table(*COMPLETE, "c/5.jpg,cy,door,train")).differences)
+
+
+def test_the_check_compares_with_nothing(table):
+    report = str(check(table(*COMPLETE)))
+    assert "not published" not in report
+    assert report.endswith("no defects")
+
+
+def test_an_error_says_how_to_check_the_same_images(table, tmp_path):
+    with pytest.raises(UserError, match=r"`benchmark data check folder --set path=.*\.csv` says what is expected"):
+        _ = table(*COMPLETE, "c/5.jpg,cy,door,train").train
+
+
 def test_an_image_beside_the_identities(make, picture):
     made = make("folder")
     picture(made.open().folder / "train" / "stray.jpg")

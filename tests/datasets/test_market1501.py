@@ -1,5 +1,6 @@
 """Market-1501: names, junk and distractors."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -42,11 +43,11 @@ def test_junk_is_dropped_and_distractors_stay(make):
 
 def test_what_is_left_out_is_counted(make):
     assert warnings(make("market1501").open())[:5] == [
-        "train: 1 file skipped: not an image",
-        "query: 1 file skipped: not an image",
-        "gallery: 4 files skipped: junk, identity -1",
-        "gallery: 1 file skipped: not an image",
-        "train: expected 12,936 images, found 12",
+        "note: train: 1 file skipped: not an image",
+        "note: query: 1 file skipped: not an image",
+        "note: gallery: 4 files skipped: junk, identity -1",
+        "note: gallery: 1 file skipped: not an image",
+        "warning: train: expected 12,936 images, found 12",
     ]
 
 
@@ -59,6 +60,15 @@ def test_it_is_found_wherever_the_archive_was_unpacked(make, tmp_path, folder):
     made.open().folder.rename(tmp_path / folder)
     assert Market1501(tmp_path).folder == tmp_path / folder
     assert len(Market1501(tmp_path).train) == 12
+
+
+def test_of_several_copies_the_official_folder_is_used_and_the_others_are_told(make):
+    official = make("market1501").open().folder
+    for copy in (official.parent / "A_copy", official.parent):
+        shutil.copytree(official, copy, dirs_exist_ok=True)
+        dataset = Market1501(official.parents[1])
+        assert dataset.folder == official
+        assert f"note: another copy, at {copy}, is not used" in warnings(dataset)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ class ZipArchive(Archive):
 
     def members(self) -> Iterator[Member]:
         with zipfile.ZipFile(self.path) as file:
-            yield from (Member(path, entry.file_size) for path, entry in self._files(file))
+            for path, entry in self._files(file):
+                if entry.flag_bits & _ENCRYPTED:
+                    self._password  # noqa: B018 - asked for before anything is drawn on the screen
+                yield Member(path, entry.file_size)
 
     def contents(self) -> Iterator[tuple[Member, IO[bytes]]]:
         with zipfile.ZipFile(self.path) as file:
