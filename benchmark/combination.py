@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
 from benchmark.mappings import merge
-from benchmark.method import Method, Plan, Progress
+from benchmark.method import Budget, Method, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import Kept
@@ -50,7 +50,7 @@ class Combination(Method):
         return list(dict.fromkeys(tap for method in self._all() for tap in method.teacher_taps))
 
     @property
-    def budget(self):  # type: ignore[no-untyped-def, override]
+    def budget(self) -> Budget | None:  # type: ignore[override]
         return next((method.budget for method in self._all() if method.budget is not None), None)
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:

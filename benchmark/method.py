@@ -35,6 +35,9 @@ class Plan:
     """(images,) int64 in 0 .. identities - 1: the identity of each training image; `Batch.indices` point into it."""
     identities: int
     batch_size: int
+    """Images of a batch, every view of an image counted."""
+    views: int
+    """Augmentations of an image that follow each other in a batch."""
     epochs: int
     steps_per_epoch: int
     learning_rates: np.ndarray
@@ -102,7 +105,8 @@ class Method(nn.Module):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of arguments, such as the published ones where the defaults are others: `--set method.preset=NAME`."""
     student_taps: Sequence[str] = ()
-    """Intermediate features read from the student: a stage ("stage3") or the name of a module ("layer1.0.bn2")."""
+    """Intermediate features read from the student: a stage ("stage3"), what its last activation gets ("stage3:pre"), or
+    the name of a module ("layer1.0.bn2")."""
     teacher_taps: Sequence[str] = ()
     """The same for the teacher. Both are read after `prepare`, which may set them; those that the constructor sets are
     checked before anything is trained, and must be maps, (B, C, H, W)."""

@@ -215,9 +215,7 @@ class TestTeachers:
         settings = ["train.schedule.epochs=1", f"teacher.checkpoint={tmp_path / 'teacher.pt'}"]
         _, record = run(tiny("pulled", *settings))
         assert record.teacher.scores.mAP == pytest.approx(Record.read(teacher / "record.json").scores.symmetric.mAP)
-        with pytest.raises(
-            UserError, match=r"kd needs the teacher's classifier, and .*\.pt has none for the 40"
-        ):
+        with pytest.raises(UserError, match=r"kd needs the teacher's classifier, and .*\.pt has none for the 40"):
             run(tiny("kd", *settings))
 
     def test_a_teacher_of_another_architecture_is_refused(self, run, tiny, teacher):

@@ -72,7 +72,7 @@ def _table(parameters: list[tuple[str, Any, str]]) -> str:
 def _data(dataset: type[RetrievalDataset]) -> str:
     card = dataset.card
     rows = [
-        (split, size.images, size.identities, shown_count("cameras", size.cameras))
+        (split, size.images, size.identities, size.cameras and shown_count("cameras", size.cameras))
         for split, size in card.splits.items()
     ]
     parts = {

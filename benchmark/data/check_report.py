@@ -59,7 +59,7 @@ class CheckReport:
         return ["not published" if value is None else shown_count(field, value)]
 
 
-def shown_count(field: str, value: int | None) -> int | str | None:
+def shown_count(field: str, value: int) -> int | str:
     """A count as tables show it: a set with one camera is one that says nothing of cameras."""
     return "-" if field == "cameras" and value == 1 else value
 

@@ -60,7 +60,7 @@ class Embedder(nn.Module):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size = tuple(image_size) if image_size else None
         self.architecture: dict[str, Any] = {
             "backbone": backbone,
             "args": dict(args or {}),
@@ -69,7 +69,7 @@ class Embedder(nn.Module):
             "pool": pool,
             "neck": neck,
             "dim": dim,
-        } | ({"image_size": tuple(image_size)} if image_size else {})
+        } | ({"image_size": self.image_size} if image_size else {})
         """Arguments that build the embedding network again; see `benchmark.model.deployed`."""
         self.backbone = _backbone(backbone, dict(args or {}), pretrained)
         _set_stem(self.backbone, stem)
@@ -91,13 +91,12 @@ class Embedder(nn.Module):
             )
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        self._taps: dict[str, nn.Module] = {}
+        self._taps: dict[str, tuple[nn.Module, nn.Module | None]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB -> (B, dim) embeddings, not normalised."""
         embedding = self.neck(self._pooled(images))
-        for module in self._taps.values():  # nobody asked: let the maps go
-            module.__dict__.pop("tapped", None)
+        self._forget_taps()  # nobody asked: let the maps go
         return embedding
 
     def features(self, images: Tensor) -> Features:
@@ -105,11 +104,15 @@ class Embedder(nn.Module):
         pooled = self._pooled(images)
         embedding = self.neck(pooled)
         logits = embedding[:, :0] if self.head is None else self.head(embedding)
-        taps = {name: _take(name, module) for name, module in self._taps.items()}
+        taps = {name: _tapped(name, *place) for name, place in self._taps.items()}
+        self._forget_taps()
         return Features(pooled, embedding, logits, taps)
 
     def tap(self, names: Sequence[str]) -> None:
         """Return the outputs of these stages ("stage1" is the first) or modules of the backbone from `features`.
+
+        "stage1:pre" is what the activation that ends the stage gets: in a residual block, the sum. Where no activation
+        ends it, as with linear bottlenecks, it is the output.
 
         Raises:
             UserError: There is no such stage or module.
@@ -122,14 +125,24 @@ class Embedder(nn.Module):
             if hasattr(module, "inplace"):  # or the activation would overwrite what was tapped
                 module.inplace = False
         for name in names:
-            path = stages.get(name, name)
-            if path not in modules:
+            place, _, before = name.partition(":")
+            path = stages.get(place, place)
+            if path not in modules or before not in ("", "pre"):
                 known = [*stages, *modules]
                 raise UserError(
                     f"{self.architecture['backbone']} has no stage or module {name!r}{nearest(name, known)}"
                 )
+            last = _last_activation(modules[path]) if before else None
             modules[path].register_forward_hook(_record)
-            self._taps[name] = modules[path]
+            if last is not None:
+                last.register_forward_hook(_record_activation)
+            self._taps[name] = modules[path], last
+
+    def _forget_taps(self) -> None:
+        for module, activation in self._taps.values():
+            module.__dict__.pop("tapped", None)
+            if activation is not None:
+                activation.__dict__.pop("activated", None)
 
     def _pooled(self, images: Tensor) -> Tensor:
         images = images.float()
@@ -145,11 +158,29 @@ def _record(module: nn.Module, inputs: Any, output: Tensor) -> None:
     module.tapped = output, output._version  # type: ignore[assignment]
 
 
-def _take(name: str, module: nn.Module) -> Tensor:
-    output, version = module.__dict__.pop("tapped")
+def _record_activation(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    module.activated = inputs[0], inputs[0]._version, output  # type: ignore[assignment]
+
+
+def _tapped(name: str, module: nn.Module, activation: nn.Module | None) -> Tensor:
+    output, version = module.__dict__["tapped"]
+    if activation is not None:
+        before, before_version, after = activation.__dict__["activated"]
+        if after is output:
+            output, version = before, before_version
     if output._version != version:
         raise RuntimeError(f"the output of {name} is modified in place by a later layer: tap another module")
     return output
+
+
+def _last_activation(module: nn.Module) -> nn.Module | None:
+    """The one activation that can be the end of `module`: that of its last block; None if the block has none."""
+    while children := list(module.children()):
+        activations = [child for child in children if "activation" in type(child).__module__]
+        if activations:
+            return activations[-1]
+        module = children[-1]
+    return None
 
 
 def _backbone(name: str, args: dict[str, Any], pretrained: bool) -> Any:
@@ -161,7 +192,7 @@ def _backbone(name: str, args: dict[str, Any], pretrained: bool) -> Any:
         if pretrained and isinstance(error, OSError | RuntimeError):
             raise UserError(
                 f"the pretrained weights of {name} could not be loaded ({error}). "
-                "Give a local file as `weights`, or `weights: random`."
+                "Give a local file, or `random`, as teacher.network.weights and student.weights."
             ) from error
         if not args:
             raise

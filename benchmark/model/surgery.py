@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,15 @@ def keep_inputs(conv: nn.Conv2d, index: Tensor) -> list[Kept]:
     """Keep the input channels `index` (int64) of a convolution without groups."""
     conv.in_channels = len(index)
     return [_narrow(conv.weight, 1, index)]
+
+
+def keep_channels(norm: _BatchNorm, index: Tensor) -> list[Kept]:
+    """Keep the channels `index` (int64) of a batch-norm: scale, shift and running statistics."""
+    for name, value in norm.named_buffers(recurse=False):
+        if value.dim():  # not the counter of batches
+            setattr(norm, name, _select(value, 0, index))
+    norm.num_features = len(index)
+    return [_narrow(parameter, 0, index) for parameter in norm.parameters(recurse=False)]
 
 
 def follow(optimizer: torch.optim.Optimizer, changes: list[Kept]) -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.compression.compactable_block import compactable_blocks
+from benchmark.compression.lasso import auto_lasso, edit_gradients, group_lasso
 from benchmark.errors import UserError
 from benchmark.losses.kl_divergence import kl_divergence
 from benchmark.method import Budget
 from benchmark.methods.cdd import CDD
-from benchmark.methods.cdd.compactable_block import compactable_blocks
-from benchmark.methods.cdd.lasso import auto_lasso, edit_gradients, group_lasso
 from benchmark.model import cost
 from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder

@@ -7,10 +7,10 @@ import torch
 from timm.models.resnet import Bottleneck, downsample_conv
 from torch import Tensor, nn
 
+from benchmark.compression.compactable_block import compactable_blocks
 from benchmark.errors import UserError
 from benchmark.method import Progress
 from benchmark.methods.cdd import CDD
-from benchmark.methods.cdd.compactable_block import compactable_blocks
 from benchmark.methods.cdd.gradient_reset import GradientReset
 from benchmark.model.cost import count
 from benchmark.model.deployed import load_student, save_student

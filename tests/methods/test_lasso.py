@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.methods.cdd.lasso import auto_lasso, edit_gradients, group_lasso, lasso_gradient
+from benchmark.compression.lasso import auto_lasso, edit_gradients, group_lasso, lasso_gradient
 
 
 def released_schedule(steps_per_epoch: int) -> np.ndarray:

@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from benchmark.errors import UserError
+from benchmark.model.cost import count
 from benchmark.model.embedder import Embedder
 
 SMALL = {"channels": [8, 16, 32, 64]}
@@ -44,6 +46,18 @@ def test_pixels_are_normalised_as_timm_expects():
     mean, std = (torch.tensor(embedder.backbone.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     pooled = embedder.backbone((images() / 255 - mean) / std)
     torch.testing.assert_close(embedder(images()), embedder.neck(pooled), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_with_an_image_size_of_its_own_resizes_what_it_is_given():
+    images = torch.randint(0, 256, (2, 3, 48, 32), dtype=torch.uint8)
+    torch.manual_seed(0)
+    small = Embedder("resnet14t", dim=8, image_size=(24, 16)).eval()
+    torch.manual_seed(0)
+    plain = Embedder("resnet14t", dim=8).eval()
+    resized = F.interpolate(images.float(), (24, 16), mode="bilinear", antialias=True)
+    assert torch.equal(small(images), plain(resized))
+    assert torch.equal(small(resized), plain(resized)), "images of its size are left alone"
+    assert count(small, (48, 32)) == count(plain, (24, 16))
 
 
 def test_cosine_head_scales_cosines():
@@ -151,6 +165,50 @@ class TestTaps:
         torch.testing.assert_close(features.taps[module], expected[module], rtol=0, atol=0)
         torch.testing.assert_close(features.logits, untapped.logits, rtol=0, atol=0)
 
+    @pytest.mark.parametrize("backbone", ["resnet18", "resnet26d", "seresnet33ts", "res2net50d", "regnety_002"])
+    def test_before_a_stage_s_last_activation_are_what_it_gets(self, backbone):
+        embedder = Embedder(backbone)
+        for module in embedder.modules():
+            if isinstance(module, nn.BatchNorm2d):  # which timm starts at 0 in some places, so that no sum is negative
+                nn.init.ones_(module.weight)
+        stages = [f"stage{i}" for i in (1, 2, 3, 4)]
+        embedder.tap([*stages, *(f"{stage}:pre" for stage in stages)])
+        taps = embedder.features(images(4, 64)).taps
+        for stage in stages:
+            before = taps[f"{stage}:pre"]
+            activation = F.silu if backbone == "seresnet33ts" else F.relu
+            assert (before < 0).any()
+            torch.testing.assert_close(activation(before), taps[stage], rtol=0, atol=0)
+
+    @pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "convnext_atto", "rexnet_100", "test_vit"])
+    def test_before_a_stage_s_last_activation_are_its_output_where_there_is_none(self, backbone):
+        embedder = Embedder(backbone, args={"img_size": 64} if backbone == "test_vit" else {}).eval()
+        embedder.tap(["stage2:pre", "stage2"])
+        taps = embedder.features(images(2, 64)).taps
+        assert taps["stage2:pre"] is taps["stage2"]
+
+    def test_before_an_activation_carry_gradients_and_let_the_maps_go(self):
+        embedder = Embedder(**RESNET, identities=5)
+        embedder.tap(["layer1.1:pre", "layer1.1.act3", "stage2:pre"])
+        twin = copy.deepcopy(embedder)
+        taps = twin.features(images()).taps
+        torch.testing.assert_close(taps["layer1.1:pre"].relu(), taps["layer1.1.act3"], rtol=0, atol=0)
+        taps["stage2:pre"].sum().backward()
+        assert twin.backbone.layer2[0].conv1.weight.grad is not None
+        assert twin.backbone.layer3[0].conv1.weight.grad is None
+        twin(images())
+        for network in (twin, embedder):
+            kept = [vars(module).keys() & {"tapped", "activated"} for module in network.modules()]
+            assert not any(kept)
+
+    def test_before_an_activation_survive_compilation(self):
+        embedder = Embedder(**RESNET).eval()
+        embedder.tap(["stage1:pre", "stage4"])
+        plain = embedder.features(images()).taps
+        compiled = torch.compile(embedder.features, backend="eager")(images()).taps
+        for name, maps in plain.items():
+            torch.testing.assert_close(compiled[name], maps, rtol=0, atol=0)
+
     def test_of_a_copy_are_its_own(self):
         embedder = Embedder(**RESNET, identities=5).eval()
         embedder.tap(["stage2"])
@@ -173,7 +231,9 @@ class TestTaps:
         with pytest.raises(RuntimeError, match=r"layer1\.0\.bn3"):
             embedder.features(images())
 
-    @pytest.mark.parametrize(("name", "guess"), [("stage9", "stage"), ("layer1.0.conv22", "layer1.0.conv2")])
+    @pytest.mark.parametrize(
+        ("name", "guess"), [("stage9", "stage"), ("layer1.0.conv22", "layer1.0.conv2"), ("stage1:post", "stage1")]
+    )
     def test_an_unknown_one_is_answered_with_the_nearest(self, name, guess):
         with pytest.raises(UserError, match=rf"{name}'; did you mean '{guess}"):
             Embedder(**RESNET).tap([name])

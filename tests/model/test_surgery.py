@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.model.surgery import follow, keep_inputs, keep_outputs
+from benchmark.model.surgery import follow, keep_channels, keep_inputs, keep_outputs
 
 ROWS = torch.tensor([0, 2, 5])
 
@@ -34,6 +34,25 @@ def test_keep_inputs_equals_a_conv_built_for_these_channels():
     maps = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(conv(maps), narrow(maps))
     assert repr(conv) == repr(narrow)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+@pytest.mark.parametrize("affine", [True, False])
+def test_keep_channels_equals_a_batch_norm_of_these_channels(kind, affine):
+    norm, narrow = kind(6, affine=affine), kind(3, affine=affine)
+    shape = (4, 6) if kind is nn.BatchNorm1d else (4, 6, 2, 2)
+    for value in norm.parameters():
+        nn.init.normal_(value)
+    norm(torch.randn(shape))
+    state = norm.state_dict()
+    narrow.load_state_dict({name: value[ROWS] if value.dim() else value for name, value in state.items()})
+    changed = [change.parameter for change in keep_channels(norm, ROWS)]
+    assert {id(parameter) for parameter in changed} == {id(parameter) for parameter in norm.parameters()}
+    assert repr(norm) == repr(narrow)
+    maps = torch.randn(shape)[:, ROWS]
+    for mode in (True, False):
+        torch.testing.assert_close(norm.train(mode)(maps), narrow.train(mode)(maps))
+        assert all(torch.equal(value, narrow.state_dict()[name]) for name, value in norm.state_dict().items())
 
 
 def pair() -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""CDD's distance between the blocks of teacher and student."""
+"""The distance between blocks of teacher and student, of CDD and DEAP."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,7 @@
-"""A residual block whose inner width CDD can shrink."""
+"""A residual block whose inner width a compactor's rows can shrink."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from timm.layers import BlurPool2d
@@ -20,7 +21,8 @@ from .compacted_norm import CompactedNorm
 class CompactableBlock:
     """conv -> norm -> (compactor) -> activation -> following conv, somewhere in a timm ResNet.
 
-    In a bottleneck these are the second and third convolution, in a basic block the first and second.
+    In a bottleneck these are the second and third convolution, or the first and second, in a basic block the first and
+    second.
     """
 
     name: str
@@ -28,11 +30,16 @@ class CompactableBlock:
     conv_name: str
     norm_name: str
     following_name: str
+    dim: ClassVar[int] = 0
 
     @property
     def norm_path(self) -> str:
         """Name within the backbone of the batch-norm, or of the `CompactedNorm` in its place."""
         return f"{self.name}.{self.norm_name}"
+
+    @property
+    def where(self) -> str:
+        return self.norm_path
 
     @property
     def norm(self) -> nn.Module:
@@ -48,6 +55,19 @@ class CompactableBlock:
     def compactor(self) -> nn.Conv2d:
         return self.compacted.compactor
 
+    @property
+    def weight(self) -> nn.Parameter:
+        assert isinstance(self.compactor.weight, nn.Parameter)
+        return self.compactor.weight
+
+    @property
+    def width(self) -> int:
+        norm = self.norm
+        if isinstance(norm, CompactedNorm):
+            return norm.compactor.out_channels
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm.num_features
+
     def insert(self) -> None:
         """Put a compactor behind the batch-norm."""
         assert isinstance(self.norm, nn.BatchNorm2d)
@@ -56,10 +76,15 @@ class CompactableBlock:
     def keep(self, rows: Tensor) -> list[Kept]:
         """Keep these rows of the compactor (int64, ascending) and the following convolution's inputs that read them."""
         blur = self.block.aa
-        if isinstance(blur, BlurPool2d):  # filters channel by channel, all alike
+        if isinstance(blur, BlurPool2d) and self.is_last:  # filters channel by channel, all alike
             blur.channels = len(rows)
             blur.filt = blur.get_buffer("filt")[: len(rows)]
         return [*keep_outputs(self.compactor, rows), *keep_inputs(getattr(self.block, self.following_name), rows)]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the last convolution of the block follows: the one that reads its anti-aliasing, if any."""
+        return self.following_name == ("conv3" if isinstance(self.block, Bottleneck) else "conv2")
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -83,8 +108,13 @@ class CompactableBlock:
         setattr(self.block, self.norm_name, replacement)
 
 
-def compactable_blocks(network: Embedder) -> list[CompactableBlock]:
-    """All residual blocks of the backbone, in order of execution.
+def compactable_blocks(network: Embedder, both: bool = False) -> list[CompactableBlock]:
+    """The last inner width of every residual block of the backbone, in order of execution.
+
+    Args:
+        network: Whose.
+        both: Bottlenecks have two, between their first and second and second and third convolution: list the first too,
+            unless the second convolution is grouped, whose inputs cannot be removed one by one.
 
     Raises:
         UserError: It is not a timm ResNet, or uses a normalisation that cannot be folded.
@@ -92,21 +122,25 @@ def compactable_blocks(network: Embedder) -> list[CompactableBlock]:
     blocks = []
     for name, module in network.backbone.named_modules():
         if isinstance(module, Bottleneck):
+            if both and module.conv2.groups == 1:
+                blocks.append(CompactableBlock(name, module, "conv1", "bn1", "conv2"))
             blocks.append(CompactableBlock(name, module, "conv2", "bn2", "conv3"))
         elif isinstance(module, BasicBlock):
             blocks.append(CompactableBlock(name, module, "conv1", "bn1", "conv2"))
     backbone = network.architecture["backbone"]
     if not blocks:
         raise UserError(
-            f"cdd puts its compactors into the residual blocks of timm's ResNet family (resnet, resnext, wide_resnet, "
+            f"compactors are put into the residual blocks of timm's ResNet family (resnet, resnext, wide_resnet, "
             f"seresnet, ...), and {backbone} has none. Choose such a backbone as teacher.network.backbone."
         )
     for block in blocks:
         if not isinstance(block.norm, nn.BatchNorm2d | CompactedNorm):
             kind = type(block.norm).__name__
             raise UserError(
-                f"cdd needs a batch-norm before each compactor; {backbone} has a {kind} at {block.norm_path}"
+                f"there must be a batch-norm before each compactor; {backbone} has a {kind} at {block.norm_path}"
             )
         if not isinstance(block.block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
-            raise UserError(f"cdd cannot narrow the {type(block.block.aa).__name__} of {backbone} at {block.name}.aa")
+            raise UserError(
+                f"compactors cannot narrow the {type(block.block.aa).__name__} of {backbone} at {block.name}.aa"
+            )
     return blocks

@@ -1,0 +1,80 @@
+"""Decoupled differential distillation."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.data.batch import Batch
+from benchmark.losses.ranked_similarities import ranked_similarities
+from benchmark.method import Method
+from benchmark.model.features import Features
+from benchmark.needs import Needs
+from benchmark.registry import METHODS
+
+Weight = Annotated[float, Field(ge=0)]
+OFFSET = 0.1
+"""Keeps a relative error finite where the teacher's difference is none."""
+
+
+@METHODS.register_module("d3still")
+class D3still(Method):
+    """D3still: differences between similarities to the teacher's neighbours follow the teacher's, wrong orders first.
+
+    Xie, Lin, Cai, Xu, Zhang, Du, He: D3still: Decoupled Differential Distillation for Asymmetric Image Retrieval.
+    CVPR 2024.
+
+    Equation: with T_m = cos(t_i, t_m) and S_m = cos(s_i, t_m) over the K images m nearest to i in the teacher's space,
+    i the first of them, s and t the embeddings of student and teacher:
+
+        feature_weight / B * || T_1 - S_1 ||_2                                        the norm over the batch
+        + hard_weight / (B (K - 1)) * sum_i || r on pairs (m, n) with dS / dT < 0 ||_2
+        + easy_weight / (B (K - 1)) * sum_i || r on pairs (m, n) with dS / dT > 0 ||_2
+        dT = T_n - T_m, dS = S_n - S_m, r = (dS - dT) / (0.1 + |dT|), m and n from 2 to K
+
+    Every pair counts in both orders, and K - 1 divides also where the batch holds fewer than K, as in the authors'
+    code. The neighbours are the batch's: there one of 256 images drawn at random, here the task loss's own. A pair that
+    the teacher holds equal (up to rounding) belongs to neither set; the authors' code puts 1 for such a dT and counts
+    it as soon as rounding parts the student's. K and weights are the authors' code's for CUB and In-Shop,
+    beside cross-entropy and triplet loss (the paper trains without those); the preset `msmt17` is its choice there.
+
+    Args:
+        top_k: K.
+        feature_weight: Factor of the image's own similarity (alpha).
+        hard_weight: Factor of pairs in the wrong order (beta).
+        easy_weight: Factor of pairs in the right order (gamma).
+    """
+
+    kind: ClassVar[str] = "embeddings"
+    needs = Needs(equal_embeddings=True)
+    aligned = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"msmt17": {"feature_weight": 50.0, "hard_weight": 2.0}}
+
+    def __init__(
+        self,
+        top_k: Annotated[int, Field(ge=2)] = 10,
+        feature_weight: Weight = 100.0,
+        hard_weight: Weight = 5.0,
+        easy_weight: Weight = 1.0,
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.feature_weight, self.hard_weight, self.easy_weight = feature_weight, hard_weight, easy_weight
+
+    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+        s, t = ranked_similarities(student.embedding, teacher.embedding, self.top_k)
+        feature = torch.linalg.vector_norm(t[:, 0] - s[:, 0]) / len(t)
+        ds, dt = (x[:, None, 1:] - x[:, 1:, None] for x in (s, t))
+        relative = (ds - dt) / (OFFSET + dt.abs())
+        agreement = ds.detach() * dt.masked_fill(dt.abs() <= 16 * torch.finfo(dt.dtype).eps, 0).sign()
+        hard, easy = (
+            torch.linalg.vector_norm(relative.masked_fill(~pairs, 0), dim=(1, 2)).mean() / (self.top_k - 1)
+            for pairs in (agreement < 0, agreement > 0)
+        )
+        return {
+            "d3still_feature": self.feature_weight * feature,
+            "d3still_hard": self.hard_weight * hard,
+            "d3still_easy": self.easy_weight * easy,
+        }
