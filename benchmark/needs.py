@@ -29,13 +29,11 @@ class Needs:
 
     def describe(self) -> str:
         """A sentence for people."""
-        if not self.teacher:
-            return "Needs no teacher."
         parts = {
-            "a teacher": True,
+            "a teacher" if self.teacher else "no teacher": True,
             "the teacher's classifier": self.classifier,
             "embeddings of one size": self.equal_embeddings,
-            "a student that starts as the teacher's architecture": self.same_backbone,
+            "a student with the teacher's architecture to start from": self.same_backbone,
             "the index of every sample": self.sample_index,
             "several views of every image (train.sampler.views)": self.views,
         }

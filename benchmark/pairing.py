@@ -17,14 +17,14 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
         UserError: The pairing is impossible; the message names the keys, their values and what to change.
     """
     name, needs = recipe.method.name, method.needs
-    if not needs.teacher:
-        return
     large, small = recipe.teacher.network, recipe.student
     if needs.same_backbone and (large.backbone, large.args) != (small.backbone, small.args):
         raise UserError(
             f"{name}'s student starts as large as its teacher, block by block: leave `student` as `{{like: teacher}}`, "
             "or give both the same backbone and args"
         )
+    if not needs.teacher:
+        return
     if needs.views and recipe.train.sampler.views == 1:
         raise UserError(
             f"{name} compares several augmentations of an image, and train.sampler.views is 1: set it to 2 or more"

@@ -37,8 +37,8 @@ class D3still(Method):
     Every pair counts in both orders, and K - 1 divides also where the batch holds fewer than K, as in the authors'
     code. The neighbours are the batch's: there one of 256 images drawn at random, here the task loss's own. A pair that
     the teacher holds equal (up to rounding) belongs to neither set; the authors' code puts 1 for such a dT and counts
-    it as soon as rounding parts the student's. K and weights are the authors' code's for CUB and In-Shop,
-    beside cross-entropy and triplet loss (the paper trains without those); the preset `msmt17` is its choice there.
+    it as soon as rounding parts the student's. K and weights are those of the authors' code for CUB and In-Shop, beside
+    cross-entropy and triplet loss (the paper trains without those); the preset `msmt17` is its choice there.
 
     Args:
         top_k: K.

@@ -29,15 +29,16 @@ class RAML(Method):
 
     Equation: weight * sum over groups of [ mean_a (1 - s_a . t_a)^2 + mixed_weight * M(s t^T, t t^T)
     + student_weight * M(s s^T, t t^T) ], s and t the L2-normalised embeddings of a group of A images, M the mean square
-    of the differences off the diagonal. In the paper and the authors' code (`relations: views`) a group is all
-    augmentations of one image. In AIR_Distiller (`batch`) it is the whole batch, one view of each image: hence a mean
-    where the paper has a sum over images, and neither weights nor learning rates transfer.
+    of the differences off the diagonal; 1e-6 is added to every difference before it is squared. In the authors' code
+    (`relations: views`) a group is all augmentations of one image. In AIR_Distiller (`batch`) it is the whole batch,
+    one view of each image: hence a mean where the authors have a sum over images, and neither weights nor learning
+    rates transfer.
 
     `batch` is the default: batches here are P identities x K images in one view, for the sake of the task loss beside.
     Views in their stead would leave it fewer images of the same batch size, and positives that are copies. With
-    `views`, set train.sampler.views (the authors: 8); the sum over images can be tempered by `weight`. The
-    weights are the authors' for CUB; the presets `cars` and `sop` theirs for those, and `air_distiller` what that
-    code trains with on CUB: by an error it reads the first weight into both.
+    `views`, set train.sampler.views (the authors: 8); the sum over images can be tempered by `weight`. The weights are
+    the authors' for CUB; the presets `cars` and `sop` theirs for those, and `air_distiller` what that code trains with
+    on CUB: by an error it reads the first weight into both.
 
     Args:
         mixed_weight: Factor of the cosines between student and teacher (lambda 1).
@@ -47,6 +48,7 @@ class RAML(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    needs = Needs(equal_embeddings=True)
     aligned = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cars": {"mixed_weight": 0.6371, "student_weight": 0.7731},
@@ -64,7 +66,7 @@ class RAML(Method):
         super().__init__()
         self.mixed_weight, self.student_weight, self.weight = mixed_weight, student_weight, weight
         self.relations = relations
-        self.needs = Needs(equal_embeddings=True, views=relations == "views")
+        self.needs = self.needs | Needs(views=relations == "views")
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         self.views = plan.views

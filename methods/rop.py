@@ -30,12 +30,12 @@ class ROP(Method):
     S_m = cos(s_i, t_m), s and t the embeddings of student and teacher; w_m = m * softmax_m(rank_weight * T_m), m
     counted from 1.
 
-    As in AIR_Distiller, whose values this meets: the student's indicator subtracts the TEACHER's
-    similarity T_m, not S_m, so that the similarities themselves are pulled together, not their order alone, and a
-    student equal to its teacher is not quite at zero; the neighbours are the batch's, not those of a gallery of the
-    training set. There the batch is of 256 images drawn at random, here the task loss's own. A K above the batch is the
-    whole batch. K, tau, rank_weight and weight are AIR_Distiller's for CUB and In-Shop, beside cross-entropy and
-    triplet loss; the preset `msmt17` is its weight there.
+    As in AIR_Distiller, whose values this meets: the student's indicator subtracts the TEACHER's similarity T_m, not
+    S_m, so that the similarities themselves are pulled together, not their order alone, and a student equal to its
+    teacher is not quite at zero; the neighbours are the batch's, not those of a gallery of the training set. There the
+    batch is of 256 images drawn at random, here the task loss's own. A K above the batch is the whole batch. K, tau,
+    rank_weight and weight are AIR_Distiller's for CUB and In-Shop, beside cross-entropy and triplet loss; the preset
+    `msmt17` is its weight there.
 
     Args:
         top_k: K.

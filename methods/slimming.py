@@ -35,12 +35,12 @@ class Slimming(Method):
     threshold for all layers. The largest of each layer stays. The lasso then ends, and training goes on with the rest.
 
     The lasso is added to the gradient, which equals adding it to the loss. Departures from the paper: it names a share
-    of the channels, and here the share follows from the cost; it trains the narrow network by a schedule of its own,
-    and here one schedule covers both parts; what blocks
-    exchange keeps its width (the paper selects channels behind it). A constant lambda ties compression to the number of
-    steps; that of `auto` brings a scale of 1 that nothing but lasso and weight decay moves to 0 just when channels go.
-    Where no removal is enough, because stem, shortcuts and neck alone cost more than the target, every inner width
-    becomes 1 and the record says that the budget was not met.
+    of the channels, and here the share follows from the cost; it trains the narrow network by a schedule of its
+    own, and here one schedule covers both parts; what blocks exchange keeps its width (the paper selects channels
+    behind it). A constant lambda ties compression to the number of steps; that of `auto` brings a scale of 1 that
+    nothing but lasso and weight decay moves to 0 just when channels go. Where no removal is enough, because stem,
+    shortcuts and neck alone cost more than the target, every inner width becomes 1 and the record says that the budget
+    was not met.
 
     Args:
         lasso: lambda, or `auto` as above (SGD only).
@@ -50,7 +50,7 @@ class Slimming(Method):
     """
 
     kind: ClassVar[str] = "compression"
-    needs = Needs(same_backbone=True)
+    needs = Needs(teacher=False, same_backbone=True)
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
 
     def __init__(

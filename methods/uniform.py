@@ -43,7 +43,7 @@ class Uniform(Method):
     """
 
     kind: ClassVar[str] = "compression"
-    needs = Needs(same_backbone=True)
+    needs = Needs(teacher=False, same_backbone=True)
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
 
     def __init__(self, target_macs: Fraction | None = 0.5, target_params: Fraction | None = None) -> None:

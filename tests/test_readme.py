@@ -13,7 +13,7 @@ import pytest
 
 from benchmark.model.deployed import save_student
 from benchmark.model.embedder import Embedder
-from benchmark.registry import DATASETS
+from benchmark.registry import DATASETS, METHODS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -90,6 +90,14 @@ def test_the_table_of_datasets_says_what_their_cards_say(name: str, tmp_path: Pa
         cameras = max(split.cameras or 0 for split in dataset.card.splits.values())
         assert [cell.strip() for cell in row.split("|")][5] == (str(cameras) if cameras > 1 else "-")
         assert ("other cameras" in row) == dataset.protocol.camera_rule
+
+
+def test_the_table_of_methods_names_each_of_them() -> None:
+    section = README.split("## Methods")[1].split("## Datasets")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    assert named == set(METHODS.names())
+    assert "Thirty" in section
+    assert len(METHODS.names()) == 30, "say so in the README"
 
 
 def test_the_method_of_the_readme_trains(place: Path) -> None:

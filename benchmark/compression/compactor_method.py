@@ -82,16 +82,21 @@ class CompactorMethod(Method):
     def after_backward(self, student: Embedder) -> None:
         if self.compressing:
             places = self.places(student)
-            # A step's length: closer to zero than this, the full pull of the lasso would carry a row across.
-            reach = self.plan.learning_rates[self.step] * self.strength / (1 - self.plan.momentum)
             edit_gradients(
                 [place.weight for place in places],
                 self.masks or None,
                 self.strength,
-                max(reach, 1e-12),
+                max(self.reach(), 1e-12),
                 [place.dim for place in places],
             )
         self.step += 1
+
+    def reach(self) -> float:
+        """The norm below which the lasso's pull weakens.
+
+        It is a step's length: closer to zero than this, the full pull would carry a row across.
+        """
+        return self.plan.learning_rates[self.step] * self.strength / (1 - self.plan.momentum)
 
     def after_epoch(self, student: Embedder, progress: Progress) -> list[Kept]:
         return self._remove_rows(student) if self.dynamic else []

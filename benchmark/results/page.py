@@ -25,6 +25,7 @@ def dataset_page(rows: Sequence[Row], costs: StepCosts | None = None) -> str:
     one_device = len(devices) == 1
     ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
     content = [cells(row, ks, notes, one_device, costs) for row in rows]
+    _mark_other_teachers(rows, content, notes)
     table = tabulate(content, headers(ks, costs), tablefmt="github", disable_numparse=True)
     parts = [
         GENERATED,
@@ -42,6 +43,20 @@ def dataset_page(rows: Sequence[Row], costs: StepCosts | None = None) -> str:
         _commands(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _mark_other_teachers(rows: Sequence[Row], content: list[list[str]], notes: Notes) -> None:
+    """A note on students of another training of the teacher's recipe than the one whose record the page shows.
+
+    Two trainings of one recipe agree bit for bit on one kind of machine, and in the first digits on others.
+    """
+    shown = {record.id: record.scores.symmetric.mAP for row in rows if row.method == TEACHER for record in row.records}
+    for row, cells_ in zip(rows, content, strict=True):
+        for record in row.records:
+            teacher = record.teacher
+            if teacher and abs(shown.get(teacher.record or "", teacher.scores.mAP) - teacher.scores.mAP) > 5e-4:
+                mAP = f"{100 * teacher.scores.mAP:.1f} % mAP"
+                cells_[1] += notes.mark(f"Seed {record.seed}: another training of this teacher's recipe, with {mAP}.")
 
 
 def _measured_steps(costs: StepCosts | None) -> str:

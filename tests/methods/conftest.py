@@ -106,29 +106,34 @@ def draw():
 
 @pytest.fixture
 def rig(glyphs, batches):
-    """`rig(CDD(), backbone="resnet18")` puts a method to work on random networks; the same ones at every call."""
+    """`rig(CDD(), backbone="resnet18")` puts a method to work on random networks; the same ones at every call.
 
-    def make(method: Method, optimizer: str = "sgd", seed: int = 0, plan: Plan = PLAN, **network: Any) -> Rig:
+    `student` holds what is different about the student's network.
+    """
+
+    def make(
+        method: Method, optimizer: str = "sgd", seed: int = 0, plan: Plan = PLAN, student: Any = None, **network: Any
+    ) -> Rig:
         torch.set_num_threads(1)
         torch.manual_seed(seed)
         settings = {"stem": "no_pool", "dim": 16, "head": "cosine", "identities": IDENTITIES} | (network or BOTTLENECKS)
-        teacher, student = Embedder(**settings), Embedder(**settings)
-        for built in (teacher, student):
+        large, small = Embedder(**settings), Embedder(**settings | (student or {}))
+        for built in (large, small):
             _stir(built)
             built.train()(batches[-1].images)
-        teacher.requires_grad_(False).eval()
+        large.requires_grad_(False).eval()
         labels = np.array([glyphs.labels[sample.identity] for sample in glyphs.train])
         momentum = plan.momentum if optimizer == "sgd" else 0.0
         plan = replace(plan, labels=labels, optimizer=optimizer, momentum=momentum)
-        method.prepare(student, teacher, plan)
-        student.tap(method.student_taps)
-        teacher.tap(method.teacher_taps)
-        distiller = Distiller(student, teacher if method.needs.teacher else None, method, TaskLoss(Task()))
+        method.prepare(small, large, plan)
+        small.tap(method.student_taps)
+        large.tap(method.teacher_taps)
+        distiller = Distiller(small, large if method.needs.teacher else None, method, TaskLoss(Task()))
         rate = Optimizer(type=optimizer, lr=float(plan.learning_rates[0]))
         wrapper = DistillOptimWrapper(
-            build_optimizer(distiller, rate), before_step=lambda: method.after_backward(student), autocast=None
+            build_optimizer(distiller, rate), before_step=lambda: method.after_backward(small), autocast=None
         )
-        return Rig(method, student, teacher, plan, distiller, wrapper, batches)
+        return Rig(method, small, large, plan, distiller, wrapper, batches)
 
     return make
 

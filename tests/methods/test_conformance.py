@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.train import LAST
+from benchmark.method import KINDS
 from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
@@ -38,6 +39,14 @@ class TestDeclaration:
         assert all(parameter.default is not parameter.empty for parameter in parameters(name))
         assert all(parameter.name in hints for parameter in parameters(name))
 
+    def test_declares_what_it_compares_and_its_presets(self, name):
+        method = METHODS.find(name)
+        assert method.kind in set(KINDS) - {"other", "combination"}
+        for preset in method.presets:
+            recipe = compose(name, "cub200", settings=[f"method.preset={preset}"])
+            method(**recipe.method.arguments)
+            assert recipe.method != compose(name, "cub200").method, "a preset is not the default"
+
     @pytest.mark.parametrize("dataset", DATASETS.names())
     def test_the_default_recipe_composes_with_every_dataset(self, name, dataset):
         recipe = compose(name, dataset)
@@ -60,6 +69,51 @@ class TestAStep:
             reached = [gradient for gradient in gradients if gradient is not None]
             assert any(gradient.any() for gradient in reached)
             assert all(gradient.isfinite().all() for gradient in reached)
+
+    def test_equal_images_have_finite_terms_and_gradients(self, name, rig):
+        made = rig(METHODS.find(name)())
+        batch = made.batches[0]._replace(images=made.batches[0].images[:1].expand(32, -1, -1, -1))
+        student = made.student.eval().features(batch.images)
+        with torch.no_grad():
+            teacher = made.teacher.features(batch.images)
+        terms = made.method.loss(student, teacher, batch)
+        total = sum(terms.values(), torch.zeros(()))
+        assert total.isfinite()
+        if terms:
+            total.backward()
+        gradients = [parameter.grad for parameter in made.student.parameters() if parameter.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert all(gradient.abs().max() < 1e9 for gradient in gradients), "1e12 comes of a division by a norm of zero"
+
+    def test_half_precision_stays_finite(self, name, rig):
+        made = rig(METHODS.find(name)())
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = made.distiller.train()(*made.batches[0], mode="loss")
+        assert all(value.isfinite() and value.dtype == torch.float32 for value in losses.values())
+        sum(losses.values()).backward()
+        gradients = [parameter.grad for parameter in made.student.parameters() if parameter.grad is not None]
+        assert gradients
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"image_size": (16, 16)},
+            {"backbone": "resnet18", "args": {"channels": [12, 12, 24, 24]}, "stem": "imagenet", "dim": 12},
+        ],
+        ids=["resolution", "architecture"],
+    )
+    def test_networks_that_differ_work_where_its_definition_allows(self, name, rig, other):
+        method = METHODS.find(name)()
+        if method.needs.same_backbone and "backbone" in other:
+            pytest.skip("it starts from the teacher's architecture")
+        if method.needs.equal_embeddings:
+            other = other | {"dim": 16}
+        made = rig(method, student=other)
+        before = clone(made.student)
+        for number in range(2):
+            assert all(value.isfinite() for value in made.step(number).values())
+        assert not equal(made.student, before)
 
     def test_training_changes_the_student_and_leaves_the_teacher_bit_for_bit(self, name, rig):
         made = rig(METHODS.find(name)())

@@ -6,6 +6,7 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.results.leaderboard import generate
+from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import add_record
 
 BUDGET = {"kind": "macs", "target": 0.35, "reached": 0.383, "met": False}
@@ -108,6 +109,44 @@ def test_different_data_are_pointed_out(record, folder):
     add_record(record("pkt", data=data), folder / "records")
     generate(folder)
     assert "These records saw 2 different versions of the data" in (folder / "glyphs.md").read_text()
+
+
+def test_rows_that_saw_different_data_are_apart(record, folder):
+    data = record().model_dump()["data"]
+    add_record(record("pkt", seed=0), folder / "records")
+    add_record(record("pkt", seed=1, data=data | {"broken": 4}), folder / "records")
+    generate(folder)
+    assert [cells[0].split()[0] for cells in rows((folder / "glyphs.md").read_text())].count("`pkt`") == 2
+
+
+def test_students_of_another_training_of_the_teacher_are_marked(record, folder):
+    teacher = record("none", role="teacher", mAP=0.735, macs=60e6)
+    told = {mAP: record("pkt", seed=seed).model_dump()["teacher"] for seed, mAP in enumerate((0.735, 0.71))}
+    for seed, (mAP, report) in enumerate(told.items()):
+        report["record"] = teacher.id
+        report["scores"]["mAP"] = mAP
+        add_record(record("pkt", seed=seed, teacher=report), folder / "records")
+    generate(folder)
+    page = (folder / "glyphs.md").read_text()
+    assert page.count("another training of this teacher's recipe") == 1
+    assert "Seed 1: another training of this teacher's recipe, with 71.0 % mAP." in page
+
+
+def test_what_a_step_costs_stands_beside(folder):
+    generate(folder)
+    assert "training step" not in (folder / "glyphs.md").read_text()
+    ratios = {"none": 1.0, "kd": 1.5, "pkt": 9.0}
+    facts = {"device": "cpu", "threads": 1, "torch": "2.9.0", "batch": 96, "rounds": 9}
+    (folder / "steps").mkdir()
+    StepCosts(dataset="glyphs", ratios=ratios, **facts).write(folder / "steps" / "glyphs.json")
+    generate(folder)
+    page = (folder / "glyphs.md").read_text()
+    assert "Training steps of 96 images on cpu, 1 thread." in page
+    shown = {cells[0].split()[0]: cells[-2] for cells in rows(page) if len(cells) > 10}
+    assert shown == {"teacher": "-", "`none`": "x 1.00", "`kd`": "x 1.50", "`rkd`": "-", "`cdd`": "-"}
+    (folder / "steps" / "glyphs.json").write_text("[]")
+    with pytest.raises(UserError, match=r"glyphs\.json: not a file of step costs"):
+        generate(folder)
 
 
 def test_without_records(tmp_path):
