@@ -31,9 +31,9 @@ Weight = Annotated[float, Field(ge=0)]
 
 @METHODS.register_module("deap")
 class DEAP(CompactorMethod):
-    """DEAP: pruners before and after a convolution are thinned by a lasso while the student learns from its teacher.
+    """DEAP: pruners around a convolution are thinned by a lasso, beside distillation.
 
-    Xie, Wu, Zhu, Zeng: Distillation Embedded Absorbable Pruning for Fast Object Re-identification. Pattern Recognition
+    Xie et al.: Distillation Embedded Absorbable Pruning for Fast Object Re-identification. Pattern Recognition
     152, 2024.
 
     1x1 convolutions that start as the identity, the pruners P, stand around the second convolution of every bottleneck:
@@ -64,7 +64,8 @@ class DEAP(CompactorMethod):
         mkd_weight: Weight of MKD's terms, whose own weights are its defaults.
         lasso: lambda, or `auto` for the value by which a column that feels nothing else has vanished at `vanish_at`.
         vanish_at: Share of the training (0.14: what 0.003 gives on VeRi-776 by CDD's schedule and batches).
-        threshold: Columns and rows with a smaller norm are removed.
+        threshold: Columns and rows with a smaller norm are removed. No gradient being reset, they hover about zero the
+            further the higher the learning rate: at 20 times the published 0.01, few go before it has decayed.
         dynamic: Remove them during training.
         target_macs: Stop compressing when the student's MACs are this fraction of the teacher's.
         target_params: The same for parameters.
@@ -108,6 +109,11 @@ class DEAP(CompactorMethod):
         self.strength = lasso_strength("deap", self.lasso, plan, 0, self.vanish_at)
         self.sums = [f"{block.name}:pre" for block in compactable_blocks(student)]
         self.student_taps = self.teacher_taps = [*self.mkd.student_taps, *self.sums]
+
+    def reach(self) -> float:
+        # No gradient is reset here: where the pull weakens, the objective's balances it, and columns stay. Without the
+        # share of momentum, they swing about zero a few times, and come to rest ten times as near (at momentum 0.9).
+        return super().reach() * (1 - self.plan.momentum)
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         s, t = ([spatial_mean(taps[name]) for name in self.sums] for taps in (student.taps, teacher.taps))

@@ -31,7 +31,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @METHODS.register_module("resrep")
 class ResRep(CompactorMethod):
-    """ResRep: rows of compactors that are smallest by norm stop learning, and vanish, until a cost is reached.
+    """ResRep: rows of compactors that are smallest by norm stop learning, and vanish.
 
     Ding, Hao, Tan, Liu, Han, Guo, Ding. ResRep: Lossless CNN Pruning via Decoupling Remembering and Forgetting.
     ICCV 2021.
@@ -78,7 +78,14 @@ class ResRep(CompactorMethod):
     name: ClassVar[str] = "resrep"
     needs = Needs(classifier=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "published": {"lasso": 1e-4, "mask_every": 200, "mask_rows": 4, "kl_weight": 0.0, "dynamic": False}
+        "published": {
+            "target_macs": 0.455,
+            "lasso": 1e-4,
+            "mask_every": 200,
+            "mask_rows": 4,
+            "kl_weight": 0.0,
+            "dynamic": False,
+        }
     }
 
     def __init__(
@@ -97,7 +104,7 @@ class ResRep(CompactorMethod):
         dynamic: bool = True,
     ) -> None:
         super().__init__(threshold, dynamic, Budget("macs", target_macs))
-        if not mask_from < mask_until < vanish_at:
+        if "auto" in (lasso, mask_every, mask_rows) and not mask_from < mask_until < vanish_at:
             raise UserError(
                 f"resrep: mask_from ({mask_from}), mask_until ({mask_until}) and vanish_at ({vanish_at}) must come in "
                 "this order"

@@ -1,6 +1,7 @@
 """DEAP: its terms, its lasso over columns and rows, its structural steps, its end."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,6 +178,24 @@ def test_gradients_are_those_of_the_loss_with_the_lasso_in_it(rig):
     made.method.after_backward(made.student)
     for weight, gradient in zip(weights, expected, strict=True):
         assert torch.allclose(weight.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_column_rests_at_zero_against_a_weaker_objective(rig, nesterov):
+    """Half the lasso pulls it away, at a learning rate that does not decay: below the threshold nevertheless."""
+    plan = replace(rig(DEAP()).plan, learning_rates=np.full(200, 0.2), epochs=40)
+    made = rig(DEAP(lasso=0.02), plan=plan)
+    weights = [place.weight for place in places(made)]
+    optimizer = torch.optim.SGD(weights, lr=0.2, momentum=0.9, nesterov=nesterov)
+    for _ in range(200):
+        for place in places(made):
+            place.weight.grad = torch.zeros_like(place.weight)
+            place.weight.grad[0] = -0.01 / place.width**0.5  # of a row the first only, of a column one entry
+        made.method.after_backward(made.student)
+        optimizer.step()
+    rest = torch.cat([norms(place) for place in places(made)])
+    assert float(rest.max()) == pytest.approx(0.2 * 0.01, rel=0.05)  # balanced at half of a step's length
+    assert float(rest.max()) < 0.2 * 0.02
 
 
 def test_the_automatic_lasso_follows_from_the_schedule(rig):

@@ -361,7 +361,8 @@ def test_resuming_continues_bit_for_bit_across_structural_steps(tiny, train_tiny
             train_tiny(recipe, tmp_path / "killed", resume=True, method=method)
     resumed, _ = train_tiny(recipe, tmp_path / "killed", resume=True)
     rows = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
-    assert len({row["channels"] for row in rows}) == 4  # fewer after every epoch
+    channels = [row["channels"] for row in rows]
+    assert channels[3] < channels[2] < channels[0]  # one kill comes after rows have gone
     ours, theirs = resumed.student.state_dict(), straight.student.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -416,6 +417,7 @@ def test_the_smallest_network_is_what_remains_when_all_rows_vanish(rig, tmp_path
 def test_points_of_the_training_come_in_order():
     with pytest.raises(UserError, match=r"mask_from \(0.3\), mask_until \(0.2\)"):
         ResRep(mask_from=0.3, mask_until=0.2)
+    ResRep(mask_from=0.3, mask_until=0.2, lasso=1e-4, mask_every=200, mask_rows=4)  # where nothing follows from them
 
 
 def test_one_compactor_where_a_second_could_not_be_narrowed(rig):
