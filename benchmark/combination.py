@@ -35,11 +35,14 @@ class Combination(Method):
         self.needs = Needs(teacher=False)
         for method in self._all():
             self.needs = self.needs | method.needs
-        self.aligned = any(method.aligned for method in self._all())
 
     def _all(self) -> list[Method]:
         """The methods, the one that compresses first."""
         return sorted(self.methods.values(), key=lambda method: method.kind != "compression")  # type: ignore[arg-type]
+
+    @property
+    def aligned(self) -> bool:  # type: ignore[override]
+        return any(method.aligned for method in self._all())
 
     @property
     def student_taps(self) -> Sequence[str]:  # type: ignore[override]

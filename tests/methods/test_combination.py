@@ -27,6 +27,14 @@ def test_its_terms_are_those_of_its_methods_with_their_own_weights(features):
     assert both.loss(student, teacher, None) == expected
 
 
+def test_is_aligned_where_one_of_its_methods_is(rig):
+    assert not METHODS.find("kd+rkd")().aligned
+    pulled = METHODS.find("fitnet+kd")()
+    assert pulled.aligned
+    rig(pulled, student={"dim": 12})
+    assert not pulled.aligned, "a regressor takes the place of one space"
+
+
 def test_each_has_its_own_part_of_the_recipe():
     settings = ["method.rkd.preset=metric_learning", "method.kd.weight=7", "method.rkd.angle_weight=9"]
     recipe = compose("kd+rkd", "glyphs", settings=settings)
