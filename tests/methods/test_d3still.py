@@ -110,37 +110,3 @@ def test_neighbours_that_coincide_are_no_pair(draw, dtype):
     twin[1:3] = teacher[0]
     for name, value in terms(D3still(), student, teacher).items():
         assert torch.allclose(value, terms(D3still(), student, twin)[name], rtol=1e-5)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-@pytest.mark.parametrize("noise", [0.0, 1e-6])
-def test_identical_and_nearly_identical_embeddings_have_finite_gradients(value, noise):
-    student, teacher = (torch.full((6, 4), value) + noise * torch.randn(6, 4) for _ in range(2))
-    loss = total(D3still(), student.requires_grad_(), teacher)
-    loss.backward()
-    assert loss.isfinite()
-    assert student.grad.isfinite().all()
-    if value:
-        assert student.grad.abs().max() < 100
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_short_floats_and_autocast_stay_near(dtype):
-    student, teacher = ((300 * torch.randn(8, 64)).to(dtype).requires_grad_() for _ in range(2))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = total(D3still(), student, teacher.detach())
-    loss.backward()
-    assert student.grad.isfinite().all()
-    assert torch.allclose(loss, total(D3still(), student.detach().float(), teacher.detach().float()), rtol=1e-5)
-
-
-@pytest.mark.parametrize("method", [D3still(), D3still(4, 10.0, 1.0, 1.0), D3still(**D3still.presets["msmt17"])])
-def test_aligns_the_student_with_the_teacher(draw, method):
-    """Free embeddings, and nothing but this loss: what makes the student's queries fit the teacher's gallery."""
-    student, teacher = draw((12, 8), (12, 8))
-    optimizer = torch.optim.Adam([student.requires_grad_()], lr=0.05)
-    for _ in range(200):
-        optimizer.zero_grad()
-        total(method, student, teacher).backward()
-        optimizer.step()
-    assert torch.cosine_similarity(student.detach(), teacher).mean() > 0.9
