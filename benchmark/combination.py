@@ -56,6 +56,10 @@ class Combination(Method):
     def budget(self) -> Budget | None:  # type: ignore[override]
         return next((method.budget for method in self._all() if method.budget is not None), None)
 
+    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+        for method in self._all():
+            method.check(student, teacher, image_size)
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         for method in self._all():
             method.prepare(student, teacher, plan)

@@ -113,6 +113,12 @@ class Method(nn.Module):
     budget: Budget | None = None
     """The cost at which compression is to stop; the record says whether it was met."""
 
+    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+        """Refuse networks that it cannot work on, by a UserError, before anything is trained.
+
+        They have shapes and no values: their tensors are on the `meta` device.
+        """
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         """Build adapters and edit the student, once, before the optimiser is made."""
 

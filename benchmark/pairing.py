@@ -23,8 +23,6 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
             f"{name}'s student starts as large as its teacher, block by block: leave `student` as `{{like: teacher}}`, "
             "or give both the same backbone and args"
         )
-    if not needs.teacher:
-        return
     if needs.views and recipe.train.sampler.views == 1:
         raise UserError(
             f"{name} compares several augmentations of an image, and train.sampler.views is 1: set it to 2 or more"
@@ -33,6 +31,9 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
         teacher, student = (
             Embedder(**network.model_dump(exclude={"weights"}), identities=2) for network in (large, small)
         )
+    method.check(student, teacher, recipe.image_size)
+    if not needs.teacher:
+        return
     if needs.equal_embeddings and student.dim != teacher.dim:
         raise UserError(
             f"{name} compares the student's embedding with the teacher's, which must be of one size: the student's has "

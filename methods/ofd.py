@@ -58,6 +58,10 @@ class OFD(Method):
         self.student_taps = self.teacher_taps = [f"stage{stage}:pre" for stage in stages]
         self.connectors = nn.ModuleList()
 
+    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+        for stage, channels in zip(self.stages, stage_channels(teacher, self.stages), strict=True):
+            _last_norm(teacher, stage, channels)
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         outputs = stage_channels(teacher, self.stages)
         for stage, width, channels in zip(self.stages, stage_channels(student, self.stages), outputs, strict=True):

@@ -67,6 +67,9 @@ class Slimming(Method):
             raise UserError("slimming: give target_macs or target_params, such as --set method.target_macs=0.5")
         self.pruned = False
 
+    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+        inner_widths(student, "slimming")
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         assert self.budget is not None
         self.widths = [place.width for place in inner_widths(student, "slimming")]

@@ -63,8 +63,10 @@ class UGD(Method):
         self.student_taps, self.teacher_taps = [f"stage{stage}"], ["stage4"]
         self.stage = stage
 
+    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+        _expect_last(teacher.eval(), image_size)
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        _expect_last(teacher, plan.image_size)
         height, width = student.image_size or plan.image_size
         self.grids = [(max(1, height // side), max(1, width // side)) for side in (PIXELS, 2 * PIXELS)]
         channels = stage_channels(student, [self.stage])[0]

@@ -52,6 +52,9 @@ class Uniform(Method):
         if self.budget is None:
             raise UserError("uniform: give target_macs or target_params, such as --set method.target_macs=0.5")
 
+    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+        inner_widths(student, "uniform")
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         assert self.budget is not None
         budget, self.image_size = self.budget, plan.image_size

@@ -9,6 +9,7 @@ from benchmark.method import Method
 from benchmark.needs import Needs
 from benchmark.pairing import check_pairing
 from benchmark.recipe import compose
+from benchmark.registry import METHODS
 
 
 class Asking(Method):
@@ -47,6 +48,30 @@ def test_what_gives_no_maps_is_named(network):
     who = network.partition(".")[0]
     with pytest.raises(UserError, match=rf"the {who}'s stage2 \(vit_tiny_patch16_224\) gives \(197, 192\) for each"):
         check_pairing(Asking(("stage2",)), recipe)
+
+
+@pytest.mark.parametrize(
+    ("method", "teacher", "message"),
+    [
+        ("cdd", "vit_tiny_patch16_224", "compactors are put into the residual blocks of timm's ResNet family"),
+        ("deap+kd", "vit_tiny_patch16_224", "residual blocks of timm's ResNet family"),
+        ("uniform", "resnext50_32x4d", "uniform removes channels one by one, which the grouped convolution"),
+        ("slimming", "mobilenetv3_small_050", "slimming narrows the residual blocks of timm's ResNet family"),
+        ("ofd", "convnext_atto", "ofd takes its margins from the batch-norm that ends a stage"),
+        ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow it"),
+    ],
+)
+def test_what_a_method_cannot_work_on_is_known_without_weights(method, teacher, message):
+    settings = [f"teacher.network.backbone={teacher}", "teacher.network.last_stride=2", "image_size=[224, 224]"]
+    recipe = compose(method, "cub200", settings=settings)
+    with pytest.raises(UserError, match=message):
+        check_pairing(METHODS.find(method)(**recipe.method.arguments), recipe)
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_works_on_the_networks_of_the_recipes(method):
+    recipe = compose(method, "market1501")
+    check_pairing(METHODS.find(method)(**recipe.method.arguments), recipe)
 
 
 @pytest.mark.parametrize(

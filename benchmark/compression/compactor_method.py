@@ -66,6 +66,11 @@ class CompactorMethod(Method):
             place.insert()
         self.widths = [place.width for place in places]
 
+    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+        self.places(student)
+        if self.needs.same_backbone:
+            self.expect_alike(student, teacher)
+
     def expect_alike(self, student: Embedder, teacher: Embedder) -> None:
         """Compare the two, block by block.
 

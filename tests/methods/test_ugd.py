@@ -198,10 +198,11 @@ def test_the_grid_follows_the_students_image(rig):
     assert method.grids == [(3, 2), (1, 1)]
 
 
-def test_a_teacher_with_layers_behind_its_last_stage_is_refused(rig):
-    made = rig(UGD(), **WIDE)
-    teacher = Embedder("mobilenetv3_small_050", dim=16, identities=40)
-    UGD().prepare(made.student, teacher, made.plan)  # whose layers come behind the pooling
-    teacher = Embedder("efficientnet_lite0", dim=16, identities=40)
+def test_a_teacher_with_layers_behind_its_last_stage_is_refused():
+    with torch.device("meta"):
+        fitting, other = (
+            Embedder(name, dim=16, identities=40) for name in ("mobilenetv3_small_050", "efficientnet_lite0")
+        )
+    UGD().check(fitting, fitting, (64, 64))  # whose layers come behind the pooling
     with pytest.raises(UserError, match="in efficientnet_lite0 further layers follow"):
-        UGD().prepare(made.student, teacher, made.plan)
+        UGD().check(fitting, other, (64, 64))
