@@ -48,15 +48,18 @@ def dataset_page(rows: Sequence[Row], costs: StepCosts | None = None) -> str:
 def _mark_other_teachers(rows: Sequence[Row], content: list[list[str]], notes: Notes) -> None:
     """A note on students of another training of the teacher's recipe than the one whose record the page shows.
 
-    Two trainings of one recipe agree bit for bit on one kind of machine, and in the first digits on others.
+    Two trainings of one recipe agree bit for bit on one machine with as many threads, and roughly on others.
     """
     shown = {record.id: record.scores.symmetric.mAP for row in rows if row.method == TEACHER for record in row.records}
     for row, cells_ in zip(rows, content, strict=True):
+        others: dict[str, list[str]] = {}
         for record in row.records:
             teacher = record.teacher
             if teacher and abs(shown.get(teacher.record or "", teacher.scores.mAP) - teacher.scores.mAP) > 5e-4:
-                mAP = f"{100 * teacher.scores.mAP:.1f} % mAP"
-                cells_[1] += notes.mark(f"Seed {record.seed}: another training of this teacher's recipe, with {mAP}.")
+                others.setdefault(f"{100 * teacher.scores.mAP:.1f} % mAP", []).append(str(record.seed))
+        for mAP, seeds in others.items():
+            which = f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+            cells_[1] += notes.mark(f"{which}: another training of this teacher's recipe, with {mAP}.")
 
 
 def _measured_steps(costs: StepCosts | None) -> str:
