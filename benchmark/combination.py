@@ -1,6 +1,6 @@
 """Several methods at once: `--method kd+rkd`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
 from benchmark.mappings import merge
-from benchmark.method import Budget, Method, Plan, Progress
+from benchmark.method import Method, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import Kept
@@ -31,30 +31,23 @@ class Combination(Method):
 
     def __init__(self, **arguments: Mapping[str, Any]) -> None:
         super().__init__()
-        self.methods = nn.ModuleDict({name: part(**arguments.get(name, {})) for name, part in self.combined.items()})
+        self.members = {name: part(**arguments.get(name, {})) for name, part in self.combined.items()}
+        self.methods = nn.ModuleDict(self.members)
         self.needs = Needs(teacher=False)
         for method in self._all():
             self.needs = self.needs | method.needs
+        self.budget = next((method.budget for method in self._all() if method.budget is not None), None)
+        self._gather()
 
     def _all(self) -> list[Method]:
         """The methods, the one that compresses first."""
-        return sorted(self.methods.values(), key=lambda method: method.kind != "compression")  # type: ignore[arg-type]
+        return sorted(self.members.values(), key=lambda method: method.kind != "compression")
 
-    @property
-    def aligned(self) -> bool:  # type: ignore[override]
-        return any(method.aligned for method in self._all())
-
-    @property
-    def student_taps(self) -> Sequence[str]:  # type: ignore[override]
-        return list(dict.fromkeys(tap for method in self._all() for tap in method.student_taps))
-
-    @property
-    def teacher_taps(self) -> Sequence[str]:  # type: ignore[override]
-        return list(dict.fromkeys(tap for method in self._all() for tap in method.teacher_taps))
-
-    @property
-    def budget(self) -> Budget | None:  # type: ignore[override]
-        return next((method.budget for method in self._all() if method.budget is not None), None)
+    def _gather(self) -> None:
+        """Take over what `prepare` of a method may change."""
+        self.aligned = any(method.aligned for method in self._all())
+        self.student_taps = list(dict.fromkeys(tap for method in self._all() for tap in method.student_taps))
+        self.teacher_taps = list(dict.fromkeys(tap for method in self._all() for tap in method.teacher_taps))
 
     def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
         for method in self._all():
@@ -63,12 +56,13 @@ class Combination(Method):
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         for method in self._all():
             method.prepare(student, teacher, plan)
+        self._gather()
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         return {
             term if term.startswith(name) else f"{name}_{term}": value
-            for name, method in self.methods.items()
-            for term, value in method.loss(student, teacher, batch).items()  # type: ignore[operator]
+            for name, method in self.members.items()
+            for term, value in method.loss(student, teacher, batch).items()
         }
 
     def after_backward(self, student: Embedder) -> None:
@@ -79,11 +73,11 @@ class Combination(Method):
         return [change for method in self._all() for change in method.after_epoch(student, progress)]
 
     def structure(self) -> dict[str, Any]:
-        return {name: method.structure() for name, method in self.methods.items()}  # type: ignore[operator]
+        return {name: method.structure() for name, method in self.members.items()}
 
     def restore(self, student: Embedder, structure: dict[str, Any]) -> None:
-        for name, method in self.methods.items():
-            method.restore(student, structure[name])  # type: ignore[operator]
+        for name, method in self.members.items():
+            method.restore(student, structure[name])
 
     def report(self, student: Embedder) -> dict[str, float]:
         return {key: value for method in self._all() for key, value in method.report(student).items()}

@@ -55,6 +55,7 @@ class BatchLoader(DataLoader[Batch]):
             **batches,
         )
 
+    # torch promises its own class of iterator, of which nothing but the iteration is used.
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, UserError):

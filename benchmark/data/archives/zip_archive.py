@@ -29,8 +29,7 @@ class ZipArchive(Archive):
     def members(self) -> Iterator[Member]:
         with zipfile.ZipFile(self.path) as file:
             for path, entry in self._files(file):
-                if entry.flag_bits & _ENCRYPTED:
-                    self._password  # noqa: B018 - asked for before anything is drawn on the screen
+                self._key(entry)  # a password is asked for before anything is drawn on the screen
                 yield Member(path, entry.file_size)
 
     def contents(self) -> Iterator[tuple[Member, IO[bytes]]]:
@@ -40,8 +39,7 @@ class ZipArchive(Archive):
                     yield Member(path, entry.file_size), content
 
     def _content(self, file: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
-        self.encrypted = self.encrypted or bool(entry.flag_bits & _ENCRYPTED)
-        password = self._password if entry.flag_bits & _ENCRYPTED else None
+        password = self._key(entry)
         try:
             return file.open(entry, pwd=password)
         except NotImplementedError as error:
@@ -50,6 +48,13 @@ class ZipArchive(Archive):
             if password is None:
                 raise
             raise UserError(f"{self.path}: the password is wrong; nothing was unpacked") from error
+
+    def _key(self, entry: zipfile.ZipInfo) -> bytes | None:
+        """The password, for an entry that needs it; the user is asked once."""
+        if not entry.flag_bits & _ENCRYPTED:
+            return None
+        self.encrypted = True
+        return self._password
 
     def _files(self, file: zipfile.ZipFile) -> Iterator[tuple[PurePosixPath, zipfile.ZipInfo]]:
         for entry in file.infolist():
