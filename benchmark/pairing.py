@@ -1,5 +1,7 @@
 """Whether a method can work on a pair of networks: found out before anything is trained."""
 
+from collections.abc import Sequence
+
 import torch
 
 from benchmark.errors import UserError
@@ -44,9 +46,9 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
         _expect_maps(name, key, network, taps, recipe.image_size)
 
 
-def _expect_maps(name: str, key: str, network: Embedder, taps: object, image_size: tuple[int, int]) -> None:
+def _expect_maps(name: str, key: str, network: Embedder, taps: Sequence[str], image_size: tuple[int, int]) -> None:
     try:
-        network.tap(taps)  # type: ignore[arg-type]
+        network.tap(taps)
     except UserError as error:
         raise UserError(f"{name} reads intermediate features of the {key}: {error}") from error
     found = network.eval().features(torch.empty(2, 3, *image_size, dtype=torch.uint8, device="meta")).taps
