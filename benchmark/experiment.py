@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from benchmark.model.deployed import load_student, save_student, weights_hash
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.weights import load_weights
+from benchmark.recipe import Evaluate, Plugin, Recipe
 from benchmark.recipe import Network as NetworkSettings
-from benchmark.recipe import Plugin, Recipe
+from benchmark.recipe.sections import RULES
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results import record_parts as parts
 from benchmark.results.record import Record
@@ -71,10 +72,10 @@ class Experiment:
         self.recipe = recipe.model_copy(update={"dataset": Plugin(name=recipe.dataset.name, **options)})
         """The recipe given, with the dataset's options as the dataset understood them."""
         self.folders = RunFolders(work_dir, self.dataset)
-        runtime, rule = recipe.runtime, recipe.evaluate.average_precision
+        runtime = recipe.runtime
         cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
         loading = Loading(recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
-        protocol = replace(self.dataset.protocol, average_precision=rule)
+        protocol = recipe.evaluate.judged_by(self.dataset.protocol)
         self.test = TestSet(self.dataset, loading, recipe.evaluate.batch_size, protocol)
 
     def run(self) -> Record:
@@ -199,9 +200,9 @@ class Experiment:
 
     def _judged_alike(self, record: Record) -> bool:
         """Whether a record's scores are of this recipe's benchmark."""
-        rule = record.recipe.get("evaluate", {}).get("average_precision", "rectangular")
+        rules = {key: value for key, value in record.recipe.get("evaluate", {}).items() if key in RULES}
         return record.recipe.get("dataset") == self.recipe.dataset.model_dump() and (
-            rule == self.recipe.evaluate.average_precision
+            Evaluate.model_validate(rules).unusual() == self.recipe.evaluate.unusual()
         )
 
     def _given_teacher(self, path: Path) -> TrainedTeacher:
@@ -344,9 +345,7 @@ class Experiment:
     def _variant(self) -> dict[str, Any]:
         """By what the benchmark differs from the dataset's usual one: keys of the recipe, and their values."""
         variant = {f"dataset.{option}": value for option, value in self.dataset.variant().items()}
-        if self.test.protocol.average_precision != "rectangular":
-            variant["evaluate.average_precision"] = self.test.protocol.average_precision
-        return variant
+        return variant | {f"evaluate.{rule}": value for rule, value in self.recipe.evaluate.unusual().items()}
 
     def _data(self, broken: int = 0) -> parts.Data:
         counts = {split: Split.of(getattr(self.dataset, split)) for split in SPLITS}
@@ -421,6 +420,9 @@ def _scores(scores: Scores) -> parts.Scores:
         mAP=scores.mAP,
         mINP=scores.mINP,
         recall={str(k): value for k, value in scores.recall.items()},
+        mAP_at_R=scores.mAP_at_R,
+        R_precision=scores.R_precision,
+        precision={str(k): value for k, value in scores.precision.items()},
         queries=scores.queries,
         skipped=scores.skipped,
     )

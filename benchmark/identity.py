@@ -5,6 +5,9 @@ from typing import Any
 
 _LATER: tuple[tuple[str, Any], ...] = (
     ("evaluate.average_precision", "rectangular"),
+    ("evaluate.ties", "pessimistic"),
+    ("evaluate.expansion", None),
+    ("evaluate.reranking", None),
     ("train.sampler.views", 1),
     ("teacher.train.sampler.views", 1),
     ("student.image_size", None),

@@ -40,7 +40,7 @@ class RunFolders:
         return recipe.model_copy(
             update={
                 "dataset": Plugin(name=recipe.dataset.name, **recipe.dataset.arguments | judged),
-                "evaluate": recipe.evaluate.model_copy(update={"average_precision": "rectangular"}),
+                "evaluate": recipe.evaluate.usual(),
             }
         )
 

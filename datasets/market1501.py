@@ -48,7 +48,7 @@ market1501/Market-1501-v15.09.15/
             "official page says 2,793."
         ),
     )
-    protocol = Protocol(camera_rule=True, recall_at=(1, 5, 10))
+    protocol = Protocol(camera_rule=True, recall_at=(1, 5, 10), junk=(-1,), distractors=(0,))
     unpacked = ("Market-1501-v15.09.15",)
     parts = tuple(FOLDERS.values())
     recipe: ClassVar[Mapping[str, Any]] = merge(

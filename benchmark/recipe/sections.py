@@ -2,16 +2,23 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmark import plain_yaml
 from benchmark.identity import significant
-from benchmark.retrieval.protocol import AveragePrecision
+from benchmark.retrieval.k_reciprocal import KReciprocal
+from benchmark.retrieval.protocol import AveragePrecision, Protocol, Ties
+from benchmark.retrieval.query_expansion import QueryExpansion
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+
+
+RULES = ("average_precision", "ties", "expansion", "reranking")
+"""What a recipe may change about how a dataset judges."""
 
 
 class Section(BaseModel):
@@ -124,7 +131,24 @@ class Evaluate(Section):
     every: int = Field(0, ge=0)
     """Validate the student every so many epochs during training; 0 never."""
     average_precision: AveragePrecision = "rectangular"
-    """The rule of mAP, see `Protocol`; leaderboards keep the two apart."""
+    """This and the following are rules of `Protocol`; leaderboards keep what is judged by others apart."""
+    ties: Ties = "pessimistic"
+    expansion: QueryExpansion | None = None
+    reranking: KReciprocal | None = None
+
+    def judged_by(self, protocol: Protocol) -> Protocol:
+        """A dataset's protocol with these rules."""
+        return replace(protocol, **{rule: getattr(self, rule) for rule in RULES})
+
+    def unusual(self) -> dict[str, Any]:
+        """The rules that differ from the usual ones, as plain values."""
+        usual = Evaluate()
+        changed = {rule for rule in RULES if getattr(self, rule) != getattr(usual, rule)}
+        return self.model_dump(mode="json", include=changed)
+
+    def usual(self) -> Self:
+        """The same with the usual rules."""
+        return self.model_copy(update={rule: getattr(Evaluate(), rule) for rule in RULES})
 
 
 class Runtime(Section):

@@ -88,7 +88,7 @@ class Record(Part):
         parts = [self.dataset]
         for key, value in sorted(self.variant.items()):
             parts += [value] if isinstance(value, str) else [key.rpartition(".")[2], json.dumps(value)]
-        return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
+        return re.sub(r"[^\w.+-]+", "_", "-".join(parts)).strip("_")
 
     def fingerprint(self) -> str:
         """SHA-256 of what is deterministic: two runs of one recipe with the same seed agree on it."""

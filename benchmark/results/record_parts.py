@@ -66,11 +66,17 @@ class Network(Part):
 
 
 class Scores(Part):
-    """Retrieval scores as fractions; `recall` by K ("1", "5"); `skipped` queries had no valid match."""
+    """Retrieval scores as fractions; `recall` by K ("1", "5"); `skipped` queries had no valid match.
+
+    Records of the first versions lack `mAP_at_R`, `R_precision` and `precision` (by K).
+    """
 
     mAP: Fraction
     mINP: Fraction
     recall: dict[str, Fraction]
+    mAP_at_R: Fraction | None = None
+    R_precision: Fraction | None = None
+    precision: dict[str, Fraction] = {}
     queries: Count
     skipped: Count
 

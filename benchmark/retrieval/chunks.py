@@ -1,9 +1,9 @@
-"""Cutting the queries so that memory does not grow with their number."""
+"""Cutting lists so that memory does not grow with their length."""
 
 from collections.abc import Iterator
 
-CHUNK_BYTES = 40 * 2**20
-"""What one chunk may occupy. Two are alive at a time: scores, and the candidates picked from them."""
+CHUNK_BYTES = 48 * 2**20
+"""What one chunk may occupy: the scores of some queries, or a part of a gallery."""
 
 
 def chunks(rows: int, row_bytes: int) -> Iterator[slice]:

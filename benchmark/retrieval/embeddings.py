@@ -1,14 +1,22 @@
 """What a model says about a list of images, with the labels by which it is judged."""
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from benchmark.retrieval.chunks import chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
     """Embedded images and their labels, in the order of the list they come from. All on one device.
+
+    Tensors, arrays (a `numpy.memmap` stays on the disk) and lists of numbers are taken; labels of any integer type.
 
     Raises ValueError for shapes or types other than those below, and for a vector that holds NaN or infinity: counting
     the negatives that beat a NaN finds none, so a diverged model would score as a perfect one.
@@ -18,32 +26,73 @@ class Embeddings:
     """(N, D) floating point, N >= 1. Need not be normalised."""
     identities: Tensor
     """(N,) int64."""
-    cameras: Tensor
-    """(N,) int64."""
+    cameras: Tensor | None = None
+    """(N,) int64, for protocols with a camera rule."""
     tracks: Tensor | None = None
     """(N,) int64: the number of each image's track, for protocols that rank tracks."""
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or not self.vectors.is_floating_point() or not len(self.vectors):
-            raise ValueError(f"vectors must be (N, D) floating point with N >= 1, not {_describe(self.vectors)}")
+        vectors = _tensor("vectors", self.vectors)
+        if vectors.ndim != 2 or not vectors.is_floating_point() or not len(vectors):
+            raise ValueError(f"vectors must be (N, D) floating point with N >= 1, not {_describe(vectors)}")
+        object.__setattr__(self, "vectors", vectors)
         for name in ("identities", "cameras", "tracks"):
-            labels = getattr(self, name)
-            if labels is None:
+            given = getattr(self, name)
+            if given is None and name != "identities":
                 continue
-            if labels.shape != self.vectors.shape[:1] or labels.dtype != torch.int64:
-                raise ValueError(f"{name} must be ({len(self)},) int64, one per vector, not {_describe(labels)}")
-            if labels.device != self.vectors.device:
-                raise ValueError(f"{name} are on {labels.device}, the vectors on {self.vectors.device}")
+            labels = _tensor(name, given)
+            integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+            if labels.shape != vectors.shape[:1] or not integers:
+                raise ValueError(f"{name} must be ({len(self)},) integers, one per vector, not {_describe(labels)}")
+            if labels.device != vectors.device:
+                raise ValueError(f"{name} are on {labels.device}, the vectors on {vectors.device}")
+            object.__setattr__(self, name, labels.long().contiguous())
+        self._refuse_what_is_not_finite()
+
+    def _refuse_what_is_not_finite(self) -> None:
+        first, broken = len(self), 0
         # The norm needs no mask the size of the vectors, and also finds what is too long to be normalised in float32.
-        broken = (~torch.linalg.vector_norm(self.vectors.float(), dim=1).isfinite()).nonzero().flatten()
-        if len(broken):
+        for rows in chunks(len(self), 4 * max(1, self.vectors.shape[1])):
+            found = ~torch.linalg.vector_norm(self.vectors[rows].float(), dim=1).isfinite()
+            if count := int(found.count_nonzero()):
+                first = min(first, rows.start + int(found.int().argmax()))
+                broken += count
+        if broken:
             raise ValueError(
-                f"row {int(broken[0])} of the vectors has no finite norm: it holds NaN, infinity or values too large "
-                f"for float32 ({len(broken)} of {len(self)} rows do)"
+                f"row {first} of the vectors has no finite norm: it holds NaN, infinity or values too large "
+                f"for float32 ({broken} of {len(self)} rows do)"
             )
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def take(self, rows: Tensor) -> "Embeddings":
+        """The images at these positions, (N,) int64."""
+        labels = (self.identities, self.cameras, self.tracks)
+        return Embeddings(self.vectors[rows], *(label if label is None else label[rows] for label in labels))
+
+    def pooled(self) -> "Embeddings":
+        """One vector for all images of an identity from a camera: the mean of the unit vectors; sorted by both.
+
+        Raises:
+            ValueError: The cameras are not known.
+        """
+        if self.cameras is None:
+            raise ValueError("images of one identity from one camera cannot be pooled: the cameras are not given")
+        pairs = torch.stack([self.identities, self.cameras], dim=1)
+        groups, member = pairs.unique(dim=0, return_inverse=True)
+        unit = functional.normalize(self.vectors.float(), dim=1)
+        total = unit.new_zeros(len(groups), unit.shape[1]).index_add_(0, member, unit)
+        return Embeddings(total / member.bincount()[:, None], *groups.T)
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing is written to it
+            return torch.as_tensor(values if isinstance(values, Tensor) else np.asanyarray(values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be made a tensor: {error}") from error
 
 
 def _describe(tensor: Tensor) -> str:

@@ -1,74 +1,86 @@
 """Retrieval scores of one list of embeddings against another."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
-from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.embeddings import Embeddings
-from benchmark.retrieval.matching import Matching
-from benchmark.retrieval.metrics import average_precision, first_hit, inverse_negative_penalty
+from benchmark.retrieval.neighbours import Neighbours
+from benchmark.retrieval.product import Precision
 from benchmark.retrieval.protocol import Protocol
-from benchmark.retrieval.ranking import Ranking
 from benchmark.retrieval.scores import Scores
-from benchmark.retrieval.similarity import ROUNDING, CosineSimilarity
-from benchmark.retrieval.tracks import Tracks
+from benchmark.retrieval.search import Search
 
-_SCORE_BYTES = 4
-_MATCH_BYTES = 120
-"""What the tables of columns, thresholds, ranks and precisions occupy per query and match."""
+USUAL = Protocol()
+_SAMPLE = 256
+"""Queries on which the error of a product in lower precision is measured."""
 
 
 @torch.no_grad()
-def evaluate(query: Embeddings, gallery: Embeddings | None, protocol: Protocol) -> Scores:
+def evaluate(
+    query: Embeddings,
+    gallery: Embeddings | None = None,
+    protocol: Protocol = USUAL,
+    *,
+    precision: Precision = "float32",
+    keep: int = 0,
+) -> Scores:
     """Rank the gallery for every query by cosine similarity and score the rankings by the protocol.
 
     Where the protocol says that query and gallery are one list, `gallery` is either None or the same list embedded by
-    another model. The result depends neither on the order of the gallery nor on how the queries are cut into chunks.
-    Works on the device of the embeddings, in float32; takes about 100 MB beside them, whatever their number.
+    another model. The result depends neither on the order of the gallery nor on how the lists are cut into chunks.
+    Works on the device of the embeddings; takes less than 200 MB beside them, whatever their number.
 
-    Raises ValueError where the two lists do not fit each other, and where no query has a valid positive.
+    Args:
+        query: The images that are looked for.
+        gallery: The images that are searched.
+        protocol: How the rankings are judged.
+        precision: Of the product of queries and gallery. Less than float32 is faster and moves the scores, by an amount
+            that `Scores.rounding_error` states.
+        keep: The first so many entries of every ranked list are kept, in `Scores.neighbours`.
+
+    Raises:
+        ValueError: The two lists do not fit each other or the protocol, or no query has a valid positive.
     """
-    gallery = _fitting_gallery(query, gallery, protocol)
-    similarity = CosineSimilarity(query.vectors, gallery.vectors)
-    tracks = Tracks(gallery) if protocol.tracks else None
-    matching = Matching(query, gallery if tracks is None else tracks, protocol)
-    row_bytes = _SCORE_BYTES * (len(gallery) + query.vectors.shape[1]) + _MATCH_BYTES * matching.largest
-    parts = []
-    for rows in chunks(len(query), row_bytes):
-        scores = similarity(rows) if tracks is None else tracks.best(similarity(rows))
-        ranking = Ranking.from_scores(scores, matching(rows), tolerance=ROUNDING)
-        precision = average_precision(ranking, protocol.average_precision)
-        parts.append((precision, inverse_negative_penalty(ranking), first_hit(ranking)))
-    precision, penalty, hit = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    valid = hit > 0
-    if not valid.any():
-        raise ValueError(f"{len(query)} queries have no positive {_cause(matching)}")
-    return Scores(
-        mAP=precision[valid].mean().item(),
-        mINP=penalty[valid].mean().item(),
-        recall={k: (hit[valid] <= k).double().mean().item() for k in protocol.recall_at},
-        queries=len(query),
-        skipped=int((~valid).sum()),
-        average_precision=precision,
-        first_hit=hit,
-    )
-
-
-def _fitting_gallery(query: Embeddings, gallery: Embeddings | None, protocol: Protocol) -> Embeddings:
+    require_gallery(gallery, protocol)
     if gallery is None:
-        if not protocol.query_in_gallery:
-            raise ValueError("a gallery is needed: the protocol does not say that the queries are their own gallery")
-        return query
-    if gallery.vectors.shape[1] != query.vectors.shape[1]:
-        sizes = f"{query.vectors.shape[1]} and {gallery.vectors.shape[1]}"
-        raise ValueError(f"query and gallery embeddings differ in size: {sizes}")
-    if protocol.query_in_gallery and not (
-        torch.equal(query.identities, gallery.identities) and torch.equal(query.cameras, gallery.cameras)
-    ):
+        gallery = query
+    elif protocol.query_in_gallery and not _one_list(query, gallery):
         raise ValueError("the protocol says that query and gallery are one list, but their labels differ")
-    return gallery
+    if protocol.multi_query:
+        query = query.pooled()
+    search = Search(query, gallery, protocol, precision)
+    values, neighbours = search.measure(keep)
+    scores = scored(values, neighbours, search)
+    if precision == "float32":
+        return scores
+    sample = torch.arange(0, len(query), -(-len(query) // _SAMPLE), device=query.vectors.device)
+    exact, _ = Search(query.take(sample), gallery, protocol, positions=sample).measure()
+    moved = (scores.average_precision[sample.cpu()] - exact["average_precision"]).abs()
+    return replace(scores, rounding_error=moved.nan_to_num().mean().item())
 
 
-def _cause(matching: Matching) -> str:
-    if not matching.largest:
-        return "in the gallery: no identity is in both lists"
-    return "after the same-camera rule" if matching.protocol.camera_rule else "besides themselves"
+def require_gallery(gallery: Embeddings | None, protocol: Protocol) -> None:
+    """Raise ValueError where there is none, and the queries are not their own."""
+    if gallery is None and not protocol.query_in_gallery:
+        raise ValueError("a gallery is needed: the protocol does not say that the queries are their own gallery")
+
+
+def scored(values: Mapping[str, Tensor], neighbours: Neighbours | None, search: Search) -> Scores:
+    """The scores that a search has measured.
+
+    Raises:
+        ValueError: No query has a valid positive.
+    """
+    queries = len(values["positives"])
+    if not values["positives"].any():
+        raise ValueError(f"{queries} queries have no positive {search.why_nothing()}")
+    return Scores(search.protocol.recall_at, **values, neighbours=neighbours)
+
+
+def _one_list(query: Embeddings, gallery: Embeddings) -> bool:
+    if not torch.equal(query.identities, gallery.identities):
+        return False
+    return query.cameras is None or gallery.cameras is None or torch.equal(query.cameras, gallery.cameras)

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmark.retrieval.k_reciprocal import KReciprocal
+from benchmark.retrieval.query_expansion import QueryExpansion
+
 AveragePrecision = Literal["rectangular", "trapezoid"]
+Ties = Literal["pessimistic", "optimistic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +19,31 @@ class Protocol:
     query_in_gallery: bool = False
     """Query and gallery are one list; each query is removed from its own ranking (metric learning)."""
     recall_at: tuple[int, ...] = (1, 5, 10)
-    """The K of Recall@K, the share of queries with a correct match among the first K (CMC)."""
+    """The K of Recall@K, the share of queries with a correct match among the first K (CMC), and of Precision@K."""
     average_precision: AveragePrecision = "rectangular"
     """The area under a precision-recall curve: of steps (the default of the field), or of straight lines between its
     points (the evaluation code that Oxford buildings, Market-1501 and VeRi-776 were published with)."""
     tracks: bool = False
     """Rank tracks instead of images; a track is as similar to a query as the most similar of its images."""
+    multi_query: bool = False
+    """Images of one identity from one camera are one query: the mean of their unit embeddings (Market-1501's)."""
+    junk: tuple[int, ...] = ()
+    """Identities whose gallery images are ignored, whoever asks, as Market-1501's -1."""
+    distractors: tuple[int, ...] = ()
+    """Identities that are nobody's, as Market-1501's 0: their gallery images are wrong answers to every query."""
+    ties: Ties = "pessimistic"
+    """Whether a wrong answer as similar as a correct one is ranked before it, or behind."""
+    expansion: QueryExpansion | None = None
+    """Replace every query by the mean of itself and its nearest gallery images."""
+    reranking: KReciprocal | None = None
+    """Rank anew by the neighbours that query and gallery images share."""
 
     def __post_init__(self) -> None:
         if self.tracks and self.query_in_gallery:
             raise ValueError("tracks and query_in_gallery exclude each other: a query is no track")
+        if self.multi_query and self.query_in_gallery:
+            raise ValueError("multi_query and query_in_gallery exclude each other: a mean is not in the gallery")
+        if self.reranking is not None and self.query_in_gallery:
+            raise ValueError("reranking and query_in_gallery exclude each other: an image would be its own neighbour")
+        if not self.recall_at or min(self.recall_at) < 1:
+            raise ValueError(f"recall_at must name ranks from 1, not {self.recall_at}")

@@ -6,11 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from benchmark.retrieval import chunks
+from benchmark.retrieval.counting import count_reaching
 from benchmark.retrieval.matches import Matches
-
-_CANDIDATE_BYTES = 32
-"""What the tensors of `_negatives_before` occupy per candidate."""
+from benchmark.retrieval.protocol import Ties
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,49 +24,43 @@ class Ranking:
     """(Q,) int64: how many positives each query has."""
 
     @classmethod
-    def from_scores(cls, scores: Tensor, matches: Matches, tolerance: float = 0.0) -> Self:
-        """Rank by (Q, G) float32 `scores`, higher for more alike, without NaN.
+    def from_scores(cls, scores: Tensor, matches: Matches, tolerance: float = 0.0, ties: Ties = "pessimistic") -> Self:
+        """Rank by (Q, G) float32 `scores`, higher for more alike, finite. They are overwritten.
 
         Ties count against the query: a negative that scores no more than `tolerance` below a positive comes before it.
         Sorting by score alone leaves ties to the order of the gallery, by which a model that gives every image the same
-        embedding can look good.
+        embedding can look good. With "optimistic" ties, it has to score more than `tolerance` above the positive.
         """
-        matched = scores.gather(1, matches.columns) - tolerance
-        lowest = matched.masked_fill(~matches.positive, torch.inf).amin(dim=1, keepdim=True)
-        thresholds = matched.masked_fill(~matches.positive, -torch.inf).sort(dim=1, descending=True).values
-        # Only a negative that reaches the lowest positive can stand before any: a small share, in a trained model.
-        candidates = (scores >= lowest).scatter_(1, matches.columns, False)
-        negatives = _negatives_before(scores, candidates, thresholds)
+        thresholds = positive_thresholds(scores.gather(1, matches.columns), matches, tolerance, ties)
+        scores.scatter_(1, matches.columns, -torch.inf)
+        return cls.from_counts(count_reaching(scores, thresholds), matches)
+
+    @classmethod
+    def from_counts(cls, negatives: Tensor, matches: Matches) -> Self:
+        """Rank by how many negatives stand before each positive, (Q, M) int64 in ascending order."""
         positives = matches.positive.sum(dim=1)
-        order = torch.arange(1, thresholds.shape[1] + 1, device=scores.device)
+        order = torch.arange(1, negatives.shape[1] + 1, device=negatives.device)
         return cls((negatives + order) * (order <= positives[:, None]), positives)
 
 
-def _negatives_before(scores: Tensor, candidates: Tensor, thresholds: Tensor) -> Tensor:
-    """Count, for each of the (Q, M) descending `thresholds`, the candidates that score at least as much.
+def positive_thresholds(matched: Tensor, matches: Matches, tolerance: float, ties: Ties) -> Tensor:
+    """What a negative has to score to stand before each positive: (Q, M) float32, descending, then infinity.
 
-    The candidates, marked in a (Q, G) mask, are picked out of all rows at once and each is looked up among the
-    thresholds of its row. Where they are too many to be handled together, the queries are halved.
+    Args:
+        matched: (Q, M) float32 scores of the matches.
+        matches: Says which of them are positives.
+        tolerance: Scores no further apart than this are tied.
+        ties: Who stands before whom at a tie.
     """
-    queries, width = thresholds.shape
-    if queries > 1 and int(candidates.count_nonzero()) * _CANDIDATE_BYTES > chunks.CHUNK_BYTES:
-        halves = zip(*(tensor.tensor_split(2) for tensor in (scores, candidates, thresholds)), strict=True)
-        return torch.cat([_negatives_before(*half) for half in halves])
-    picked = candidates.flatten().nonzero().squeeze(1)
-    found = _descending_keys(scores.take(picked))
-    # With its row in the upper half of an integer, every number can be looked up in one sorted list.
-    keys = picked.div_(scores.shape[1], rounding_mode="floor").bitwise_left_shift_(32).add_(found)
-    rows = torch.arange(queries, device=scores.device)[:, None]
-    boundaries = rows.bitwise_left_shift(32) + _descending_keys(thresholds)
-    slots = torch.searchsorted(boundaries.flatten(), keys)
-    return torch.bincount(slots, minlength=queries * width).view(queries, width).cumsum(dim=1)
-
-
-def _descending_keys(values: Tensor) -> Tensor:
-    """Map float32 to int32 such that a larger number gets a smaller key and equal numbers, as 0 and -0, the same.
-
-    The bits of a float are a sign and a magnitude that grows with its absolute value.
-    """
-    bits = values.view(torch.int32)
-    magnitude = bits & 0x7FFFFFFF
-    return torch.where(bits < 0, magnitude, -magnitude)
+    ascending = (-matched).masked_fill_(~matches.positive, torch.inf)
+    if ascending.device.type == "cpu":
+        ascending.numpy().sort(axis=1)
+    else:
+        ascending = ascending.sort(dim=1).values
+    padding = ascending == torch.inf
+    thresholds = ascending.neg_()
+    if ties == "pessimistic":
+        thresholds -= tolerance
+    else:
+        thresholds = torch.nextafter(thresholds + tolerance, thresholds.new_tensor(torch.inf))
+    return thresholds.masked_fill_(padding, torch.inf)

@@ -2,24 +2,122 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from benchmark.retrieval.neighbours import Neighbours
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """Retrieval scores as fractions from 0 to 1: means over the queries that have a valid positive."""
+    """Retrieval scores, per query and as fractions from 0 to 1: means over the queries that have a valid positive.
 
-    mAP: float
-    """Mean average precision."""
-    mINP: float
-    """Mean inverse negative penalty."""
-    recall: dict[int, float]
-    """Recall@K by K: the share of queries with a correct answer among the first K."""
-    queries: int
-    """How many queries there were, those skipped included."""
-    skipped: int
-    """How many of them had no positive left under the protocol and count in no mean."""
-    average_precision: Tensor
-    """(queries,) float64 on the CPU, NaN where skipped."""
+    Everything is on the CPU, in the order of the queries; a value per query is NaN where it was skipped.
+
+    Raises ValueError where the parts do not fit each other, and where no query has a positive.
+    """
+
+    recall_at: tuple[int, ...]
+    """The K of `recall` and `precision`."""
+    positives: Tensor
+    """(Q,) int64: how many correct answers the gallery holds under the protocol; 0 where the query was skipped."""
     first_hit: Tensor
-    """(queries,) int64 on the CPU: rank of the first correct answer, 0 where skipped."""
+    """(Q,) int64: rank of the first correct answer, 0 where skipped."""
+    average_precision: Tensor
+    """(Q,) float64."""
+    inverse_negative_penalty: Tensor
+    """(Q,) float64."""
+    r_precision: Tensor
+    """(Q,) float64."""
+    average_precision_at_r: Tensor
+    """(Q,) float64."""
+    precision_at: Tensor
+    """(Q, K) float64, a column for each of `recall_at`."""
+    neighbours: Neighbours | None = None
+    """The top of every ranked list, where that was asked for."""
+    rounding_error: float = 0.0
+    """How far a product in lower precision than float32 moves the average precision of a query: the mean absolute
+    difference over a sample of at most 256 queries."""
+
+    def __post_init__(self) -> None:
+        queries = len(self.positives)
+        for name in self._per_query():
+            values = getattr(self, name)
+            shape = (queries, len(self.recall_at)) if name == "precision_at" else (queries,)
+            if values.shape != shape or values.device.type != "cpu":
+                raise ValueError(f"{name} must be {shape} on the CPU, not {tuple(values.shape)} on {values.device}")
+        valid = self.positives > 0
+        if not valid.any():
+            raise ValueError(f"none of {queries} queries has a positive")
+        if not torch.equal(self.first_hit > 0, valid):
+            raise ValueError("first_hit must be 0 for the queries without positives, and for them alone")
+        for name in self._per_query()[2:]:
+            values = getattr(self, name)[valid]
+            if not ((values >= 0) & (values <= 1)).all():
+                raise ValueError(f"{name} must lie between 0 and 1")
+        if self.neighbours is not None and len(self.neighbours) != queries:
+            raise ValueError(f"there are neighbours of {len(self.neighbours)} queries, and {queries} queries")
+
+    @staticmethod
+    def _per_query() -> tuple[str, ...]:
+        return (
+            "positives",
+            "first_hit",
+            "average_precision",
+            "inverse_negative_penalty",
+            "r_precision",
+            "average_precision_at_r",
+            "precision_at",
+        )
+
+    @property
+    def valid(self) -> Tensor:
+        """(Q,) bool: which queries have a correct answer, and count."""
+        return self.positives > 0
+
+    @property
+    def queries(self) -> int:
+        """How many queries there were, those skipped included."""
+        return len(self.positives)
+
+    @property
+    def skipped(self) -> int:
+        """How many of them had no positive left under the protocol and count in no mean."""
+        return int((~self.valid).sum())
+
+    @property
+    def mAP(self) -> float:
+        """Mean average precision."""
+        return self._mean(self.average_precision)
+
+    @property
+    def mINP(self) -> float:
+        """Mean inverse negative penalty."""
+        return self._mean(self.inverse_negative_penalty)
+
+    @property
+    def mAP_at_R(self) -> float:
+        """MAP@R (Musgrave et al., A Metric Learning Reality Check, ECCV 2020)."""
+        return self._mean(self.average_precision_at_r)
+
+    @property
+    def R_precision(self) -> float:
+        """The share of correct answers among the first R, where R is how many there are."""
+        return self._mean(self.r_precision)
+
+    @property
+    def recall(self) -> dict[int, float]:
+        """Recall@K by K: the share of queries with a correct answer among the first K."""
+        return {k: self.cmc(k) for k in self.recall_at}
+
+    @property
+    def precision(self) -> dict[int, float]:
+        """Precision@K by K: the share of correct answers among the first K."""
+        return {k: self._mean(self.precision_at[:, i]) for i, k in enumerate(self.recall_at)}
+
+    def cmc(self, k: int) -> float:
+        """The share of queries with a correct answer among the first `k`: Recall@K for any K."""
+        return self._mean((self.first_hit <= k).double())
+
+    def _mean(self, values: Tensor) -> float:
+        return values[self.valid].mean().item()

@@ -5,6 +5,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.precision import full_precision
+from benchmark.retrieval.chunks import CHUNK_BYTES, chunks
+from benchmark.retrieval.product import Precision, product
 
 ROUNDING = 1e-6
 """Cosines no further apart than this are the same number.
@@ -16,19 +18,37 @@ model. It moves the mAP of a trained one by about 3e-6, downwards.
 
 
 class CosineSimilarity:
-    """Cosine similarity of queries and gallery, some rows at a time, in full float32 whatever precision is allowed.
+    """Cosine similarity of queries and gallery, a block at a time, in full float32 unless another precision is given.
 
-    The gallery's norms are divided out of the product: a normalised copy would cost as much memory as the gallery.
+    The norms of a large gallery are divided out of the product: a normalised copy would cost as much memory again.
+
+    Args:
+        query: (Q, D) of any floating type.
+        gallery: (G, D) of any floating type; may lie in a mapped file. Not copied.
+        precision: Of the product.
     """
 
-    def __init__(self, query: Tensor, gallery: Tensor) -> None:
-        """Take (Q, D) query vectors and (G, D) gallery vectors; float32 ones are not copied."""
+    def __init__(self, query: Tensor, gallery: Tensor, precision: Precision = "float32") -> None:
         self.query = query
-        self.gallery = gallery.float()
-        self._scale = torch.linalg.vector_norm(self.gallery, dim=1).clamp_min(1e-12).reciprocal()
+        self.gallery = gallery
+        self.precision = precision
+        parts = chunks(len(gallery), 4 * max(1, gallery.shape[1]))
+        norms = torch.cat([torch.linalg.vector_norm(gallery[rows].float(), dim=1) for rows in parts])
+        self._scale = norms.clamp_min_(1e-12).reciprocal_()
+        self._unit: Tensor | None = None
+        if 4 * gallery.numel() <= CHUNK_BYTES:
+            self._unit = gallery.float() * self._scale[:, None]
 
-    def __call__(self, rows: slice) -> Tensor:
-        """The (rows, G) float32 similarities of these rows of the query list, higher for more alike."""
+    def __call__(self, rows: slice, columns: slice = slice(None)) -> Tensor:
+        """(rows, columns) float32 similarities of parts of the two lists, higher for more alike."""
+        query = functional.normalize(self.query[rows].float(), dim=1)
+        if self._unit is not None:
+            return product(query, self._unit[columns], self.precision)
+        return product(query, self.gallery[columns].float(), self.precision).mul_(self._scale[columns])
+
+    def pairs(self, rows: slice, columns: Tensor) -> Tensor:
+        """(R, M) float32 similarities of each of R queries with M gallery entries of its own, (R, M) int64."""
         query = functional.normalize(self.query[rows].float(), dim=1)
         with full_precision(query.device):
-            return torch.mm(query, self.gallery.T).mul_(self._scale)
+            found = torch.bmm(self.gallery[columns].float(), query[:, :, None]).squeeze(2)
+        return found * self._scale[columns]

@@ -20,16 +20,20 @@ class Tracks:
         if gallery.tracks is None:
             raise ValueError("the protocol ranks tracks, but the gallery does not say which image is in which track")
         numbers, self._slot = gallery.tracks.unique(return_inverse=True)
-        member = torch.empty_like(numbers)
-        member[self._slot] = torch.arange(len(gallery), device=numbers.device)  # some image of each track
+        last = torch.zeros_like(numbers)
+        member = last.scatter_reduce_(0, self._slot, torch.arange(len(gallery), device=numbers.device), "amax")
+        self.member = member
+        """(T,) int64: an image of each track, by its position in the gallery."""
         self.identities = gallery.identities[member]
         """(T,) int64."""
-        self.cameras = gallery.cameras[member]
-        """(T,) int64."""
+        self.cameras = None if gallery.cameras is None else gallery.cameras[member]
+        """(T,) int64, where they are known."""
         for name, of_tracks, of_images in (
             ("identity", self.identities, gallery.identities),
             ("camera", self.cameras, gallery.cameras),
         ):
+            if of_tracks is None or of_images is None:
+                continue
             mixed = (of_tracks[self._slot] != of_images).nonzero().flatten()
             if len(mixed):
                 raise ValueError(f"track {int(gallery.tracks[mixed[0]])} has more than one {name}")

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
+from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, Scores, evaluate
+from benchmark.retrieval.streamed import Streamed
 
 LEAVE_ONE_OUT = Protocol(camera_rule=False, query_in_gallery=True)
 
@@ -26,10 +28,11 @@ def take(embeddings: Embeddings, rows: torch.Tensor) -> Embeddings:
 def assert_equal(one: Scores, other: Scores) -> None:
     torch.testing.assert_close(one.average_precision, other.average_precision, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(one.first_hit, other.first_hit, rtol=0, atol=0)
-    assert (one.mAP, one.mINP, one.recall) == (other.mAP, other.mINP, other.recall)
+    torch.testing.assert_close(one.precision_at, other.precision_at, rtol=0, atol=0, equal_nan=True)
+    assert (one.mAP, one.mINP, one.mAP_at_R, one.recall) == (other.mAP, other.mINP, other.mAP_at_R, other.recall)
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 10_000, 1_000_000])
+@pytest.mark.parametrize("chunk_bytes", [3_000, 30_000, 1_000_000])
 @pytest.mark.parametrize("protocol", [Protocol(), LEAVE_ONE_OUT])
 def test_the_chunk_size_changes_nothing(monkeypatch, protocol: Protocol, chunk_bytes: int):
     query = clustered(150)
@@ -88,6 +91,112 @@ def test_leave_one_out_takes_a_gallery_embedded_by_another_model():
     assert evaluate(student, teacher, LEAVE_ONE_OUT).mAP < evaluate(student, None, LEAVE_ONE_OUT).mAP
     with pytest.raises(ValueError, match="one list, but their labels differ"):
         evaluate(student, clustered(200, seed=1), LEAVE_ONE_OUT)
+
+
+def test_arrays_and_lists_are_taken_as_they_are():
+    query, gallery = clustered(50), clustered(200, seed=1)
+    expected = evaluate(query, gallery, Protocol())
+    as_arrays = [
+        Embeddings(e.vectors.numpy(), e.identities.numpy().astype(np.int32), e.cameras.tolist())
+        for e in (query, gallery)
+    ]
+    assert_equal(evaluate(*as_arrays), expected)
+
+
+def test_cameras_are_needed_by_the_camera_rule_alone():
+    query, gallery = (Embeddings(e.vectors, e.identities) for e in (clustered(50), clustered(200, seed=1)))
+    assert evaluate(query, gallery, Protocol(camera_rule=False)).queries == 50
+    with pytest.raises(ValueError, match="the queries have no cameras: give them, or Protocol\\(camera_rule=False\\)"):
+        evaluate(query, gallery, Protocol())
+    with pytest.raises(ValueError, match="cameras are not given"):
+        evaluate(query, gallery, Protocol(camera_rule=False, multi_query=True))
+
+
+@pytest.mark.parametrize("protocol", [Protocol(), LEAVE_ONE_OUT, Protocol(ties="optimistic", junk=(3,))])
+def test_a_gallery_in_a_mapped_file_is_read_in_parts(tmp_path, monkeypatch, protocol: Protocol):
+    query = clustered(300)
+    gallery = query if protocol.query_in_gallery else clustered(900, seed=1)
+    expected = evaluate(query, gallery, protocol, keep=7)
+    np.save(tmp_path / "gallery.npy", gallery.vectors.numpy())
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 60_000)
+    assert Streamed.suits(gallery.vectors)
+    found = evaluate(query, Embeddings(mapped, gallery.identities, gallery.cameras), protocol, keep=7)
+    assert_equal(found, expected)
+    torch.testing.assert_close(found.neighbours.similarity, expected.neighbours.similarity, rtol=0, atol=1e-6)
+    assert (found.neighbours.columns == expected.neighbours.columns).float().mean() > 0.99  # but for ties
+
+
+def test_a_product_in_lower_precision_states_its_error():
+    query, gallery = clustered(400, size=64), clustered(700, size=64, seed=1)
+    exact = evaluate(query, gallery)
+    rough = evaluate(query, gallery, precision="bf16")
+    assert exact.rounding_error == 0
+    sample = slice(0, None, 2)
+    moved = (exact.average_precision[sample] - rough.average_precision[sample]).abs().nan_to_num().mean()
+    assert rough.rounding_error == pytest.approx(moved.item(), rel=1e-6)
+    assert abs(rough.mAP - exact.mAP) <= 3 * rough.rounding_error
+
+
+def test_the_error_of_lower_precision_is_measured_on_a_part_of_one_list():
+    protocol = Protocol(camera_rule=False, query_in_gallery=True, expansion=QueryExpansion(k=3))
+    assert 0 < evaluate(clustered(600, size=64), None, protocol, precision="bf16").rounding_error < 0.05
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "float8"])
+def test_a_precision_that_the_device_lacks_is_refused(precision: str):
+    with pytest.raises(ValueError, match=f"products on cpu are in float32, bf16; not in '{precision}'"):
+        evaluate(clustered(5), clustered(50), precision=precision)
+
+
+def test_several_images_of_one_query():
+    """Images of an identity from a camera are one query, whose vector is the mean of their directions."""
+    query, gallery = clustered(150), clustered(700, seed=1)
+    groups = sorted({(int(i), int(c)) for i, c in zip(query.identities, query.cameras, strict=True)})
+    unit = torch.nn.functional.normalize(query.vectors)
+    means = [unit[(query.identities == i) & (query.cameras == c)].mean(dim=0) for i, c in groups]
+    identities, cameras = torch.tensor(groups).T
+    expected = evaluate(Embeddings(torch.stack(means), identities, cameras), gallery, Protocol())
+    found = evaluate(query, gallery, Protocol(multi_query=True))
+    assert found.queries == len(groups)
+    assert found.mAP == pytest.approx(expected.mAP, abs=1e-9)
+    assert found.mAP > evaluate(query, gallery, Protocol()).mAP
+
+
+def test_expansion_and_re_ranking_come_before_the_metrics():
+    query, gallery = clustered(150), clustered(700, seed=1)
+    plain = evaluate(query, gallery, Protocol())
+    wider = evaluate(query, gallery, Protocol(expansion=QueryExpansion(k=3)))
+    expanded = Embeddings(QueryExpansion(k=3).expand(query.vectors, gallery.vectors), query.identities, query.cameras)
+    assert_equal(wider, evaluate(expanded, gallery, Protocol()))
+    again = evaluate(query, gallery, Protocol(reranking=KReciprocal(k1=8, k2=3)), keep=5)
+    assert again.mAP > plain.mAP and wider.mAP > plain.mAP
+    distances = -KReciprocal(k1=8, k2=3).similarity(query.vectors, gallery.vectors)(slice(0, 150))
+    torch.testing.assert_close(again.neighbours.similarity, -distances.sort(dim=1).values[:, :5])
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"tracks": True}, {"multi_query": True}],
+)
+def test_rules_that_exclude_each_other(rules: dict[str, bool]):
+    with pytest.raises(ValueError, match="exclude each other"):
+        Protocol(query_in_gallery=True, **rules)
+
+
+@pytest.mark.parametrize("ks", [(), (0, 1)])
+def test_recall_at_ranks_that_there_are_not(ks: tuple[int, ...]):
+    with pytest.raises(ValueError, match="recall_at must name ranks from 1"):
+        Protocol(recall_at=ks)
+
+
+def test_products_of_both_libraries_agree(monkeypatch):
+    query, gallery = clustered(150), clustered(700, seed=1)
+    scores = []
+    for slow in (False, True):
+        monkeypatch.setattr("benchmark.retrieval.product._slow_mkl", lambda slow=slow: slow)
+        scores.append(evaluate(query, gallery).mAP)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
 def test_lists_that_do_not_fit_are_refused():

@@ -10,9 +10,12 @@ from benchmark.retrieval import (
     Protocol,
     Ranking,
     average_precision,
+    average_precision_at_r,
     evaluate,
     first_hit,
     inverse_negative_penalty,
+    precision_at,
+    r_precision,
 )
 
 
@@ -25,11 +28,24 @@ def labelled(identities: np.ndarray, cameras: np.ndarray) -> Embeddings:
     return Embeddings(torch.zeros(len(identities), 1), torch.from_numpy(identities), torch.from_numpy(cameras))
 
 
-def rank(arrays, case: str, camera_rule: bool = True, columns: slice | np.ndarray = slice(None)) -> Ranking:
+def rank(
+    arrays, case: str, camera_rule: bool = True, columns: slice | np.ndarray = slice(None), ties: str = "pessimistic"
+) -> Ranking:
     query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
     gallery = labelled(arrays[f"{case}/g_ids"][columns], arrays[f"{case}/g_cams"][columns])
     matches = Matching(query, gallery, Protocol(camera_rule=camera_rule))(slice(0, len(query)))
-    return Ranking.from_scores(-torch.from_numpy(arrays[f"{case}/distmat"][:, columns]), matches)
+    return Ranking.from_scores(-torch.from_numpy(arrays[f"{case}/distmat"][:, columns]), matches, ties=ties)
+
+
+def assert_equals_pytorch_metric_learning(arrays, case: str, ranking: Ranking) -> None:
+    valid = ranking.positives > 0
+    for name, values in (
+        ("mean_average_precision", average_precision(ranking)),
+        ("mean_average_precision_at_r", average_precision_at_r(ranking)),
+        ("r_precision", r_precision(ranking)),
+        ("precision_at_1", precision_at(ranking, [1])[:, 0]),
+    ):
+        np.testing.assert_allclose(values[valid].mean(), arrays[f"{case}/pml_{name}"], atol=1e-9, err_msg=name)
 
 
 def recall(ranking: Ranking, at: list[int]) -> np.ndarray:
@@ -45,10 +61,12 @@ def recall(ranking: Ranking, at: list[int]) -> np.ndarray:
         ("junk_and_distractors", "junk_removed_", "kept_columns"),
         ("queries_without_positives", "", None),
         ("ties", "pessimistic_", None),
+        ("ties", "optimistic_", None),
     ],
 )
 def test_re_identification_evaluators(arrays, case: str, prefix: str, columns: str | None):
-    ranking = rank(arrays, case, columns=arrays[f"{case}/{columns}"] if columns else slice(None))
+    ties = "optimistic" if prefix == "optimistic_" else "pessimistic"
+    ranking = rank(arrays, case, columns=arrays[f"{case}/{columns}"] if columns else slice(None), ties=ties)
     valid = ranking.positives > 0
     expected = {name: arrays[f"{case}/{prefix}fastreid_{name}"] for name in ("AP", "INP", "mAP", "mINP", "cmc")} | {
         "valid": arrays[f"{case}/{prefix}valid_queries"]
@@ -70,8 +88,7 @@ def test_without_the_camera_rule(arrays, case: str):
     ranking = rank(arrays, case, camera_rule=False)
     expected = arrays[f"{case}/nocamera_recall_1_2_4_8"]
     np.testing.assert_allclose(recall(ranking, [1, 2, 4, 8]), expected, atol=1e-6)
-    precision = average_precision(ranking)[ranking.positives > 0].mean()
-    np.testing.assert_allclose(precision, arrays[f"{case}/pml_mean_average_precision"], atol=1e-9)
+    assert_equals_pytorch_metric_learning(arrays, case, ranking)
 
 
 def test_leave_one_out(arrays):
@@ -82,7 +99,8 @@ def test_leave_one_out(arrays):
     ranking = Ranking.from_scores(-torch.cdist(points, points).float(), matches)
     valid = ranking.positives > 0
     np.testing.assert_array_equal(valid, arrays["leave_one_out/valid_queries"])
-    for name in ("pml_mean_average_precision", "fastreid_mAP", "torchreid_mAP"):
+    assert_equals_pytorch_metric_learning(arrays, "leave_one_out", ranking)
+    for name in ("fastreid_mAP", "torchreid_mAP"):
         np.testing.assert_allclose(average_precision(ranking)[valid].mean(), arrays[f"leave_one_out/{name}"], atol=1e-9)
     penalty = inverse_negative_penalty(ranking)[valid].mean()
     np.testing.assert_allclose(penalty, arrays["leave_one_out/fastreid_mINP"], atol=1e-9)
@@ -102,3 +120,31 @@ def test_unit_features_from_end_to_end(arrays):
     )
     scores = evaluate(query, gallery, Protocol())
     assert scores.mAP == pytest.approx(float(arrays["rerank/before_mAP"]), abs=1e-9)
+
+
+def test_junk_is_ignored_and_distractors_are_wrong(arrays):
+    """Market-1501's -1 and 0, by the protocol and not by what is handed in."""
+    case = "junk_and_distractors"
+    query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
+    gallery = labelled(arrays[f"{case}/g_ids"], arrays[f"{case}/g_cams"])
+    matching = Matching(query, gallery, Protocol(junk=(-1,), distractors=(0,)))
+    scores = -torch.from_numpy(arrays[f"{case}/distmat"]).index_fill_(1, matching.junk, torch.inf)
+    ranking = Ranking.from_scores(scores, matching(slice(0, len(query))))
+    precision = average_precision(ranking)[ranking.positives > 0]
+    np.testing.assert_allclose(precision, arrays[f"{case}/junk_removed_fastreid_AP"], atol=1e-9)
+
+
+def test_coincident_points_and_single_images(arrays):
+    case = "leave_one_out_duplicates"
+    identities = torch.from_numpy(arrays[f"{case}/ids"])
+    points = torch.from_numpy(arrays[f"{case}/features"]).double()
+    samples = Embeddings(torch.zeros(len(identities), 1), identities)
+    matches = Matching(samples, samples, Protocol(camera_rule=False, query_in_gallery=True))(slice(0, len(samples)))
+    scores = -torch.cdist(points, points).float()
+    optimistic, pessimistic = (
+        Ranking.from_scores(scores.clone(), matches, ties=t) for t in ("optimistic", "pessimistic")
+    )
+    expected = arrays[f"{case}/recall_1_2_4_8_positives_exist"]  # a tie goes to the lower index there: in between
+    assert (recall(optimistic, [1, 2, 4, 8]) >= expected - 1e-6).all()
+    assert (recall(pessimistic, [1, 2, 4, 8]) <= expected + 1e-6).all()
+    assert recall(optimistic, [1]) - recall(pessimistic, [1]) < 2.5 / len(samples)  # two coincident points

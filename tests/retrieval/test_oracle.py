@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.retrieval import (
@@ -14,18 +14,38 @@ from benchmark.retrieval import (
     Protocol,
     Ranking,
     average_precision,
+    average_precision_at_r,
     evaluate,
     first_hit,
     inverse_negative_penalty,
+    precision_at,
+    r_precision,
 )
 
-RULES = st.sampled_from(["rectangular", "trapezoid"])
-PROTOCOLS = st.builds(Protocol, st.booleans(), st.booleans(), st.just((1, 2, 5)), RULES)
+PROTOCOLS = st.builds(
+    Protocol,
+    camera_rule=st.booleans(),
+    query_in_gallery=st.booleans(),
+    recall_at=st.just((1, 2, 5)),
+    average_precision=st.sampled_from(["rectangular", "trapezoid"]),
+    junk=st.sampled_from([(), (0,), (0, 3)]),
+    distractors=st.sampled_from([(), (1,)]),
+    ties=st.sampled_from(["pessimistic", "optimistic"]),
+)
 SAMPLES = st.lists(  # (vector, identity, camera): short integer vectors point in few directions
     st.tuples(st.tuples(*[st.integers(-2, 2)] * 3), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12
 )
-SCORE = st.sampled_from([-math.inf, -2.5, -1.0, -1e-40, -0.0, 0.0, 1e-40, 0.3, 1.0, math.inf])
+SCORE = st.sampled_from([-2.5, -1.0, -1e-40, -0.0, 0.0, 1e-40, 0.3, 1.0])
 CHUNK_BYTES = st.sampled_from([1, 600, 2000, 10**9])
+MEASURED = (
+    "positives",
+    "first_hit",
+    "average_precision",
+    "inverse_negative_penalty",
+    "r_precision",
+    "average_precision_at_r",
+    "precision_at",
+)
 
 
 def embeddings(samples: list) -> Embeddings:
@@ -34,8 +54,10 @@ def embeddings(samples: list) -> Embeddings:
 
 
 def naive(scores: list[float], query: tuple, gallery: list, position: int, protocol: Protocol):
-    """Average precision, inverse negative penalty and first hit of one query; None without positives."""
+    """What is measured of one query, by name; None without positives."""
     _, identity, camera = query
+    if identity in protocol.junk + protocol.distractors:
+        return None
     answers = []
     for other, (_, other_identity, other_camera) in enumerate(gallery):
         same = other_identity == identity
@@ -43,8 +65,11 @@ def naive(scores: list[float], query: tuple, gallery: list, position: int, proto
             continue
         if protocol.query_in_gallery and other == position:
             continue
+        if other_identity in protocol.junk:
+            continue
         answers.append((scores[other], same))
-    answers.sort(key=lambda answer: (-answer[0], answer[1]))  # of equal scores, the wrong answers first
+    wrong_first = protocol.ties == "pessimistic"
+    answers.sort(key=lambda answer: (-answer[0], answer[1] == wrong_first))
     hits = [rank for rank, (_, same) in enumerate(answers, start=1) if same]
     if not hits:
         return None
@@ -52,7 +77,25 @@ def naive(scores: list[float], query: tuple, gallery: list, position: int, proto
     if protocol.average_precision == "trapezoid":  # with the precision one rank before
         before = [1.0 if rank == 1 else found / (rank - 1) for found, rank in enumerate(hits)]
         curve = [(a + b) / 2 for a, b in zip(before, curve, strict=True)]
-    return sum(curve) / len(hits), len(hits) / hits[-1], hits[0]
+    return {
+        "positives": len(hits),
+        "first_hit": hits[0],
+        "average_precision": sum(curve) / len(hits),
+        "inverse_negative_penalty": len(hits) / hits[-1],
+        "r_precision": sum(rank <= len(hits) for rank in hits) / len(hits),
+        "average_precision_at_r": sum(n / rank for n, rank in enumerate(hits, 1) if rank <= len(hits)) / len(hits),
+        "precision_at": [sum(rank <= k for rank in hits) / k for k in protocol.recall_at],
+    }
+
+
+def assert_measured(values: dict[str, torch.Tensor], expected: list) -> None:
+    for i, measured in enumerate(expected):
+        if measured is None:
+            assert (values["positives"][i], values["first_hit"][i]) == (0, 0)
+            assert all(v[i].isnan().all() for name, v in values.items() if name not in ("positives", "first_hit"))
+        else:
+            for name, value in measured.items():
+                assert values[name][i].tolist() == pytest.approx(value, abs=1e-12), name
 
 
 def cosine(a: tuple, b: tuple) -> float:
@@ -60,28 +103,34 @@ def cosine(a: tuple, b: tuple) -> float:
     return round(sum(x * y for x, y in zip(a, b, strict=True)) / norms, 5) if norms else 0.0
 
 
-@given(st.data(), SAMPLES, SAMPLES, PROTOCOLS, CHUNK_BYTES)
-def test_ranking_any_scores(data, queries, others, protocol, chunk_bytes):
+@given(st.data(), SAMPLES, SAMPLES, PROTOCOLS)
+def test_ranking_any_scores(data, queries, others, protocol):
     gallery = queries if protocol.query_in_gallery else others
     row = st.lists(SCORE, min_size=len(gallery), max_size=len(gallery))
     scores = data.draw(st.lists(row, min_size=len(queries), max_size=len(queries)))
-    matches = Matching(embeddings(queries), embeddings(gallery), protocol)(slice(0, len(queries)))
-    with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
-        ranking = Ranking.from_scores(torch.tensor(scores), matches)
-    for i, query in enumerate(queries):
-        precision = average_precision(ranking, protocol.average_precision)
-        found = tuple(v[i].item() for v in (precision, inverse_negative_penalty(ranking), first_hit(ranking)))
-        expected = naive(scores[i], query, gallery, i, protocol) or (math.nan, math.nan, 0)
-        assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    matching = Matching(embeddings(queries), embeddings(gallery), protocol)
+    matches = matching(slice(0, len(queries)))
+    given_scores = torch.tensor(scores).index_fill_(1, matching.junk, -math.inf)
+    ranking = Ranking.from_scores(given_scores, matches, ties=protocol.ties)
+    found = {
+        "positives": ranking.positives,
+        "first_hit": first_hit(ranking),
+        "average_precision": average_precision(ranking, protocol.average_precision),
+        "inverse_negative_penalty": inverse_negative_penalty(ranking),
+        "r_precision": r_precision(ranking),
+        "average_precision_at_r": average_precision_at_r(ranking),
+        "precision_at": precision_at(ranking, protocol.recall_at),
+    }
+    assert_measured(found, [naive(scores[i], query, gallery, i, protocol) for i, query in enumerate(queries)])
 
 
+@settings(deadline=None)  # of a gallery in parts of one image, there are many
 @given(SAMPLES, SAMPLES, PROTOCOLS, CHUNK_BYTES)
 def test_evaluating_embeddings(queries, others, protocol, chunk_bytes):
+    """With chunks of few bytes, the gallery is read in parts."""
     gallery = queries if protocol.query_in_gallery else others
-    expected = [
-        naive([cosine(query[0], other[0]) for other in gallery], query, gallery, i, protocol)
-        for i, query in enumerate(queries)
-    ]
+    similarity = [[cosine(query[0], other[0]) for other in gallery] for query in queries]
+    expected = [naive(similarity[i], query, gallery, i, protocol) for i, query in enumerate(queries)]
     valid = [result for result in expected if result]
     with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
         arguments = embeddings(queries), None if protocol.query_in_gallery else embeddings(gallery), protocol
@@ -89,12 +138,33 @@ def test_evaluating_embeddings(queries, others, protocol, chunk_bytes):
             with pytest.raises(ValueError, match=f"{len(queries)} queries have no positive"):
                 evaluate(*arguments)
             return
-        scores = evaluate(*arguments)
+        scores = evaluate(*arguments, keep=3)
+    assert_measured({name: getattr(scores, name) for name in MEASURED}, expected)
     assert (scores.queries, scores.skipped) == (len(queries), len(queries) - len(valid))
-    assert scores.mAP == pytest.approx(sum(precision for precision, _, _ in valid) / len(valid), abs=1e-12)
-    assert scores.mINP == pytest.approx(sum(penalty for _, penalty, _ in valid) / len(valid), abs=1e-12)
-    for k, share in scores.recall.items():
-        assert share == pytest.approx(sum(hit <= k for _, _, hit in valid) / len(valid), abs=1e-12)
-    assert scores.first_hit.tolist() == [result[2] if result else 0 for result in expected]
-    precisions = [result[0] if result else math.nan for result in expected]
-    assert scores.average_precision.tolist() == pytest.approx(precisions, abs=1e-12, nan_ok=True)
+    for name, mean in (
+        ("average_precision", scores.mAP),
+        ("inverse_negative_penalty", scores.mINP),
+        ("r_precision", scores.R_precision),
+        ("average_precision_at_r", scores.mAP_at_R),
+    ):
+        assert mean == pytest.approx(sum(result[name] for result in valid) / len(valid), abs=1e-12)
+    for column, k in enumerate(protocol.recall_at):
+        assert scores.recall[k] == pytest.approx(sum(r["first_hit"] <= k for r in valid) / len(valid), abs=1e-12)
+        precisions = [result["precision_at"][column] for result in valid]
+        assert scores.precision[k] == pytest.approx(sum(precisions) / len(valid), abs=1e-12)
+    for i, (query, row) in enumerate(zip(queries, similarity, strict=True)):
+        neighbours = scores.neighbours
+        columns = neighbours.columns[i].tolist()
+        assert neighbours.similarity[i].tolist() == pytest.approx(sorted(row, reverse=True)[:3], abs=1e-4)
+        assert [row[column] for column in columns] == pytest.approx(neighbours.similarity[i].tolist(), abs=1e-4)
+        assert len(set(columns)) == len(columns)
+        assert neighbours.relation[i].tolist() == [relation(query, gallery[c], i == c, protocol) for c in columns]
+
+
+def relation(query: tuple, other: tuple, itself: bool, protocol: Protocol) -> int:
+    same = query[1] == other[1]
+    if other[1] in protocol.junk or (protocol.camera_rule and same and query[2] == other[2]):
+        return -1
+    if protocol.query_in_gallery and itself:
+        return -1
+    return int(same and query[1] not in protocol.junk + protocol.distractors)

@@ -1,0 +1,109 @@
+"""Queries that look for their matches in a gallery, by one protocol."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmark.retrieval.embeddings import Embeddings
+from benchmark.retrieval.matching import Matching
+from benchmark.retrieval.metrics import (
+    average_precision,
+    average_precision_at_r,
+    first_hit,
+    inverse_negative_penalty,
+    precision_at,
+    r_precision,
+)
+from benchmark.retrieval.neighbours import Neighbours
+from benchmark.retrieval.product import Precision
+from benchmark.retrieval.protocol import Protocol
+from benchmark.retrieval.ranking import Ranking
+from benchmark.retrieval.similarity import CosineSimilarity
+from benchmark.retrieval.streamed import Streamed
+from benchmark.retrieval.tracks import Tracks
+from benchmark.retrieval.whole_rows import WholeRows
+
+
+class Search:
+    """Ranks the gallery for every query, and measures the rankings.
+
+    Args:
+        query: Its images, or some of them.
+        gallery: All that is searched.
+        protocol: How it is judged.
+        precision: Of the products.
+        positions: (Q,) int64: which gallery entries the queries are, where both are one list.
+
+    Raises:
+        ValueError: The two lists, or what is known of them, do not fit each other and the protocol.
+    """
+
+    def __init__(
+        self,
+        query: Embeddings,
+        gallery: Embeddings,
+        protocol: Protocol,
+        precision: Precision = "float32",
+        positions: Tensor | None = None,
+    ) -> None:
+        _require_fitting(query, gallery, protocol)
+        self.protocol = protocol
+        if protocol.expansion is not None:
+            itself = None
+            if protocol.query_in_gallery:
+                itself = torch.arange(len(query), device=query.vectors.device) if positions is None else positions
+            wider = protocol.expansion.expand(query.vectors, gallery.vectors, itself)
+            query = replace(query, vectors=wider)
+        tracks = Tracks(gallery) if protocol.tracks else None
+        matching = Matching(query, gallery if tracks is None else tracks, protocol, positions)
+        self.matching = matching
+        self._ranker: WholeRows | Streamed
+        if protocol.reranking is not None:
+            scores = protocol.reranking.similarity(query.vectors, gallery.vectors)
+            self._ranker = WholeRows(scores, len(gallery), matching, tracks)
+        else:
+            similarity = CosineSimilarity(query.vectors, gallery.vectors, precision)
+            if tracks is None and Streamed.suits(gallery.vectors):
+                self._ranker = Streamed(similarity, matching)
+            else:
+                self._ranker = WholeRows(similarity, len(gallery), matching, tracks)
+
+    def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
+        """What `Scores` says of every query, on the CPU, and the first `keep` entries of every ranking."""
+        parts, firsts = [], []
+        for rows in self._ranker.blocks():
+            ranking, first = self._ranker.rank(rows, keep)
+            parts.append(self._values(ranking))
+            firsts.append(first)
+        values = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+        return values, Neighbours.joined([first for first in firsts if first is not None])
+
+    def _values(self, ranking: Ranking) -> dict[str, Tensor]:
+        return {
+            "positives": ranking.positives,
+            "first_hit": first_hit(ranking),
+            "average_precision": average_precision(ranking, self.protocol.average_precision),
+            "inverse_negative_penalty": inverse_negative_penalty(ranking),
+            "r_precision": r_precision(ranking),
+            "average_precision_at_r": average_precision_at_r(ranking),
+            "precision_at": precision_at(ranking, self.protocol.recall_at),
+        }
+
+    def why_nothing(self) -> str:
+        """Why no query has a correct answer."""
+        if not self.matching.largest:
+            return "in the gallery: no identity is in both lists"
+        return "after the same-camera rule" if self.protocol.camera_rule else "besides themselves"
+
+
+def _require_fitting(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> None:
+    if gallery.vectors.shape[1] != query.vectors.shape[1]:
+        sizes = f"{query.vectors.shape[1]} and {gallery.vectors.shape[1]}"
+        raise ValueError(f"query and gallery embeddings differ in size: {sizes}")
+    for name, part in (("queries", query), ("gallery", gallery)):
+        if protocol.camera_rule and part.cameras is None:
+            raise ValueError(
+                f"the protocol has a camera rule, but the {name} have no cameras: give them, or Protocol(camera_rule="
+                "False)"
+            )

@@ -1,0 +1,57 @@
+"""Ranking by all scores of some queries at a time."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from benchmark.retrieval.chunks import chunks
+from benchmark.retrieval.matching import Matching
+from benchmark.retrieval.neighbours import Neighbours
+from benchmark.retrieval.ranking import Ranking
+from benchmark.retrieval.similarity import ROUNDING
+from benchmark.retrieval.tracks import Tracks
+
+MATCH_BYTES = 120
+"""What the tables of columns, thresholds, ranks and precisions occupy per query and match."""
+
+
+class WholeRows:
+    """Ranks the gallery for some queries by one product, or by whatever else gives their scores.
+
+    Args:
+        scores: Rows of the query list -> their (rows, G) float32 scores of gallery images.
+        images: G.
+        matching: Which answers are correct.
+        tracks: What is ranked instead of images, if not they.
+    """
+
+    def __init__(
+        self, scores: Callable[[slice], Tensor], images: int, matching: Matching, tracks: Tracks | None
+    ) -> None:
+        self.scores = scores
+        self.images = images
+        self.matching = matching
+        self.tracks = tracks
+
+    def blocks(self) -> Iterator[slice]:
+        """Parts of the query list that are ranked at once in bounded memory."""
+        on_cpu = self.matching.query.vectors.device.type == "cpu"
+        entry = 4 if on_cpu else 20  # a sort beside the CPU makes a copy and indices
+        ranked = 0 if self.tracks is None else len(self.tracks)
+        row_bytes = entry * (self.images + ranked) + MATCH_BYTES * self.matching.largest
+        return chunks(len(self.matching.query), row_bytes)
+
+    def rank(self, rows: slice, keep: int) -> tuple[Ranking, Neighbours | None]:
+        """The ranking of these queries, and the first `keep` entries of it."""
+        scores = self.scores(rows)
+        if self.tracks is not None:
+            scores = self.tracks.best(scores)
+        neighbours = self._first(scores, rows, keep) if keep else None
+        scores.index_fill_(1, self.matching.junk, -torch.inf)
+        ranking = Ranking.from_scores(scores, self.matching(rows), ROUNDING, self.matching.protocol.ties)
+        return ranking, neighbours
+
+    def _first(self, scores: Tensor, rows: slice, keep: int) -> Neighbours:
+        similarity, columns = scores.topk(min(keep, scores.shape[1]), dim=1)
+        return Neighbours(columns.cpu(), similarity.cpu(), self.matching.relation(rows, columns).cpu())

@@ -1,0 +1,71 @@
+"""Scores and neighbours refuse what no evaluation can have found."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmark.retrieval import Neighbours, Scores
+
+HALF = torch.tensor([0.5, torch.nan]).double()
+SCORES = Scores(
+    recall_at=(1, 2),
+    positives=torch.tensor([2, 0]),
+    first_hit=torch.tensor([2, 0]),
+    average_precision=HALF,
+    inverse_negative_penalty=HALF,
+    r_precision=HALF,
+    average_precision_at_r=HALF,
+    precision_at=torch.stack([HALF - 0.5, HALF], dim=1),
+)
+NEIGHBOURS = Neighbours(
+    torch.tensor([[3, 1], [0, 2]]),
+    torch.tensor([[0.9, 0.5], [0.4, 0.4]]),
+    torch.tensor([[0, 1], [-1, 0]]).to(torch.int8),
+)
+
+
+def test_means_are_over_the_queries_that_count():
+    assert (SCORES.queries, SCORES.skipped, SCORES.valid.tolist()) == (2, 1, [True, False])
+    assert SCORES.mAP == SCORES.mINP == SCORES.mAP_at_R == SCORES.R_precision == 0.5
+    assert SCORES.recall == {1: 0.0, 2: 1.0} and SCORES.precision == {1: 0.0, 2: 0.5}
+    assert [SCORES.cmc(k) for k in (1, 2, 3)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first_hit": torch.tensor([2, 1])}, "first_hit must be 0 for the queries without positives"),
+        ({"first_hit": torch.tensor([0, 0])}, "first_hit must be 0 for the queries without positives"),
+        ({"r_precision": HALF[:1]}, r"r_precision must be \(2,\) on the CPU, not \(1,\)"),
+        ({"precision_at": HALF}, r"precision_at must be \(2, 2\) on the CPU, not \(2,\)"),
+        ({"average_precision": 3 * HALF}, "average_precision must lie between 0 and 1"),
+        ({"average_precision": HALF.flip(0)}, "average_precision must lie between 0 and 1"),
+        ({"positives": torch.zeros(2).long()}, "none of 2 queries has a positive"),
+        (
+            {
+                "neighbours": Neighbours(
+                    *(part[:1] for part in (NEIGHBOURS.columns, NEIGHBOURS.similarity, NEIGHBOURS.relation))
+                )
+            },
+            "neighbours of 1 queries, and 2 queries",
+        ),
+    ],
+)
+def test_what_does_not_fit(change: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(SCORES, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": NEIGHBOURS.columns[:1]}, "must be"),
+        ({"similarity": NEIGHBOURS.similarity.flip(1)}, "in the order of their similarity"),
+        ({"relation": NEIGHBOURS.relation * 2}, "must be -1, 0 or 1"),
+    ],
+)
+def test_neighbours_that_cannot_be(change: dict, message: str):
+    assert len(replace(SCORES, neighbours=NEIGHBOURS).neighbours) == 2
+    with pytest.raises(ValueError, match=message):
+        replace(NEIGHBOURS, **change)

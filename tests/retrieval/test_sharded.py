@@ -1,0 +1,78 @@
+"""Several processes find what one finds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from benchmark.retrieval import (
+    Embeddings,
+    KReciprocal,
+    Protocol,
+    QueryExpansion,
+    Scores,
+    evaluate,
+    evaluate_sharded,
+)
+
+PROTOCOLS = {
+    "re-identification": Protocol(),
+    "leave-one-out": Protocol(camera_rule=False, query_in_gallery=True),
+    "expanded": Protocol(expansion=QueryExpansion(k=3)),
+    "expanded leave-one-out": Protocol(
+        camera_rule=False, query_in_gallery=True, expansion=QueryExpansion(k=3), ties="optimistic"
+    ),
+    "re-ranked": Protocol(reranking=KReciprocal(k1=5, k2=2)),
+    "pooled": Protocol(multi_query=True),
+}
+
+
+def clustered(count: int, seed: int) -> Embeddings:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(10, 8, generator=torch.Generator().manual_seed(9))
+    labels = torch.randint(10, (count,), generator=generator)
+    vectors = centres[labels] + torch.randn(count, 8, generator=generator)
+    return Embeddings(vectors, labels, torch.randint(3, (count,), generator=generator))
+
+
+def values(scores: Scores) -> list[torch.Tensor]:
+    neighbours = scores.neighbours
+    return [
+        scores.average_precision,
+        scores.first_hit,
+        scores.precision_at,
+        neighbours.columns,
+        neighbours.similarity,
+        neighbours.relation,
+    ]
+
+
+def work(rank: int, processes: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
+    torch.set_num_threads(1)
+    query, gallery = clustered(41, seed=0), clustered(103, seed=1)
+    parts = [part.take(torch.arange(len(part)).tensor_split(processes)[rank]) for part in (query, gallery)]
+    found = {}
+    for name, protocol in PROTOCOLS.items():
+        scores = evaluate_sharded(parts[0], None if protocol.query_in_gallery else parts[1], protocol, keep=4)
+        found[name] = values(scores)
+    with pytest.raises(ValueError, match="a gallery is needed"):
+        evaluate_sharded(parts[0])
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_same_as_one_process(tmp_path: Path, processes: int):
+    mp.spawn(work, (processes, tmp_path), nprocs=processes)
+    query, gallery = clustered(41, seed=0), clustered(103, seed=1)
+    for rank in range(processes):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, protocol in PROTOCOLS.items():
+            expected = evaluate(query, None if protocol.query_in_gallery else gallery, protocol, keep=4)
+            for one, other in zip(found[name], values(expected), strict=True):
+                torch.testing.assert_close(
+                    one, other, rtol=0, atol=1e-6 if one.dtype == torch.float32 else 0, equal_nan=True
+                )
