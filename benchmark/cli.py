@@ -120,6 +120,72 @@ def leaderboard(
         typer.echo(page)
 
 
+@app.command()
+def evaluate(
+    run: Annotated[Path | None, typer.Option(help="Folder of a finished run, whose student is judged.")] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="A .npz file of arrays query, query_ids, query_cams, gallery, gallery_ids, gallery_cams."),
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="The dataset by whose rules --embeddings are judged.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Judge --run on this dataset instead of its own.")] = None,
+    gallery: Annotated[str, typer.Option(help="Who embeds the gallery that --run searches: student or teacher.")] = (
+        "student"
+    ),
+    flip: Annotated[bool, typer.Option("--flip", help="Average the embeddings of an image and its mirror.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a rule, such as evaluate.reranking.k1=20; repeatable."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the scores of every query to this JSON file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_root: DataRoot = None,
+    plugin: Plugins = None,
+) -> None:
+    """Score a finished run again (other dataset, gallery or rules), or embeddings that were made elsewhere."""
+    _load(plugin)
+    if (run is None) == (embeddings is None):
+        raise UserError("what is to be judged? Give --run FOLDER, or --embeddings FILE with --protocol DATASET")
+    from benchmark.commands.evaluate import evaluate_file, evaluate_run
+
+    root = data_root or _data_root()
+    if run is not None:
+        if protocol is not None:
+            raise UserError("--protocol is for --embeddings; a run is judged by the protocol of --dataset")
+        evaluate_run(run, dataset, gallery, flip, settings or [], root, device, output)
+    elif embeddings is not None:
+        if protocol is None:
+            raise UserError("by which rules? Give --protocol DATASET; `benchmark list datasets`")
+        if dataset is not None or flip or gallery != "student":
+            raise UserError("--dataset, --gallery and --flip are for --run: --embeddings are judged as they are")
+        evaluate_file(embeddings, protocol, settings or [], root, device, output)
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    worst: Annotated[int, typer.Option(min=1, help="Queries to show: those with the lowest average precision.")] = 20,
+    neighbours: Annotated[int, typer.Option(min=1, help="Gallery images to show of each.")] = 12,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The page; a .png goes beside it. Default: RUN/inspect.html.", show_default=False),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Look at this dataset instead of the run's own.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a rule of the evaluation; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_root: DataRoot = None,
+    plugin: Plugins = None,
+) -> None:
+    """Show the worst queries of a run as a page: what the student found, and what its teacher found."""
+    _load(plugin)
+    from benchmark.commands.inspect import inspect as show_queries
+
+    show_queries(run, worst, neighbours, output, dataset, settings or [], data_root or _data_root(), device)
+
+
 Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dataset; repeatable.")
 ]

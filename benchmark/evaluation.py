@@ -1,6 +1,6 @@
 """Embedding a dataset's test images and scoring them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -13,8 +13,8 @@ from benchmark.data.evaluation_images import EvaluationImages
 from benchmark.data.loaders import eval_loader
 from benchmark.data.loading import Loading
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.sample import Sample
 from benchmark.errors import UserError
-from benchmark.model.embedder import Embedder
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
 
 
@@ -51,7 +51,13 @@ class TestSet:
             positions = positions[:queries] if split == "query" else positions[queries:]
         return eval_loader(self.images, positions, self.batch_size, self.loading)
 
-    def embed(self, network: Embedder, split: str) -> Embeddings:
+    def readable(self, split: str) -> list[Sample]:
+        """The samples of "query" or "gallery", in order, but for those whose images were found to be broken."""
+        samples = self.dataset.query if split == "query" or self.protocol.query_in_gallery else self.dataset.gallery
+        broken = set(self.images.images.broken())
+        return [sample for sample in samples if sample.path not in broken]
+
+    def embed(self, network: Callable[[Tensor], Tensor], split: str) -> Embeddings:
         """Embeddings of "query" or "gallery", in float32, on the device.
 
         Raises:
@@ -74,14 +80,14 @@ class TestSet:
             raise self._unreadable(split)
         return self._labelled(torch.cat(vectors), torch.cat(positions))
 
-    def score(self, query: Embeddings, gallery: Embeddings | None) -> Scores:
-        """Scores by the protocol.
+    def score(self, query: Embeddings, gallery: Embeddings | None, keep: int = 0) -> Scores:
+        """Scores by the protocol, with the first `keep` entries of every ranked list.
 
         Raises:
             UserError: No query has a correct answer, such as where all of them are broken.
         """
         try:
-            return evaluate(query, gallery, self.protocol)
+            return evaluate(query, gallery, self.protocol, keep=keep)
         except ValueError as error:
             raise UserError(f"{self.dataset.folder}: {error}") from error
 
