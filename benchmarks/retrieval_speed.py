@@ -1,28 +1,55 @@
 """Time exact retrieval evaluation against the matrix product that it cannot do without.
 
-    python benchmarks/retrieval_speed.py                                    # the size of VeRi-776
-    python benchmarks/retrieval_speed.py --queries 5924 --gallery 5924 --size 512 --identities 100      # CUB-200-2011
-    python benchmarks/retrieval_speed.py --noise 30                         # a model that has learned nothing
+    python benchmarks/retrieval_speed.py                    # at the sizes of four datasets
+    python benchmarks/retrieval_speed.py msmt17 --repeat 2
+    python benchmarks/retrieval_speed.py cub200 --noise 3   # a bad model
 
-Both are timed in turn on the same embeddings, and the best of the repetitions counts, so that the load of a shared
-machine weighs on neither alone. Beside other work, `--threads 1` spares the threads' waiting for each other.
+The product is the best of those that torch offers for the same shapes: of MKL or oneDNN, of the whole lists or of some
+queries at a time. All are timed in turn on the same embeddings and the best of the repetitions counts, so that the load
+of a shared machine weighs on none alone. Beside other work, `--threads 1` spares the threads' waiting for each other.
+Memory is the peak beyond what the process held before, on the CPU.
 """
 
 import argparse
+import multiprocessing
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from benchmark.precision import full_precision
 from benchmark.retrieval import Embeddings, Protocol, evaluate
 
 
+class Size(NamedTuple):
+    """Numbers of queries, gallery images, dimensions and test identities; and how far from its centre an image lies."""
+
+    queries: int
+    gallery: int
+    dimensions: int
+    identities: int
+    noise: float
+    one_list: bool = False
+
+
+SIZES = {
+    "veri776": Size(1_678, 11_579, 2_048, 200, 3.5),
+    "market1501": Size(3_368, 15_913, 2_048, 750, 3.3),
+    "cub200": Size(5_924, 5_924, 512, 100, 2.5, one_list=True),
+    "inshop": Size(14_218, 12_612, 512, 3_985, 2.1),
+    "msmt17": Size(11_659, 82_161, 512, 3_060, 2.1),
+}
+
+
 def clustered(count: int, centres: torch.Tensor, noise: float, generator: torch.Generator) -> Embeddings:
-    """Embeddings around the centre of their identity, seen by 20 cameras."""
+    """Embeddings of unit length around the centre of their identity, seen by 20 cameras."""
     identities = torch.randint(len(centres), (count,), generator=generator)
     vectors = torch.randn(count, centres.shape[1], generator=generator).mul_(noise).add_(centres[identities])
     cameras = torch.randint(20, (count,), generator=generator)
-    return Embeddings(vectors, identities, cameras)
+    return Embeddings(torch.nn.functional.normalize(vectors), identities, cameras)
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -34,35 +61,95 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def peak(forget: bool = False) -> float:
+    """The most memory that this process has held, in MiB, since that was last forgotten; 0 elsewhere than on Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def products(query: torch.Tensor, gallery: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """Ways to compute all inner products, by name."""
+
+    def in_parts(rows: int, product: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            with full_precision(query.device):
+                for part in query.split(rows):
+                    product(part)
+
+        return run
+
+    transposed = gallery.T
+    ways = {
+        f"torch.mm of {rows} queries": in_parts(rows, lambda part: torch.mm(part, transposed))
+        for rows in (256, 1_024, len(query))
+    }
+    if query.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        one_dnn = torch.ops.mkldnn._linear_pointwise
+        for rows in (1_024, len(query)):
+            ways[f"oneDNN of {rows} queries"] = in_parts(
+                rows, lambda part: one_dnn(part, gallery, None, "none", [], "")
+            )
+    return ways
+
+
+def measure(name: str, size: Size, repeat: int, threads: int, device: torch.device) -> None:
+    """Print what an evaluation of this size takes."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(size.identities, size.dimensions, generator=generator)
+    counts = (size.queries,) if size.one_list else (size.queries, size.gallery)
+    lists = [clustered(count, centres, size.noise, generator) for count in counts]
+    moved = [
+        Embeddings(*(tensor.to(device) for tensor in (part.vectors, part.identities, part.cameras))) for part in lists
+    ]
+    query, gallery = moved[0], moved[-1]
+    protocol = Protocol(camera_rule=not size.one_list, query_in_gallery=size.one_list)
+    searched = None if size.one_list else gallery
+    small = query.take(torch.arange(64, device=device))
+    evaluate(small, small, Protocol(camera_rule=False))  # libraries are loaded
+    before = peak(forget=True)
+    scores = evaluate(query, searched, protocol)
+    memory = peak() - before
+    ways = products(query.vectors, gallery.vectors)
+    best = dict.fromkeys(ways, float("inf"))
+    evaluation = float("inf")
+    for _ in range(repeat):
+        for way, run in ways.items():
+            best[way] = min(best[way], timed(run, device))
+        evaluation = min(evaluation, timed(lambda: evaluate(query, searched, protocol), device))
+    fastest = min(best, key=best.__getitem__)
+    print(f"{name}: {size.queries:,} x {size.gallery:,} x {size.dimensions}, mAP {scores.mAP:.3f}")
+    print(f"  {fastest} {best[fastest]:.3f} s, evaluate {evaluation:.3f} s on {device}", end=", ")
+    print(
+        f"ratio {evaluation / best[fastest]:.2f}" + (f", {memory:.0f} MB" if device.type == "cpu" else ""), flush=True
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=1_678)
-    parser.add_argument("--gallery", type=int, default=11_579)
-    parser.add_argument("--size", type=int, default=2_048, help="dimensions of an embedding")
-    parser.add_argument("--identities", type=int, default=200)
-    parser.add_argument("--noise", type=float, default=3.0, help="distance from the centre; the centres' spread is 1")
+    parser.add_argument("sizes", nargs="*", metavar="SIZE", help=f"of {', '.join(SIZES)}; all but msmt17 where none")
+    parser.add_argument("--noise", type=float, help="distance from the centre; the centres' spread is 1")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(options.identities, options.size, generator=generator)
-    lists = [clustered(count, centres, options.noise, generator) for count in (options.queries, options.gallery)]
-    query, gallery = (
-        Embeddings(*(tensor.to(options.device) for tensor in (part.vectors, part.identities, part.cameras)))
-        for part in lists
-    )
-    scores = evaluate(query, gallery, Protocol())
-    product, evaluation = [], []
-    for _ in range(options.repeat):
-        product.append(timed(lambda: torch.mm(query.vectors, gallery.vectors.T), options.device))
-        evaluation.append(timed(lambda: evaluate(query, gallery, Protocol()), options.device))
-    print(f"{options.queries:,} queries, {options.gallery:,} gallery entries, {options.size} dimensions")
-    print(f"mAP {scores.mAP:.4f}, mINP {scores.mINP:.4f}, R@1 {scores.recall[1]:.4f}, skipped {scores.skipped}")
-    print(f"torch.mm alone {min(product):.3f} s, evaluate {min(evaluation):.3f} s on {options.device}", end=", ")
-    print(f"ratio {min(evaluation) / min(product):.2f}")
+    unknown = sorted(set(options.sizes) - set(SIZES))
+    if unknown:
+        sys.exit(f"unknown size {unknown[0]!r}: choose of {', '.join(SIZES)}")
+    spawn = multiprocessing.get_context("spawn")
+    for name in options.sizes or list(SIZES)[:4]:
+        size = SIZES[name] if options.noise is None else SIZES[name]._replace(noise=options.noise)
+        arguments = (name, size, options.repeat, options.threads, options.device)
+        process = spawn.Process(target=measure, args=arguments)
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"{name} failed")
 
 
 if __name__ == "__main__":
