@@ -43,12 +43,13 @@ def evaluate_approximately(
     nothing to average precision, which is divided by all, and a query without any found is a miss in Recall@K.
 
     At most 256 queries, evenly spread over those that have a positive, are searched exactly too. The result says how
-    much of their 10 nearest the index found (whatever the protocol makes of them; another entry within `ROUNDING` of
-    the tenth is as good), and how far their mean average precision is off. It depends on the order of the gallery, and
-    where faiss builds a graph (HNSW) with several threads, may differ from call to call.
+    much of their 10 nearest (of their `k` nearest, where those are fewer) the index found, whatever the protocol makes
+    of them; another entry within `ROUNDING` of the last is as good. And it says how far their mean average precision is
+    off: to either side, because wrong answers that the index leaves out stand before no correct one.
 
-    The index is built and searched on the CPU, with as many threads as faiss is set to; only the index itself, which
-    may hold the vectors again, and up to 256 MB to train it grow with the gallery.
+    The result may depend on the order of the gallery and, where faiss builds a graph (HNSW) with several threads, on
+    chance. The index is built and searched on the CPU, with as many threads as faiss is set to. It may hold the vectors
+    again; beside it, about 256 MB are taken for training, and a chunk.
 
     Source of the indexes: Douze et al., "The Faiss library", 2024.
 

@@ -35,7 +35,7 @@ class ApproximateScores:
     neighbour_recall: float
     """The share of the 10 most similar gallery entries that the index returned among its first 10."""
     mAP_error: float
-    """Mean average precision minus the exact one."""
+    """Mean average precision minus the exact one; above 0 where mainly wrong answers are left out."""
 
     def __post_init__(self) -> None:
         queries = len(self.positives)

@@ -165,17 +165,33 @@ def naive(i: int, similarity: list, columns: list, gallery: list, protocol: Prot
 @pytest.mark.parametrize("index", ["IVF32,Flat", "PQ4x4fs"])
 def test_a_poor_index_says_so(index: str):
     query, gallery = clustered(400), clustered(1500, seed=1)
-    exact = evaluate(query, gallery, Protocol())
+    exact = evaluate(query, gallery, Protocol(), keep=10)
     scores = evaluate_approximately(query, gallery, Protocol(), index=index, k=100)
-    assert 0.1 < scores.neighbour_recall < 0.95 and scores.mAP_error < -0.01
-    assert scores.mAP - exact.mAP == pytest.approx(scores.mAP_error, abs=0.02)
-    assert scores.sampled == 200  # every second of 400
+    assert scores.neighbour_recall < 0.9 and abs(scores.mAP_error) > 0.01
+    every_second = slice(None, None, 2)  # of 400
+    assert scores.sampled == 200
+    error = (scores.average_precision - exact.average_precision)[every_second].mean().item()
+    assert scores.mAP_error == pytest.approx(error, abs=1e-12)
+    unit = functional.normalize(gallery.vectors).numpy()
+    built = faiss.index_factory(24, index, faiss.METRIC_INNER_PRODUCT)
+    built.train(unit)
+    built.add(unit)
+    _, returned = built.search(functional.normalize(query.vectors).numpy(), 100)
+    pairs = zip(returned[every_second, :10].tolist(), exact.neighbours.columns[every_second].tolist(), strict=True)
+    found = [len(set(some) & set(right)) / 10 for some, right in pairs]
+    assert scores.neighbour_recall == pytest.approx(sum(found) / 200, abs=1e-12)
     assert f"{scores.neighbour_recall:.4f}" in str(scores) and f"{scores.mAP_error:+.4f}" in str(scores)
 
 
-def test_a_graph_finds_nearly_everything():
+def test_wrong_answers_that_an_index_leaves_out_are_in_the_error():
+    """A list of few wrong answers can score higher than the whole one."""
+    scores = evaluate_approximately(clustered(400), clustered(1500, seed=1), Protocol(), index="IVF32,Flat")
+    assert scores.mAP_error > 0.1 and scores.neighbour_recall < 0.9
+
+
+def test_a_graph_finds_nearly_all_neighbours():
     scores = evaluate_approximately(clustered(200), clustered(1500, seed=1), Protocol())
-    assert scores.neighbour_recall > 0.95 and abs(scores.mAP_error) < 0.01 and scores.k == 1000
+    assert scores.neighbour_recall > 0.95 and abs(scores.mAP_error) < 0.05 and scores.k == 1000
 
 
 def test_another_entry_as_near_as_the_tenth_is_as_good():
