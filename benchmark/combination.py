@@ -53,6 +53,10 @@ class Combination(Method):
         for method in self._all():
             method.check(student, teacher, image_size)
 
+    def check_training(self, optimizer: str, batch_size: int) -> None:
+        for method in self._all():
+            method.check_training(optimizer, batch_size)
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         for method in self._all():
             method.prepare(student, teacher, plan)

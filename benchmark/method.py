@@ -119,6 +119,14 @@ class Method(nn.Module):
         They have shapes and no values: their tensors are on the `meta` device.
         """
 
+    def check_training(self, optimizer: str, batch_size: int) -> None:
+        """Refuse a training that it cannot take part in, by a UserError, before anything is trained.
+
+        Args:
+            optimizer: "sgd" or "adamw".
+            batch_size: Images in a batch, all views counted.
+        """
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         """Build adapters and edit the student, once, before the optimiser is made."""
 

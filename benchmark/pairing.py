@@ -1,5 +1,6 @@
 """Whether a method can work on a pair of networks: found out before anything is trained."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
+from benchmark.model.stages import stage_channels
 from benchmark.recipe import Recipe
 
 
@@ -20,6 +22,7 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
     """
     name, needs = recipe.method.name, method.needs
     large, small = recipe.teacher.network, recipe.student
+    method.check_training(recipe.train.optimizer.type, recipe.train.sampler.batch_size)
     if needs.same_backbone and (large.backbone, large.args) != (small.backbone, small.args):
         raise UserError(
             f"{name}'s student starts as large as its teacher, block by block: leave `student` as `{{like: teacher}}`, "
@@ -33,6 +36,8 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
         teacher, student = (
             Embedder(**network.model_dump(exclude={"weights"}), identities=2) for network in (large, small)
         )
+    if small.weights == "teacher" and _shapes(student) != _shapes(teacher):
+        raise UserError("student.weights: teacher needs the teacher's own architecture, and the student has another")
     method.check(student, teacher, recipe.image_size)
     if not needs.teacher:
         return
@@ -46,16 +51,25 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
         _expect_maps(name, key, network, taps, recipe.image_size)
 
 
+def _shapes(network: Embedder) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
 def _expect_maps(name: str, key: str, network: Embedder, taps: Sequence[str], image_size: tuple[int, int]) -> None:
     try:
         network.tap(taps)
     except UserError as error:
         raise UserError(f"{name} reads intermediate features of the {key}: {error}") from error
-    found = network.eval().features(torch.empty(2, 3, *image_size, dtype=torch.uint8, device="meta")).taps
+    backbone = network.architecture["backbone"]
+    advice = f"{name} compares feature maps, (B, C, H, W), and the {key}'s backbone {backbone}"
+    try:
+        found = network.eval().features(torch.empty(2, 3, *image_size, dtype=torch.uint8, device="meta")).taps
+    except UserError as error:
+        raise UserError(f"{advice} has none: {error}. Choose a convolutional backbone") from error
     for tap, output in found.items():
-        if output.dim() != 4:
-            backbone = network.architecture["backbone"]
+        stage = re.fullmatch(r"stage(\d+)(:pre)?", tap)
+        channels = stage_channels(network, [int(stage[1])])[0] if stage else None
+        if output.dim() != 4 or channels not in (None, output.shape[1]):
             raise UserError(
-                f"{name} compares feature maps, (B, C, H, W), and the {key}'s {tap} ({backbone}) gives "
-                f"{tuple(output.shape[1:])} for each image: choose a convolutional backbone"
+                f"{advice} gives {tuple(output.shape[1:])} for each image at {tap}: choose a convolutional backbone"
             )

@@ -117,6 +117,7 @@ class Glyphs(RetrievalDataset):
         # A mean over the positions of a normalised map grows as maps shrink, here to 2 x 2: with the weight of 1000,
         # which is for larger ones, the student ends below `none`.
         "at": {"weight": 100.0},
+        "darkrank": {"weight": 0.2},  # at 1, the student ends below `none` too
         # Without gradient resetting rows hover about zero, the farther the higher the learning rate: at 0.2 few get
         # below the published 0.001 before it decays.
         "deap": {"threshold": 0.02, "target_macs": 0.42},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.losses.pairwise_distance import pairwise_distance
+from benchmark.losses.unit_rows import unit_rows
 from benchmark.method import Method
 from benchmark.model.features import Features
 from benchmark.precision import at_least_float32, full_precision
@@ -24,12 +25,13 @@ class RKD(Method):
 
     Park, Kim, Lu, Cho: Relational Knowledge Distillation. CVPR 2019.
 
-    Equation: w_d * mean_ij huber(psi_s - psi_t) + w_a * mean_ijk huber(a_s - a_t), where psi_ij is the distance of i
-    and j over the mean distance in the batch, and a_ijk the cosine of the angle at i between j and k. Embedding sizes
-    may differ. The paper sums over distinct pairs and triples; here, as in the authors' code, the final means run over
-    all B^2 and B^3 entries, degenerate ones (equal on both sides) included. Weights 25 and 50 are those that codes use
-    beside a task loss (RepDistiller, mdistiller, AIR_Distiller). The preset `metric_learning` is the authors' 1 and 2,
-    for training without one; beside one they move nothing on glyphs.
+    Equation: w_d * mean_ij huber(psi_s - psi_t) + w_a * mean_ijk huber(a_s - a_t), where i, j and k are of the B images
+    in the batch, huber(x) is x^2 / 2 up to |x| = 1 and |x| - 1/2 beyond, psi_ij is the distance of i and j over the
+    mean distance in the batch, and a_ijk the cosine of the angle at i between j and k. Embedding sizes may differ. The
+    paper sums over distinct pairs and triples; here, as in the authors' code, the final means run over all B^2 and B^3
+    entries, degenerate ones (equal on both sides) included. Weights 25 and 50 are those that codes use beside a task
+    loss (RepDistiller, mdistiller, AIR_Distiller). The preset `metric_learning` is the authors' 1 and 2, for training
+    without one.
 
     Args:
         distance_weight: w_d.
@@ -49,9 +51,8 @@ class RKD(Method):
         self.normalize = normalize
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        s, t = at_least_float32(student.embedding), at_least_float32(teacher.embedding)
-        if self.normalize:
-            s, t = F.normalize(s), F.normalize(t)
+        prepared = unit_rows if self.normalize else at_least_float32
+        s, t = prepared(student.embedding), prepared(teacher.embedding)
         return {
             "rkd_distance": self.distance_weight * F.smooth_l1_loss(relative_distances(s), relative_distances(t)),
             "rkd_angle": self.angle_weight * F.smooth_l1_loss(angles(s), angles(t)),

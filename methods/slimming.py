@@ -1,14 +1,14 @@
 """Network slimming."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.compression.lasso_strength import lasso_strength
+from benchmark.compression.lasso_strength import lasso_strength, require_derivable
 from benchmark.compression.one_budget import one_budget
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
@@ -21,6 +21,7 @@ from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+_NAMED = r"^(\d+(\.\d+)?\s*\*\s*)?(mean|median)$"
 
 
 @METHODS.register_module("slimming")
@@ -31,12 +32,13 @@ class Slimming(Method):
 
     Equation: beside the task loss, lambda * sum |gamma| over the scales gamma of the batch-norms within the residual
     blocks (between the convolutions of a block). Once, after `prune_at` of the epochs, the channels with the smallest
-    |gamma| of all go, no more of them than it takes until the deployed network costs target * the teacher's: one
-    threshold for all layers. The largest of each layer stays. The lasso then ends, and training goes on with the rest.
+    |gamma| of all go: all below `threshold`, one for all layers, or, with a target, no more of them than it takes until
+    the deployed network costs target * the teacher's. The largest of each layer stays. The lasso then ends, and
+    training goes on with the rest.
 
     The lasso is added to the gradient, which equals adding it to the loss. Departures from the paper: it names a share
-    of the channels, and here the share follows from the cost; it trains the narrow network by a schedule of its
-    own, and here one schedule covers both parts; what blocks exchange keeps its width (the paper selects channels
+    of the channels, and here that follows from the cost or the threshold; it trains the narrow network by a schedule of
+    its own, and here one schedule covers both parts; what blocks exchange keeps its width (the paper selects channels
     behind it). A constant lambda ties compression to the number of steps; that of `auto` brings a scale of 1 that
     nothing but lasso and weight decay moves to 0 just when channels go. Where no removal is enough, because stem,
     shortcuts and neck alone cost more than the target, every inner width becomes 1 and the record says that the budget
@@ -47,6 +49,8 @@ class Slimming(Method):
         prune_at: Share of the epochs after which channels are removed.
         target_macs: MACs of the student as a fraction of the teacher's; half, a round number, by default.
         target_params: The same for parameters; needs `target_macs` to be null.
+        threshold: In the notation of scikit-learn's `SelectFromModel`: a number, "mean" or "median" of all |gamma|, or
+            a multiple of one, such as "1.25*mean". Needs both targets to be null.
     """
 
     kind: ClassVar[str] = "compression"
@@ -59,22 +63,28 @@ class Slimming(Method):
         prune_at: Fraction = 0.5,
         target_macs: Fraction | None = 0.5,
         target_params: Fraction | None = None,
+        threshold: Annotated[float, Field(ge=0)] | Annotated[str, Field(pattern=_NAMED)] | None = None,
     ) -> None:
         super().__init__()
-        self.lasso, self.prune_at = lasso, prune_at
+        self.lasso, self.prune_at, self.threshold = lasso, prune_at, threshold
         self.budget = one_budget("slimming", target_macs, target_params)
-        if self.budget is None:
-            raise UserError("slimming: give target_macs or target_params, such as --set method.target_macs=0.5")
+        if (self.budget is None) == (threshold is None):
+            raise UserError(
+                "slimming: give one of target_macs, target_params and threshold, and switch the others off, as in "
+                "--set method.target_macs=null --set method.threshold=median"
+            )
         self.pruned = False
 
     def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
         inner_widths(student, "slimming")
 
+    def check_training(self, optimizer: str, batch_size: int) -> None:
+        require_derivable("slimming", self.lasso, optimizer)
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        assert self.budget is not None
         self.widths = [place.width for place in inner_widths(student, "slimming")]
         self.image_size = plan.image_size
-        self.allowed = self.budget.target * self.budget.of(deployed_size(teacher, plan.image_size))
+        self.reference = deployed_size(teacher, plan.image_size)
         self.prune_after = max(1, round(self.prune_at * plan.epochs))
         self.strength = lasso_strength("slimming", self.lasso, plan, start=0, vanish_at=self.prune_after / plan.epochs)
 
@@ -126,8 +136,6 @@ class Slimming(Method):
 
     def _remaining(self, student: Embedder) -> list[Tensor]:
         """For every inner width the channels that stay."""
-        assert self.budget is not None
-        budget = self.budget
         layers = [place.norm.weight.detach().abs().cpu() for place in inner_widths(student, "slimming")]
         # The largest of a layer is no candidate.
         order = [
@@ -140,10 +148,30 @@ class Slimming(Method):
             )
         ]
 
-        def affordable(removed: int) -> bool:
+        gone = set(order[: self._excess(student, layers, order)])
+        return [torch.tensor([c for c in range(len(layer)) if (i, c) not in gone]) for i, layer in enumerate(layers)]
+
+    def _excess(self, student: Embedder, layers: Sequence[Tensor], order: Sequence[tuple[int, int]]) -> int:
+        """How many of the channels (layer, channel), in this order, go."""
+        budget = self.budget
+        if budget is None:
+            assert self.threshold is not None
+            limit = _limit(self.threshold, torch.cat(list(layers)))
+            return sum(float(layers[i][channel]) < limit for i, channel in order)
+        allowed = budget.target * budget.of(self.reference)
+
+        def met(removed: int) -> bool:
             gone = Counter(i for i, _ in order[:removed])
             widths = [len(layer) - gone[i] for i, layer in enumerate(layers)]
-            return budget.of(deployed_size(student, self.image_size, widths)) <= self.allowed
+            return budget.of(deployed_size(student, self.image_size, widths)) <= allowed
 
-        gone = set(order[: fewest(len(order), affordable)])
-        return [torch.tensor([c for c in range(len(layer)) if (i, c) not in gone]) for i, layer in enumerate(layers)]
+        return fewest(len(order), met)
+
+
+def _limit(threshold: float | str, scales: Tensor) -> float:
+    """The number that a threshold stands for."""
+    if not isinstance(threshold, str):
+        return threshold
+    factor, _, name = threshold.rpartition("*")
+    statistic = scales.double().mean() if name.strip() == "mean" else scales.double().quantile(0.5)
+    return float(factor or 1) * float(statistic)

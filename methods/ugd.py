@@ -117,7 +117,7 @@ def _expect_last(teacher: Embedder, image_size: tuple[int, int]) -> None:
     image = torch.zeros(2, 3, *image_size, device=next(teacher.parameters()).device)
     last = teacher.backbone.forward_features(image)
     handle.remove()
-    if last is not seen[0]:
+    if not seen or last is not seen[0]:
         raise UserError(
             f"ugd applies the teacher's neck to parts of its last stage, and in {teacher.architecture['backbone']} "
             "further layers follow it: choose another teacher, such as a ResNet"

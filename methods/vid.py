@@ -32,8 +32,8 @@ class VID(Method):
     which bounds the mutual information of both from below. mu is three 1x1 convolutions without bias with ReLU between
     them, and var_c = log(1 + exp(v_c)) + 1e-5, one for every channel c of the teacher, is learnt with the student. It
     starts at 5; the term may become negative. As in RepDistiller, whose weight of 1 is the default: the likelihood
-    adapts to the scale of the features by itself. Widths may differ; the larger of two maps is averaged down to the
-    smaller's size first.
+    adapts to the scale of the features by itself. Widths may differ; the larger of two maps is first averaged down to
+    the smaller's (h, w), in RepDistiller to a square (h, h).
 
     Args:
         weight: Factor of the term.
@@ -86,10 +86,15 @@ class Guess(nn.Module):
             nn.ReLU(),
             nn.Conv2d(outputs, outputs, 1, bias=False),
         )
-        self.log_scale = nn.Parameter(torch.full((outputs,), math.log(math.expm1(variance - SMALLEST))))
+        self.log_scale = nn.Parameter(torch.full((outputs,), _before_softplus(variance - SMALLEST)))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, outputs, H, W) -> the scalar term."""
         error = at_least_float32(self.mean(student)) - teacher
         variance = F.softplus(at_least_float32(self.log_scale)).add(SMALLEST)[:, None, None]
         return 0.5 * (error.square() / variance + variance.log()).mean()
+
+
+def _before_softplus(value: float) -> float:
+    """x with log(1 + exp(x)) = value, for a value above 0, without overflow."""
+    return value + math.log(-math.expm1(-value))

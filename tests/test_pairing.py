@@ -33,6 +33,13 @@ class Asking(Method):
         (Asking(same_backbone=True), ["student.backbone=resnet18"], "starts as large as its teacher, block by block"),
         (Asking(same_backbone=True), ["student.args.stem_width=4"], "starts as large as its teacher, block by block"),
         (Asking(views=True), [], "train.sampler.views is 1: set it to 2 or more"),
+        (METHODS.find("cdd")(), ["train.optimizer.type=adamw"], "cdd's `lasso: auto` is derived for train.optimizer.ty"),
+        (METHODS.find("deap")(), ["train.optimizer.type=adamw"], "deap's `lasso: auto` is derived for train.optimizer"),
+        (METHODS.find("slimming")(), ["train.optimizer.type=adamw"], "slimming's `lasso: auto` is derived for train.op"),
+        (METHODS.find("slimming+kd")(), ["train.optimizer.type=adamw"], "slimming's `lasso: auto` is derived for trai"),
+        (METHODS.find("cdd")(queue=10), [], "with batches of 32, neighbours .2. may be no more and queue .10. no less"),
+        (METHODS.find("cdd")(neighbours=500), [], "with batches of 32, neighbours .500. may be no more"),
+        (Asking(), ["student.weights=teacher", "student.dim=8"], "student.weights: teacher needs the teacher's own"),
         (Asking(("stage5",)), [], "features of the student: resnet14t has no stage or module 'stage5'; did you mean"),
     ],
 )
@@ -42,11 +49,21 @@ def test_the_impossible_is_named(tiny, method, settings, message):
 
 
 @pytest.mark.parametrize("network", ["student", "teacher.network"])
-def test_what_gives_no_maps_is_named(network):
-    settings = [f"{network}.backbone=vit_tiny_patch16_224", f"{network}.last_stride=2", "image_size=[224, 224]"]
+@pytest.mark.parametrize(
+    ("backbone", "what"),
+    [
+        ("vit_tiny_patch16_224", r"gives \(197, 192\) for each image at stage2"),
+        ("swin_tiny_patch4_window7_224", r"gives \(28, 28, 192\) for each image at stage2"),  # channels come last
+        ("crossvit_9_240", "choose another|has none: stage2 gives no tensor"),
+        ("coat_lite_mini", "choose another|has none: stage2 gives no tensor"),
+    ],
+)
+def test_what_gives_no_maps_is_named(network, backbone, what):
+    side = 240 if "240" in backbone else 224
+    settings = [f"{network}.backbone={backbone}", f"{network}.last_stride=2", f"image_size=[{side}, {side}]"]
     recipe = compose("kd", "cub200", settings=settings)
     who = network.partition(".")[0]
-    with pytest.raises(UserError, match=rf"the {who}'s stage2 \(vit_tiny_patch16_224\) gives \(197, 192\) for each"):
+    with pytest.raises(UserError, match=rf"the {who}'s backbone {backbone} {what}.*hoose a convolutional backbone"):
         check_pairing(Asking(("stage2",)), recipe)
 
 

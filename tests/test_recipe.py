@@ -179,6 +179,22 @@ class TestPresets:
         with pytest.raises(UserError, match="mirror has no preset 'publishd'; did you mean 'published'"):
             compose("mirror", "swatches", settings=["method.preset=publishd"])
 
+    @pytest.mark.parametrize("setting", ["method.preset=[published]", "method.preset={a: 1}", "method.preset=1"])
+    def test_its_name_is_a_text(self, setting):
+        with pytest.raises(UserError, match="mirror has no preset"):
+            compose("mirror", "swatches", settings=[setting])
+
+    @pytest.mark.parametrize("method", ["deap", "cdd"])
+    def test_takes_the_place_of_what_suits_the_dataset(self, method):
+        """What a preset does not name is the method's default, on any dataset."""
+        name = next(iter(METHODS.find(method).presets))
+        setting = [f"method.preset={name}"]
+        on_glyphs, on_veri = (compose(method, dataset, settings=setting) for dataset in ("glyphs", "veri776"))
+        assert on_glyphs.method == on_veri.method
+        assert on_glyphs.method != compose(method, "glyphs").method
+        together = compose(f"{method}+kd", "glyphs", settings=[f"method.{method}.preset={name}"]).method.arguments
+        assert together[method] == on_glyphs.method.arguments
+
 
 class TestLikeTeacher:
     def test_takes_the_teachers_network_and_nothing_of_the_datasets_student(self):

@@ -8,6 +8,16 @@ from benchmark.method import Plan
 from .lasso import auto_lasso
 
 
+def require_derivable(method: str, lasso: float | Literal["auto"], optimizer: str) -> None:
+    """Refuse `auto` where it is not known how the optimiser would move a row.
+
+    Raises:
+        UserError: It is not.
+    """
+    if lasso == "auto" and optimizer != "sgd":
+        raise UserError(f"{method}'s `lasso: auto` is derived for train.optimizer.type: sgd; give a number with others")
+
+
 def lasso_strength(
     method: str,
     lasso: float | Literal["auto"],
@@ -27,12 +37,10 @@ def lasso_strength(
         own_momentum: For a method that moves its compactors itself, by SGD without weight decay.
 
     Raises:
-        UserError: It is not known how the optimiser would move a row, or the learning rate is zero.
+        UserError: The learning rate is zero.
     """
     if lasso != "auto":
         return lasso
-    if own_momentum is None and plan.optimizer != "sgd":
-        raise UserError(f"{method}'s `lasso: auto` is derived for train.optimizer.type: sgd; give a number with others")
     momentum, decay = (plan.momentum, plan.weight_decay) if own_momentum is None else (own_momentum, 0.0)
     first = round(start * plan.steps)
     try:

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.losses.pairwise_distance import pairwise_distance
+from benchmark.losses.unit_rows import unit_rows
 from benchmark.precision import at_least_float32
 
 
@@ -23,8 +24,7 @@ def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float, normaliz
     Returns:
         A scalar.
     """
-    features = at_least_float32(features)
-    distances = pairwise_distance(F.normalize(features) if normalize else features)
+    distances = pairwise_distance(unit_rows(features) if normalize else at_least_float32(features))
     same = labels[:, None] == labels[None, :]
     furthest = distances.masked_fill(~same, -float("inf")).max(dim=1).values
     nearest = distances.masked_fill(same, float("inf")).min(dim=1).values

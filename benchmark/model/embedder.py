@@ -153,7 +153,9 @@ class Embedder(nn.Module):
         return self.backbone.forward_head(maps, pre_logits=True)
 
 
-def _record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+def _record(module: nn.Module, inputs: Any, output: Any) -> None:
+    if not isinstance(output, Tensor):  # several branches
+        return
     # Kept on the module, not in a closure, so that a deep copy of the network records for itself.
     module.tapped = output, output._version  # type: ignore[assignment]
 
@@ -163,6 +165,8 @@ def _record_activation(module: nn.Module, inputs: tuple[Tensor], output: Tensor)
 
 
 def _tapped(name: str, module: nn.Module, activation: nn.Module | None) -> Tensor:
+    if "tapped" not in module.__dict__:
+        raise UserError(f"{name} gives no tensor of features, or takes no part in a pass through the network")
     output, version = module.__dict__["tapped"]
     if activation is not None:
         before, before_version, after = activation.__dict__["activated"]

@@ -45,7 +45,7 @@ def compose(
             )
         content = merge({"method": preset}, user)
     else:
-        content = _lay(_lay(_lay(merge(_fragments(*names), {"method": preset}), file), chosen), command_line)
+        content = _lay(_lay(_lay(merge(_fragments(*names, preset), {"method": preset}), file), chosen), command_line)
     content, inherited = _like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:
@@ -109,7 +109,7 @@ def _preset(method: str, user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     }
     name = given.get("preset")
     if name is not None:
-        if name not in found.presets:
+        if not isinstance(name, str) or name not in found.presets:
             known = ", ".join(found.presets) or "none"
             raise UserError(f"{method} has no preset {name!r}{nearest(str(name), found.presets)} Known: {known}.")
         arguments = merge(arguments, found.presets[name])
@@ -128,15 +128,21 @@ def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {**layer, "method": kept}
 
 
-def _fragments(method: str, dataset: str) -> dict[str, Any]:
-    """Defaults, the dataset's recipe and the method's. The teacher trains as the dataset says, whatever the method."""
+def _fragments(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults, the dataset's recipe and the method's. The teacher trains as the dataset says, whatever the method.
+
+    Arguments that suit a method to the dataset give way to a preset of it as a whole.
+    """
     fragment = DATASETS.find(dataset).recipe
     defaults = Recipe(dataset=Plugin(name=dataset), method=Plugin(name=method)).model_dump(exclude={"version"})
     content = _lay(defaults, fragment)
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
     suited, found = DATASETS.find(dataset).method_arguments, METHODS.find(method)
-    parts = {name: suited[name] for name in getattr(found, "combined", {}) if name in suited}
-    return merge(_lay(content, found.recipe), {"method": suited.get(method, parts)})
+    if combined := getattr(found, "combined", {}):
+        arguments = {name: suited[name] for name in combined if name in suited and name not in preset}
+    else:
+        arguments = {} if preset else suited.get(method, {})
+    return merge(_lay(content, found.recipe), {"method": arguments})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ scores = evaluate(Embeddings(vectors, identities, cameras), Embeddings(...), Pro
 scores.mAP, scores.recall[1], scores.average_precision
 """
 
+from benchmark.retrieval.approximate import evaluate_approximately
+from benchmark.retrieval.approximate_scores import ApproximateScores
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.evaluate import evaluate
 from benchmark.retrieval.k_reciprocal import KReciprocal
@@ -27,6 +29,7 @@ from benchmark.retrieval.scores import Scores
 from benchmark.retrieval.sharded import evaluate_sharded
 
 __all__ = [
+    "ApproximateScores",
     "Embeddings",
     "KReciprocal",
     "Matches",
@@ -39,6 +42,7 @@ __all__ = [
     "average_precision",
     "average_precision_at_r",
     "evaluate",
+    "evaluate_approximately",
     "evaluate_sharded",
     "first_hit",
     "inverse_negative_penalty",

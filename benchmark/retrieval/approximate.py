@@ -12,7 +12,7 @@ from benchmark.retrieval.approximate_scores import ApproximateScores
 from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.counting import count_reaching
 from benchmark.retrieval.embeddings import Embeddings
-from benchmark.retrieval.evaluate import _one_list, require_gallery
+from benchmark.retrieval.evaluate import gallery_of
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.metrics import average_precision, first_hit
@@ -70,11 +70,7 @@ def evaluate_approximately(
             raise ValueError(f"approximate search ranks images by their similarity: no protocol with {rule}")
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    require_gallery(gallery, protocol)
-    if gallery is None:
-        gallery = query
-    elif protocol.query_in_gallery and not _one_list(query, gallery):
-        raise ValueError("the protocol says that query and gallery are one list, but their labels differ")
+    gallery = gallery_of(query, gallery, protocol)
     search = Search(query, gallery, protocol)
     built = _built(gallery.vectors, index)
     k = min(k, len(gallery))

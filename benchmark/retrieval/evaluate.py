@@ -44,11 +44,7 @@ def evaluate(
     Raises:
         ValueError: The two lists do not fit each other or the protocol, or no query has a valid positive.
     """
-    require_gallery(gallery, protocol)
-    if gallery is None:
-        gallery = query
-    elif protocol.query_in_gallery and not _one_list(query, gallery):
-        raise ValueError("the protocol says that query and gallery are one list, but their labels differ")
+    gallery = gallery_of(query, gallery, protocol)
     if protocol.multi_query:
         query = query.pooled()
     search = Search(query, gallery, protocol, precision)
@@ -62,10 +58,19 @@ def evaluate(
     return replace(scores, rounding_error=moved.nan_to_num().mean().item())
 
 
-def require_gallery(gallery: Embeddings | None, protocol: Protocol) -> None:
-    """Raise ValueError where there is none, and the queries are not their own."""
-    if gallery is None and not protocol.query_in_gallery:
-        raise ValueError("a gallery is needed: the protocol does not say that the queries are their own gallery")
+def gallery_of(query: Embeddings, gallery: Embeddings | None, protocol: Protocol) -> Embeddings:
+    """What is searched: the gallery, or the queries where they are their own.
+
+    Raises:
+        ValueError: There is none, or it is not the list of queries where both are one.
+    """
+    if gallery is None:
+        if not protocol.query_in_gallery:
+            raise ValueError("a gallery is needed: the protocol does not say that the queries are their own gallery")
+        return query
+    if protocol.query_in_gallery and not _one_list(query, gallery):
+        raise ValueError("the protocol says that query and gallery are one list, but their labels differ")
+    return gallery
 
 
 def scored(values: Mapping[str, Tensor], neighbours: Neighbours | None, search: Search) -> Scores:

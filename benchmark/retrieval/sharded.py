@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmark.retrieval.embeddings import Embeddings
-from benchmark.retrieval.evaluate import USUAL, evaluate, require_gallery, scored
+from benchmark.retrieval.evaluate import USUAL, evaluate, gallery_of, scored
 from benchmark.retrieval.neighbours import Neighbours
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.scores import Scores
@@ -27,8 +27,7 @@ def evaluate_sharded(
     """
     if protocol.reranking is not None or protocol.multi_query:
         return evaluate(_gathered(query), None if gallery is None else _gathered(gallery), protocol, keep=keep)
-    require_gallery(gallery, protocol)
-    whole = _gathered(query if gallery is None else gallery)
+    whole = _gathered(gallery_of(query, gallery, protocol))
     before = sum(_lengths(query.identities)[: dist.get_rank()])
     positions = torch.arange(before, before + len(query), device=query.identities.device)
     search = Search(query, whole, protocol, positions=positions)

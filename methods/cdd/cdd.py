@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.compression.compactor_method import CompactorMethod
-from benchmark.compression.lasso_strength import lasso_strength
+from benchmark.compression.lasso_strength import lasso_strength, require_derivable
 from benchmark.compression.one_budget import one_budget
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
@@ -105,13 +105,16 @@ class CDD(CompactorMethod):
         self.recompute, self.queue = recompute, queue
         self.teacher_batch_statistics = teacher_batch_statistics
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        self.expect_alike(student, teacher)
-        if self.neighbours > plan.batch_size or self.queue < plan.batch_size:
+    def check_training(self, optimizer: str, batch_size: int) -> None:
+        require_derivable("cdd", self.lasso, optimizer)
+        if self.neighbours > batch_size or self.queue < batch_size:
             raise UserError(
-                f"cdd: with batches of {plan.batch_size}, neighbours ({self.neighbours}) may be no more and queue "
+                f"cdd: with batches of {batch_size}, neighbours ({self.neighbours}) may be no more and queue "
                 f"({self.queue}) no less than that"
             )
+
+    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+        self.expect_alike(student, teacher)
         self.insert(student, teacher, plan)
         self.after = [place.where for place in self.places(student)]
         self.before = [f"{name}.norm" for name in self.after]

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmark.compression.compactable import Compactable
 from benchmark.compression.compactable_block import compactable_blocks
 from benchmark.compression.compactor_method import CompactorMethod
-from benchmark.compression.lasso_strength import lasso_strength
+from benchmark.compression.lasso_strength import lasso_strength, require_derivable
 from benchmark.compression.one_budget import one_budget
 from benchmark.data.batch import Batch
 from benchmark.losses.feature_distance import feature_distance
@@ -102,6 +102,9 @@ class DEAP(CompactorMethod):
                 places.append(CompactableColumns(block.name, block.block))
             places.append(block)
         return places
+
+    def check_training(self, optimizer: str, batch_size: int) -> None:
+        require_derivable("deap", self.lasso, optimizer)
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         self.expect_alike(student, teacher)

@@ -1,9 +1,11 @@
 """Network slimming: the lasso, which channels go, what training and deployment see of it."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from sklearn.feature_selection import SelectFromModel
 from torch import nn
 
 from benchmark.errors import UserError
@@ -67,9 +69,7 @@ def test_auto_brings_a_free_scale_to_zero_when_channels_go(rig):
     assert min(path[:-1]) > 0.05
 
 
-def test_auto_is_for_sgd(rig):
-    with pytest.raises(UserError, match=r"slimming's `lasso: auto` is derived for train.optimizer.type: sgd"):
-        rig(Slimming(), optimizer="adamw")
+def test_a_number_is_for_any_optimizer(rig):
     assert rig(Slimming(lasso=1e-4), optimizer="adamw").method.strength == 1e-4
 
 
@@ -101,6 +101,33 @@ def test_the_smallest_scales_of_all_go_until_the_budget_is_met_and_no_further(ri
     widths[last] += 1
     assert getattr(deployed_size(made.teacher, image, widths), kind) > allowed
     assert made.method.after_epoch(made.student, progress(3)) == [], "once"
+
+
+@pytest.mark.parametrize("threshold", [0.3, "mean", "median", "1.5*mean", "0.5 * median"])
+def test_a_threshold_as_scikit_learn_writes_it(rig, threshold):
+    """The channels that scikit-learn's own selector would leave out go, but for the largest of a layer."""
+    made = rig(Slimming(target_macs=None, threshold=threshold), **BOTTLENECK)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for place in places(made.student):
+            place.norm.weight.copy_(torch.randn(place.width, generator=generator))
+    before = scales(made.student)
+    together = torch.cat(before).abs().double().numpy()
+    estimator = SimpleNamespace(coef_=together, fit=None)
+    selected = torch.from_numpy(SelectFromModel(estimator, threshold=threshold, prefit=True)._get_support_mask())
+    for scale, chosen in zip(before, selected.split([len(scale) for scale in before]), strict=True):
+        chosen[scale.abs().argmax()] = True
+    made.method.after_epoch(made.student, progress(2))
+    expected = [scale[mask] for scale, mask in zip(before, selected.split([len(s) for s in before]), strict=True)]
+    for left, right in zip(scales(made.student), expected, strict=True):
+        assert torch.equal(left, right)
+    assert sum(map(len, expected)) < len(together)
+
+
+@pytest.mark.parametrize("threshold", ["low", "2*", "mean*2", "-1*mean"])
+def test_a_threshold_that_means_nothing(tiny, threshold):
+    with pytest.raises(UserError, match=r"method\.threshold in --set"):
+        tiny("slimming", f"method.threshold={threshold}", "method.target_macs=null")
 
 
 def test_a_target_out_of_reach_leaves_one_channel_each(rig):
@@ -165,7 +192,8 @@ def test_channels_go_at_the_end_where_there_is_one_epoch_only(tiny, train_tiny, 
     ("given", "message"),
     [
         ({"target_params": 0.5}, "slimming: target_macs and target_params are both set"),
-        ({"target_macs": None}, "slimming: give target_macs or target_params"),
+        ({"target_macs": None}, "slimming: give one of target_macs, target_params and threshold"),
+        ({"threshold": 0.1}, "slimming: give one of target_macs, target_params and threshold"),
     ],
 )
 def test_exactly_one_target(given, message):
