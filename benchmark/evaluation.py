@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -15,7 +16,8 @@ from benchmark.data.loading import Loading
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.sample import Sample
 from benchmark.errors import UserError
-from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
+from benchmark.processes import share
+from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate, evaluate_sharded
 
 
 class TestSet:
@@ -44,11 +46,16 @@ class TestSet:
         return EvaluationImages(samples, self.loading.images(samples, f"{self.dataset.name}-test"))
 
     def loader(self, split: str | None = None) -> BatchLoader:
-        """All test images in order, or those of "query" or "gallery"; a batch's indices are positions in `images`."""
+        """All test images in order, or those of "query" or "gallery"; a batch's indices are positions in `images`.
+
+        Of several processes (see `process_group`), each gets its part of "query" or "gallery".
+        """
         positions = range(len(self.images.images))
         if split is not None and not self.protocol.query_in_gallery:
             queries = len(self.dataset.query)
             positions = positions[:queries] if split == "query" else positions[queries:]
+        if split is not None:
+            positions = share(positions)
         return eval_loader(self.images, positions, self.batch_size, self.loading)
 
     def readable(self, split: str) -> list[Sample]:
@@ -83,11 +90,13 @@ class TestSet:
     def score(self, query: Embeddings, gallery: Embeddings | None, keep: int = 0) -> Scores:
         """Scores by the protocol, with the first `keep` entries of every ranked list.
 
+        Of several processes, each passes the part that it has embedded, and gets the scores of all.
+
         Raises:
             UserError: No query has a correct answer, such as where all of them are broken.
         """
         try:
-            return evaluate(query, gallery, self.protocol, keep=keep)
+            return (evaluate_sharded if dist.is_initialized() else evaluate)(query, gallery, self.protocol, keep=keep)
         except ValueError as error:
             raise UserError(f"{self.dataset.folder}: {error}") from error
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What has to be given for a method to make sense; checked before anything is trained (`benchmark.pairing`).
+    """What has to be given for a method to make sense.
 
-    The intermediate features that it reads are its `student_taps` and `teacher_taps`.
+    `benchmark.pairing` checks embeddings, backbones and views before anything is trained. `classifier` is checked of
+    teachers from a checkpoint file; those trained here have one. `sample_index` only describes the method: every batch
+    carries the indices. The intermediate features that a method reads are its `student_taps` and `teacher_taps`.
     """
 
     teacher: bool = True

@@ -23,14 +23,13 @@ class AT(Method):
     Zagoruyko, Komodakis: Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks
     via Attention Transfer. ICLR 2017.
 
-    Equation: weight * sum over stages of mean_b,x (a_s,b,x - a_t,b,x)^2, where a_b, a map over positions x, is
-    mean_c |f_c|^p of the stage's output f, L2-normalised for every image. Widths may differ; the larger of two maps is
-    averaged down to the smaller's size. The paper has the norm of the difference, mean_b ||a_s,b - a_t,b||_2, not
-    squared: `form: paper`. The mean of squares is what the codes compute (RepDistiller; torchdistill offers both), with
-    a weight of 1000 in RepDistiller, the default here. A normalised map knows no scale of features, so the weight holds
-    for other networks, but the mean over x makes large maps count less. With random ResNet-50 and ResNet-18 on images
-    of 256 x 128 the term is 1.4 beside a cross-entropy of 5. The preset `paper` is the paper's form with weight 1, at
-    which it is 1.2 there.
+    Equation: weight * sum over stages of mean_b,x (a_s,b,x - a_t,b,x)^2, where a_b, a map over positions x, is mean_c
+    |f_c|^p of the stage's output f, L2-normalised for every image b. For odd p the codes' f^p can be negative; here it
+    is |f|^p. Widths may differ; the larger of two maps is averaged down to the smaller's (h, w), in RepDistiller to a
+    square (h, h). The paper has the norm of the difference, mean_b ||a_s,b - a_t,b||_2, not squared: `form: paper`. The
+    mean of squares is what the codes compute (RepDistiller; torchdistill offers both), with a weight of 1000 in
+    RepDistiller, the default here. A normalised map knows no scale of features, so the weight holds for other networks,
+    but the mean over x makes large maps count less. The preset `paper` is the paper's form with weight 1.
 
     Args:
         weight: Factor of the term.

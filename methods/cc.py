@@ -25,8 +25,9 @@ class CC(Method):
 
     Equation of the paper, `form` gaussian or bilinear: weight * ||C_s - C_t||_F^2 / B^2, where C = exp(-2 gamma) *
     sum_{p=0..P} (2 gamma)^p / p! * (F F^T)^p, powers taken entry by entry (the Taylor series of the Gaussian kernel
-    between unit rows), or C = F F^T; F the (B, D) embeddings, whose sizes may differ. torchdistill takes the norm
-    without its square, as is the default here; `squared` gives the paper's.
+    between unit rows), or C = F F^T; F the (B, D) embeddings of the B images in the batch, whose sizes may differ.
+    torchdistill, whose gamma and P are the defaults, takes the norm without its square, as is the default here
+    (`squared` gives the paper's), and does not normalise the rows, which its series assumes normalised.
 
     The codes in use, RepDistiller and AIR_Distiller, compute something else, `form` consecutive and the default:
     weight / (B - 1) * sum_{i<B} sum_c d_i,c * d_{i+1,c}, with d = |f_s - f_t| entry by entry. It depends on the order
@@ -34,8 +35,7 @@ class CC(Method):
 
     L2-normalised rows and weight 5 are AIR_Distiller's, for retrieval; the preset `repdistiller` is 0.02 without
     normalisation, for classification. The weight 500 of the preset `kernel`, the paper's Gaussian form, is this
-    benchmark's: on a small ResNet student of glyphs, 40 to 120 steps into training with batches of 96, the gradient
-    is then half to three quarters of the task loss's.
+    benchmark's, chosen so that the gradient is of the size of the task loss's on glyphs.
 
     Args:
         form: See above.
@@ -59,7 +59,7 @@ class CC(Method):
         normalize: bool = True,
         squared: bool = False,
         gamma: Annotated[float, Field(gt=0)] = 0.4,
-        order: Annotated[int, Field(ge=1)] = 2,
+        order: Annotated[int, Field(ge=1, le=100)] = 2,
     ) -> None:
         super().__init__()
         self.form, self.weight, self.normalize, self.squared = form, weight, normalize, squared

@@ -31,18 +31,16 @@ class CRD(Method):
 
         L(v, M) = -log(o_y / (o_y + c)) - sum_{k=1..K} log((K / N) / (o_k + c)),  o_i = exp(<v, M_i> / tau) / Z,
 
-    c = K / N + 1e-7, averaged over the batch. The K negatives k are drawn anew at every step, with replacement, from
-    the images of other identities. Z is N times the mean of exp over the first batch, and then constant. After the
-    loss, M_y <- n(m * M_y + (1 - m) * v), n the L2 normalisation; an image that is several times in the batch enters
-    with its first view. Embedding sizes may differ.
+    c = K / N + 1e-7, averaged over the B images in the batch. The K negatives k are drawn anew at every step, with
+    replacement, from the images of other identities. Z is N times the mean of exp over the first batch, and then
+    constant. After the loss, M_y <- n(m * M_y + (1 - m) * v), n the L2 normalisation; an image that is several times in
+    the batch enters with its first view. Embedding sizes may differ.
 
     As in the authors' code, except: memories start in random directions of length 1 (theirs: uniform components, of
-    length 1 on average); o is computed as a logarithm, so that a small tau cannot overflow; scores are computed for
-    all N images and counted as often as drawn, which gives the same sum without a gathered (B, K, dim) tensor. It
-    needs O(B N) memory. All defaults are the authors' (RepDistiller), for classification; v is normalised, so that
-    they depend on no scale of the features. On a small ResNet student of glyphs, 40 to 120 steps into training with
-    batches of 96, the gradient is half to four fifths of the task loss's. K beyond the number of images only
-    draws some of them again.
+    length 1 on average); o is computed as a logarithm, so that a small tau cannot overflow; scores are computed for all
+    N images and counted as often as drawn, which gives the same sum without a gathered (B, K, dim) tensor. It needs O(B
+    N) memory. All defaults are the authors' (RepDistiller), for classification; v is normalised, so that they depend on
+    no scale of the features. K beyond the number of images only draws some of them again.
 
     Args:
         weight: Factor of the term.

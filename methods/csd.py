@@ -23,9 +23,10 @@ class CSD(Method):
 
     Wu, Wang, Zhou, Li, Tian: Contextual Similarity Distillation for Asymmetric Image Retrieval. CVPR 2022.
 
-    Equation: weight / B * sum_i KL(softmax_n(cos(t_i, t_n) / tau_t) || softmax_n(cos(s_i, t_n) / tau_s)), s and t the
-    embeddings of student and teacher, n over the K images that are nearest to i in the teacher's space, i among them.
-    The gallery is the teacher's on both sides, so that student queries come to fit it; labels are not used.
+    Equation: weight / B * sum_i KL(softmax_n(cos(t_i, t_n) / tau_t) || softmax_n(cos(s_i, t_n) / tau_s)), i over the B
+    images in the batch, n over the K of them that are nearest to i in the teacher's space, i among them, s and t the
+    embeddings of student and teacher. The gallery is the teacher's on both sides, so that student queries come to fit
+    it; labels are not used.
 
     The paper takes the neighbours from a gallery of the whole training set, prepared beforehand; here they are the
     batch's, as in AIR_Distiller, the only public code that was found, which draws a batch of 256 images at random

@@ -27,7 +27,7 @@ class D3still(Method):
     CVPR 2024.
 
     Equation: with T_m = cos(t_i, t_m) and S_m = cos(s_i, t_m) over the K images m nearest to i in the teacher's space,
-    i the first of them, s and t the embeddings of student and teacher:
+    i the first of them, i over the B images in the batch, s and t the embeddings of student and teacher:
 
         feature_weight / B * || T_1 - S_1 ||_2                                        the norm over the batch
         + hard_weight / (B (K - 1)) * sum_i || r on pairs (m, n) with dS / dT < 0 ||_2

@@ -36,10 +36,8 @@ class DarkRank(Method):
 
     alpha 3, beta 3 and 4 nearest are the defaults of lenscloth's class, the preset `lenscloth`, which takes rows as
     they come; its command line has alpha 2. The original normalises rows, and so does the default here: 512
-    batch-normalised dimensions lie about 30 apart, and the cube of that drowns every other term. Weight 1 is the
-    plain sum with the task loss; on a small ResNet student of glyphs, 40 to 120 steps into training with batches of
-    96, the gradient is then one to two times the task loss's. The list of the preset `original` is as long as the
-    batch, hence its weight of 0.1.
+    batch-normalised dimensions lie about 30 apart, and the cube of that drowns every other term. Weight 1 is the plain
+    sum with the task loss. The list of the preset `original` is as long as the batch, hence its weight of 0.1.
 
     Args:
         weight: Factor of the term.

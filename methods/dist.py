@@ -22,13 +22,12 @@ class DIST(Method):
 
     Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher. NeurIPS 2022.
 
-    Equation: T^2 * [beta * (1 - mean_b rho(p_s[b, :], p_t[b, :])) + gamma * (1 - mean_c rho(p_s[:, c], p_t[:,
-    c]))], with p = softmax(z / T), z (B, C) the logits, and rho Pearson's correlation, <x, y> / (|x| |y| + 1e-8) of
-    vectors less their means. A vector that is constant up to rounding has no correlation: it counts as rho = 0 and
-    passes no gradient, where the released code divides by 1e-8. The constant also makes classes that are improbable
-    in the whole batch count for little. No retrieval code has weights; the defaults are the authors', beta = gamma
-    = 1 and T = 1. On a small ResNet student of glyphs, 40 to 120 steps into training with batches of 96, the
-    gradient is then a fourth to a half of the task loss's.
+    Equation: T^2 * [beta * (1 - mean_b rho(p_s[b, :], p_t[b, :])) + gamma * (1 - mean_c rho(p_s[:, c], p_t[:, c]))],
+    with p = softmax(z / T), z (B, C) the logits of the B images in the batch over C classes, and rho Pearson's
+    correlation, <x, y> / (|x| |y| + 1e-8) of vectors less their means. A vector that is constant up to rounding has no
+    correlation: it counts as rho = 0 and passes no gradient, where the released code divides by 1e-8. The constant also
+    makes classes that are improbable in the whole batch count for little. No retrieval code has weights; the defaults
+    are the authors', beta = gamma = 1 and T = 1.
 
     Args:
         temperature: T.

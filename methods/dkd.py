@@ -26,15 +26,15 @@ class DKD(Method):
 
     Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation. CVPR 2022.
 
-    Equation: w * T^2 / B * sum_b [alpha * KL(b_t || b_s) + beta * KL(q_t || q_s)], where with p = softmax(z / T), z the
-    logits and y the label, b = (p_y, 1 - p_y) and q is the softmax of z / T over the classes other than y; w =
-    min(epoch / warmup, 1) with the running epoch counted from 1. KD is the case beta = 1 - p_t,y for every image. The
-    released code (mdistiller) lowers z_y / T by 1000 to leave it out; here it is left out.
+    Equation: w * T^2 / B * sum_b [alpha * KL(b_t || b_s) + beta * KL(q_t || q_s)], where B is the number of images in
+    the batch and, with p = softmax(z / T), z the logits of an image and y its label, b = (p_y, 1 - p_y) and q is the
+    softmax of z / T over the classes other than y; w = min(epoch / warmup, 1) with the running epoch counted from 1. KD
+    is the case beta = 1 - p_t,y for every image. The released code (mdistiller) lowers z_y / T by 1000 to leave it out;
+    here it is left out.
 
-    No retrieval code has weights. The defaults are those for ImageNet, as mmrazor lists them; on a small ResNet
-    student of glyphs, 40 to 120 steps into training with batches of 96, the gradient is then about as large as the
-    task loss's. The preset `published` is mdistiller's for CIFAR-100 (beta is 6 for some of its pairs); its
-    gradient is seven to ten times the task loss's.
+    No retrieval code has weights. The defaults are those for ImageNet, as mmrazor lists them, with a gradient of the
+    size of the task loss's on glyphs. The preset `published` is mdistiller's for CIFAR-100 (beta is 6 for some of its
+    pairs); it outweighs the task loss there.
 
     Args:
         temperature: T.

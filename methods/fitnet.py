@@ -28,13 +28,12 @@ class FitNet(Method):
 
     What retrieval papers call FitNet, and the default here, takes the embedding for f and no regressor, so that the
     student can be searched in the teacher's gallery: AIR_Distiller, whose weight of 2 beside the whole task loss is the
-    default. Where embeddings differ in size r is a linear map without bias, and the spaces stay apart. `on: stages` is
-    the paper's hint: f are the maps that end a stage, and r a 1x1 convolution without bias, as in the codes of RKD and
-    LabelRelaxation (four stages); the larger of two maps is averaged down to the smaller's size. The paper trains on
-    the hint first and on the task afterwards; here, as in the codes, both run together. With random ResNet-50 and
-    ResNet-18 on images of 256 x 128 and weight 2 the embeddings cost 2 and four stages 10, beside a cross-entropy of 5.
-    The preset `published` is the hint at one middle stage, with the weight of RepDistiller, which is meant for the
-    features of CIFAR networks.
+    default (the paper of D3still trains it without a task loss). Where embeddings differ in size r is a linear map
+    without bias, and the spaces stay apart. `on: stages` is the paper's hint: f are the maps that end a stage, and r a
+    1x1 convolution without bias, as in the codes of RKD and LabelRelaxation (four stages); the larger of two maps is
+    averaged down to the smaller's size. The paper trains on the hint first and on the task afterwards; here, as in the
+    codes, both run together. The preset `published` is the hint at one middle stage, with the weight of RepDistiller,
+    which is meant for the features of CIFAR networks.
 
     Args:
         on: What approaches the teacher's: the `embedding`, or the maps of `stages`.

@@ -21,9 +21,9 @@ class JS(Method):
     its project FastDistill.
 
     Equation: weight * T^2 / (2 B) * sum_b [KL(p_t || p_s) + KL(p_s || p_t)], p = softmax(z / T), z the logits of the
-    classifier heads. fast-reid calls it Jensen-Shannon; it has no mixture of the two distributions and is half of
-    Jeffreys' divergence, which is what is computed here too. Gradient flows through the student's side of both
-    directions. Temperature 16 and weight 1 beside the task loss are fast-reid's.
+    classifier heads, B the number of images in the batch. fast-reid calls it Jensen-Shannon; it has no mixture of the
+    two distributions and is half of Jeffreys' divergence, which is what is computed here too. Gradient flows through
+    the student's side of both directions. Temperature 16 and weight 1 beside the task loss are fast-reid's.
 
     Args:
         temperature: T.

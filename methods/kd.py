@@ -20,10 +20,10 @@ class KD(Method):
 
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. NIPS Deep Learning Workshop, 2014.
 
-    Equation: weight * T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T)), z the logits of the classifier heads.
-    Temperature 2 and weight 1 beside the whole task loss, as retrieval codes have it (AIR_Distiller, CDD, DEAP). The
-    preset `classification` is the temperature of RepDistiller and mdistiller, which take 0.9 of this and 0.1 of the
-    cross-entropy: the same proportion is weight 9.
+    Equation: weight * T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T)), z the logits of the classifier heads, B
+    the number of images in the batch. Temperature 2 and weight 1 beside the whole task loss, as retrieval codes have it
+    (AIR_Distiller, CDD, DEAP). The preset `classification` is the temperature of RepDistiller and mdistiller, which
+    take 0.9 of this and 0.1 of the cross-entropy: the same proportion is weight 9.
 
     Args:
         temperature: T.

@@ -29,14 +29,12 @@ class MetricsFromTeachers(Method):
     sizes may differ. It is one norm over the whole batch, neither squared nor divided, and so grows with the batch.
     `mode` absolute: weight * mean_b |f_s,b - f_t,b + 1e-6|, which needs embeddings of one size and pulls the student's
     onto the teacher's; the constant, in every component, is that of the authors' code, and costs a student equal to its
-    teacher 1e-6 * sqrt(D).
+    teacher 1e-6 * sqrt(d) in d dimensions.
 
-    Beside the triplet loss the authors weight relative and absolute with 0.3 and 1.0 for CUB-200-2011, 0.1 and 1.5
-    for Cars196, 1.0 and 2.0 for Stanford Online Products. On a small ResNet student of glyphs with batch-normalised
-    embeddings of 512 dimensions, 40 to 120 steps into training with batches of 96, 0.3 relative (the preset
-    `published`) has a gradient 30 to 50 times the task loss's, 1.0 absolute (the preset `absolute`) a third to two
-    thirds of it. The default, relative, therefore L2-normalises first and takes the largest of these weights, 1.0:
-    a third to a half.
+    Beside the triplet loss the authors weight relative and absolute with 0.3 and 1.0 for CUB-200-2011, 0.1 and 1.5 for
+    Cars196, 1.0 and 2.0 for Stanford Online Products. The presets `published` and `absolute` are those for CUB. On
+    batch-normalised embeddings `published` drowns the task loss, as `absolute` does not; the default, relative,
+    therefore L2-normalises first and takes the largest of the relative weights, 1.0.
 
     Args:
         mode: See above.

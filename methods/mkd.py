@@ -25,13 +25,14 @@ class MKD(Method):
     Xie et al.: Distillation Embedded Absorbable Pruning for Fast Object Re-identification. Pattern Recognition 152,
     2024, which calls it asymmetric relation knowledge distillation; MKD is its name in the code.
 
-    Equation: sum over stages of 1 / B * (alpha * sum_i E_ii + beta * sum_(i != j) E_ij), with
-    E_ij = (D(t_i, t_j) - D(s_i, t_j))^2 and D(x, y) = max(||x - y||, 1e-6). s_i and t_i are the attention maps of image
-    i, mean_c |f_c|^p over the positions of a stage's output f, L2-normalised under `distance: cosine` and left as they
-    are under `l2`. Hence E_ii pulls the student's map onto the teacher's. Widths may differ; the larger of two maps is
-    averaged down to the smaller's size. Values and stages are those of the authors' code for VeRi-776, beside
-    cross-entropy and triplet loss. As there, the second sum is divided by B, not by B (B - 1), and so grows with the
-    batch. Its cast to float32, in which an expanded ||x - y||^2 makes D(t_i, t_i) rounding noise, is not followed.
+    Equation, for the B images in the batch: sum over stages of 1 / B * (alpha * sum_i E_ii + beta * sum_(i != j) E_ij),
+    with E_ij = (D(t_i, t_j) - D(s_i, t_j))^2 and D(x, y) = max(||x - y||, 1e-6). s_i and t_i are the attention maps of
+    image i, mean_c |f_c|^p over the positions of a stage's output f, L2-normalised under `distance: cosine` and left as
+    they are under `l2`. Hence E_ii pulls the student's map onto the teacher's. For odd p the code's f^p can be
+    negative; here it is |f|^p. Widths may differ; the larger of two maps is averaged down to the smaller's (h, w), in
+    the code to a square (h, h). Values and stages are those of the authors' code for VeRi-776, beside cross-entropy and
+    triplet loss. As there, the second sum is divided by B, not by B (B - 1), and so grows with the batch. Its cast to
+    float32, in which an expanded ||x - y||^2 makes D(t_i, t_i) rounding noise, is not followed.
 
     Args:
         alpha: Weight of an image with itself.

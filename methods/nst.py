@@ -25,11 +25,11 @@ class NST(Method):
     Equation: weight * sum over stages of mean_b [mean k(t, t') + mean k(s, s') - 2 mean k(s, t)], the squared maximum
     mean discrepancy of the channels' maps s and t of an image, each L2-normalised over its positions, under the kernel
     k(x, y) = <x, y>^2; the means run over all pairs of channels, a channel with itself included. As in RepDistiller.
-    Widths may differ; the larger of two maps is averaged down to the smaller's size.
+    Widths may differ; the larger of two maps is averaged down to the smaller's (h, w), in RepDistiller to a square
+    (h, h).
 
-    No weight for retrieval is known. The default puts the term at the size of the task loss where the networks begin
-    apart: at 6 beside a cross-entropy of 5, with random ResNet-50 and ResNet-18 on images of 256 x 128. Maps are
-    normalised, so it holds for other scales of features.
+    No weight for retrieval is known. The default puts the term at the size of the task loss when training starts and
+    the networks are far apart. Maps are normalised, so it holds for other scales of features.
 
     Args:
         weight: Factor of the term.

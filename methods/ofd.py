@@ -25,19 +25,17 @@ class OFD(Method):
 
     Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019.
 
-    Equation: weight * sum over stages j = 0 .. n - 1 of 2^-(n - j - 1) / B * sum over all entries of
-    (r(s) - t')^2 where r(s) > t' or t' > 0, and 0 elsewhere: a negative response of the teacher asks only for a
-    response that is not above it. s and t are the maps before the activation that ends the stage (its output, where
-    none does), r a 1x1 convolution and a batch-norm, and t' = max(t, m_c). The margin m_c is the mean of the negative
-    half of a normal distribution with the bias as mean and the scale as deviation of the batch-norm that ends the
-    teacher's stage, in channel c, and -3 deviations where less than a thousandth is negative. In a residual block that
-    leaves out the shortcut, as the authors' code does.
+    Equation: weight * sum over stages j = 0 .. n - 1 of 2^-(n - j - 1) / B * sum over all entries of (r(s) - t')^2
+    where r(s) > t' or t' > 0, and 0 elsewhere: a negative response of the teacher asks only for a response that is not
+    above it. B is the number of images in the batch; s and t are the maps before the activation that ends the stage
+    (its output, where none does), r a 1x1 convolution and a batch-norm, and t' = max(t, m_c). The margin m_c is the
+    mean of the negative half of a normal distribution with the bias as mean and the scale as deviation of the
+    batch-norm that ends the teacher's stage, in channel c, and -3 deviations where less than a thousandth is negative.
+    In a residual block that leaves out the shortcut, as the authors' code does.
 
-    The authors' code divides by 1000 for CIFAR, the preset `cifar`, and by 10000 for ImageNet, as does fast-reid,
-    which adds it to a retrieval network's task loss: the default weight. The sum grows with image and teacher: with
-    random ResNet-50 and ResNet-18 on images of 256 x 128 the term is 71 beside a cross-entropy of 5, while its gradient
-    in the student's last stage has a twelfth of the norm of the cross-entropy's. Where maps differ in size, which the
-    paper does not provide for, the larger of two is averaged down to the smaller's.
+    The authors' code divides by 1000 for CIFAR, the preset `cifar`, and by 10000 for ImageNet, as does fast-reid, which
+    adds it to a retrieval network's task loss: the default weight. The sum grows with image and teacher. Where maps
+    differ in size, which the paper does not provide for, the larger of two is averaged down to the smaller's.
 
     Args:
         weight: Factor of the term.

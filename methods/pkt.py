@@ -21,13 +21,11 @@ class PKT(Method):
 
     Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018.
 
-    Equation: weight / B^2 * sum_ij P_t,ij * log((P_t,ij + e) / (P_s,ij + e)), where P_ij = K_ij / sum_j K_ij, K_ij
-    = (cos(f_i, f_j) + 1) / 2, f the embeddings and e = 1e-7. As in the released codes, the sums include the
-    diagonal, the lengths in the cosine are |f| + e, and the result is a mean over the B^2 entries, hence small; a
-    zero row, whose gradient those codes scale by 1 / e, passes none here. Embedding sizes may differ. Weight 30000
-    is that of RepDistiller, mdistiller and AIR_Distiller, the last a retrieval code. On a small ResNet student of
-    glyphs, 40 to 120 steps into training with batches of 96, the gradient is then two to three times the task
-    loss's.
+    Equation: weight / B^2 * sum_ij P_t,ij * log((P_t,ij + e) / (P_s,ij + e)), where P_ij = K_ij / sum_j K_ij, K_ij =
+    (cos(f_i, f_j) + 1) / 2, f the embeddings of the B images in the batch and e = 1e-7. As in the released codes, the
+    sums include the diagonal, the lengths in the cosine are |f| + e, and the result is a mean over the B^2 entries,
+    hence small; a zero row, whose gradient those codes scale by 1 / e, passes none here. Embedding sizes may differ.
+    Weight 30000 is that of RepDistiller, mdistiller and AIR_Distiller, the last a retrieval code.
 
     Args:
         weight: Factor of the term.

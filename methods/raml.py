@@ -27,8 +27,8 @@ class RAML(Method):
 
     Suma, Tolias: Large-to-small Image Resolution Asymmetry in Deep Metric Learning. WACV 2023.
 
-    Equation: weight * sum over groups of [ mean_a (1 - s_a . t_a)^2 + mixed_weight * M(s t^T, t t^T)
-    + student_weight * M(s s^T, t t^T) ], s and t the L2-normalised embeddings of a group of A images, M the mean square
+    Equation: weight * sum over groups of [ mean_a (1 - s_a . t_a)^2 + mixed_weight * M(s t^T, t t^T) +
+    student_weight * M(s s^T, t t^T) ], s and t the L2-normalised embeddings of a group of A images, M the mean square
     of the differences off the diagonal; 1e-6 is added to every difference before it is squared. In the authors' code
     (`relations: views`) a group is all augmentations of one image. In AIR_Distiller (`batch`) it is the whole batch,
     one view of each image: hence a mean where the authors have a sum over images, and neither weights nor learning
@@ -37,8 +37,8 @@ class RAML(Method):
     `batch` is the default: batches here are P identities x K images in one view, for the sake of the task loss beside.
     Views in their stead would leave it fewer images of the same batch size, and positives that are copies. With
     `views`, set train.sampler.views (the authors: 8); the sum over images can be tempered by `weight`. The weights are
-    the authors' for CUB; the presets `cars` and `sop` theirs for those, and `air_distiller` what that code trains with
-    on CUB: by an error it reads the first weight into both.
+    the authors' for CUB; the presets `cars` and `sop` are theirs for those, with `views`, and `air_distiller` is what
+    that code trains with on CUB: by an error it reads the first weight into both.
 
     Args:
         mixed_weight: Factor of the cosines between student and teacher (lambda 1).
@@ -51,8 +51,8 @@ class RAML(Method):
     needs = Needs(equal_embeddings=True)
     aligned = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cars": {"mixed_weight": 0.6371, "student_weight": 0.7731},
-        "sop": {"mixed_weight": 0.7482, "student_weight": 0.6778},
+        "cars": {"mixed_weight": 0.6371, "student_weight": 0.7731, "relations": "views"},
+        "sop": {"mixed_weight": 0.7482, "student_weight": 0.6778, "relations": "views"},
         "air_distiller": {"mixed_weight": 0.7718, "student_weight": 0.7718},
     }
 

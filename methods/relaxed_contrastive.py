@@ -23,13 +23,12 @@ class RelaxedContrastive(Method):
 
     Kim, Kim, Cho, Kwak: Embedding Transfer with Label Relaxation for Improved Metric Learning. CVPR 2021.
 
-    Equation: weight / B * sum_{i != j} [w_ij * d_ij^2 + (1 - w_ij) * relu(delta - d_ij)^2], where w_ij = exp(-|t_i
-    - t_j|^2 / sigma) with t the L2-normalised embeddings of the teacher, and d_ij = |s_i - s_j| over its mean in
-    row i with s the student's as they come. Embedding sizes may differ. As in the authors' code the mean of a row
-    runs over all B entries, the image itself included, and passes gradient. It is a sum over the B - 1 others, so
-    it grows with the batch. sigma = delta = 1 are the authors', who train with this loss alone. Weight 1 beside the
-    task loss has, on a small ResNet student of glyphs, 40 to 120 steps into training with batches of 96, a gradient
-    as large as the task loss's.
+    Equation: weight / B * sum_{i != j} [w_ij * d_ij^2 + (1 - w_ij) * relu(delta - d_ij)^2], over the B images in the
+    batch, where w_ij = exp(-|t_i - t_j|^2 / sigma) with t the L2-normalised embeddings of the teacher, and d_ij is
+    |s_i - s_j| over its mean in row i with s the student's as they come. Embedding sizes may differ. As in the authors'
+    code the mean of a row runs over all B entries, the image itself included, and passes gradient. It is a sum over the
+    others in the batch, so it grows with the batch. sigma = delta = 1 are the authors', who train with this loss alone.
+    Weight 1 is the plain sum with the task loss; the gradients of both are of one size on glyphs.
 
     Args:
         weight: Factor of the term.

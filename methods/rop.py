@@ -25,10 +25,10 @@ class ROP(Method):
 
     Wu, Wang, Zhou, Li: A General Rank Preserving Framework for Asymmetric Image Retrieval. ICLR 2023.
 
-    Equation: weight / (B K) * sum_i sum_mn w_m (sigmoid((T_n - T_m) / 1e-6) - sigmoid((S_n - T_m) / tau))^2, where m
-    and n run over the K images nearest to i in the teacher's space, i the first of them; T_m = cos(t_i, t_m) and
-    S_m = cos(s_i, t_m), s and t the embeddings of student and teacher; w_m = m * softmax_m(rank_weight * T_m), m
-    counted from 1.
+    Equation: weight / (B K) * sum_i sum_mn w_m (sigmoid((T_n - T_m) / 1e-6) - sigmoid((S_n - T_m) / tau))^2, where i
+    runs over the B images in the batch, m and n over the K of them nearest to i in the teacher's space, i the first of
+    them; T_m = cos(t_i, t_m) and S_m = cos(s_i, t_m), s and t the embeddings of student and teacher; w_m = m *
+    softmax_m(rank_weight * T_m), m counted from 1.
 
     As in AIR_Distiller, whose values this meets: the student's indicator subtracts the TEACHER's similarity T_m, not
     S_m, so that the similarities themselves are pulled together, not their order alone, and a student equal to its

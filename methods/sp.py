@@ -10,10 +10,9 @@ from benchmark.data.batch import Batch
 from benchmark.losses.unit_rows import unit_rows
 from benchmark.method import Method
 from benchmark.model.features import Features
+from benchmark.model.stages import Stages
 from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
-
-Stage = Annotated[int, Field(ge=1, le=4)]
 
 
 @METHODS.register_module("sp")
@@ -23,13 +22,11 @@ class SP(Method):
     Tung, Mori: Similarity-Preserving Knowledge Distillation. ICCV 2019.
 
     Equation: weight * sum over maps of || n(F_s F_s^T) - n(F_t F_t^T) ||_F^2 / B^2, F the (B, C * H * W) flattened maps
-    and n division of every row by its L2 norm (a zero row stays zero and passes no gradient). Channels and sizes may
-    differ. RepDistiller reads the last stage; `of: embedding` compares embeddings instead, in the same way. A row norm
-    of L1, as torchdistill has it, is not followed.
+    of the B images in the batch and n division of every row by its L2 norm (a zero row stays zero and passes no
+    gradient). Channels and sizes may differ. RepDistiller reads the last stage; `of: embedding` compares embeddings
+    instead, in the same way. A row norm of L1, as torchdistill has it, is not followed.
 
-    No retrieval code has a weight; 3000 is RepDistiller's. On a small ResNet student of glyphs, 40 to 120 steps
-    into training with batches of 96, the gradient is then a fourth to a third of the task loss's, and with `of:
-    embedding` a half to the whole.
+    No retrieval code has a weight; 3000 is RepDistiller's.
 
     Args:
         weight: Factor of the term.
@@ -43,7 +40,7 @@ class SP(Method):
         self,
         weight: Annotated[float, Field(ge=0)] = 3000.0,
         of: Literal["stages", "embedding"] = "stages",
-        stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (4,),
+        stages: Stages = (4,),
     ) -> None:
         super().__init__()
         self.weight = weight

@@ -284,6 +284,7 @@ CHOICES = {
     "pad_mode": "edge",
     "amp": "off",
     "average_precision": "trapezoid",
+    "ties": "optimistic",
 }
 
 

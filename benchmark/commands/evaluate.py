@@ -21,6 +21,7 @@ from benchmark.errors import UserError, nearest
 from benchmark.evaluation import TestSet
 from benchmark.finished_run import FinishedRun
 from benchmark.model.mirrored import Mirrored
+from benchmark.processes import process_group
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
@@ -70,6 +71,8 @@ def evaluate_run(
 ) -> None:
     """Judge a run's student on its own dataset or another one, and print the scores.
 
+    Started by `torchrun`, every process embeds its part of the images and searches the gallery for its queries.
+
     Raises:
         UserError: There is no such run, dataset or gallery, or they do not fit each other.
     """
@@ -86,9 +89,12 @@ def evaluate_run(
             "teacher, so that they cannot be compared"
         )
     networks = [Mirrored(network) if flip else network for network in (student, searched)]
-    queries = test.embed(networks[0], "query")
-    same = test.protocol.query_in_gallery and gallery == "student"
-    scores = test.score(queries, queries if same else test.embed(networks[1], "gallery"))
+    with process_group(chosen) as speaking:
+        queries = test.embed(networks[0], "query")
+        same = test.protocol.query_in_gallery and gallery == "student"
+        scores = test.score(queries, queries if same else test.embed(networks[1], "gallery"))
+    if not speaking:
+        return
     facts = [f"{run}", f"on {test.dataset.name}"]
     facts += ["searching the teacher's gallery"] if gallery == "teacher" else []
     facts += ["with mirrored images"] if flip else []

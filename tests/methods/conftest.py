@@ -104,7 +104,13 @@ def draw():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def plan() -> Plan:
+    """What `rig` plans where it is told nothing else."""
+    return PLAN
+
+
+@pytest.fixture(scope="session")
 def rig(glyphs, batches):
     """`rig(CDD(), backbone="resnet18")` puts a method to work on random networks; the same ones at every call.
 

@@ -120,3 +120,8 @@ def test_learns_from_batches_of_views(rig):
     assert all(losses[f"loss_raml_{name}"] > 0 for name in ("absolute", "mixed", "student"))
     assert made.method.needs.views
     assert not RAML().needs.views
+
+
+def test_presets_of_the_authors_compare_views_and_that_of_the_reimplementation_the_batch():
+    asked = {name: RAML(**given).needs.views for name, given in RAML.presets.items()}
+    assert asked == {"cars": True, "sop": True, "air_distiller": False}

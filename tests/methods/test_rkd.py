@@ -111,6 +111,17 @@ def test_identical_embeddings_have_finite_gradients(normalize, value):
     assert student.grad.isfinite().all()
 
 
+def test_a_zero_row_has_a_bounded_gradient_when_rows_are_normalised():
+    student, teacher = (x.float() for x in draw(6, 8, 10))
+    student[2] = 0
+    student.requires_grad_()
+    loss = total(RKD(normalize=True), student, teacher)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.any()
+    assert student.grad.abs().max() < 1e6, "1e12 comes of a division by a norm of zero"
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_short_floats_and_autocast_stay_finite(dtype):
     student, teacher = ((300 * torch.randn(8, 64)).to(dtype).requires_grad_() for _ in range(2))

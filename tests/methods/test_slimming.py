@@ -1,11 +1,11 @@
 """Network slimming: the lasso, which channels go, what training and deployment see of it."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from sklearn.feature_selection import SelectFromModel
+from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from benchmark.errors import UserError
@@ -113,8 +113,9 @@ def test_a_threshold_as_scikit_learn_writes_it(rig, threshold):
             place.norm.weight.copy_(torch.randn(place.width, generator=generator))
     before = scales(made.student)
     together = torch.cat(before).abs().double().numpy()
-    estimator = SimpleNamespace(coef_=together, fit=None)
-    selected = torch.from_numpy(SelectFromModel(estimator, threshold=threshold, prefit=True)._get_support_mask())
+    estimator = LinearRegression()
+    estimator.coef_ = together
+    selected = torch.from_numpy(SelectFromModel(estimator, threshold=threshold, prefit=True).get_support())
     for scale, chosen in zip(before, selected.split([len(scale) for scale in before]), strict=True):
         chosen[scale.abs().argmax()] = True
     made.method.after_epoch(made.student, progress(2))
