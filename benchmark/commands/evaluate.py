@@ -26,7 +26,6 @@ from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
 
-_LABELS = ("ids", "cams", "tracks")
 GALLERIES = ("student", "teacher")
 
 
@@ -137,10 +136,8 @@ def _list(arrays: dict[str, Any], name: str, protocol: Protocol, device: torch.d
     if missing:
         guess = nearest(missing[0], list(arrays))
         raise UserError(f"there is no array {missing[0]!r}{guess} The file has: {', '.join(arrays)}.")
-    labels = (arrays.get(f"{name}_{label}") for label in _LABELS)
-    found = Embeddings(arrays[name], *labels)
-    moved = (part if part is None else part.to(device) for part in (found.identities, found.cameras, found.tracks))
-    return Embeddings(found.vectors.to(device), *moved)
+    cameras, tracks = (arrays.get(f"{name}_{label}") for label in ("cams", "tracks"))
+    return Embeddings(arrays[name], arrays[f"{name}_ids"], cameras, tracks).to(device)
 
 
 def _report(scores: Scores, protocol: Protocol, title: str, output: Path | None) -> None:

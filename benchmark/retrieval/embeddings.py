@@ -1,6 +1,7 @@
 """What a model says about a list of images, with the labels by which it is judged."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +69,15 @@ class Embeddings:
 
     def take(self, rows: Tensor) -> "Embeddings":
         """The images at these positions, (N,) int64."""
-        labels = (self.identities, self.cameras, self.tracks)
-        return Embeddings(self.vectors[rows], *(label if label is None else label[rows] for label in labels))
+        return self._each(lambda part: part[rows])
+
+    def to(self, device: torch.device) -> "Embeddings":
+        """The same on a device."""
+        return self._each(lambda part: part.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Embeddings":
+        labels = (label if label is None else change(label) for label in (self.cameras, self.tracks))
+        return Embeddings(change(self.vectors), change(self.identities), *labels)
 
     def pooled(self) -> "Embeddings":
         """One vector for all images of an identity from a camera: the mean of the unit vectors; sorted by both.

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.neighbours import Neighbours
@@ -73,8 +73,8 @@ def gallery_of(query: Embeddings, gallery: Embeddings | None, protocol: Protocol
     return gallery
 
 
-def scored(values: Mapping[str, Tensor], neighbours: Neighbours | None, search: Search) -> Scores:
-    """The scores that a search has measured.
+def scored(values: Mapping[str, Any], neighbours: Neighbours | None, search: Search) -> Scores:
+    """The scores that a search has measured: `values` by the names that they have in `Scores`.
 
     Raises:
         ValueError: No query has a valid positive.

@@ -46,7 +46,7 @@ class Matching:
         columns = self._order[(start + offset.minimum(count - 1)).clamp(0, len(self._order) - 1)]
         positive = offset < count
         if self.protocol.camera_rule:
-            positive &= self.gallery.cameras[columns] != self.query.cameras[rows, None]
+            positive &= ~self._same_camera(rows, columns)
         if self.protocol.query_in_gallery:
             positive &= columns != self._positions[rows, None]
         return Matches(columns, positive)
@@ -64,7 +64,12 @@ class Matching:
         same = self.gallery.identities[columns] == self.query.identities[rows, None]
         ignored = torch.isin(columns, self.junk)
         if self.protocol.camera_rule:
-            ignored |= same & (self.gallery.cameras[columns] == self.query.cameras[rows, None])
+            ignored |= same & self._same_camera(rows, columns)
         if self.protocol.query_in_gallery:
             ignored |= columns == self._positions[rows, None]
         return (same & (self._count[rows, None] > 0)).to(torch.int8).masked_fill(ignored, -1)
+
+    def _same_camera(self, rows: slice, columns: Tensor) -> Tensor:
+        gallery, query = self.gallery.cameras, self.query.cameras
+        assert gallery is not None and query is not None  # `Search` has asked for them
+        return gallery[columns] == query[rows, None]

@@ -22,6 +22,7 @@ def product(queries: Tensor, gallery: Tensor, precision: Precision = "float32") 
         ValueError: The device has no products of this precision.
     """
     device = queries.device
+    backends: Any = torch.backends  # whose parts are made at run time
     offered = _OFFERED.get(device.type, ("float32",))
     if precision not in offered:
         raise ValueError(f"products on {device.type} are in {', '.join(offered)}; not in {precision!r}")
@@ -29,10 +30,10 @@ def product(queries: Tensor, gallery: Tensor, precision: Precision = "float32") 
         if precision == "float32":
             return _float32(queries, gallery)
         if precision == "tf32":
-            with _instead_of_float32(torch.backends.cuda.matmul, "tf32"):
+            with _instead_of_float32(backends.cuda.matmul, "tf32"):
                 return torch.mm(queries, gallery.T)
         if device.type == "cpu":
-            with _instead_of_float32(torch.backends.mkldnn.matmul, "bf16"):
+            with _instead_of_float32(backends.mkldnn.matmul, "bf16"):
                 return torch.mm(queries, gallery.T)
         short = torch.bfloat16 if precision == "bf16" else torch.float16
         return torch.mm(queries.to(short), gallery.to(short).T, out_dtype=torch.float32)

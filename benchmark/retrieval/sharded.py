@@ -43,8 +43,8 @@ def evaluate_sharded(
 
 def _gathered(part: Embeddings) -> Embeddings:
     """The whole list, on every process."""
-    labels = (part.identities, part.cameras, part.tracks)
-    return Embeddings(_joined(part.vectors), *(label if label is None else _joined(label) for label in labels))
+    labels = (label if label is None else _joined(label) for label in (part.cameras, part.tracks))
+    return Embeddings(_joined(part.vectors), _joined(part.identities), *labels)
 
 
 def _joined(part: Tensor) -> Tensor:
