@@ -60,3 +60,13 @@ def test_short_floats_stay_finite(dtype):
     features = (1000 * torch.randn(8, 16)).to(dtype).requires_grad_()
     batch_hard_triplet(features, torch.arange(8) // 2, 0.3, False).backward()
     assert features.grad.isfinite().all()
+
+
+def test_a_zero_row_has_a_bounded_gradient():
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).index_fill(0, torch.tensor([2]), 0)
+    rows.requires_grad_()
+    loss = batch_hard_triplet(rows, torch.arange(8) // 2, 0.3, normalize=True)
+    loss.backward()
+    assert loss > 0
+    assert rows.grad.any()
+    assert rows.grad.abs().max() < 1e6
