@@ -37,8 +37,8 @@ class RAML(Method):
     `batch` is the default: batches here are P identities x K images in one view, for the sake of the task loss beside.
     Views in their stead would leave it fewer images of the same batch size, and positives that are copies. With
     `views`, set train.sampler.views (the authors: 8); the sum over images can be tempered by `weight`. The weights are
-    the authors' for CUB; the presets `cars` and `sop` are theirs for those, with `views`, and `air_distiller` is what
-    that code trains with on CUB: by an error it reads the first weight into both.
+    the authors' for CUB; the presets `cub`, `cars` and `sop` are theirs for those sets, with `views`, and
+    `air_distiller` is what that code trains with on CUB: by an error it reads the first weight into both.
 
     Args:
         mixed_weight: Factor of the cosines between student and teacher (lambda 1).
@@ -51,6 +51,7 @@ class RAML(Method):
     needs = Needs(equal_embeddings=True)
     aligned = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cub": {"mixed_weight": 0.7718, "student_weight": 0.6684, "relations": "views"},
         "cars": {"mixed_weight": 0.6371, "student_weight": 0.7731, "relations": "views"},
         "sop": {"mixed_weight": 0.7482, "student_weight": 0.6778, "relations": "views"},
         "air_distiller": {"mixed_weight": 0.7718, "student_weight": 0.7718},
