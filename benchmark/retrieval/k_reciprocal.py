@@ -133,20 +133,22 @@ class _RerankedScores:
         others = others if repeated else self._points
         squares = torch.linalg.vector_norm(others, dim=1).square()
         positions = torch.arange(len(place), device=place.device)
-        nearest, near, farthest = [], [], []
+        count = min(count, len(place))
+        # Made before the loop: small tensors kept from between large temporary ones hinder the reuse of their memory.
+        nearest, near = torch.empty(len(place), count, dtype=torch.int64), torch.empty(len(place), count)
+        farthest = torch.empty(len(place), device=place.device)
         for rows in chunks(len(place), _SEARCH_BYTES * len(place)):
             distances = self._distances(rows, others, squares)
             distances = distances.index_select(1, place) if repeated else distances
             distances.diagonal(rows.start).fill_(-0.0)
-            farthest.append(distances.amax(dim=1))
+            farthest[rows] = distances.amax(dim=1)
             # The bits of floats that are not negative are ordered as they are. Those of -0.0 come before all of them.
             keys = distances.view(torch.int32).long().bitwise_left_shift_(32).add_(positions)
-            keys = keys.topk(min(count, len(place)), largest=False).values
-            nearest.append((keys & 0xFFFFFFFF).cpu())
-            near.append((keys >> 32).int().view(torch.float32).cpu())
-        largest = torch.cat(farthest)
-        largest.masked_fill_(largest == 0, 1.0)
-        return torch.cat(nearest).numpy(), torch.cat(near).div_(largest.cpu()[:, None]).numpy(), largest
+            keys = keys.topk(count, largest=False).values
+            nearest[rows] = (keys & 0xFFFFFFFF).cpu()
+            near[rows] = (keys >> 32).int().view(torch.float32).cpu()
+        farthest.masked_fill_(farthest == 0, 1.0)
+        return nearest.numpy(), near.div_(farthest.cpu()[:, None]).numpy(), farthest
 
     def _encode(self, nearest: np.ndarray, distances: np.ndarray, half: int) -> Any:
         """Codes of the points, a (N, N) sparse array: the weights, of sum 1, of the members of their neighbourhoods.
