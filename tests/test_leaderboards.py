@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.recipe import Recipe, compose
+from benchmark.registry import METHODS
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import load_records
@@ -15,7 +16,8 @@ RECORDS = load_records(FOLDER / "records")
 
 
 def test_regenerating_the_pages_changes_nothing(tmp_path: Path) -> None:
-    shutil.copytree(FOLDER / "records", tmp_path / "records")
+    for given in ("records", "steps"):
+        shutil.copytree(FOLDER / given, tmp_path / given)
     pages = generate(tmp_path)
     committed = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.is_file()}
     pictures = {page.name for page in pages if page.suffix == ".svg"}  # their bytes are matplotlib's affair
@@ -34,6 +36,16 @@ def test_the_default_recipes_have_been_run_with_three_seeds(method: str) -> None
     recipes = [compose(method, "glyphs", seed=seed) for seed in range(3)]
     expected = {recipe.hash for recipe in recipes} | {recipes[0].for_teacher().hash}
     assert expected <= {record.recipe_hash for record in RECORDS}
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_has_been_run_with_its_default_recipe(method: str) -> None:
+    """By one teacher: all records name the same weights' scores."""
+    recipe = compose(method, "glyphs")
+    record = next(record for record in RECORDS if record.recipe_hash == recipe.hash and record.role == "student")
+    teacher = next(record for record in RECORDS if record.role == "teacher")
+    assert record.teacher is not None
+    assert record.teacher.scores == teacher.scores.symmetric
 
 
 @pytest.mark.parametrize("seed", range(3))

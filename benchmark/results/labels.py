@@ -19,6 +19,10 @@ _DIRECTIONS = (
 _DISTANCES = (3, 6, 12, 20, 30, 42, 56, 72, 90, 110, 140, 180)
 _MARKER = 7.0
 """Half the width of a marker, in points."""
+_CROWD = 10
+"""Points one above the other, from which on their labels stand in columns."""
+_APART = 28.0
+"""Between their markers and the columns, in points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Label:
 def place_labels(axes: "Axes", labels: Sequence[Label], lines: Iterable[np.ndarray]) -> None:
     """Write the labels beside their points; one that finds no free place is left out.
 
+    Many points one above the other have theirs in two columns beside them, by turns, in the order of the points.
+
     Args:
         axes: with its limits final, in a figure of 72 dots per inch.
         lines: polylines to keep clear of, each (n, 2) in data coordinates.
@@ -48,10 +54,15 @@ def place_labels(axes: "Axes", labels: Sequence[Label], lines: Iterable[np.ndarr
         corners = axes.transData.transform(line)
         taken += [box for ends in pairwise(corners) for box in _along(*ends)]
     texts: list[Bbox] = []
-    for label, point in zip(labels, points, strict=True):
-        text = axes.text(0, 0, label.text, color=label.color, ha="center", va="center", transform=None)
-        size = np.array(text.get_window_extent(renderer).size)
-        center = _free_center(point, size, axes.bbox, taken, texts)
+    written = [
+        axes.text(0, 0, label.text, color=label.color, ha="center", va="center", transform=None) for label in labels
+    ]
+    sizes = np.array([text.get_window_extent(renderer).size for text in written])
+    centers = _columns(points, sizes, axes.bbox)
+    order = sorted(range(len(labels)), key=lambda i: i not in centers)  # the columns' own labels come first
+    for i in order:
+        label, point, text, size = labels[i], points[i], written[i], sizes[i]
+        center = centers[i] if i in centers else _free_center(point, size, axes.bbox, taken, texts)
         if center is None:
             text.remove()
             continue
@@ -63,6 +74,35 @@ def place_labels(axes: "Axes", labels: Sequence[Label], lines: Iterable[np.ndarr
         if np.hypot(*(edge - point)) > _MARKER + _DISTANCES[0] + 0.5:  # not right beside its marker
             axes.plot(*zip(point, edge, strict=True), color=label.color, linewidth=0.8, transform=None, zorder=1.6)
             taken += _along(point, edge)
+
+
+def _columns(points: np.ndarray, sizes: np.ndarray, area: "Bbox") -> dict[int, np.ndarray]:
+    """Where the labels of points go that are too many in one place, by their numbers."""
+    centers: dict[int, np.ndarray] = {}
+    if not len(points):
+        return centers
+    across = points[:, 0]
+    crowds = [np.flatnonzero(np.abs(across - x) <= _MARKER) for x in across]
+    crowd = max(crowds, key=len)
+    if len(crowd) < _CROWD:
+        return centers
+    by_height = crowd[np.argsort(points[crowd, 1], kind="stable")]
+    for side, chosen in ((-1, by_height[::2]), (1, by_height[1::2])):
+        heights = _spread(points[chosen, 1], sizes[chosen, 1].max() - 1, area.y0, area.y1)
+        for i, height in zip(chosen.tolist(), heights, strict=True):
+            beside = points[i, 0] + side * (_MARKER + _APART + sizes[i, 0] / 2)
+            centers[i] = np.array([np.clip(beside, area.x0 + sizes[i, 0] / 2, area.x1 - sizes[i, 0] / 2), height])
+    return centers
+
+
+def _spread(heights: np.ndarray, least: float, bottom: float, top: float) -> np.ndarray:
+    """Ascending heights at least so far apart, near those given, and within the area where there is room."""
+    steps = least * np.arange(len(heights))
+    pushed_up = np.maximum.accumulate(heights - steps) + steps
+    pushed_down = np.minimum.accumulate((heights - steps)[::-1])[::-1] + steps
+    apart = (pushed_up + pushed_down) / 2
+    apart = np.minimum(apart, top - least / 2 - steps[::-1])
+    return np.maximum(apart, bottom + least / 2 + steps)
 
 
 def _free_center(

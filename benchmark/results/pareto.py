@@ -24,11 +24,8 @@ def pareto_svg(rows: Sequence[Row]) -> str:
     colors = _colors(rows)
     points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
     errors = 100 * np.array([row.mAP.std or 0.0 for row in rows])
-    title, subtitle = (
-        f"mAP against MACs on {rows[0].board}",
-        "bars: standard deviation over seeds; better is up and left",
-    )
-    with canvas(title, subtitle) as (figure, axes):
+    bars_are = "bars: standard deviation over seeds" if errors.any() else "one seed each"
+    with canvas(f"mAP against MACs on {rows[0].board}", f"{bars_are}; better is up and left") as (figure, axes):
         _scale(axes, points, errors)
         front = _front(points)
         axes.plot(*front.T, color=NEUTRAL, alpha=0.55, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
