@@ -1,5 +1,6 @@
 """The columns of a leaderboard: one row's cells, in Markdown."""
 
+import re
 from collections.abc import Sequence
 
 from benchmark.results.formatting import MISSING, milliseconds, percent, quantity
@@ -59,13 +60,19 @@ def _where(row: Row) -> str:
 
 
 def _asymmetric(row: Row, notes: Notes) -> str:
-    """Student queries against the teacher's gallery, or a dash and the reasons."""
+    """Student queries against the teacher's gallery, or a dash and the reasons.
+
+    One record with a reason is enough: the first versions scored methods to which it says nothing.
+    """
 
     def score(record: Record) -> float | None:
         return record.scores.asymmetric.mAP if record.scores.asymmetric else None
 
-    cell = percent(row.over(score))
-    reasons = sorted({record.scores.asymmetric_reason for record in row.records if record.scores.asymmetric_reason})
+    given = [record.scores.asymmetric_reason for record in row.records if record.scores.asymmetric_reason]
+    reasons = sorted(
+        {re.sub(rf"^{re.escape(row.method)} ", "it ", reason) for reason in given}
+    )  # one note for all rows
+    cell = MISSING if reasons else percent(row.over(score))
     return cell + "".join(notes.mark(f"No asymmetric mAP: {reason}.") for reason in reasons)
 
 

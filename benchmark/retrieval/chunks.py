@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
-CHUNK_BYTES = 48 * 2**20
-"""What one chunk may occupy: the scores of some queries, or a part of a gallery."""
+CHUNK_BYTES = 31 * 2**20
+"""What one chunk may occupy: the scores of some queries, or a part of a gallery.
+
+Above 32 MiB, glibc gives memory back to the system with every tensor, and takes it again page by page.
+"""
 
 
 def chunks(rows: int, row_bytes: int) -> Iterator[slice]:
