@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from benchmark.precision import full_precision
 from benchmark.retrieval.chunks import chunks
+from benchmark.retrieval.two_lists import require_comparable
 
 _SAME = 2e-6
 """Squared distances of unit vectors up to this are zero: the float32 cosine of a vector with itself is off by 1e-6."""
@@ -66,13 +67,7 @@ class KReciprocal:
         Raises:
             ValueError: Shapes, types or devices do not fit.
         """
-        for name, vectors in (("query", query), ("gallery", gallery)):
-            if vectors.ndim != 2 or not vectors.is_floating_point() or not len(vectors):
-                raise ValueError(f"{name} must be (N, D) floating point with N >= 1, not {tuple(vectors.shape)}")
-        if query.shape[1] != gallery.shape[1]:
-            raise ValueError(f"query and gallery vectors differ in size: {query.shape[1]} and {gallery.shape[1]}")
-        if query.device != gallery.device:
-            raise ValueError(f"the query is on {query.device}, the gallery on {gallery.device}")
+        require_comparable(query, gallery)
         points = torch.cat([query.detach().float(), gallery.detach().float()])
         return _RerankedScores(functional.normalize(points, dim=1, out=points), len(query), self)
 

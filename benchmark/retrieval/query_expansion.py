@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from benchmark.precision import full_precision
 from benchmark.retrieval.chunks import chunks
+from benchmark.retrieval.two_lists import require_comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,7 @@ class QueryExpansion:
         Raises:
             ValueError: Shapes, types or devices do not fit.
         """
-        for name, vectors in (("query", query), ("gallery", gallery)):
-            if vectors.ndim != 2 or not vectors.is_floating_point() or not len(vectors):
-                raise ValueError(f"{name} must be (N, D) floating point with N >= 1, not {tuple(vectors.shape)}")
-        if query.shape[1] != gallery.shape[1]:
-            raise ValueError(f"query and gallery vectors differ in size: {query.shape[1]} and {gallery.shape[1]}")
-        if query.device != gallery.device:
-            raise ValueError(f"the query is on {query.device}, the gallery on {gallery.device}")
+        require_comparable(query, gallery)
         gallery = gallery.float()
         scale = torch.linalg.vector_norm(gallery, dim=1).clamp_min(1e-12).reciprocal()
         count = min(self.k, len(gallery) - (itself is not None))
