@@ -166,9 +166,7 @@ def test_the_automatic_lasso_follows_from_the_schedule(rig):
     assert made.method.strength == expected
 
 
-def test_the_automatic_lasso_needs_sgd_and_a_rate(rig):
-    with pytest.raises(UserError, match=r"lasso: auto.*sgd"):
-        rig(CDD(), optimizer="adamw")
+def test_the_automatic_lasso_needs_a_rate(rig):
     plan = rig(CDD()).plan
     for rates in (plan.learning_rates * 0, plan.learning_rates * 1e9):
         with pytest.raises(UserError, match=r"lasso: auto.*finds no value for this schedule"):
@@ -332,11 +330,6 @@ def test_only_one_budget_can_be_given_and_the_message_says_how_to_switch():
         CDD(**both.method.arguments)
     one = compose("cdd", "glyphs", settings=["method.target_params=0.5", "method.target_macs=null"])
     assert CDD(**one.method.arguments).budget == Budget("parameters", 0.5)
-
-
-def test_more_neighbours_than_a_batch_holds_are_refused_before_training(rig):
-    with pytest.raises(UserError, match="neighbours"):
-        rig(CDD(neighbours=10_000))
 
 
 @pytest.mark.parametrize("network", [{}, GROUPED], ids=["bottleneck", "grouped"])

@@ -1,11 +1,12 @@
 """Several processes find what one finds."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from benchmark.retrieval import (
     Embeddings,
@@ -50,6 +51,7 @@ def values(scores: Scores) -> list[torch.Tensor]:
 
 
 def work(rank: int, processes: int, folder: Path) -> None:
+    """What each of them does, run as a script: not every way to start the tests lets a child import them."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
     torch.set_num_threads(1)
     query, gallery = clustered(41, seed=0), clustered(103, seed=1)
@@ -66,7 +68,11 @@ def work(rank: int, processes: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_same_as_one_process(tmp_path: Path, processes: int):
-    mp.spawn(work, (processes, tmp_path), nprocs=processes)
+    started = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(processes), str(tmp_path)])
+        for rank in range(processes)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0] * processes
     query, gallery = clustered(41, seed=0), clustered(103, seed=1)
     for rank in range(processes):
         found = torch.load(tmp_path / f"{rank}.pt")
@@ -76,3 +82,7 @@ def test_the_same_as_one_process(tmp_path: Path, processes: int):
                 torch.testing.assert_close(
                     one, other, rtol=0, atol=1e-6 if one.dtype == torch.float32 else 0, equal_nan=True
                 )
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
