@@ -146,6 +146,26 @@ def finished(tmp_path_factory, command):
 
 
 @pytest.fixture
+def whole(finished, data_root, tiny):
+    """The experiment that is `finished`."""
+    from benchmark.experiment import Experiment
+
+    return Experiment(tiny("cdd", *SHRINKING), finished / "runs", data_root, torch.device("cpu"), resume=False)
+
+
+@pytest.fixture
+def student(whole) -> Path:
+    """The folder of the finished run."""
+    return whole.folder
+
+
+@pytest.fixture
+def teacher(whole) -> Path:
+    """The folder of its teacher."""
+    return whole.teacher_record.parent
+
+
+@pytest.fixture
 def train_tiny(data_root):
     """`train_tiny(recipe, folder)` trains with the real runner, from random weights; returns `Trained` and teacher."""
     from benchmark.data.loading import Loading

@@ -63,22 +63,6 @@ def run(data_root, tmp_path):
     return do
 
 
-@pytest.fixture
-def whole(finished, data_root, tiny, shrinking) -> Experiment:
-    """The experiment that is `finished`."""
-    return Experiment(tiny("cdd", *shrinking), finished / "runs", data_root, CPU, resume=False)
-
-
-@pytest.fixture
-def student(whole) -> Path:
-    return whole.folder
-
-
-@pytest.fixture
-def teacher(whole) -> Path:
-    return whole.teacher_record.parent
-
-
 class TestTheCommand:
     def test_leaves_the_promised_files_and_no_others(self, finished, student, teacher):
         common = {"recipe.yaml", "log.txt", "metrics.jsonl", str(LAST), "student.pt", "record.json", ".lock"}

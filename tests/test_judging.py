@@ -31,16 +31,6 @@ def ask(capsys, monkeypatch, data_root):
     return run
 
 
-@pytest.fixture(scope="module")
-def student(finished) -> Path:
-    return next((finished / "runs" / "glyphs" / "cdd").iterdir())
-
-
-@pytest.fixture(scope="module")
-def teacher(finished) -> Path:
-    return next((finished / "runs" / "glyphs" / "teacher").iterdir())
-
-
 @pytest.fixture
 def embeddings(tmp_path) -> Path:
     generator = np.random.default_rng(0)
