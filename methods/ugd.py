@@ -30,8 +30,8 @@ Cells = Callable[[Tensor], tuple[Tensor, Tensor]]
 class UGD(Method):
     """UGD: whole images, and those parts of them that the teacher classifies rightly, are embedded as it does.
 
-    Zhang et al.: Unambiguous Granularity Distillation for Asymmetric Image Retrieval. Neural Networks, 2025; as released
-    in AIR_Distiller (SCY-X/D3still).
+    Zhang et al.: Unambiguous Granularity Distillation for Asymmetric Image Retrieval. Neural Networks, 2025; as
+    released in AIR_Distiller (SCY-X/D3still).
 
     Equation: global_weight * mean_b || n(t_b) - n(s_b) ||_2 + local_weight * (L_P + L_P/2), n the L2-normalisation, s
     and t the embeddings of student and teacher. For L_P, the last map of the teacher is averaged within the cells of a
