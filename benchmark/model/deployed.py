@@ -131,7 +131,7 @@ def _rebuilt(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> 
     student = Embedder(**architecture)
     for name, edit in edits.items():
         if edit == _ACTIVATION:
-            student.set_submodule(name, student.get_submodule(name).act)  # type: ignore[arg-type]
+            student.set_submodule(name, student.get_submodule(f"{name}.act"))
             continue
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in edit.items() if k != "type"}
         student.set_submodule(name, _LAYERS[edit["type"]][0](**arguments))

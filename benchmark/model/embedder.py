@@ -157,11 +157,11 @@ def _record(module: nn.Module, inputs: Any, output: Any) -> None:
     if not isinstance(output, Tensor):  # several branches
         return
     # Kept on the module, not in a closure, so that a deep copy of the network records for itself.
-    module.tapped = output, output._version  # type: ignore[assignment]
+    module.__dict__["tapped"] = output, output._version
 
 
 def _record_activation(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    module.activated = inputs[0], inputs[0]._version, output  # type: ignore[assignment]
+    module.__dict__["activated"] = inputs[0], inputs[0]._version, output
 
 
 def _tapped(name: str, module: nn.Module, activation: nn.Module | None) -> Tensor:

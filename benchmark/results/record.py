@@ -30,7 +30,7 @@ SCHEMA_VERSION: Final = 1
 Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
 
 # Fields that may differ between two runs of one recipe: when and where it ran, and what was measured with a clock.
-_VARYING = {
+_VARYING: dict[str, Any] = {
     "created": True,
     "commit": True,
     "timing": True,
@@ -92,7 +92,7 @@ class Record(Part):
 
     def fingerprint(self) -> str:
         """SHA-256 of what is deterministic: two runs of one recipe with the same seed agree on it."""
-        kept = self.model_dump(mode="json", exclude=_VARYING)  # type: ignore[arg-type]
+        kept = self.model_dump(mode="json", exclude=_VARYING)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> None:

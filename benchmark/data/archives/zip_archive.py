@@ -24,6 +24,7 @@ _AES = 99
 class ZipArchive(Archive):
     """A zip file. The encryption that Python reads is the traditional one."""
 
+    # zipfile raises NotImplementedError for a compression, or a version of the format, that it cannot read.
     broken = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError)
 
     def members(self) -> Iterator[Member]:
