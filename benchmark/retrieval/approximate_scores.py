@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.retrieval.judged_queries import JudgedQueries
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ApproximateScores:
+class ApproximateScores(JudgedQueries):
     """Retrieval scores of the first `k` entries that an approximate index returned, and how far off they are.
 
     Per query and as fractions from 0 to 1: means over the queries that have a valid positive. A positive that was not
@@ -61,24 +63,9 @@ class ApproximateScores:
         )
 
     @property
-    def valid(self) -> Tensor:
-        """(Q,) bool: which queries have a correct answer, and count."""
-        return self.positives > 0
-
-    @property
-    def queries(self) -> int:
-        """How many queries there were, those skipped included."""
-        return len(self.positives)
-
-    @property
-    def skipped(self) -> int:
-        """How many of them had no positive left under the protocol and count in no mean."""
-        return int((~self.valid).sum())
-
-    @property
     def mAP(self) -> float:
         """Mean average precision."""
-        return self.average_precision[self.valid].mean().item()
+        return self.mean(self.average_precision)
 
     @property
     def recall(self) -> dict[int, float]:
@@ -87,5 +74,4 @@ class ApproximateScores:
 
     def cmc(self, k: int) -> float:
         """The share of queries with a correct answer among the first `k`: Recall@K for any K."""
-        first_hit = self.first_hit[self.valid]
-        return ((first_hit > 0) & (first_hit <= k)).double().mean().item()
+        return self.mean(((self.first_hit > 0) & (self.first_hit <= k)).double())

@@ -31,7 +31,8 @@ def evaluate(
 
     Where the protocol says that query and gallery are one list, `gallery` is either None or the same list embedded by
     another model. The result depends neither on the order of the gallery nor on how the lists are cut into chunks.
-    Works on the device of the embeddings; takes less than 200 MB beside them, whatever their number.
+    Works on the device of the embeddings; takes less than 200 MB beside them, whatever their number. Only re-ranking,
+    expansion and pooling take more, which grows with it.
 
     Args:
         query: The images that are looked for.

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.retrieval.judged_queries import JudgedQueries
 from benchmark.retrieval.neighbours import Neighbours
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
+class Scores(JudgedQueries):
     """Retrieval scores, per query and as fractions from 0 to 1: means over the queries that have a valid positive.
 
     Everything is on the CPU, in the order of the queries; a value per query is NaN where it was skipped.
@@ -71,39 +72,24 @@ class Scores:
         )
 
     @property
-    def valid(self) -> Tensor:
-        """(Q,) bool: which queries have a correct answer, and count."""
-        return self.positives > 0
-
-    @property
-    def queries(self) -> int:
-        """How many queries there were, those skipped included."""
-        return len(self.positives)
-
-    @property
-    def skipped(self) -> int:
-        """How many of them had no positive left under the protocol and count in no mean."""
-        return int((~self.valid).sum())
-
-    @property
     def mAP(self) -> float:
         """Mean average precision."""
-        return self._mean(self.average_precision)
+        return self.mean(self.average_precision)
 
     @property
     def mINP(self) -> float:
         """Mean inverse negative penalty."""
-        return self._mean(self.inverse_negative_penalty)
+        return self.mean(self.inverse_negative_penalty)
 
     @property
     def mAP_at_R(self) -> float:
         """MAP@R (Musgrave et al., A Metric Learning Reality Check, ECCV 2020)."""
-        return self._mean(self.average_precision_at_r)
+        return self.mean(self.average_precision_at_r)
 
     @property
     def R_precision(self) -> float:
         """The share of correct answers among the first R, where R is how many there are."""
-        return self._mean(self.r_precision)
+        return self.mean(self.r_precision)
 
     @property
     def recall(self) -> dict[int, float]:
@@ -113,11 +99,8 @@ class Scores:
     @property
     def precision(self) -> dict[int, float]:
         """Precision@K by K: the share of correct answers among the first K."""
-        return {k: self._mean(self.precision_at[:, i]) for i, k in enumerate(self.recall_at)}
+        return {k: self.mean(self.precision_at[:, i]) for i, k in enumerate(self.recall_at)}
 
     def cmc(self, k: int) -> float:
         """The share of queries with a correct answer among the first `k`: Recall@K for any K."""
-        return self._mean((self.first_hit <= k).double())
-
-    def _mean(self, values: Tensor) -> float:
-        return values[self.valid].mean().item()
+        return self.mean((self.first_hit <= k).double())
