@@ -1,10 +1,13 @@
 """A run whose student is trained, to be judged again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmark.data.loading import Loading
 from benchmark.errors import UserError
+from benchmark.evaluation import TestSet
 from benchmark.model.deployed import load_student
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe, compose
@@ -37,6 +40,29 @@ class FinishedRun:
     def is_teacher(self) -> bool:
         """Whether the folder is a teacher's own, which has no other teacher."""
         return self.folder.resolve().parent.name == "teacher"
+
+    def test_set(self, dataset: str | None, settings: Sequence[str], device: torch.device) -> TestSet:
+        """The test images of the run's own dataset, or of another one, at the size that the student was trained on.
+
+        Args:
+            dataset: The other one; None for its own.
+            settings: Changes of the dataset's options and of the rules, as `key=value` of a recipe.
+            device: Where to compute.
+
+        Raises:
+            UserError: The dataset is not there, or an option is wrong.
+        """
+        if dataset is None or dataset == self.recipe.dataset.name:
+            recipe = compose(config=self.folder / "recipe.yaml", settings=settings)
+        else:
+            recipe = compose("none", dataset, None, settings)
+        found = DATASETS.find(recipe.dataset.name)(self._data_root, **recipe.dataset.arguments)
+        found.prepare()
+        runtime = recipe.runtime
+        cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
+        loading = Loading(self.recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
+        protocol = recipe.evaluate.judged_by(found.protocol)
+        return TestSet(found, loading, recipe.evaluate.batch_size, protocol)
 
     def student(self, device: torch.device) -> Embedder:
         """The deployed student."""

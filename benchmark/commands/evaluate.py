@@ -15,10 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.atomic import write_text
-from benchmark.data.loading import Loading
 from benchmark.environment import choose_device
 from benchmark.errors import UserError, nearest
-from benchmark.evaluation import TestSet
 from benchmark.finished_run import FinishedRun
 from benchmark.model.mirrored import Mirrored
 from benchmark.processes import process_group
@@ -79,7 +77,7 @@ def evaluate_run(
         raise UserError(f"--gallery {gallery}: choose student or teacher{nearest(gallery, GALLERIES)}")
     finished = FinishedRun(run, root)
     chosen = choose_device(device)
-    test = test_set(finished, dataset, settings, root, chosen)
+    test = finished.test_set(dataset, settings, chosen)
     student = finished.student(chosen)
     searched = student if gallery == "student" else finished.teacher(chosen)
     if searched.dim != student.dim:
@@ -104,27 +102,6 @@ def evaluate_run(
             f"{finished.recipe.method.name} leaves the student's embeddings apart from the teacher's: these scores say "
             "nothing about either"
         )
-
-
-def test_set(
-    run: FinishedRun, dataset: str | None, settings: Sequence[str], root: Path, device: torch.device
-) -> TestSet:
-    """The test images of the run's own dataset, or of another one, at the size that the student was trained on.
-
-    Raises:
-        UserError: The dataset is not there, or an option is wrong.
-    """
-    if dataset is None or dataset == run.recipe.dataset.name:
-        recipe = compose(config=run.folder / "recipe.yaml", settings=settings)
-    else:
-        recipe = compose("none", dataset, None, settings)
-    found = DATASETS.find(recipe.dataset.name)(root, **recipe.dataset.arguments)
-    found.prepare()
-    runtime = recipe.runtime
-    cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
-    loading = Loading(run.recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
-    protocol = recipe.evaluate.judged_by(found.protocol)
-    return TestSet(found, loading, recipe.evaluate.batch_size, protocol)
 
 
 def _list(arrays: dict[str, Any], name: str, protocol: Protocol, device: torch.device) -> Embeddings:

@@ -6,7 +6,6 @@ from pathlib import Path
 import typer
 
 from benchmark.atomic import write_text
-from benchmark.commands.evaluate import test_set
 from benchmark.environment import choose_device
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
@@ -38,7 +37,7 @@ def inspect(
         raise UserError(f"--output {target}: the page's name ends in .html")
     finished = FinishedRun(run, root)
     chosen = choose_device(device)
-    test = test_set(finished, dataset, settings, root, chosen)
+    test = finished.test_set(dataset, settings, chosen)
     networks = {"student": finished.student(chosen)}
     if not finished.is_teacher:
         networks["teacher"] = finished.teacher(chosen)
