@@ -38,7 +38,7 @@ class Label:
 def place_labels(axes: "Axes", labels: Sequence[Label], lines: Iterable[np.ndarray]) -> None:
     """Write the labels beside their points; one that finds no free place is left out.
 
-    Many points one above the other have theirs in two columns beside them, by turns, in the order of the points.
+    Many points one above the other have theirs in two columns beside them, where there is room, in the points' order.
 
     Args:
         axes: with its limits final, in a figure of 72 dots per inch.
@@ -86,10 +86,18 @@ def _columns(points: np.ndarray, sizes: np.ndarray, area: "Bbox") -> dict[int, n
     crowd = max(crowds, key=len)
     if len(crowd) < _CROWD:
         return centers
-    by_height = crowd[np.argsort(points[crowd, 1], kind="stable")]
-    for side, chosen in ((-1, by_height[::2]), (1, by_height[1::2])):
-        heights = _spread(points[chosen, 1], sizes[chosen, 1].max() - 1, area.y0, area.y1)
-        for i, height in zip(chosen.tolist(), heights, strict=True):
+    columns: dict[int, list[int]] = {-1: [], 1: []}
+    for i in crowd[np.argsort(points[crowd, 1], kind="stable")].tolist():
+        room = {-1: points[i, 0] - area.x0, 1: area.x1 - points[i, 0]}
+        sides = [side for side in columns if sizes[i, 0] + 2 * _MARKER <= room[side]] or [
+            max(room, key=room.__getitem__)
+        ]
+        columns[min(sides, key=lambda side: len(columns[side]))].append(i)
+    for side, chosen in columns.items():
+        if not chosen:
+            continue
+        heights = _spread(points[chosen, 1], sizes[chosen, 1].max() + 0.5, area.y0, area.y1)
+        for i, height in zip(chosen, heights, strict=True):
             beside = points[i, 0] + side * (_MARKER + _APART + sizes[i, 0] / 2)
             centers[i] = np.array([np.clip(beside, area.x0 + sizes[i, 0] / 2, area.x1 - sizes[i, 0] / 2), height])
     return centers

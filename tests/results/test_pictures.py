@@ -81,6 +81,30 @@ def test_labels_cover_neither_each_other_nor_markers(seed):
     assert all(axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1) for box in boxes)
 
 
+@pytest.mark.parametrize("place", [1.0, 2.0, 3.2])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_of_a_crowd_stand_in_columns(place, seed):
+    """All there, in the area, off the markers, in the order of the points on each side."""
+    numbers = random.Random(seed)
+    names = ["none", "kd", "metrics_from_teachers", "relaxed_contrastive"]
+    crowd = [Label(place + 0.002 * (i % 3), numbers.gauss(5, 0.8), f"{names[i % 4]}", NEUTRAL) for i in range(30)]
+    with canvas("", "") as (figure, axes):
+        axes.set_xlim(0, 4)
+        axes.set_ylim(2, 8)
+        place_labels(axes, [*crowd, Label(2.6, 4, "teacher", NEUTRAL)], [])
+        boxes = [text.get_window_extent() for text in axes.texts]
+        markers = axes.transData.transform([(label.x, label.y) for label in crowd])
+        figure.draw_without_rendering()
+    assert len(boxes) == 31
+    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
+    assert not any(box.contains(*marker) for box in boxes for marker in markers)
+    assert all(axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1) for box in boxes)
+    assert all(axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1) for box in boxes)
+    for side in (-1, 1):
+        beside = [(y, box.y0) for (x, y), box in zip(markers, boxes, strict=False) if side * (box.x0 - x) > 0]
+        assert [box for _, box in sorted(beside)] == sorted(box for _, box in beside)
+
+
 def test_compression_is_stable():
     with_scores = [point | ({"mAP": 0.1 * point["epoch"]} if point["epoch"] % 2 else {}) for point in TRACE]
     assert compression_svg(TRACE) == compression_svg(TRACE)
