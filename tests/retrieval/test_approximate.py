@@ -14,6 +14,7 @@ from torch.nn import functional
 from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, evaluate
 from benchmark.retrieval.approximate import evaluate_approximately
 from benchmark.retrieval.approximate_scores import ApproximateScores
+from benchmark.retrieval.similarity import ROUNDING
 
 LEAVE_ONE_OUT = Protocol(camera_rule=False, query_in_gallery=True)
 SCORES = ApproximateScores(
@@ -147,14 +148,15 @@ def naive(i: int, similarity: list, columns: list, gallery: list, protocol: Prot
     positives = sum(other[1] == identity and not ignored(column) for column, other in enumerate(gallery))
     if nobody or not positives:
         return None
-    answers = [  # cosines of such vectors are equal, or differ in the fourth digit
-        (round(score, 4), gallery[column][1] == identity)
+    answers = [
+        (score, gallery[column][1] == identity)
         for score, column in zip(similarity, columns, strict=True)
         if column >= 0 and not ignored(column)
     ]
-    wrong_first = protocol.ties == "pessimistic"
-    answers.sort(key=lambda answer: (-answer[0], answer[1] == wrong_first))
-    hits = [rank for rank, (_, correct) in enumerate(answers, start=1) if correct]
+    margin = -ROUNDING if protocol.ties == "pessimistic" else ROUNDING  # no two cosines are as far apart as this
+    wrong = [score for score, correct in answers if not correct]
+    right = sorted((score for score, correct in answers if correct), reverse=True)
+    hits = [place + sum(other > score + margin for other in wrong) for place, score in enumerate(right, start=1)]
     curve = [found / rank for found, rank in enumerate(hits, start=1)]
     if protocol.average_precision == "trapezoid":
         before = [1.0 if rank == 1 else found / (rank - 1) for found, rank in enumerate(hits)]
