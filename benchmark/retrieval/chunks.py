@@ -9,8 +9,14 @@ Above 32 MiB, glibc gives memory back to the system with every tensor, and takes
 """
 
 
-def chunks(rows: int, row_bytes: int) -> Iterator[slice]:
-    """Consecutive slices that cover `rows`, each of as many rows of `row_bytes` as fit in a chunk, and at least one."""
-    step = max(1, CHUNK_BYTES // row_bytes)
+def chunks(rows: int, row_bytes: int, workers: int = 1) -> Iterator[slice]:
+    """Consecutive slices that cover `rows`, each of as many rows of `row_bytes` as fit in a chunk, and at least one.
+
+    For several workers there are as many slices for each, and together theirs take no more than two chunks.
+    """
+    step = max(1, CHUNK_BYTES * min(2, workers) // (row_bytes * workers))
+    if workers > 1:
+        count = max(1, round(rows / (step * workers))) * workers
+        step = max(1, -(-rows // max(1, count)))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

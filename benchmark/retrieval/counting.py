@@ -1,7 +1,5 @@
 """Counting the scores that stand before others, in sorted rows."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,8 +8,8 @@ from torch import Tensor
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.intp]
 
-_CACHE_BYTES = 2**20
-"""Of the scores that are worked on at once: what a core keeps near it."""
+_PART_BYTES = 2**22
+"""Of the scores that are worked on at once: few enough for a core's cache, and enough that the calls cost little."""
 
 
 def count_reaching(scores: Tensor, thresholds: Tensor) -> Tensor:
@@ -26,12 +24,8 @@ def count_reaching(scores: Tensor, thresholds: Tensor) -> Tensor:
     """
     if scores.device.type != "cpu":
         return scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, thresholds)
-    step = max(1, _CACHE_BYTES // (4 * scores.shape[1]))
-    parts = list(zip(scores.split(step), thresholds.split(step), strict=True))
-    if (threads := torch.get_num_threads()) == 1 or len(parts) == 1:
-        return torch.cat([_count(*part) for part in parts])
-    with ThreadPoolExecutor(threads) as pool:  # NumPy sorts and compares without holding the interpreter
-        return torch.cat(list(pool.map(lambda part: _count(*part), parts)))
+    step = max(1, _PART_BYTES // (4 * scores.shape[1]))
+    return torch.cat([_count(*part) for part in zip(scores.split(step), thresholds.split(step), strict=True)])
 
 
 def _count(scores: Tensor, thresholds: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from benchmark.retrieval.counting import count_reaching
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.protocol import Ties
 
+Values = dict[str, Tensor]
+"""What is measured of a ranking, by name: each of (Q,) or, for several K, (Q, K)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:

@@ -15,10 +15,12 @@ from benchmark.retrieval.metrics import (
     precision_at,
     r_precision,
 )
+from benchmark.retrieval.mutual_similarity import MutualSimilarity
 from benchmark.retrieval.neighbours import Neighbours
 from benchmark.retrieval.product import Precision
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.ranking import Ranking
+from benchmark.retrieval.side_by_side import workers_for
 from benchmark.retrieval.similarity import CosineSimilarity
 from benchmark.retrieval.streamed import Streamed
 from benchmark.retrieval.tracks import Tracks
@@ -58,24 +60,25 @@ class Search:
         tracks = Tracks(gallery) if protocol.tracks else None
         matching = Matching(query, gallery if tracks is None else tracks, protocol, positions)
         self.matching = matching
+        workers = workers_for(query.vectors.device, precision)
         self._ranker: WholeRows | Streamed
         if protocol.reranking is not None:
             scores = protocol.reranking.similarity(query.vectors, gallery.vectors)
-            self._ranker = WholeRows(scores, len(gallery), matching, tracks)
+            self._ranker = WholeRows(scores, len(gallery), matching, tracks, workers)
         else:
-            similarity = CosineSimilarity(query.vectors, gallery.vectors, precision)
-            if tracks is None and Streamed.suits(gallery.vectors):
-                self._ranker = Streamed(similarity, matching)
+            similarity: CosineSimilarity | MutualSimilarity
+            if query.vectors is gallery.vectors and MutualSimilarity.suits(gallery.vectors):
+                similarity = MutualSimilarity(gallery.vectors, precision)
             else:
-                self._ranker = WholeRows(similarity, len(gallery), matching, tracks)
+                similarity = CosineSimilarity(query.vectors, gallery.vectors, precision)
+            if tracks is None and isinstance(similarity, CosineSimilarity) and Streamed.suits(gallery.vectors):
+                self._ranker = Streamed(similarity, matching, workers)
+            else:
+                self._ranker = WholeRows(similarity, len(gallery), matching, tracks, workers)
 
     def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
         """What `Scores` says of every query, on the CPU, and the first `keep` entries of every ranking."""
-        parts, firsts = [], []
-        for rows in self._ranker.blocks():
-            ranking, first = self._ranker.rank(rows, keep)
-            parts.append(self._values(ranking))
-            firsts.append(first)
+        parts, firsts = zip(*self._ranker.measure(self._values, keep), strict=True)
         values = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
         return values, Neighbours.joined([first for first in firsts if first is not None])
 

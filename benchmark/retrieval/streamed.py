@@ -1,6 +1,6 @@
 """Ranking a gallery that is read in parts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from benchmark.retrieval.counting import count_reaching
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.neighbours import Neighbours
-from benchmark.retrieval.ranking import Ranking, positive_thresholds
+from benchmark.retrieval.ranking import Ranking, Values, positive_thresholds
+from benchmark.retrieval.side_by_side import side_by_side
 from benchmark.retrieval.similarity import ROUNDING, CosineSimilarity
 from benchmark.retrieval.whole_rows import MATCH_BYTES
 
@@ -27,11 +28,13 @@ class Streamed:
     Args:
         similarity: Of any part of the two lists.
         matching: Which answers are correct.
+        workers: How many chunks of queries are compared with a part of the gallery at a time.
     """
 
-    def __init__(self, similarity: CosineSimilarity, matching: Matching) -> None:
+    def __init__(self, similarity: CosineSimilarity, matching: Matching, workers: int) -> None:
         self.similarity = similarity
         self.matching = matching
+        self.workers = workers
 
     @staticmethod
     def suits(gallery: Tensor) -> bool:
@@ -39,32 +42,39 @@ class Streamed:
         few = chunks.CHUNK_BYTES // (4 * len(gallery)) < _QUERIES // 4
         return few or gallery.nbytes > 64 * chunks.CHUNK_BYTES
 
-    def blocks(self) -> Iterator[slice]:
-        """Parts of the query list, for each of which the gallery is read once."""
-        return chunks.chunks(len(self.matching.query), MATCH_BYTES * max(1, self.matching.largest))
+    def measure(self, values: Callable[[Ranking], Values], keep: int) -> list[tuple[Values, Neighbours | None]]:
+        """The values of the ranking of some queries after the others', and the first `keep` entries of each ranking.
 
-    def rank(self, rows: slice, keep: int) -> tuple[Ranking, Neighbours | None]:
-        """The ranking of these queries, and the first `keep` entries of it."""
+        For each of these parts of the query list the gallery is read once.
+        """
+        blocks = chunks.chunks(len(self.matching.query), MATCH_BYTES * max(1, self.matching.largest))
+        return [self._measured(rows, values, keep) for rows in blocks]
+
+    def _measured(
+        self, rows: slice, values: Callable[[Ranking], Values], keep: int
+    ) -> tuple[Values, Neighbours | None]:
         matches = self.matching(rows)
         thresholds = self._thresholds(rows, matches)
         negatives = torch.zeros_like(matches.columns)
         images, size = self.similarity.gallery.shape
-        best = thresholds.new_empty(len(negatives), 0)
-        found = matches.columns.new_empty(len(negatives), 0)
+        keep = min(keep, images)
+        best = torch.full((len(negatives), keep), -torch.inf, device=negatives.device)
+        found = torch.zeros_like(best, dtype=torch.int64)
         for columns in chunks.chunks(images, 4 * max(size, _QUERIES)):
-            firsts = []
-            for part in chunks.chunks(len(negatives), 4 * (columns.stop - columns.start)):
+
+            def compare(part: slice, columns: slice = columns) -> None:
                 scores = self.similarity(_within(rows, part), columns)
                 if keep:
-                    firsts.append(_first(best[part], found[part], scores, columns.start, keep))
+                    best[part], found[part] = _first(best[part], found[part], scores, columns.start)
                 self._ignore(scores, columns, matches.columns[part])
                 negatives[part] += count_reaching(scores, thresholds[part])
-            if keep:
-                best, found = (torch.cat(column) for column in zip(*firsts, strict=True))
+
+            parts = list(chunks.chunks(len(negatives), 4 * (columns.stop - columns.start), self.workers))
+            side_by_side(compare, parts, self.workers)
         neighbours = None
         if keep:
             neighbours = Neighbours(found.cpu(), best.cpu(), self.matching.relation(rows, found).cpu())
-        return Ranking.from_counts(negatives, matches), neighbours
+        return values(Ranking.from_counts(negatives, matches)), neighbours
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.columns.shape
@@ -88,8 +98,9 @@ def _within(rows: slice, part: slice) -> slice:
     return slice(rows.start + part.start, rows.start + part.stop)
 
 
-def _first(best: Tensor, found: Tensor, scores: Tensor, start: int, keep: int) -> tuple[Tensor, Tensor]:
-    """The first `keep` of those found so far, and of the scores of gallery entries from `start` on."""
+def _first(best: Tensor, found: Tensor, scores: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """The best of those found so far, and of the scores of gallery entries from `start` on: as many as before."""
+    keep = best.shape[1]
     more, columns = scores.topk(min(keep, scores.shape[1]), dim=1)
     best, chosen = torch.cat([best, more], dim=1).sort(dim=1, descending=True, stable=True)
     return best[:, :keep], torch.cat([found, columns + start], dim=1).gather(1, chosen[:, :keep])

@@ -1,6 +1,6 @@
 """Ranking by all scores of some queries at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,7 +8,8 @@ from torch import Tensor
 from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.neighbours import Neighbours
-from benchmark.retrieval.ranking import Ranking
+from benchmark.retrieval.ranking import Ranking, Values
+from benchmark.retrieval.side_by_side import side_by_side
 from benchmark.retrieval.similarity import ROUNDING
 from benchmark.retrieval.tracks import Tracks
 
@@ -24,33 +25,37 @@ class WholeRows:
         images: G.
         matching: Which answers are correct.
         tracks: What is ranked instead of images, if not they.
+        workers: How many chunks of queries are ranked at a time.
     """
 
     def __init__(
-        self, scores: Callable[[slice], Tensor], images: int, matching: Matching, tracks: Tracks | None
+        self, scores: Callable[[slice], Tensor], images: int, matching: Matching, tracks: Tracks | None, workers: int
     ) -> None:
         self.scores = scores
         self.images = images
         self.matching = matching
         self.tracks = tracks
+        self.workers = workers
 
-    def blocks(self) -> Iterator[slice]:
-        """Parts of the query list that are ranked at once in bounded memory."""
+    def measure(self, values: Callable[[Ranking], Values], keep: int) -> list[tuple[Values, Neighbours | None]]:
+        """The values of the ranking of some queries after the others', and the first `keep` entries of each ranking."""
         on_cpu = self.matching.query.vectors.device.type == "cpu"
         entry = 4 if on_cpu else 20  # a sort beside the CPU makes a copy and indices
         ranked = 0 if self.tracks is None else len(self.tracks)
         row_bytes = entry * (self.images + ranked) + MATCH_BYTES * self.matching.largest
-        return chunks(len(self.matching.query), row_bytes)
+        blocks = list(chunks(len(self.matching.query), row_bytes, self.workers))
+        return side_by_side(lambda rows: self._measured(rows, values, keep), blocks, self.workers)
 
-    def rank(self, rows: slice, keep: int) -> tuple[Ranking, Neighbours | None]:
-        """The ranking of these queries, and the first `keep` entries of it."""
+    def _measured(
+        self, rows: slice, values: Callable[[Ranking], Values], keep: int
+    ) -> tuple[Values, Neighbours | None]:
         scores = self.scores(rows)
         if self.tracks is not None:
             scores = self.tracks.best(scores)
         neighbours = self._first(scores, rows, keep) if keep else None
         scores.index_fill_(1, self.matching.junk, -torch.inf)
         ranking = Ranking.from_scores(scores, self.matching(rows), ROUNDING, self.matching.protocol.ties)
-        return ranking, neighbours
+        return values(ranking), neighbours
 
     def _first(self, scores: Tensor, rows: slice, keep: int) -> Neighbours:
         similarity, columns = scores.topk(min(keep, scores.shape[1]), dim=1)

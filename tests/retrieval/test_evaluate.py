@@ -42,6 +42,26 @@ def test_the_chunk_size_changes_nothing(monkeypatch, protocol: Protocol, chunk_b
     assert_equal(evaluate(query, gallery, protocol), expected)
 
 
+@pytest.mark.parametrize("chunk_bytes", [20_000, 200_000])
+@pytest.mark.parametrize("protocol", [Protocol(), LEAVE_ONE_OUT])
+def test_the_number_of_threads_changes_nothing(monkeypatch, protocol: Protocol, chunk_bytes: int):
+    query = clustered(400)
+    gallery = None if protocol.query_in_gallery else clustered(700, seed=1)
+    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(evaluate(query, gallery, protocol, keep=5))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert_equal(other, found[0])
+        assert torch.equal(other.neighbours.columns, found[0].neighbours.columns)
+
+
 def test_the_order_of_the_gallery_changes_nothing():
     query, gallery = clustered(150), clustered(700, seed=1)
     duplicates = take(gallery, torch.arange(100))  # the same picture under another name: ties

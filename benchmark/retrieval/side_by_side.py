@@ -1,0 +1,49 @@
+"""Working on several chunks at a time."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from benchmark.precision import full_precision
+from benchmark.retrieval.product import Precision
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_MOST = 8
+"""Items at a time: with more, chunks would be too small for a fast product."""
+
+
+def workers_for(device: torch.device, precision: Precision) -> int:
+    """How many items are worth working on at a time.
+
+    Several on the CPU, which share out torch's threads, and in float32: torch keeps any other precision of products
+    for the process, not for a thread.
+    """
+    return min(torch.get_num_threads(), _MOST) if device.type == "cpu" and precision == "float32" else 1
+
+
+def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
+    """The function of every item, in order.
+
+    A thread that works on a chunk of its own, from the product to the metrics, waits for no other.
+
+    Args:
+        function: Does its work without holding the interpreter, and changes nothing that another item needs.
+        items: Chunks of a list.
+        workers: How many of them are worked on at a time.
+    """
+    workers = min(workers, len(items))
+    if workers < 2:
+        return [function(item) for item in items]
+    threads = torch.get_num_threads()
+    try:
+        # Every product asks for full precision: having it here, none finds another that it would bring back.
+        with (
+            full_precision(torch.device("cpu")),
+            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool,
+        ):
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(threads)  # a new thread takes the number that was last set in any

@@ -1,0 +1,47 @@
+import threading
+
+import pytest
+import torch
+
+from benchmark.retrieval.side_by_side import side_by_side, workers_for
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield 4
+    torch.set_num_threads(before)
+
+
+def test_items_in_order_by_threads_that_share_those_of_torch(threads: int):
+    together = threading.Barrier(2, timeout=30)
+
+    def work(item: int) -> tuple[int, int]:
+        together.wait()
+        return item, torch.get_num_threads()
+
+    assert side_by_side(work, range(6), workers=2) == [(item, 2) for item in range(6)]
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_in_one_item_is_raised_and_nothing_stays_changed(threads: int):
+    def work(item: int) -> int:
+        if item == 1:
+            raise RuntimeError("item 1")
+        return item
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(RuntimeError, match="item 1"):
+            side_by_side(work, range(4), workers=2)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.get_num_threads() == threads
+
+
+def test_one_at_a_time_where_the_precision_is_that_of_the_process(threads: int):
+    assert workers_for(torch.device("cpu"), "float32") == threads
+    assert workers_for(torch.device("cpu"), "bf16") == 1
+    assert workers_for(torch.device("cuda"), "float32") == 1
