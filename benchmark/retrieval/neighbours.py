@@ -1,8 +1,6 @@
 """The top of each query's ranked list."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
-    """The K gallery entries most similar to each of Q queries, the most similar first; on the CPU.
+    """The K gallery entries most similar to each of Q queries, the most similar first.
 
     What the protocol ignores is among them, and marked.
     """
@@ -29,14 +27,6 @@ class Neighbours:
             raise ValueError("neighbours must come in the order of their similarity")
         if not torch.isin(self.relation, self.relation.new_tensor([-1, 0, 1])).all():
             raise ValueError("relation of neighbours must be -1, 0 or 1")
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self | None:
-        """The neighbours of all queries from those of consecutive parts; None of nothing."""
-        if not parts:
-            return None
-        names = ("columns", "similarity", "relation")
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def __len__(self) -> int:
         return len(self.columns)

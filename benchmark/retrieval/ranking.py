@@ -1,5 +1,6 @@
 """Where the correct answers stand in each query's ranked gallery."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,10 +9,8 @@ from torch import Tensor
 
 from benchmark.retrieval.counting import count_reaching
 from benchmark.retrieval.matches import Matches
+from benchmark.retrieval.neighbours import Neighbours
 from benchmark.retrieval.protocol import Ties
-
-Values = dict[str, Tensor]
-"""What is measured of a ranking, by name: each of (Q,) or, for several K, (Q, K)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,3 +66,7 @@ def positive_thresholds(matched: Tensor, matches: Matches, tolerance: float, tie
     else:
         thresholds = torch.nextafter(thresholds + tolerance, thresholds.new_tensor(torch.inf))
     return thresholds.masked_fill_(padding, torch.inf)
+
+
+Record = Callable[[slice, Ranking, Neighbours | None], None]
+"""Takes the ranking of these rows of the query list, and the first entries of it where they are kept."""

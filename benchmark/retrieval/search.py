@@ -23,6 +23,7 @@ from benchmark.retrieval.ranking import Ranking
 from benchmark.retrieval.side_by_side import workers_for
 from benchmark.retrieval.similarity import CosineSimilarity
 from benchmark.retrieval.streamed import Streamed
+from benchmark.retrieval.table import Table
 from benchmark.retrieval.tracks import Tracks
 from benchmark.retrieval.whole_rows import WholeRows
 
@@ -78,20 +79,27 @@ class Search:
 
     def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
         """What `Scores` says of every query, on the CPU, and the first `keep` entries of every ranking."""
-        parts, firsts = zip(*self._ranker.measure(self._values, keep), strict=True)
-        values = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-        return values, Neighbours.joined([first for first in firsts if first is not None])
+        table = Table(len(self.matching.query))
 
-    def _values(self, ranking: Ranking) -> dict[str, Tensor]:
-        return {
-            "positives": ranking.positives,
-            "first_hit": first_hit(ranking),
-            "average_precision": average_precision(ranking, self.protocol.average_precision),
-            "inverse_negative_penalty": inverse_negative_penalty(ranking),
-            "r_precision": r_precision(ranking),
-            "average_precision_at_r": average_precision_at_r(ranking),
-            "precision_at": precision_at(ranking, self.protocol.recall_at),
-        }
+        def record(rows: slice, ranking: Ranking, first: Neighbours | None) -> None:
+            table.write(
+                rows,
+                positives=ranking.positives,
+                first_hit=first_hit(ranking),
+                average_precision=average_precision(ranking, self.protocol.average_precision),
+                inverse_negative_penalty=inverse_negative_penalty(ranking),
+                r_precision=r_precision(ranking),
+                average_precision_at_r=average_precision_at_r(ranking),
+                precision_at=precision_at(ranking, self.protocol.recall_at),
+            )
+            if first is not None:
+                table.write(rows, columns=first.columns, similarity=first.similarity, relation=first.relation)
+
+        self._ranker.rank(record, keep)
+        values = {name: column.cpu() for name, column in table.columns.items()}
+        if not keep:
+            return values, None
+        return values, Neighbours(*(values.pop(name) for name in ("columns", "similarity", "relation")))
 
     def why_nothing(self) -> str:
         """Why no query has a correct answer."""

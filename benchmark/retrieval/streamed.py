@@ -1,7 +1,5 @@
 """Ranking a gallery that is read in parts."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from benchmark.retrieval.counting import count_reaching
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.neighbours import Neighbours
-from benchmark.retrieval.ranking import Ranking, Values, positive_thresholds
+from benchmark.retrieval.ranking import Ranking, Record, positive_thresholds
 from benchmark.retrieval.side_by_side import side_by_side
 from benchmark.retrieval.similarity import ROUNDING, CosineSimilarity
 from benchmark.retrieval.whole_rows import MATCH_BYTES
@@ -42,17 +40,15 @@ class Streamed:
         few = chunks.CHUNK_BYTES // (4 * len(gallery)) < _QUERIES // 4
         return few or gallery.nbytes > 64 * chunks.CHUNK_BYTES
 
-    def measure(self, values: Callable[[Ranking], Values], keep: int) -> list[tuple[Values, Neighbours | None]]:
-        """The values of the ranking of some queries after the others', and the first `keep` entries of each ranking.
+    def rank(self, record: Record, keep: int) -> None:
+        """Record the ranking of every query, and the first `keep` entries of it.
 
-        For each of these parts of the query list the gallery is read once.
+        For each part of the query list, the gallery is read once.
         """
-        blocks = chunks.chunks(len(self.matching.query), MATCH_BYTES * max(1, self.matching.largest))
-        return [self._measured(rows, values, keep) for rows in blocks]
+        for rows in chunks.chunks(len(self.matching.query), MATCH_BYTES * max(1, self.matching.largest)):
+            self._rank(rows, record, keep)
 
-    def _measured(
-        self, rows: slice, values: Callable[[Ranking], Values], keep: int
-    ) -> tuple[Values, Neighbours | None]:
+    def _rank(self, rows: slice, record: Record, keep: int) -> None:
         matches = self.matching(rows)
         thresholds = self._thresholds(rows, matches)
         negatives = torch.zeros_like(matches.columns)
@@ -71,10 +67,8 @@ class Streamed:
 
             parts = list(chunks.chunks(len(negatives), 4 * (columns.stop - columns.start), self.workers))
             side_by_side(compare, parts, self.workers)
-        neighbours = None
-        if keep:
-            neighbours = Neighbours(found.cpu(), best.cpu(), self.matching.relation(rows, found).cpu())
-        return values(Ranking.from_counts(negatives, matches)), neighbours
+        neighbours = Neighbours(found, best, self.matching.relation(rows, found)) if keep else None
+        record(rows, Ranking.from_counts(negatives, matches), neighbours)
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.columns.shape

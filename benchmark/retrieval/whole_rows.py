@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.neighbours import Neighbours
-from benchmark.retrieval.ranking import Ranking, Values
+from benchmark.retrieval.ranking import Ranking, Record
 from benchmark.retrieval.side_by_side import side_by_side
 from benchmark.retrieval.similarity import ROUNDING
 from benchmark.retrieval.tracks import Tracks
@@ -37,26 +37,24 @@ class WholeRows:
         self.tracks = tracks
         self.workers = workers
 
-    def measure(self, values: Callable[[Ranking], Values], keep: int) -> list[tuple[Values, Neighbours | None]]:
-        """The values of the ranking of some queries after the others', and the first `keep` entries of each ranking."""
+    def rank(self, record: Record, keep: int) -> None:
+        """Record the ranking of every query, and the first `keep` entries of it."""
         on_cpu = self.matching.query.vectors.device.type == "cpu"
         entry = 4 if on_cpu else 20  # a sort beside the CPU makes a copy and indices
         ranked = 0 if self.tracks is None else len(self.tracks)
         row_bytes = entry * (self.images + ranked) + MATCH_BYTES * self.matching.largest
         blocks = list(chunks(len(self.matching.query), row_bytes, self.workers))
-        return side_by_side(lambda rows: self._measured(rows, values, keep), blocks, self.workers)
+        side_by_side(lambda rows: self._rank(rows, record, keep), blocks, self.workers)
 
-    def _measured(
-        self, rows: slice, values: Callable[[Ranking], Values], keep: int
-    ) -> tuple[Values, Neighbours | None]:
+    def _rank(self, rows: slice, record: Record, keep: int) -> None:
         scores = self.scores(rows)
         if self.tracks is not None:
             scores = self.tracks.best(scores)
         neighbours = self._first(scores, rows, keep) if keep else None
         scores.index_fill_(1, self.matching.junk, -torch.inf)
         ranking = Ranking.from_scores(scores, self.matching(rows), ROUNDING, self.matching.protocol.ties)
-        return values(ranking), neighbours
+        record(rows, ranking, neighbours)
 
     def _first(self, scores: Tensor, rows: slice, keep: int) -> Neighbours:
         similarity, columns = scores.topk(min(keep, scores.shape[1]), dim=1)
-        return Neighbours(columns.cpu(), similarity.cpu(), self.matching.relation(rows, columns).cpu())
+        return Neighbours(columns, similarity, self.matching.relation(rows, columns))
