@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmark.retrieval.side_by_side import side_by_side
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.intp]
 
@@ -12,12 +14,13 @@ _PART_BYTES = 2**22
 """Of the scores that are worked on at once: few enough for a core's cache, and enough that the calls cost little."""
 
 
-def count_reaching(scores: Tensor, thresholds: Tensor) -> Tensor:
+def count_reaching(scores: Tensor, thresholds: Tensor, workers: int = 1) -> Tensor:
     """How many scores of a row are at least as large as each of its thresholds.
 
     Args:
         scores: (Q, G) float32, finite or minus infinity. On the CPU they are overwritten: their order is lost.
         thresholds: (Q, M) float32, not NaN.
+        workers: Threads that count, on the CPU.
 
     Returns:
         (Q, M) int64.
@@ -25,7 +28,8 @@ def count_reaching(scores: Tensor, thresholds: Tensor) -> Tensor:
     if scores.device.type != "cpu":
         return scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, thresholds)
     step = max(1, _PART_BYTES // (4 * scores.shape[1]))
-    return torch.cat([_count(*part) for part in zip(scores.split(step), thresholds.split(step), strict=True)])
+    parts = list(zip(scores.split(step), thresholds.split(step), strict=True))
+    return torch.cat(side_by_side(lambda part: _count(*part), parts, workers))
 
 
 def _count(scores: Tensor, thresholds: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from benchmark.retrieval.product import Precision
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_MOST = 8
-"""Items at a time: with more, chunks would be too small for a fast product."""
+_MOST = 4
+"""Items at a time: with more, chunks would take much memory, or be too small for a fast product."""
 
 
 def workers_for(device: torch.device, precision: Precision) -> int:

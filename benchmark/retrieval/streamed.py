@@ -9,7 +9,6 @@ from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.neighbours import Neighbours
 from benchmark.retrieval.ranking import Ranking, Record, positive_thresholds
-from benchmark.retrieval.side_by_side import side_by_side
 from benchmark.retrieval.similarity import ROUNDING, CosineSimilarity
 from benchmark.retrieval.whole_rows import MATCH_BYTES
 
@@ -26,7 +25,7 @@ class Streamed:
     Args:
         similarity: Of any part of the two lists.
         matching: Which answers are correct.
-        workers: How many chunks of queries are compared with a part of the gallery at a time.
+        workers: How many threads count the negatives.
     """
 
     def __init__(self, similarity: CosineSimilarity, matching: Matching, workers: int) -> None:
@@ -37,7 +36,7 @@ class Streamed:
     @staticmethod
     def suits(gallery: Tensor) -> bool:
         """Whether (G, D) vectors are too many for whole rows of scores, or too large to be read often."""
-        few = chunks.CHUNK_BYTES // (4 * len(gallery)) < _QUERIES // 4
+        few = chunks.CHUNK_BYTES // (4 * len(gallery)) < _QUERIES // 2
         return few or gallery.nbytes > 64 * chunks.CHUNK_BYTES
 
     def rank(self, record: Record, keep: int) -> None:
@@ -57,25 +56,22 @@ class Streamed:
         best = torch.full((len(negatives), keep), -torch.inf, device=negatives.device)
         found = torch.zeros_like(best, dtype=torch.int64)
         for columns in chunks.chunks(images, 4 * max(size, _QUERIES)):
-
-            def compare(part: slice, columns: slice = columns) -> None:
+            for part in chunks.chunks(len(negatives), 4 * (columns.stop - columns.start)):
                 scores = self.similarity(_within(rows, part), columns)
                 if keep:
                     best[part], found[part] = _first(best[part], found[part], scores, columns.start)
                 self._ignore(scores, columns, matches.columns[part])
-                negatives[part] += count_reaching(scores, thresholds[part])
-
-            parts = list(chunks.chunks(len(negatives), 4 * (columns.stop - columns.start), self.workers))
-            side_by_side(compare, parts, self.workers)
+                negatives[part] += count_reaching(scores, thresholds[part], self.workers)
         neighbours = Neighbours(found, best, self.matching.relation(rows, found)) if keep else None
         record(rows, Ranking.from_counts(negatives, matches), neighbours)
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.columns.shape
         pair_bytes = 4 * width * max(1, self.similarity.gallery.shape[1])
-        parts = chunks.chunks(queries, pair_bytes)
-        matched = [self.similarity.pairs(_within(rows, part), matches.columns[part]) for part in parts]
-        return positive_thresholds(torch.cat(matched), matches, ROUNDING, self.matching.protocol.ties)
+        matched = torch.empty(queries, width, device=matches.columns.device)
+        for part in chunks.chunks(queries, pair_bytes):
+            matched[part] = self.similarity.pairs(_within(rows, part), matches.columns[part])
+        return positive_thresholds(matched, matches, ROUNDING, self.matching.protocol.ties)
 
     def _ignore(self, scores: Tensor, columns: slice, matched: Tensor) -> None:
         """Take what is no negative out of the scores of this part of the gallery."""
