@@ -1,5 +1,8 @@
 """Full precision inside, the caller's settings restored after."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import pytest
 import torch
 
@@ -21,6 +24,31 @@ def test_products_are_float32_inside_and_settings_come_back():
             with pytest.raises(KeyError), full_precision(a.device):
                 raise KeyError
             assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", outside)
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_of_several_threads_the_last_to_leave_brings_the_settings_back():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    entered, left = Event(), Event()
+
+    def other() -> None:
+        with full_precision(torch.device("cpu")):
+            entered.set()
+            left.wait(30)
+            assert matmul.fp32_precision == "ieee"
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            with full_precision(torch.device("cpu")):
+                running = pool.submit(other)
+                assert entered.wait(30)
+            assert matmul.fp32_precision == "ieee"
+            left.set()
+            running.result()
+        assert matmul.fp32_precision == "tf32"
     finally:
         matmul.fp32_precision = before
 

@@ -1,7 +1,9 @@
 """`benchmark evaluate`."""
 
 import json
+import lzma
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +27,15 @@ from benchmark.registry import DATASETS, METHODS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
 
 GALLERIES = ("student", "teacher")
+_PER_QUERY = (
+    "positives",
+    "first_hit",
+    "average_precision",
+    "inverse_negative_penalty",
+    "average_precision_at_r",
+    "r_precision",
+    "precision_at",
+)
 
 
 def evaluate_file(
@@ -43,15 +54,18 @@ def evaluate_file(
     protocol = recipe.evaluate.judged_by(found.protocol)
     chosen = choose_device(device)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise UserError(f"--embeddings {file} holds one array: write several into a .npz file with numpy.savez")
+        with arrays:
             known = dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise UserError(f"--embeddings {file} is not a readable .npz file: {error}") from error
     try:
         query = _list(known, "query", protocol, chosen)
         gallery = None if protocol.query_in_gallery else _list(known, "gallery", protocol, chosen)
         scores = evaluate(query, gallery, protocol)
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         raise UserError(f"{file}: {error}") from error
     _report(scores, protocol, f"{file.name} by the protocol of {dataset}", output)
 
@@ -114,7 +128,17 @@ def _list(arrays: dict[str, Any], name: str, protocol: Protocol, device: torch.d
         guess = nearest(missing[0], list(arrays))
         raise UserError(f"there is no array {missing[0]!r}{guess} The file has: {', '.join(arrays)}.")
     cameras, tracks = (arrays.get(f"{name}_{label}") for label in ("cams", "tracks"))
-    return Embeddings(arrays[name], arrays[f"{name}_ids"], cameras, tracks).to(device)
+    try:
+        return Embeddings(arrays[name], arrays[f"{name}_ids"], cameras, tracks).to(device)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _listed(values: Any) -> Any:
+    """What JSON can hold: null for NaN."""
+    if isinstance(values, list):
+        return [_listed(value) for value in values]
+    return None if values != values else values
 
 
 def _report(scores: Scores, protocol: Protocol, title: str, output: Path | None) -> None:
@@ -142,11 +166,7 @@ def _report(scores: Scores, protocol: Protocol, title: str, output: Path | None)
             "queries": scores.queries,
             "skipped": scores.skipped,
             "protocol": asdict(protocol),
-            "per_query": {
-                "average_precision": [None if value != value else value for value in scores.average_precision.tolist()],
-                "first_hit": scores.first_hit.tolist(),
-                "positives": scores.positives.tolist(),
-            },
+            "per_query": {name: _listed(getattr(scores, name).tolist()) for name in _PER_QUERY},
         }
         write_text(output, json.dumps(content, indent=1) + "\n")
         console.print(f"scores of every query: {output}")

@@ -24,7 +24,7 @@ class Embeddings:
     """
 
     vectors: Tensor
-    """(N, D) floating point, N >= 1. Need not be normalised."""
+    """(N, D) floating point, N and D >= 1. Need not be normalised."""
     identities: Tensor
     """(N,) int64."""
     cameras: Tensor | None = None
@@ -34,8 +34,8 @@ class Embeddings:
 
     def __post_init__(self) -> None:
         vectors = _tensor("vectors", self.vectors)
-        if vectors.ndim != 2 or not vectors.is_floating_point() or not len(vectors):
-            raise ValueError(f"vectors must be (N, D) floating point with N >= 1, not {_describe(vectors)}")
+        if vectors.ndim != 2 or not vectors.is_floating_point() or not vectors.numel():
+            raise ValueError(f"vectors must be (N, D) floating point with N, D >= 1, not {_describe(vectors)}")
         object.__setattr__(self, "vectors", vectors)
         for name in ("identities", "cameras", "tracks"):
             given = getattr(self, name)

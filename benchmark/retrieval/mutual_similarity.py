@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from benchmark.retrieval import chunks
-from benchmark.retrieval.product import Precision
-from benchmark.retrieval.side_by_side import side_by_side, workers_for
+from benchmark.retrieval.side_by_side import side_by_side
 from benchmark.retrieval.similarity import CosineSimilarity
 
 _STRIPES = 12
@@ -16,23 +15,24 @@ class MutualSimilarity:
     """Cosine similarity of one list with itself, by little more than half the product, whose results are kept.
 
     Args:
-        vectors: (N, D). Not copied.
-        precision: Of the product.
+        similarity: Of the list, (N, D) vectors, with itself; symmetric.
+        workers: How many parts are multiplied at a time.
     """
 
-    def __init__(self, vectors: Tensor, precision: Precision = "float32") -> None:
+    def __init__(self, similarity: CosineSimilarity, workers: int) -> None:
+        vectors = similarity.gallery
         self.vectors = vectors
-        similarity = CosineSimilarity(vectors, vectors, precision)
         step = -(-len(vectors) // _STRIPES)
         self._stripes = [slice(start, min(start + step, len(vectors))) for start in range(0, len(vectors), step)]
-        workers = workers_for(vectors.device, precision)
         self._scores = side_by_side(lambda rows: similarity(rows, slice(rows.start, None)), self._stripes, workers)
         """Of each stripe, with itself and all after it."""
 
     @staticmethod
-    def suits(vectors: Tensor) -> bool:
-        """Whether half the scores of (N, D) vectors may be kept; and the vectors need no copy for a product."""
-        return vectors.dtype == torch.float32 and 4 * len(vectors) ** 2 // 2 <= 4 * chunks.CHUNK_BYTES
+    def suits(similarity: CosineSimilarity) -> bool:
+        """Whether the two lists are one, and the scores that are kept take two and a half chunks at most."""
+        if similarity.query is not similarity.gallery or not similarity.symmetric:
+            return False
+        return 13 * 4 * len(similarity.gallery) ** 2 // 24 <= 5 * chunks.CHUNK_BYTES // 2
 
     def __call__(self, rows: slice) -> Tensor:
         """(rows, N) float32 similarities, higher for more alike."""

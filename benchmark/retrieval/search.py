@@ -67,18 +67,18 @@ class Search:
             scores = protocol.reranking.similarity(query.vectors, gallery.vectors)
             self._ranker = WholeRows(scores, len(gallery), matching, tracks, workers)
         else:
-            similarity: CosineSimilarity | MutualSimilarity
-            if query.vectors is gallery.vectors and MutualSimilarity.suits(gallery.vectors):
-                similarity = MutualSimilarity(gallery.vectors, precision)
-            else:
-                similarity = CosineSimilarity(query.vectors, gallery.vectors, precision)
-            if tracks is None and isinstance(similarity, CosineSimilarity) and Streamed.suits(gallery.vectors):
+            similarity = CosineSimilarity(query.vectors, gallery.vectors, precision)
+            if tracks is None and Streamed.suits(gallery.vectors):
                 self._ranker = Streamed(similarity, matching, workers)
             else:
-                self._ranker = WholeRows(similarity, len(gallery), matching, tracks, workers)
+                mutual = MutualSimilarity.suits(similarity)
+                rows = MutualSimilarity(similarity, workers) if mutual else similarity
+                self._ranker = WholeRows(rows, len(gallery), matching, tracks, workers)
 
     def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
         """What `Scores` says of every query, on the CPU, and the first `keep` entries of every ranking."""
+        if keep < 0:
+            raise ValueError(f"keep: cannot keep {keep} entries of a list")
         table = Table(len(self.matching.query))
 
         def record(rows: slice, ranking: Ranking, first: Neighbours | None) -> None:

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import torch
 
-from benchmark.precision import full_precision
 from benchmark.retrieval.product import Precision
 
 Item = TypeVar("Item")
@@ -38,12 +37,15 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], work
     if workers < 2:
         return [function(item) for item in items]
     threads = torch.get_num_threads()
+    share = -(-threads // workers)  # the same for all: torch reports what was last set in any thread
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # of this thread, not of others
+
+    def in_thread(item: Item) -> Result:
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            return function(item)
+
     try:
-        # Every product asks for full precision: having it here, none finds another that it would bring back.
-        with (
-            full_precision(torch.device("cpu")),
-            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool,
-        ):
-            return list(pool.map(function, items))
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+            return list(pool.map(in_thread, items))
     finally:
-        torch.set_num_threads(threads)  # a new thread takes the number that was last set in any
+        torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from benchmark.precision import full_precision
 from benchmark.retrieval.chunks import CHUNK_BYTES, chunks
@@ -36,14 +35,20 @@ class CosineSimilarity:
         self.gallery = gallery
         self.precision = precision
         parts = chunks(len(gallery), 4 * max(1, gallery.shape[1]))
-        norms = torch.cat([torch.linalg.vector_norm(gallery[rows].float(), dim=1) for rows in parts])
-        self._scale = norms.clamp_min(1e-12).reciprocal_()
+        self._scale = torch.empty(len(gallery), device=gallery.device)
+        for rows in parts:
+            self._scale[rows] = _scale(gallery[rows].float())
         self._unit: Tensor | None = None
         """The gallery in float32 and of unit length, where that is at hand or cheap."""
-        if gallery.dtype == torch.float32 and bool((norms - 1).abs().max() < _OF_UNIT_LENGTH):
+        if gallery.dtype == torch.float32 and bool((self._scale == 1).all()):
             self._unit = gallery
         elif 4 * gallery.numel() <= CHUNK_BYTES:
             self._unit = gallery.float() * self._scale[:, None]
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the score of two images is, to the last bit, the same for both, where the two lists are one."""
+        return self._unit is not None
 
     def __call__(self, rows: slice, columns: slice = slice(None)) -> Tensor:
         """(rows, columns) float32 similarities of parts of the two lists, higher for more alike."""
@@ -60,6 +65,11 @@ class CosineSimilarity:
         return found * self._scale[columns]
 
     def _queries(self, rows: slice) -> Tensor:
-        if self.query is self.gallery and self._unit is not None:
-            return self._unit[rows]
-        return functional.normalize(self.query[rows].float(), dim=1)
+        query = self.query[rows].float()
+        return query * _scale(query)[:, None]
+
+
+def _scale(vectors: Tensor) -> Tensor:
+    """By what (N, D) float32 vectors have to be multiplied: (N,), exactly 1 where they are of unit length already."""
+    norms = torch.linalg.vector_norm(vectors, dim=1)
+    return norms.clamp_min(1e-12).reciprocal_().masked_fill_((norms - 1).abs() < _OF_UNIT_LENGTH, 1.0)

@@ -35,9 +35,10 @@ class Streamed:
 
     @staticmethod
     def suits(gallery: Tensor) -> bool:
-        """Whether (G, D) vectors are too many for whole rows of scores, or too large to be read often."""
+        """Whether (G, D) vectors are too many for whole rows of scores, or too large to be read or converted often."""
         few = chunks.CHUNK_BYTES // (4 * len(gallery)) < _QUERIES // 2
-        return few or gallery.nbytes > 64 * chunks.CHUNK_BYTES
+        converted = gallery.dtype != torch.float32 and 4 * gallery.numel() > chunks.CHUNK_BYTES
+        return few or converted or gallery.nbytes > 64 * chunks.CHUNK_BYTES
 
     def rank(self, record: Record, keep: int) -> None:
         """Record the ranking of every query, and the first `keep` entries of it.

@@ -62,6 +62,25 @@ def test_the_number_of_threads_changes_nothing(monkeypatch, protocol: Protocol, 
         assert torch.equal(other.neighbours.columns, found[0].neighbours.columns)
 
 
+@pytest.mark.parametrize("protocol", [Protocol(), LEAVE_ONE_OUT])
+def test_vectors_that_want_gradients(monkeypatch, protocol: Protocol):
+    query = clustered(400)
+    expected = evaluate(query, query, protocol)
+    wanting = Embeddings(query.vectors.clone().requires_grad_(), query.identities, query.cameras)
+    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 200_000)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert_equal(evaluate(wanting, wanting, protocol), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_lists_cannot_be_kept_in_part_below_zero():
+    with pytest.raises(ValueError, match="keep: cannot keep -1"):
+        evaluate(clustered(50), None, LEAVE_ONE_OUT, keep=-1)
+
+
 def test_the_order_of_the_gallery_changes_nothing():
     query, gallery = clustered(150), clustered(700, seed=1)
     duplicates = take(gallery, torch.arange(100))  # the same picture under another name: ties

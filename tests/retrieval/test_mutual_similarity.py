@@ -5,23 +5,37 @@ from benchmark.retrieval.mutual_similarity import MutualSimilarity
 from benchmark.retrieval.similarity import CosineSimilarity
 
 
+def mutual(vectors: torch.Tensor) -> MutualSimilarity:
+    return MutualSimilarity(CosineSimilarity(vectors, vectors), workers=2)
+
+
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 100), slice(3, 40), slice(8, 18), slice(99, 100)])
 @pytest.mark.parametrize("count", [100, 108])
 def test_every_row_is_that_of_the_whole_product(rows: slice, count: int):
     vectors = torch.randn(count, 7, generator=torch.Generator().manual_seed(0))
     expected = CosineSimilarity(vectors, vectors)(rows)
-    torch.testing.assert_close(MutualSimilarity(vectors)(rows), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(mutual(vectors)(rows), expected, rtol=0, atol=1e-6)
 
 
 def test_fewer_vectors_than_stripes():
     vectors = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     expected = CosineSimilarity(vectors, vectors)(slice(1, 4))
-    torch.testing.assert_close(MutualSimilarity(vectors)(slice(1, 4)), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(mutual(vectors)(slice(1, 4)), expected, rtol=0, atol=1e-6)
 
 
-def test_only_lists_whose_scores_fit_into_memory(monkeypatch):
+def test_lists_that_are_not_one_or_whose_scores_are_too_many(monkeypatch):
+    vectors = torch.randn(107, 7)
+    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 10_000)
+    assert MutualSimilarity.suits(CosineSimilarity(vectors, vectors))
+    assert not MutualSimilarity.suits(CosineSimilarity(vectors, vectors.clone()))
+    assert not MutualSimilarity.suits(CosineSimilarity(torch.randn(108, 7), torch.randn(108, 7)))
+    more = torch.randn(108, 7)
+    assert not MutualSimilarity.suits(CosineSimilarity(more, more))
+
+
+def test_a_list_that_is_scaled_after_the_product_is_not_symmetric(monkeypatch):
     vectors = torch.randn(100, 7)
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 5_000)
-    assert MutualSimilarity.suits(vectors)
-    assert not MutualSimilarity.suits(torch.randn(101, 7))
-    assert not MutualSimilarity.suits(vectors.half())
+    monkeypatch.setattr("benchmark.retrieval.similarity.CHUNK_BYTES", 2_000)
+    assert not MutualSimilarity.suits(CosineSimilarity(vectors, vectors))
+    unit = torch.nn.functional.normalize(vectors)
+    assert MutualSimilarity.suits(CosineSimilarity(unit, unit))

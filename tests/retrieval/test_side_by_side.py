@@ -25,19 +25,34 @@ def test_items_in_order_by_threads_that_share_those_of_torch(threads: int):
     assert torch.get_num_threads() == threads
 
 
+def test_threads_that_cannot_be_shared_evenly(threads: int):
+    together = threading.Barrier(3, timeout=30)
+
+    def work(item: int) -> int:
+        together.wait()
+        return torch.get_num_threads()
+
+    assert side_by_side(work, range(3), workers=3) == [2] * 3
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_items_are_done_in_the_mode_of_the_caller(threads: int, mode: type):
+    def work(item: int) -> tuple[bool, bool]:
+        return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    with mode():
+        here = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        assert side_by_side(work, range(4), workers=2) == [here] * 4
+
+
 def test_an_error_in_one_item_is_raised_and_nothing_stays_changed(threads: int):
     def work(item: int) -> int:
         if item == 1:
             raise RuntimeError("item 1")
         return item
 
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with pytest.raises(RuntimeError, match="item 1"):
-            side_by_side(work, range(4), workers=2)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    with pytest.raises(RuntimeError, match="item 1"):
+        side_by_side(work, range(4), workers=2)
     assert torch.get_num_threads() == threads
 
 
