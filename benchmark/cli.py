@@ -76,6 +76,49 @@ def run(
         execute(recipe, work_dir, root, device, leaderboards, resume)
 
 
+@app.command()
+def suite(
+    file: Annotated[
+        Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, config and set.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Names with commas between them, or all.")] = None,
+    datasets: Annotated[str | None, typer.Option(help="Names with commas between them, or all.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds with commas between them. Default: 0.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML recipe, laid over that of every run.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change every recipe; repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Run on the Ray cluster at this address: auto for the one this machine is part of."),
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each run on the cluster; 0.5 puts two on one.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_root: DataRoot = None,
+    work_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    leaderboards: Annotated[Path, typer.Option(help="Folder of records and pages.")] = Path("leaderboards"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of the runs; run nothing.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Run methods x datasets x seeds: skip what has a record, resume what was interrupted, go on where one fails."""
+    _load(plugin)
+    if gpus and ray is None:
+        raise UserError("--gpus is for --ray, which gives each run its own; here, --device chooses")
+    from benchmark.commands.suite import suite as run_suite
+    from benchmark.suite.grid import Grid
+
+    names = [None if given is None else [name for name in given.split(",") if name] for given in (methods, datasets)]
+    try:
+        numbers = None if seeds is None else [int(seed) for seed in seeds.split(",") if seed]
+    except ValueError:
+        raise UserError(f"--seeds {seeds}: write whole numbers with commas between them, such as 0,1,2") from None
+    grid = Grid.read(file, *names, numbers, settings or [], config)
+    root = data_root or _data_root()
+    if not run_suite(grid, jobs, ray, gpus, device, root, work_dir, leaderboards, plugin or [], dry_run):
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_(kind: Annotated[str, typer.Argument(help="methods, datasets or backbones")], plugin: Plugins = None) -> None:
     """List what can be named in a recipe."""
@@ -110,12 +153,21 @@ def cards(
 @app.command()
 def leaderboard(
     folder: Annotated[Path, typer.Option(help="Holds records/ and gets the pages.")] = Path("leaderboards"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 where a page is not what the records give.")
+    ] = False,
 ) -> None:
     """Write the Markdown pages anew from the records."""
-    from benchmark.results.leaderboard import generate
+    from benchmark.results.leaderboard import differing, generate
 
     if not (folder / "records").is_dir():
         raise UserError(f"there is no folder {folder / 'records'}: `benchmark run` makes it, or give another --folder")
+    if check:
+        for page in (pages := differing(folder)):
+            typer.echo(f"{page} is not what the records give: `benchmark leaderboard` writes it anew")
+        if pages:
+            raise typer.Exit(1)
+        return
     for page in generate(folder):
         typer.echo(page)
 

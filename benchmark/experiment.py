@@ -97,10 +97,9 @@ class Experiment:
             raise
 
     def _run(self, folder: Path) -> Record:
-        record = self.folders.file(self.recipe, folder, "record.json")
         with _locked(folder):
-            if record.exists():
-                earlier = self._earlier(record)
+            if self.record.exists():
+                earlier = self._earlier(self.record)
                 self._tell(f"{folder} holds the result of {earlier.created[:10]}; delete the folder to do it again")
                 return earlier
             unfinished = (folder / LAST).exists() and not any(folder.glob("record*.json"))
@@ -119,6 +118,11 @@ class Experiment:
     def folder(self) -> Path:
         """Where this run lives."""
         return self.folders.folder(self.recipe, self.recipe.method.name)
+
+    @property
+    def record(self) -> Path:
+        """Where its record is, or will be."""
+        return self.folders.file(self.recipe, self.folder, "record.json")
 
     @property
     def teacher_record(self) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from filelock import FileLock
 from tabulate import tabulate
 
 from benchmark.atomic import write_text
@@ -40,6 +41,25 @@ def generate(folder: Path) -> list[Path]:
     Raises:
         UserError: a record cannot be used; nothing has been written then.
     """
+    with FileLock(folder / ".lock"):  # or an older state of the records could be written over a newer one
+        texts = _texts(folder)
+        for path, text in texts.items():
+            write_text(path, text)
+    return list(texts)
+
+
+def differing(folder: Path) -> list[Path]:
+    """The pages that are not there, or differ from what the records give.
+
+    Raises:
+        UserError: A record is not valid.
+    """
+    texts = _texts(folder)
+    return [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+
+
+def _texts(folder: Path) -> dict[Path, str]:
+    """The content of every page and picture."""
     rows = summarise(load_records(folder / "records"))
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
     texts = {folder / "README.md": index_page(datasets)}
@@ -47,9 +67,7 @@ def generate(folder: Path) -> list[Path]:
         costs = StepCosts.read(folder / "steps" / f"{group[0].board}.json")
         texts[folder / f"{group[0].board}.md"] = dataset_page(group, costs)
         texts[folder / f"{group[0].board}.svg"] = pareto_svg(group)
-    for path, text in texts.items():
-        write_text(path, text)
-    return list(texts)
+    return texts
 
 
 def index_page(datasets: Sequence[Sequence[Row]]) -> str:
