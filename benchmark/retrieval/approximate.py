@@ -155,7 +155,7 @@ def _exactly(
     chosen = query.take(sample)
     values, first = Search(chosen, gallery, protocol, positions=sample).measure(keep=returned.shape[1])
     assert first is not None  # N >= 1
-    cosines = CosineSimilarity(chosen.vectors, gallery.vectors).pairs(slice(None), returned.clamp_min(0)).cpu()
+    cosines = CosineSimilarity(chosen, gallery).pairs(slice(None), returned.clamp_min(0)).cpu()
     right = (cosines >= first.similarity[:, -1:] - ROUNDING) & (returned.cpu() >= 0)
     return right.double().mean().item(), values["average_precision"].mean().item()
 

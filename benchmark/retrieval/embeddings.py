@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.retrieval.chunks import chunks
+
+_ROUNDING = 2.5e-7
+"""Of lengths that float32 has normalised."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +34,8 @@ class Embeddings:
     """(N,) int64, for protocols with a camera rule."""
     tracks: Tensor | None = None
     """(N,) int64: the number of each image's track, for protocols that rank tracks."""
+    scale: Tensor = field(init=False, repr=False)
+    """(N,) float32: what makes each vector one of unit length; exactly 1 where it is, as near as float32 normalises."""
 
     def __post_init__(self) -> None:
         vectors = _tensor("vectors", self.vectors)
@@ -48,21 +53,20 @@ class Embeddings:
             if labels.device != vectors.device:
                 raise ValueError(f"{name} are on {labels.device}, the vectors on {vectors.device}")
             object.__setattr__(self, name, labels.long().contiguous())
-        self._refuse_what_is_not_finite()
+        object.__setattr__(self, "scale", self._scale())
 
-    def _refuse_what_is_not_finite(self) -> None:
-        first, broken = len(self), 0
-        # The norm needs no mask the size of the vectors, and also finds what is too long to be normalised in float32.
-        for rows in chunks(len(self), 4 * max(1, self.vectors.shape[1])):
-            found = ~torch.linalg.vector_norm(self.vectors[rows].float(), dim=1).isfinite()
-            if count := int(found.count_nonzero()):
-                first = min(first, rows.start + int(found.int().argmax()))
-                broken += count
-        if broken:
+    def _scale(self) -> Tensor:
+        norms = torch.empty(len(self), device=self.vectors.device)
+        for rows in chunks(len(self), 4 * self.vectors.shape[1]):
+            norms[rows] = torch.linalg.vector_norm(self.vectors[rows].detach().float(), dim=1)
+        # They also tell what is too long to be normalised in float32.
+        if len(broken := (~norms.isfinite()).nonzero()):
             raise ValueError(
-                f"row {first} of the vectors has no finite norm: it holds NaN, infinity or values too large "
-                f"for float32 ({broken} of {len(self)} rows do)"
+                f"row {int(broken[0])} of the vectors has no finite norm: it holds NaN, infinity or values too large "
+                f"for float32 ({len(broken)} of {len(self)} rows do)"
             )
+        of_unit_length = (norms - 1).abs() < _ROUNDING
+        return norms.clamp_min_(1e-12).reciprocal_().masked_fill_(of_unit_length, 1.0)
 
     def __len__(self) -> int:
         return len(self.vectors)

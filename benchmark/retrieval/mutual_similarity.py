@@ -20,7 +20,7 @@ class MutualSimilarity:
     """
 
     def __init__(self, similarity: CosineSimilarity, workers: int) -> None:
-        vectors = similarity.gallery
+        vectors = similarity.gallery.vectors
         self.vectors = vectors
         step = -(-len(vectors) // _STRIPES)
         self._stripes = [slice(start, min(start + step, len(vectors))) for start in range(0, len(vectors), step)]
@@ -30,7 +30,7 @@ class MutualSimilarity:
     @staticmethod
     def suits(similarity: CosineSimilarity) -> bool:
         """Whether the two lists are one, and the scores that are kept take two and a half chunks at most."""
-        if similarity.query is not similarity.gallery or not similarity.symmetric:
+        if similarity.query.vectors is not similarity.gallery.vectors or not similarity.symmetric:
             return False
         return 13 * 4 * len(similarity.gallery) ** 2 // 24 <= 5 * chunks.CHUNK_BYTES // 2
 

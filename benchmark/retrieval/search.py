@@ -67,7 +67,7 @@ class Search:
             scores = protocol.reranking.similarity(query.vectors, gallery.vectors)
             self._ranker = WholeRows(scores, len(gallery), matching, tracks, workers)
         else:
-            similarity = CosineSimilarity(query.vectors, gallery.vectors, precision)
+            similarity = CosineSimilarity(query, gallery, precision)
             if tracks is None and Streamed.suits(gallery.vectors):
                 self._ranker = Streamed(similarity, matching, workers)
             else:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from benchmark.precision import full_precision
-from benchmark.retrieval.chunks import CHUNK_BYTES, chunks
+from benchmark.retrieval.chunks import CHUNK_BYTES
+from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.product import Precision, product
 
 ROUNDING = 1e-6
@@ -15,9 +16,6 @@ The rounding of a float32 product depends on where an entry lies in the matrix: 
 model. It moves the mAP of a trained one by about 3e-6, downwards.
 """
 
-_OF_UNIT_LENGTH = ROUNDING / 4
-"""Lengths no further from 1 are as near as float32 normalises."""
-
 
 class CosineSimilarity:
     """Cosine similarity of queries and gallery, a block at a time, in full float32 unless another precision is given.
@@ -25,25 +23,22 @@ class CosineSimilarity:
     The norms of a large gallery are divided out of the product: a normalised copy would cost as much memory again.
 
     Args:
-        query: (Q, D) of any floating type.
-        gallery: (G, D) of any floating type; may lie in a mapped file. Not copied.
+        query: Q of them.
+        gallery: G of them; the vectors may lie in a mapped file. Not copied.
         precision: Of the product.
     """
 
-    def __init__(self, query: Tensor, gallery: Tensor, precision: Precision = "float32") -> None:
+    def __init__(self, query: Embeddings, gallery: Embeddings, precision: Precision = "float32") -> None:
         self.query = query
         self.gallery = gallery
         self.precision = precision
-        parts = chunks(len(gallery), 4 * max(1, gallery.shape[1]))
-        self._scale = torch.empty(len(gallery), device=gallery.device)
-        for rows in parts:
-            self._scale[rows] = _scale(gallery[rows].float())
         self._unit: Tensor | None = None
         """The gallery in float32 and of unit length, where that is at hand or cheap."""
-        if gallery.dtype == torch.float32 and bool((self._scale == 1).all()):
-            self._unit = gallery
-        elif 4 * gallery.numel() <= CHUNK_BYTES:
-            self._unit = gallery.float() * self._scale[:, None]
+        vectors = gallery.vectors
+        if vectors.dtype == torch.float32 and bool((gallery.scale == 1).all()):
+            self._unit = vectors
+        elif 4 * vectors.numel() <= CHUNK_BYTES:
+            self._unit = vectors.float() * gallery.scale[:, None]
 
     @property
     def symmetric(self) -> bool:
@@ -55,21 +50,15 @@ class CosineSimilarity:
         query = self._queries(rows)
         if self._unit is not None:
             return product(query, self._unit[columns], self.precision)
-        return product(query, self.gallery[columns].float(), self.precision).mul_(self._scale[columns])
+        vectors = self.gallery.vectors[columns].float()
+        return product(query, vectors, self.precision).mul_(self.gallery.scale[columns])
 
     def pairs(self, rows: slice, columns: Tensor) -> Tensor:
         """(R, M) float32 similarities of each of R queries with M gallery entries of its own, (R, M) int64."""
         query = self._queries(rows)
         with full_precision(query.device):
-            found = torch.bmm(self.gallery[columns].float(), query[:, :, None]).squeeze(2)
-        return found * self._scale[columns]
+            found = torch.bmm(self.gallery.vectors[columns].float(), query[:, :, None]).squeeze(2)
+        return found * self.gallery.scale[columns]
 
     def _queries(self, rows: slice) -> Tensor:
-        query = self.query[rows].float()
-        return query * _scale(query)[:, None]
-
-
-def _scale(vectors: Tensor) -> Tensor:
-    """By what (N, D) float32 vectors have to be multiplied: (N,), exactly 1 where they are of unit length already."""
-    norms = torch.linalg.vector_norm(vectors, dim=1)
-    return norms.clamp_min(1e-12).reciprocal_().masked_fill_((norms - 1).abs() < _OF_UNIT_LENGTH, 1.0)
+        return self.query.vectors[rows].float() * self.query.scale[rows, None]

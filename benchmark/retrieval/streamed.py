@@ -52,7 +52,7 @@ class Streamed:
         matches = self.matching(rows)
         thresholds = self._thresholds(rows, matches)
         negatives = torch.zeros_like(matches.columns)
-        images, size = self.similarity.gallery.shape
+        images, size = self.similarity.gallery.vectors.shape
         keep = min(keep, images)
         best = torch.full((len(negatives), keep), -torch.inf, device=negatives.device)
         found = torch.zeros_like(best, dtype=torch.int64)
@@ -68,7 +68,7 @@ class Streamed:
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.columns.shape
-        pair_bytes = 4 * width * max(1, self.similarity.gallery.shape[1])
+        pair_bytes = 4 * width * max(1, self.similarity.gallery.vectors.shape[1])
         matched = torch.empty(queries, width, device=matches.columns.device)
         for part in chunks.chunks(queries, pair_bytes):
             matched[part] = self.similarity.pairs(_within(rows, part), matches.columns[part])
