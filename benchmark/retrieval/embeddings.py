@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmark.retrieval.chunks import chunks
 
-_ROUNDING = 2.5e-7
+_ROUNDING = 5e-7
 """Of lengths that float32 has normalised."""
 
 
