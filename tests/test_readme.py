@@ -98,7 +98,7 @@ def test_commands_work(command: str, place: Path) -> None:
     words = [
         str(next(place.glob("runs/glyphs/kd/*"))) if w == "$RUN" else w for w in shlex.split(command, comments=True)
     ]
-    if words[1] == "run" and "--dry-run" not in words:
+    if words[1] in ("run", "suite") and "--dry-run" not in words:
         words.append("--dry-run")
     root = "prepared" if "prepare" in words else "data"
     checks = "market1501" in words and words[1] == "data"

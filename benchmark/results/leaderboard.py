@@ -41,7 +41,9 @@ def generate(folder: Path) -> list[Path]:
     Raises:
         UserError: a record cannot be used; nothing has been written then.
     """
-    with FileLock(folder / ".lock"):  # or an older state of the records could be written over a newer one
+    records = folder / "records"
+    records.mkdir(parents=True, exist_ok=True)
+    with FileLock(records / ".lock"):  # or an older state of the records could be written over a newer one
         texts = _texts(folder)
         for path, text in texts.items():
             write_text(path, text)
@@ -49,13 +51,19 @@ def generate(folder: Path) -> list[Path]:
 
 
 def differing(folder: Path) -> list[Path]:
-    """The pages that are not there, or differ from what the records give.
+    """The pages that are not there, or differ from what the records give; pictures that are not there.
+
+    The bytes of a picture depend on the version of matplotlib.
 
     Raises:
         UserError: A record is not valid.
     """
     texts = _texts(folder)
-    return [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    return [
+        path
+        for path, text in texts.items()
+        if not path.exists() or (path.suffix == ".md" and path.read_text(encoding="utf-8") != text)
+    ]
 
 
 def _texts(folder: Path) -> dict[Path, str]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.results.leaderboard import generate
+from benchmark.results.leaderboard import differing, generate
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import add_record
 
@@ -46,6 +46,46 @@ def test_regenerating_changes_nothing(folder):
     before = contents(folder)
     generate(folder)
     assert contents(folder) == before
+
+
+def test_pages_are_checked_against_the_records(folder, record):
+    generate(folder)
+    assert differing(folder) == []
+    (folder / "glyphs.md").write_text("edited")
+    (folder / "veri776.svg").unlink()
+    assert {path.name for path in differing(folder)} == {"glyphs.md", "veri776.svg"}
+    generate(folder)
+    add_record(record("pkt"), folder / "records")
+    assert {path.name for path in differing(folder)} == {"README.md", "glyphs.md"}
+
+
+ADD = """
+import json, sys
+from pathlib import Path
+from benchmark.results.leaderboard import differing, generate
+from benchmark.results.record import Record
+from benchmark.results.store import add_record
+folder = Path(sys.argv[1])
+for line in sys.stdin:
+    add_record(Record.model_validate_json(line), folder / "records")
+    generate(folder)
+"""
+
+
+def test_ten_processes_at_once_lose_nothing(folder, record, tmp_path):
+    """The last page that is written holds every record, whoever writes it."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ADD, str(folder)], stdin=subprocess.PIPE, text=True) for _ in range(10)
+    ]
+    for number, process in enumerate(processes):
+        lines = [record(f"method{number}", seed=seed).model_dump_json() for seed in range(3)]
+        process.stdin.write("\n".join(lines) + "\n")
+        process.stdin.close()
+    assert [process.wait(timeout=240) for process in processes] == [0] * 10
+    assert differing(folder) == []
+    page = (folder / "glyphs.md").read_text()
+    assert all(f"method{number}" in page for number in range(10))
+    assert len(list((folder / "records").glob("*.json"))) == 14 + 30
 
 
 def test_teacher_and_none_come_first(folder):
