@@ -108,14 +108,21 @@ def suite(
     from benchmark.commands.suite import suite as run_suite
     from benchmark.suite.grid import Grid
 
-    names = [None if given is None else [name for name in given.split(",") if name] for given in (methods, datasets)]
+    def names(given: str | None) -> list[str] | None:
+        return None if given is None else [name for name in given.split(",") if name]
+
     try:
         numbers = None if seeds is None else [int(seed) for seed in seeds.split(",") if seed]
     except ValueError:
         raise UserError(f"--seeds {seeds}: write whole numbers with commas between them, such as 0,1,2") from None
-    grid = Grid.read(file, *names, numbers, settings or [], config)
+    grid = Grid.read(file, names(methods), names(datasets), numbers, settings or [], config)
     root = data_root or _data_root()
-    if not run_suite(grid, jobs, ray, gpus, device, root, work_dir, leaderboards, plugin or [], dry_run):
+    try:
+        done = run_suite(grid, jobs, ray, gpus, device, root, work_dir, leaderboards, plugin or [], dry_run)
+    except KeyboardInterrupt:
+        typer.echo("benchmark: interrupted; the same command goes on where the runs were", err=True)
+        raise typer.Exit(130) from None
+    if not done:
         raise typer.Exit(1)
 
 

@@ -8,9 +8,12 @@ booleans, there are no dates, and a key given twice is an error. Tags that would
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+
+from benchmark.errors import UserError
 
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN = {
@@ -81,3 +84,25 @@ def load(text: str) -> Any:
 def dump(content: Any) -> str:
     """Write what `load` reads back as it was, keys in their order."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def read(path: Path, name: str, example: str) -> dict[str, Any]:
+    """The mapping in a file.
+
+    Args:
+        path: Of the file.
+        name: What it is called in messages.
+        example: What its content looks like.
+
+    Raises:
+        UserError: It cannot be read, is not YAML, or holds something else than a mapping.
+    """
+    try:
+        content = load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{name} {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name} {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{name} {path} must be a mapping of keys to values, such as `{example}`")
+    return content

@@ -28,7 +28,7 @@ def compose(
             where it was given, and the nearest valid name; of several mistakes, each.
     """
     chosen = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
-    file = _read(config) if config else {}
+    file = _with_names(plain_yaml.read(config, "config", "seed: 1")) if config else {}
     command_line: dict[str, Any] = {} if seed is None else {"seed": seed}
     for setting in settings:
         command_line = merge(command_line, _with_names(parse_setting(setting)))
@@ -143,18 +143,6 @@ def _fragments(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str
     else:
         arguments = {} if preset else suited.get(method, {})
     return merge(_lay(content, found.recipe), {"method": arguments})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = plain_yaml.load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path} is not a valid recipe: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"config {path} must be a mapping of keys to values, such as `seed: 1`")
-    return _with_names(content)
 
 
 def parse_setting(setting: str) -> dict[str, Any]:

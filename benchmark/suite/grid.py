@@ -5,8 +5,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from benchmark import plain_yaml
 from benchmark.errors import UserError, nearest
 from benchmark.recipe import Recipe, compose
@@ -95,14 +93,7 @@ class Grid:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = plain_yaml.load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"suite {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"suite {path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"suite {path} must be a mapping with the keys {', '.join(_KEYS)}")
+    content = plain_yaml.read(path, "suite", "methods: [none, kd]")
     for key, value in content.items():
         if key not in _KEYS:
             raise UserError(f"suite {path}: unknown key {key!r}{nearest(str(key), _KEYS)} Known: {', '.join(_KEYS)}.")

@@ -36,7 +36,7 @@ def test_a_file_and_what_is_said_besides(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[none]", "must be a mapping with the keys methods"),
+        ("[none]", "must be a mapping of keys to values, such as `methods: .none, kd.`"),
         ("method: none", "unknown key 'method'; did you mean 'methods'"),
         ("methods: {none: 1}", "methods must be a list of names, not {'none': 1}"),
         ("seeds: [one]", "seeds must be a list of whole numbers"),

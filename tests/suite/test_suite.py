@@ -113,6 +113,7 @@ def test_an_interrupted_suite_goes_on_where_it_was(suite, tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in out, out
+    assert "benchmark: interrupted; the same command goes on where the runs were" in out
     assert written(tmp_path) == {"teacher 0": 1}
     log = next((tmp_path / "runs" / "suite").glob("*.log")).read_text()
     assert "interrupted; the same command with --resume continues" in log and "Traceback" not in log
