@@ -295,6 +295,9 @@ class Experiment:
                 symmetric=_scores(symmetric),
                 asymmetric=_scores(asymmetric) if asymmetric else None,
                 asymmetric_reason=reason,
+                average_precision=tuple(
+                    None if value != value else round(value, 5) for value in symmetric.average_precision.tolist()
+                ),
             ),
             saved=self._saved(figures, teacher.report.cost, smallest) if teacher else None,
             deploy=parts.Deploy(max_abs_difference=difference, images=len(images)),

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from benchmark.results.formatting import MISSING, milliseconds, percent, quantity
+from benchmark.results.formatting import MISSING, difference, milliseconds, percent, quantity
+from benchmark.results.gain import Gain
 from benchmark.results.notes import Notes
 from benchmark.results.record import Record
 from benchmark.results.step_costs import StepCosts
@@ -11,10 +12,10 @@ from benchmark.results.store import record_name
 from benchmark.results.summary import TEACHER, Row
 
 
-def headers(ks: Sequence[int], costs: StepCosts | None) -> list[str]:
-    """The names of the columns; `ks` are the K of Recall@K."""
+def headers(ks: Sequence[int], costs: StepCosts | None, others: Sequence[str] = ()) -> list[str]:
+    """The names of the columns; `ks` are the K of Recall@K, `others` the rows to which each is compared."""
     return [
-        *("method", "teacher", "student", "mAP"),
+        *("method", "teacher", "student", "mAP", *(f"mAP against {name}" for name in others)),
         *(f"R@{k}" for k in ks),
         *("asymmetric mAP", "parameters", "MACs", "FLOPs", "saved (parameters / MACs)"),
         *("ms, batch 1", "ms, batch 64"),
@@ -23,10 +24,18 @@ def headers(ks: Sequence[int], costs: StepCosts | None) -> list[str]:
     ]
 
 
-def cells(row: Row, ks: Sequence[int], notes: Notes, one_device: bool, costs: StepCosts | None) -> list[str]:
-    """The row's cells in the order of `headers(ks, costs)`; what needs explaining goes into `notes`.
+def cells(
+    row: Row,
+    ks: Sequence[int],
+    notes: Notes,
+    one_device: bool,
+    costs: StepCosts | None,
+    gains: Sequence[Gain | None] = (),
+) -> list[str]:
+    """The row's cells in the order of `headers`; what needs explaining goes into `notes`.
 
-    `one_device`: all latencies of the table were measured on one device, so that cells need not name it.
+    `gains` are those over the rows that `headers` names. `one_device`: all latencies of the table were measured on one
+    device, so that cells need not name it.
     """
     is_teacher = row.method == TEACHER
     networks = "<br>".join(name.replace("|", r"\|") for name in row.networks)
@@ -35,6 +44,7 @@ def cells(row: Row, ks: Sequence[int], notes: Notes, one_device: bool, costs: St
         networks if is_teacher else (row.teacher or MISSING).replace("|", r"\|"),
         MISSING if is_teacher else networks,
         percent(row.mAP),
+        *(difference(gain) for gain in gains),
         *(percent(row.recall(k)) for k in ks),
         _asymmetric(row, notes),
         quantity(row.over(lambda record: record.network.cost.parameters)),

@@ -1,5 +1,6 @@
 """Numbers as people read them: 72.3 ± 0.4, 22.0 M, 3.10."""
 
+from benchmark.results.gain import Gain
 from benchmark.results.statistic import Statistic
 
 MISSING = "-"
@@ -9,6 +10,14 @@ _UNITS = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 def percent(value: Statistic | None) -> str:
     """A fraction as percent with one decimal: "72.3" or "72.3 ± 0.4"."""
     return MISSING if value is None else _join(value, 0.01, 1)
+
+
+def difference(gain: Gain | None) -> str:
+    """Points of mAP with their 95 % interval: "+1.2 [+0.8, +1.6]"; "≈ " before it where that holds zero."""
+    if gain is None:
+        return MISSING
+    low, high = 100 * gain.interval.low, 100 * gain.interval.high
+    return f"{'' if gain.interval.excludes_zero else '≈ '}{100 * gain.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def quantity(value: Statistic | None) -> str:

@@ -29,6 +29,8 @@ SCHEMA_VERSION: Final = 1
 # Dataset and method become parts of file names and of commands, so they may not hold separators or spaces.
 Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
 
+_NUMBERS = re.compile(r"\[\n[-+.\deE,\snul]*\]")
+
 # Fields that may differ between two runs of one recipe: when and where it ran, and what was measured with a clock.
 _VARYING: dict[str, Any] = {
     "created": True,
@@ -96,9 +98,9 @@ class Record(Part):
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the record to `path` as sorted, indented JSON, atomically."""
+        """Write the record to `path` as sorted, indented JSON, a list of numbers in a line, atomically."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(path, text + "\n")
+        write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:

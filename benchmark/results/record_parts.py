@@ -1,8 +1,8 @@
 """What a record is made of. All are immutable and refuse unknown fields, NaN and infinity."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
@@ -82,11 +82,31 @@ class Scores(Part):
 
 
 class ScoreReport(Part):
-    """Student queries against the student's gallery, and against the teacher's or why not."""
+    """Student queries against the student's gallery, and against the teacher's or why not.
+
+    `average_precision` is that of every query against the student's gallery, in the order of the query list and to five
+    digits; None for a query without a valid match. Records of the first versions lack it.
+    """
 
     symmetric: Scores
     asymmetric: Scores | None
     asymmetric_reason: str | None
+    average_precision: tuple[Fraction | None, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_queries(self) -> Self:
+        if self.average_precision is None:
+            return self
+        known = [value for value in self.average_precision if value is not None]
+        queries = len(self.average_precision), len(self.average_precision) - len(known)
+        if queries != (self.symmetric.queries, self.symmetric.skipped):
+            raise ValueError(
+                f"average_precision is of {queries[0]} queries, {queries[1]} of them skipped; the scores say "
+                f"{self.symmetric.queries} and {self.symmetric.skipped}"
+            )
+        if abs(sum(known) / max(1, len(known)) - self.symmetric.mAP) > 1e-5:
+            raise ValueError(f"the mean of average_precision is not the mAP, {self.symmetric.mAP}")
+        return self
 
 
 class TeacherReport(Part):

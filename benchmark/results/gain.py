@@ -1,0 +1,51 @@
+"""By how much one row of a leaderboard is better than another."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.results.bootstrap import Interval, paired_bootstrap
+from benchmark.results.summary import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A difference of mAP, and its interval."""
+
+    mean: float
+    interval: Interval
+
+    @classmethod
+    def of(cls, row: Row, other: Row) -> Self | None:
+        """What `row` gains over `other`, paired by query, each query's average precision a mean over the seeds.
+
+        None where a record lacks the scores of its queries, the rows did not see the same ones, or they are one row.
+        """
+        if row is other:
+            return None
+        ours, theirs = _per_query(row), _per_query(other)
+        if ours is None or theirs is None or len(ours) != len(theirs):
+            return None
+        if {_data(row), _data(other)} != {_data(row)}:
+            return None
+        counted = ~np.isnan(ours)
+        if not counted.any() or not np.array_equal(counted, ~np.isnan(theirs)):
+            return None
+        differences = (ours - theirs)[counted]
+        return cls(float(differences.mean()), paired_bootstrap(differences))
+
+
+def _per_query(row: Row) -> NDArray[np.float64] | None:
+    """(Q,) means over the seeds; NaN for queries that do not count."""
+    lists = [record.scores.average_precision for record in row.records]
+    known = [values for values in lists if values is not None]
+    if len(known) < len(lists) or len({len(values) for values in known}) != 1:
+        return None
+    return np.array(known, dtype=np.float64).mean(axis=0)
+
+
+def _data(row: Row) -> str:
+    record = row.records[0]
+    return f"{record.data.fingerprint} {record.data.splits} {record.data.broken}"
