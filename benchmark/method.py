@@ -133,7 +133,8 @@ class Method(nn.Module):
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         """Named scalar terms, already weighted, that are added to the task loss. Called at every step.
 
-        `teacher` is computed without gradient. Values that should only be logged are not returned here.
+        `teacher` is computed without gradient. Values that should only be logged are not returned here. The one thing
+        that a method has to define: a run of one that does not is refused before anything is trained.
         """
         raise NotImplementedError
 

@@ -22,6 +22,8 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
     """
     name, needs = recipe.method.name, method.needs
     large, small = recipe.teacher.network, recipe.student
+    if type(method).loss is Method.loss:
+        raise UserError(f"{name} has no loss: define `loss(self, student, teacher, batch)` in {type(method).__name__}")
     method.check_training(recipe.train.optimizer.type, recipe.train.sampler.batch_size)
     if needs.same_backbone and (large.backbone, large.args) != (small.backbone, small.args):
         raise UserError(

@@ -1,6 +1,7 @@
 """The page of all methods' cards."""
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 from benchmark.commands.cards import page
 from benchmark.data.batch import Batch
@@ -22,8 +23,8 @@ class Odd(Method):
         weight: Factor of |x|.
     """
 
-    presets = {"louder": {"weight": 2.0}}  # noqa: RUF012 - as a plug-in's author may write it
-    recipe = {"student": {"like": "teacher"}}  # noqa: RUF012
+    presets: ClassVar[dict[str, Any]] = {"louder": {"weight": 2.0}}
+    recipe: ClassVar[dict[str, Any]] = {"student": {"like": "teacher"}}
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from benchmark.data.batch import Batch
 from benchmark.errors import UserError
 from benchmark.method import Method
+from benchmark.model.features import Features
 from benchmark.needs import Needs
 from benchmark.pairing import check_pairing
 from benchmark.recipe import compose
@@ -20,6 +23,13 @@ class Asking(Method):
         self.needs = Needs(**needs)
         self.student_taps = self.teacher_taps = taps
 
+    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+
+class Silent(Method):
+    """A method whose author forgot the loss."""
+
 
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
@@ -29,6 +39,7 @@ class Asking(Method):
             ["student.dim=8"],
             "student's has 8 dim.* teacher's 16",
         ),
+        (Silent(), [], "has no loss: define `loss.self, student, teacher, batch.` in Silent"),
         (Asking(equal_embeddings=True), ["student.neck=bn"], "the student's has 64 dimensions and the teacher's 16"),
         (Asking(same_backbone=True), ["student.backbone=resnet18"], "starts as large as its teacher, block by block"),
         (Asking(same_backbone=True), ["student.args.stem_width=4"], "starts as large as its teacher, block by block"),

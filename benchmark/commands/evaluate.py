@@ -27,15 +27,6 @@ from benchmark.registry import DATASETS, METHODS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
 
 GALLERIES = ("student", "teacher")
-_PER_QUERY = (
-    "positives",
-    "first_hit",
-    "average_precision",
-    "inverse_negative_penalty",
-    "average_precision_at_r",
-    "r_precision",
-    "precision_at",
-)
 
 
 def evaluate_file(
@@ -166,7 +157,7 @@ def _report(scores: Scores, protocol: Protocol, title: str, output: Path | None)
             "queries": scores.queries,
             "skipped": scores.skipped,
             "protocol": asdict(protocol),
-            "per_query": {name: _listed(getattr(scores, name).tolist()) for name in _PER_QUERY},
+            "per_query": {name: _listed(getattr(scores, name).tolist()) for name in scores.per_query()},
         }
         write_text(output, json.dumps(content, indent=1) + "\n")
         console.print(f"scores of every query: {output}")

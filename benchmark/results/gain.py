@@ -26,9 +26,7 @@ class Gain:
         if row is other:
             return None
         ours, theirs = _per_query(row), _per_query(other)
-        if ours is None or theirs is None or len(ours) != len(theirs):
-            return None
-        if {_data(row), _data(other)} != {_data(row)}:
+        if ours is None or theirs is None or len(ours) != len(theirs) or _data(row) != _data(other):
             return None
         counted = ~np.isnan(ours)
         if not counted.any() or not np.array_equal(counted, ~np.isnan(theirs)):

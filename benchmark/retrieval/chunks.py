@@ -12,7 +12,8 @@ Above 32 MiB, glibc gives memory back to the system with every tensor, and takes
 def chunks(rows: int, row_bytes: int, workers: int = 1) -> Iterator[slice]:
     """Consecutive slices that cover `rows`, each of as many rows of `row_bytes` as fit in a chunk, and at least one.
 
-    For several workers there are as many slices for each, and together theirs take no more than two chunks.
+    For several workers there are as many slices for each; those that are worked on at once take some two chunks, and
+    three at the most.
     """
     step = max(1, CHUNK_BYTES * min(2, workers) // (row_bytes * workers))
     if workers > 1:

@@ -42,7 +42,7 @@ class Scores(JudgedQueries):
 
     def __post_init__(self) -> None:
         queries = len(self.positives)
-        for name in self._per_query():
+        for name in self.per_query():
             values = getattr(self, name)
             shape = (queries, len(self.recall_at)) if name == "precision_at" else (queries,)
             if values.shape != shape or values.device.type != "cpu":
@@ -52,7 +52,7 @@ class Scores(JudgedQueries):
             raise ValueError(f"none of {queries} queries has a positive")
         if not torch.equal(self.first_hit > 0, valid):
             raise ValueError("first_hit must be 0 for the queries without positives, and for them alone")
-        for name in self._per_query()[2:]:
+        for name in self.per_query()[2:]:
             values = getattr(self, name)[valid]
             if not ((values >= 0) & (values <= 1)).all():
                 raise ValueError(f"{name} must lie between 0 and 1")
@@ -60,7 +60,8 @@ class Scores(JudgedQueries):
             raise ValueError(f"there are neighbours of {len(self.neighbours)} queries, and {queries} queries")
 
     @staticmethod
-    def _per_query() -> tuple[str, ...]:
+    def per_query() -> tuple[str, ...]:
+        """The names of what is known of every query."""
         return (
             "positives",
             "first_hit",

@@ -42,7 +42,7 @@ class CosineSimilarity:
 
     @property
     def symmetric(self) -> bool:
-        """Whether the score of two images is, to the last bit, the same for both, where the two lists are one."""
+        """Whether, of one list, the score of two images is computed in the same way for both: no factor comes after."""
         return self._unit is not None
 
     def __call__(self, rows: slice, columns: slice = slice(None)) -> Tensor:

@@ -1,5 +1,6 @@
 """Runs on a Ray cluster."""
 
+import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -7,6 +8,9 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.suite.processes import start
+
+_PATIENCE = 60
+"""Seconds that interrupted runs have to end."""
 
 
 class Cluster:
@@ -47,14 +51,13 @@ class Cluster:
         """Interrupt what runs, and leave the cluster."""
         for reference in self._references:
             self._ray.cancel(reference)
-        self._ray.wait(self._references, num_returns=len(self._references), timeout=60) if self._references else None
+        if self._references:
+            self._ray.wait(self._references, num_returns=len(self._references), timeout=_PATIENCE)
         self._ray.shutdown()
 
 
 def run(command: Sequence[str], log: str, folder: str) -> int:
     """Do a command in a folder; its exit status. If the task is cancelled, the command is interrupted."""
-    import os
-
     os.chdir(folder)
     with Path(log).open("ab") as output:
         process = start(command, output.fileno())

@@ -17,7 +17,7 @@ from rich.progress import (
 
 from benchmark.suite.job import Job, epochs_done
 
-_AN_HOUR = 3600.0
+_AN_HOUR = 3600.0  # in seconds
 
 
 class Display:
@@ -43,10 +43,11 @@ class Display:
         # Over an hour, because epochs of unlike methods come in at unlike times.
         self._bar = Progress(*columns, console=console, speed_estimate_period=_AN_HOUR, disable=not console.is_terminal)
         self._lines: dict[Job, TaskID] = {}
-        done = self._done(set())
-        self._start = done
+        self._trained = {job.folder: min(job.epochs, epochs_done(job.folder)) for job in jobs}
+        self._trained |= {folder: min(epochs, epochs_done(folder)) for folder, epochs in self._teachers.items()}
+        self._start = sum(self._trained.values())
         total = sum(job.epochs for job in jobs) + sum(self._teachers.values())
-        self._whole = self._bar.add_task(f"{len(jobs)} runs", total=total - done)
+        self._whole = self._bar.add_task(f"{len(jobs)} runs", total=total - self._start)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -59,20 +60,26 @@ class Display:
 
     def update(self, ended: set[Job]) -> None:
         """Draw how far the runs are, those that have ended among them."""
-        self._bar.update(self._whole, completed=self._done(ended) - self._start)
+        if not self.console.is_terminal:
+            return
         for job in self.jobs:
             if job in ended:
+                self._trained[job.folder] = job.epochs
                 if (line := self._lines.pop(job, None)) is not None:
                     self._bar.remove_task(line)
             elif job.log.exists():
-                if job not in self._lines:
-                    self._lines[job] = self._bar.add_task(job.name, total=job.epochs)
-                self._bar.update(self._lines[job], completed=job.trained())
+                self._show(job)
+        self._bar.update(self._whole, completed=sum(self._trained.values()) - self._start)
 
     def tell(self, line: str) -> None:
         """Print a line above the bars."""
         self._bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    def _done(self, ended: set[Job]) -> int:
-        students = sum(job.epochs if job in ended else min(job.epochs, job.trained()) for job in self.jobs)
-        return students + sum(min(epochs, epochs_done(folder)) for folder, epochs in self._teachers.items())
+    def _show(self, job: Job) -> None:
+        """Look at a run that has begun, and at its teacher while that is trained."""
+        if job not in self._lines:
+            self._lines[job] = self._bar.add_task(job.name, total=job.epochs)
+        if job.teacher is not None and self._trained[job.teacher] < job.teacher_epochs:
+            self._trained[job.teacher] = min(job.teacher_epochs, epochs_done(job.teacher))
+        self._trained[job.folder] = min(job.epochs, epochs_done(job.folder))
+        self._bar.update(self._lines[job], completed=self._trained[job.folder])

@@ -41,10 +41,6 @@ class Job:
         """Of the student's training."""
         return self.recipe.train.schedule.epochs
 
-    def trained(self) -> int:
-        """Epochs done so far."""
-        return epochs_done(self.folder)
-
     def last_words(self) -> str:
         """The last line that the run has printed."""
         if not self.log.is_file():
