@@ -9,15 +9,16 @@ Above 32 MiB, glibc gives memory back to the system with every tensor, and takes
 """
 
 
-def chunks(rows: int, row_bytes: int, workers: int = 1) -> Iterator[slice]:
-    """Consecutive slices that cover `rows`, each of as many rows of `row_bytes` as fit in a chunk, and at least one.
+def chunks(rows: int, row_bytes: int, workers: int = 1, shared: int | None = None) -> Iterator[slice]:
+    """Consecutive slices of about one length that cover `rows`.
 
-    For several workers there are as many slices for each; those that are worked on at once take some two chunks, and
-    three at the most.
+    Args:
+        rows: How many there are.
+        row_bytes: What one occupies.
+        workers: How many slices are worked on at once: there are as many for each.
+        shared: How many chunks these slices may occupy together; one for a single worker, otherwise two, where None.
     """
-    step = max(1, CHUNK_BYTES * min(2, workers) // (row_bytes * workers))
-    if workers > 1:
-        count = max(1, round(rows / (step * workers))) * workers
-        step = max(1, -(-rows // max(1, count)))
+    step = max(1, CHUNK_BYTES * (shared or min(2, workers)) // (row_bytes * workers))
+    step = -(-rows // (workers * -(-rows // (step * workers)))) if rows else 1
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from benchmark.retrieval.side_by_side import side_by_side
 
+ByteArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.intp]
 
-_PART_BYTES = 2**22
+_PART_BYTES = 2**21
 """Of the scores that are worked on at once: few enough for a core's cache, and enough that the calls cost little."""
+_SPARSE = 32
+"""Where one entry of so many is a candidate, or fewer, it is faster to pick them out than to move them to one side."""
 
 
 def count_reaching(scores: Tensor, thresholds: Tensor, workers: int = 1) -> Tensor:
@@ -32,34 +35,39 @@ def count_reaching(scores: Tensor, thresholds: Tensor, workers: int = 1) -> Tens
     rows, lowest = scores.numpy(), thresholds.numpy().min(axis=1, keepdims=True)
     step = max(1, _PART_BYTES // (4 * rows.shape[1]))
     parts = [slice(start, start + step) for start in range(0, len(rows), step)]
-    counts = np.concatenate(side_by_side(lambda part: _count(rows[part], lowest[part]), parts, workers))
+    candidates = np.concatenate(side_by_side(lambda part: _candidates(rows[part], lowest[part]), parts, workers))
+    counts = np.bitwise_count(candidates).sum(axis=1, dtype=np.intp)
     found = torch.empty(thresholds.shape, dtype=torch.int64)
-    sparse = 64 * counts.sum() < rows.size
-    order = np.arange(len(rows)) if sparse else counts.argsort()  # rows that are partitioned alike, together
+    order = counts.argsort()  # rows with about as many candidates, together
 
     def compare(part: slice) -> None:
         chosen = order[part]
-        if sparse:
-            candidates = _packed(rows[part], lowest[part], counts[part])
+        most = int(counts[chosen[-1]])
+        if most * _SPARSE < rows.shape[1]:
+            best = _picked(rows, chosen, candidates[chosen], counts[chosen])
         else:
-            candidates = _partitioned(rows[chosen], int(counts[chosen[-1]]))
-        candidates.sort(axis=1)
-        found[chosen] = candidates.shape[1] - torch.searchsorted(torch.from_numpy(candidates), thresholds[chosen])
+            best = _partitioned(rows[chosen], most)
+        best.sort(axis=1)
+        found[chosen] = best.shape[1] - torch.searchsorted(torch.from_numpy(best), thresholds[chosen])
 
     side_by_side(compare, parts, workers)
     return found
 
 
-def _count(rows: FloatArray, lowest: FloatArray) -> IntArray:
-    """How many entries of each row reach its lowest threshold."""
-    return np.bitwise_count(np.packbits(rows >= lowest, axis=1)).sum(axis=1, dtype=np.intp)
+def _candidates(rows: FloatArray, lowest: FloatArray) -> ByteArray:
+    """Which entries of (R, G) rows reach their lowest threshold, eight to a byte: (R, ceil(G / 8))."""
+    return np.packbits(rows >= lowest, axis=1)
 
 
-def _packed(rows: FloatArray, lowest: FloatArray, counts: IntArray) -> FloatArray:
-    """The entries of (R, G) rows that reach their lowest threshold, moved left; minus infinity beside them."""
-    packed = np.full((len(rows), int(counts.max())), -np.inf, dtype=np.float32)
-    packed[np.arange(packed.shape[1]) < counts[:, None]] = rows.ravel()[np.flatnonzero(rows >= lowest)]
-    return packed
+def _picked(rows: FloatArray, chosen: IntArray, candidates: ByteArray, counts: IntArray) -> FloatArray:
+    """The candidates of the chosen rows, moved left; minus infinity beside them."""
+    byte = np.flatnonzero(candidates)
+    bit = np.flatnonzero(np.unpackbits(candidates.ravel()[byte]))
+    row, eighth = np.divmod(byte, candidates.shape[1])
+    first = chosen[row] * rows.shape[1] + 8 * eighth
+    picked = np.full((len(chosen), max(1, int(counts.max()))), -np.inf, dtype=np.float32)
+    picked[np.arange(picked.shape[1]) < counts[:, None]] = rows.ravel()[first[bit >> 3] + (bit & 7)]
+    return picked
 
 
 def _partitioned(rows: FloatArray, count: int) -> FloatArray:

@@ -1,9 +1,9 @@
 """The cosine similarity of one list with itself."""
 
-import torch
 from torch import Tensor
 
 from benchmark.retrieval import chunks
+from benchmark.retrieval.product import empty
 from benchmark.retrieval.side_by_side import side_by_side
 from benchmark.retrieval.similarity import CosineSimilarity
 
@@ -36,7 +36,7 @@ class MutualSimilarity:
 
     def __call__(self, rows: slice) -> Tensor:
         """(rows, N) float32 similarities, higher for more alike."""
-        scores = self.vectors.new_empty(rows.stop - rows.start, len(self.vectors), dtype=torch.float32)
+        scores = empty(rows.stop - rows.start, len(self.vectors), self.vectors.device)
         for stripe, known in zip(self._stripes, self._scores, strict=True):
             first, last = max(rows.start, stripe.start), min(rows.stop, stripe.stop)
             if first < last:

@@ -70,10 +70,14 @@ class Search:
             similarity = CosineSimilarity(query, gallery, precision)
             if tracks is None and Streamed.suits(gallery.vectors):
                 self._ranker = Streamed(similarity, matching, workers)
-            else:
-                mutual = MutualSimilarity.suits(similarity)
-                rows = MutualSimilarity(similarity, workers) if mutual else similarity
+            elif MutualSimilarity.suits(similarity):
+                rows = MutualSimilarity(similarity, workers)
                 self._ranker = WholeRows(rows, len(gallery), matching, tracks, workers)
+            else:
+                # With more queries to a product, the gallery is read less often, which counts where vectors are long;
+                # with fewer, scores are still in a cache when they are counted, which counts where they are short.
+                shared = min(4, max(min(2, workers), gallery.vectors.shape[1] // 512))
+                self._ranker = WholeRows(similarity, len(gallery), matching, tracks, workers, shared)
 
     def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
         """What `Scores` says of every query, on the CPU, and the first `keep` entries of every ranking."""

@@ -26,16 +26,24 @@ class WholeRows:
         matching: Which answers are correct.
         tracks: What is ranked instead of images, if not they.
         workers: How many chunks of queries are ranked at a time.
+        shared: How many chunks the scores of these may occupy together, if not as usual.
     """
 
     def __init__(
-        self, scores: Callable[[slice], Tensor], images: int, matching: Matching, tracks: Tracks | None, workers: int
+        self,
+        scores: Callable[[slice], Tensor],
+        images: int,
+        matching: Matching,
+        tracks: Tracks | None,
+        workers: int,
+        shared: int | None = None,
     ) -> None:
         self.scores = scores
         self.images = images
         self.matching = matching
         self.tracks = tracks
         self.workers = workers
+        self.shared = shared
 
     def rank(self, record: Record, keep: int) -> None:
         """Record the ranking of every query, and the first `keep` entries of it."""
@@ -43,7 +51,7 @@ class WholeRows:
         entry = 4 if on_cpu else 20  # a sort beside the CPU makes a copy and indices
         ranked = 0 if self.tracks is None else len(self.tracks)
         row_bytes = entry * (self.images + ranked) + MATCH_BYTES * self.matching.largest
-        blocks = list(chunks(len(self.matching.query), row_bytes, self.workers))
+        blocks = list(chunks(len(self.matching.query), row_bytes, self.workers, self.shared))
         side_by_side(lambda rows: self._rank(rows, record, keep), blocks, self.workers)
 
     def _rank(self, rows: slice, record: Record, keep: int) -> None:
