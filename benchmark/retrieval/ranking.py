@@ -26,16 +26,24 @@ class Ranking:
     """(Q,) int64: how many positives each query has."""
 
     @classmethod
-    def from_scores(cls, scores: Tensor, matches: Matches, tolerance: float = 0.0, ties: Ties = "pessimistic") -> Self:
+    def from_scores(
+        cls,
+        scores: Tensor,
+        matches: Matches,
+        tolerance: float = 0.0,
+        ties: Ties = "pessimistic",
+        workers: int = 1,
+    ) -> Self:
         """Rank by (Q, G) float32 `scores`, higher for more alike, finite. They are overwritten.
 
         Ties count against the query: a negative that scores no more than `tolerance` below a positive comes before it.
         Sorting by score alone leaves ties to the order of the gallery, by which a model that gives every image the same
         embedding can look good. With "optimistic" ties, it has to score more than `tolerance` above the positive.
+        On the CPU, so many `workers` count them.
         """
         thresholds = positive_thresholds(scores.gather(1, matches.columns), matches, tolerance, ties)
         scores.scatter_(1, matches.columns, -torch.inf)
-        return cls.from_counts(count_reaching(scores, thresholds), matches)
+        return cls.from_counts(count_reaching(scores, thresholds, workers), matches)
 
     @classmethod
     def from_counts(cls, negatives: Tensor, matches: Matches) -> Self:

@@ -27,6 +27,9 @@ from benchmark.retrieval.table import Table
 from benchmark.retrieval.tracks import Tracks
 from benchmark.retrieval.whole_rows import WholeRows
 
+_LONG = 1_024
+"""Dimensions from which on the product takes so long that its speed matters most."""
+
 
 class Search:
     """Ranks the gallery for every query, and measures the rankings.
@@ -74,10 +77,7 @@ class Search:
                 rows = MutualSimilarity(similarity, workers)
                 self._ranker = WholeRows(rows, len(gallery), matching, tracks, workers)
             else:
-                # With more queries to a product, the gallery is read less often, which counts where vectors are long;
-                # with fewer, scores are still in a cache when they are counted, which counts where they are short.
-                shared = min(4, max(min(2, workers), gallery.vectors.shape[1] // 512))
-                self._ranker = WholeRows(similarity, len(gallery), matching, tracks, workers, shared)
+                self._ranker = _by_product(similarity, matching, tracks, workers)
 
     def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
         """What `Scores` says of every query, on the CPU, and the first `keep` entries of every ranking."""
@@ -110,6 +110,14 @@ class Search:
         if not self.matching.largest:
             return "in the gallery: no identity is in both lists"
         return "after the same-camera rule" if self.protocol.camera_rule else "besides themselves"
+
+
+def _by_product(similarity: CosineSimilarity, matching: Matching, tracks: Tracks | None, workers: int) -> WholeRows:
+    images, dimensions = similarity.gallery.vectors.shape
+    if dimensions < _LONG:  # scores are still in a core's cache when they are counted
+        return WholeRows(similarity, images, matching, tracks, workers)
+    # With more queries to a product, the gallery is read less often; and by all threads together, only once.
+    return WholeRows(similarity, images, matching, tracks, workers=1, shared=4, counting=workers)
 
 
 def _require_fitting(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> None:

@@ -27,6 +27,7 @@ class WholeRows:
         tracks: What is ranked instead of images, if not they.
         workers: How many chunks of queries are ranked at a time.
         shared: How many chunks the scores of these may occupy together, if not as usual.
+        counting: How many threads work on one chunk once its scores are known.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class WholeRows:
         tracks: Tracks | None,
         workers: int,
         shared: int | None = None,
+        counting: int = 1,
     ) -> None:
         self.scores = scores
         self.images = images
@@ -44,6 +46,7 @@ class WholeRows:
         self.tracks = tracks
         self.workers = workers
         self.shared = shared
+        self.counting = counting
 
     def rank(self, record: Record, keep: int) -> None:
         """Record the ranking of every query, and the first `keep` entries of it."""
@@ -60,7 +63,8 @@ class WholeRows:
             scores = self.tracks.best(scores)
         neighbours = self._first(scores, rows, keep) if keep else None
         scores.index_fill_(1, self.matching.junk, -torch.inf)
-        ranking = Ranking.from_scores(scores, self.matching(rows), ROUNDING, self.matching.protocol.ties)
+        matches, protocol = self.matching(rows), self.matching.protocol
+        ranking = Ranking.from_scores(scores, matches, ROUNDING, protocol.ties, self.counting)
         record(rows, ranking, neighbours)
 
     def _first(self, scores: Tensor, rows: slice, keep: int) -> Neighbours:
