@@ -11,6 +11,7 @@ from benchmark.atomic import write_text
 from benchmark.results.formatting import MISSING, percent, quantity
 from benchmark.results.page import GENERATED, dataset_page
 from benchmark.results.pareto import pareto_svg
+from benchmark.results.ranks import mean_ranks
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.results.summary import BASELINE, TEACHER, Row, summarise
@@ -21,6 +22,8 @@ _COLUMNS = """\
   queries against a gallery embedded by the student; exact, over the whole gallery.
 - **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embeddings have one size.
   Only for methods that make the two spaces coincide: what compares logits or distances leaves them apart.
+- **mean rank**: place by mAP, 1 for the best, averaged over the datasets; of the methods that are on all of them, among
+  each other. Places next to each other may be chance: the datasets' pages say which differences are not.
 - **parameters**, **MACs**, **FLOPs**: of the deployed network that makes the embedding (no classifier, batch-norm
   folded where it folds) at the dataset's test size. One multiply-accumulate is two operations: FLOPs = 2 x MACs. Most
   papers that say FLOPs print MACs.
@@ -84,11 +87,16 @@ def index_page(datasets: Sequence[Sequence[Row]]) -> str:
     methods = sorted(
         {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
     )
+    ranks = mean_ranks(datasets)
     table = [
-        [method if method == TEACHER else f"`{method}`", *(_cell(rows, method) for rows in datasets)]
+        [
+            method if method == TEACHER else f"`{method}`",
+            *(_cell(rows, method) for rows in datasets),
+            f"{ranks[method]:.1f}" if method in ranks else MISSING,
+        ]
         for method in methods
     ]
-    headers = ["method", *(f"[{name}]({name}.md)" for name in names)]
+    headers = ["method", *(f"[{name}]({name}.md)" for name in names), "mean rank"]
     parts = [
         GENERATED,
         "# Leaderboards",

@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmark.results.columns import cells, headers
+from benchmark.results.equal_cost import equal_cost_section
 from benchmark.results.gain import Gain
 from benchmark.results.notes import Notes
 from benchmark.results.record import Record
@@ -55,8 +56,10 @@ def dataset_page(rows: Sequence[Row], costs: StepCosts | None = None) -> str:
         + "The [index](README.md#columns) defines the columns.",
         table,
         "\n".join(notes.lines()),
+        equal_cost_section(rows),
         "## Data",
         _data(rows),
+        _time(rows),
         "## How to reproduce",
         _commands(rows),
     ]
@@ -111,6 +114,17 @@ def _data(rows: Sequence[Row]) -> str:
         "The `data` section of a record says which it saw."
     )
     return "\n\n".join([warning, *seen])
+
+
+def _time(rows: Sequence[Row]) -> str:
+    """How long the runs took, by the clock of each."""
+    records = [record for row in rows for record in row.records]
+    hours = sum(record.timing.train_seconds + record.timing.evaluate_seconds for record in records) / 3600
+    devices = sorted({record.environment.device for record in records})
+    return (
+        f"Time: {hours:.1f} hours for the training and evaluation of these {len(records)} runs, added up, on "
+        f"{' and '.join(devices)}."
+    )
 
 
 def _describe_data(record: Record) -> str:

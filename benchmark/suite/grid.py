@@ -17,8 +17,8 @@ class Grid:
     """Every method on every dataset with every seed.
 
     Args:
-        methods: Names, or "all" for every registered one.
-        datasets: Names, or "all".
+        methods: Names; "all" stands for every registered one.
+        datasets: Names; "all" likewise.
         seeds: Seeds of the students' runs.
         settings: `key=value` changes of every recipe.
         config: A file that is laid over every recipe before that.
@@ -35,8 +35,8 @@ class Grid:
         settings: Sequence[str] = (),
         config: Path | None = None,
     ) -> None:
-        self.methods = METHODS.names() if list(methods) == ["all"] else list(methods)
-        self.datasets = DATASETS.names() if list(datasets) == ["all"] else list(datasets)
+        self.methods = _named(methods, METHODS.names())
+        self.datasets = _named(datasets, DATASETS.names())
         self.seeds = list(seeds)
         self.settings = list(settings)
         self.config = config
@@ -106,3 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise UserError(f"suite {path}: config must be one file, not {value!r}")
         content[key] = values
     return content
+
+
+def _named(given: Sequence[str], registered: Sequence[str]) -> list[str]:
+    return [name for entry in given for name in (registered if entry == "all" else [entry])]

@@ -62,7 +62,8 @@ def test_the_page_shows_gains_and_marks_what_may_be_chance(judged, tmp_path):
         add_record(each, tmp_path / "records")
     generate(tmp_path)
     page = (tmp_path / "glyphs.md").read_text()
-    lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in page.splitlines() if line.startswith("|")}
+    table = next(part for part in page.split("\n\n") if part.startswith("|")).splitlines()
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table}
     assert [cell.strip() for cell in lines["method"][4:6]] == ["mAP against `none`", "mAP against teacher"]
     assert lines["`kd`"][4].strip().startswith("+9.9 [+9.") and lines["`kd`"][5].strip().startswith("-")
     assert lines["`rkd`"][4].strip().startswith("≈ ")

@@ -27,8 +27,8 @@ def folder(record, tmp_path):
 
 def rows(page):
     """The cells of the page's first table, without the header."""
-    lines = [line for line in page.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    table = next(part for part in page.split("\n\n") if part.startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
 
 
 def contents(folder):

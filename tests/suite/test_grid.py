@@ -16,6 +16,7 @@ def test_all_methods_with_one_seed_before_the_next():
 
 def test_every_registered_method():
     assert Grid(["all"], ["glyphs"], [0]).methods == METHODS.names()
+    assert Grid(["all", "kd+rkd"], ["glyphs"], [0]).methods == [*METHODS.names(), "kd+rkd"]
 
 
 def test_a_file_and_what_is_said_besides(tmp_path):

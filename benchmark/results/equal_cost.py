@@ -1,0 +1,59 @@
+"""Methods whose networks cost as much, compared with each other."""
+
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+from benchmark.results.formatting import difference, percent, quantity
+from benchmark.results.gain import Gain
+from benchmark.results.statistic import Statistic
+from benchmark.results.summary import TEACHER, Row
+
+_WITHIN = 1.05
+"""Networks of one group have at most so many times the MACs of its cheapest."""
+
+
+def equal_cost_groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Students whose mean MACs lie within 5 %, cheapest group first; in each the best mean mAP first."""
+    groups: list[list[Row]] = []
+    for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
+        if groups and row.macs.mean <= _WITHIN * groups[-1][0].macs.mean:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups]
+
+
+def equal_cost_section(rows: Sequence[Row]) -> str:
+    """Markdown of a table for every group with two rows or more; nothing without such a group."""
+    groups = [group for group in equal_cost_groups(rows) if len(group) > 1]
+    if not groups:
+        return ""
+    explained = (
+        "Networks whose MACs lie within 5 % of each other. Where the difference to the best is marked ≈, its interval "
+        "holds zero: on these queries the two cannot be told apart."
+    )
+    return "\n\n".join(["## At equal cost", explained, *map(_table, groups)])
+
+
+def _table(group: Sequence[Row]) -> str:
+    best = group[0]
+    content = [
+        [
+            f"`{row.method}`",
+            percent(row.mAP),
+            "best" if row is best else difference(Gain.of(row, best)),
+            quantity(row.macs),
+            quantity(row.over(lambda record: record.network.cost.parameters)),
+        ]
+        for row in group
+    ]
+    title = f"### {' to '.join(dict.fromkeys(_range(group)))} MACs"
+    headers = ["method", "mAP", "against the best", "MACs", "parameters"]
+    return title + "\n\n" + tabulate(content, headers, tablefmt="github", disable_numparse=True)
+
+
+def _range(group: Sequence[Row]) -> list[str]:
+    """The least and the most MACs of a group."""
+    macs = [row.macs.mean for row in group]
+    return [quantity(Statistic(min(macs))), quantity(Statistic(max(macs)))]

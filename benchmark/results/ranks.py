@@ -1,0 +1,30 @@
+"""How methods rank over several datasets."""
+
+from collections.abc import Sequence
+
+from benchmark.results.summary import TEACHER, Row
+
+
+def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:
+    """The mean over boards of a method's place by mean mAP, 1 for the best; equals share the mean of their places.
+
+    Only methods that are on every board are ranked, and only among each other, so that all places are out of as many.
+    Of a method with several rows on a board, its best counts.
+    """
+    best = [_best(rows) for rows in boards]
+    methods = sorted(set.intersection(*map(set, best))) if best else []
+    return {method: sum(_place(scores, methods, method) for scores in best) / len(best) for method in methods}
+
+
+def _best(rows: Sequence[Row]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for row in rows:
+        if row.method != TEACHER:
+            scores[row.method] = max(row.mAP.mean, scores.get(row.method, 0.0))
+    return scores
+
+
+def _place(scores: dict[str, float], methods: Sequence[str], method: str) -> float:
+    above = sum(scores[other] > scores[method] for other in methods)
+    equal = sum(scores[other] == scores[method] for other in methods)
+    return above + (1 + equal) / 2

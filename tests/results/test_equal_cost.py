@@ -1,0 +1,49 @@
+import numpy as np
+
+from benchmark.results.equal_cost import equal_cost_groups, equal_cost_section
+from benchmark.results.record import Record
+from benchmark.results.summary import summarise
+
+QUERIES = 400
+
+
+def methods(groups):
+    return [[row.method for row in group] for group in groups]
+
+
+def test_students_within_five_percent_of_the_cheapest_are_a_group(record):
+    records = [
+        record("none", role="teacher", macs=10.1e6),
+        record("none", macs=10e6, mAP=0.6),
+        record("kd", macs=10.5e6, mAP=0.7),
+        record("rkd", macs=10.6e6, mAP=0.9),
+        record("pkt", macs=9e6, mAP=0.5),
+    ]
+    assert methods(equal_cost_groups(summarise(records))) == [["pkt"], ["kd", "none"], ["rkd"]]
+
+
+def test_the_cost_of_a_group_does_not_creep(record):
+    """Each within 5 % of the next, but not of the first."""
+    records = [record(method, macs=macs) for method, macs in (("none", 10e6), ("kd", 10.4e6), ("rkd", 10.8e6))]
+    assert methods(equal_cost_groups(summarise(records))) == [["kd", "none"], ["rkd"]]
+
+
+def test_a_table_for_each_group_of_two_or_more(record):
+    def judged(method: str, mean: float, seed: int) -> Record:
+        values = np.random.default_rng(seed).uniform(mean - 0.1, mean + 0.1, QUERIES).round(5).tolist()
+        content = record(method, mAP=float(np.mean(values))).model_dump(mode="json")
+        content["scores"]["symmetric"] |= {"queries": QUERIES, "skipped": 0}
+        content["scores"]["average_precision"] = values
+        return Record.model_validate(content)
+
+    # far behind the best; and as good as it, but for chance
+    rows = summarise([judged("none", 0.5, 0), judged("kd", 0.7, 1), judged("rkd", 0.7, 2), record("at", macs=5e6)])
+    section = equal_cost_section(rows)
+    assert "### 22.0 M MACs" in section and "5.00 M" not in section
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()[-3:]]
+    assert {lines[0][0], lines[1][0]} == {"`kd`", "`rkd`"} and lines[2][0] == "`none`"
+    assert lines[0][2] == "best" and lines[1][2].startswith("≈ ") and float(lines[2][2].split()[0]) < -15
+
+
+def test_no_section_without_equals(record):
+    assert equal_cost_section(summarise([record("none", macs=10e6), record("kd", macs=20e6)])) == ""
