@@ -10,6 +10,7 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.environment import choose_device
 from benchmark.experiment import Experiment
 from benchmark.recipe import Recipe
 from benchmark.results.formatting import MISSING, percent
@@ -20,6 +21,7 @@ from benchmark.results.store import add_record, load_records
 from benchmark.suite.cluster import Cluster
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job
+from benchmark.suite.latencies import measure_latencies
 from benchmark.suite.processes import Processes
 from benchmark.suite.suite import Executor, Outcome, run_all
 
@@ -41,12 +43,14 @@ def suite(
     known = {record.id: record for record in load_records(leaderboards / "records")}
     finished: list[Record] = []
     pending: list[Job] = []
+    all_jobs: list[Job] = []
     threads = max(1, (os.cpu_count() or 1) // jobs)
     for recipe in grid.recipes():
         more = grid.settings
         if recipe.runtime.threads is None and (jobs > 1 or ray):
             more = [*more, f"runtime.threads={threads}"]
         job = _job(recipe, grid.config, more, device, data_root, work_dir, leaderboards, plugins)
+        all_jobs.append(job)
         record = known.get(Record.make_id(recipe.hash, "student"))
         if record is None and job.record.exists():
             record = Record.read(job.record)
@@ -66,6 +70,8 @@ def suite(
         cpus = max(job.recipe.runtime.threads or threads for job in pending)
         executor: Executor = Processes(jobs) if ray is None else Cluster(ray, cpus, gpus)
         outcomes = run_all(pending, executor, console)
+        if jobs > 1 and ray is None:
+            measure_latencies(all_jobs, choose_device(device), leaderboards / "records", console)
     if finished or outcomes:
         generate(leaderboards)
     console.print(_table(finished, outcomes))
@@ -105,7 +111,7 @@ def _job(
         recipe=recipe,
         folder=experiment.folder,
         record=experiment.record,
-        teacher=None if given else experiment.teacher_record.parent,
+        teacher_record=None if given else experiment.teacher_record,
         teacher_epochs=0 if given else recipe.teacher.train.schedule.epochs,
         arguments=tuple(arguments),
         log=work_dir / "suite" / f"{dataset}-{method}-seed{recipe.seed}.log",

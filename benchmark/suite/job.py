@@ -17,14 +17,19 @@ class Job:
     """Of the student's run."""
     record: Path
     """Where its record will be."""
-    teacher: Path | None
-    """The folder in which its teacher is trained; None where one is given."""
+    teacher_record: Path | None
+    """Where the record of its teacher will be; None where a teacher is given."""
     teacher_epochs: int
     """Of that training."""
     arguments: tuple[str, ...]
     """Of `benchmark run`."""
     log: Path
     """What the command prints."""
+
+    @property
+    def teacher(self) -> Path | None:
+        """The folder in which its teacher is trained."""
+        return None if self.teacher_record is None else self.teacher_record.parent
 
     @property
     def name(self) -> str:

@@ -34,10 +34,6 @@ class broken(Method):
         raise RuntimeError("this method is broken")
 
 
-if sys.argv[1] == "run":
-    with Path(os.environ["PARENTS"]).open("a") as file:
-        file.write(f"{os.getppid()}\\n")
-
 write = Record.write
 
 
@@ -48,7 +44,10 @@ def written(self, path):
     return write(self, path)
 
 
-Record.write = written
+if sys.argv[1] == "run":
+    with Path(os.environ["PARENTS"]).open("a") as file:
+        file.write(f"{os.getppid()}\\n")
+    Record.write = written
 '''
 
 
