@@ -77,6 +77,25 @@ def run(
 
 
 @app.command()
+def reproduce(
+    record: Annotated[Path, typer.Argument(help="A record, such as a file of leaderboards/records.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_root: DataRoot = None,
+    work_dir: Annotated[
+        Path, typer.Option(help="Where the runs are kept, apart from those that records come from.")
+    ] = Path("reproduced"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Run a record's recipe again; exit with 1 where the result differs by more than seeds do."""
+    _load(plugin)
+    from benchmark.commands.reproduce import reproduce as run_again
+
+    if not run_again(record, work_dir, data_root or _data_root(), device, resume):
+        raise typer.Exit(1)
+
+
+@app.command()
 def suite(
     file: Annotated[
         Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, config and set.")

@@ -1,7 +1,7 @@
 """The story of one run: teacher, student, compact, evaluate, record."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -85,21 +85,33 @@ class Experiment:
             UserError: Something that the recipe names is not there or does not fit, the run is unfinished and not to be
                 resumed, or its folder cannot be written.
         """
-        use_threads(self.recipe.runtime.threads)
+        return self._reported(self.recipe, self.folder, self._teacher)
+
+    def run_teacher(self) -> Record:
+        """Do whatever of the teacher's own run is not done yet, and return its record.
+
+        Raises:
+            UserError: As `run` does.
+        """
+        recipe = self.recipe.for_teacher()
+        return self._reported(recipe, self.folders.folder(recipe, "teacher"), lambda: None)
+
+    def _reported(self, recipe: Recipe, folder: Path, teacher: Callable[[], TrainedTeacher | None]) -> Record:
+        use_threads(recipe.runtime.threads)
         torch.backends.cuda.matmul.fp32_precision = "tf32"  # as convolutions have by default
-        folder = self.folder
         try:
-            return self._run(folder)
+            return self._run(recipe, folder, teacher)
         except OSError as error:
             raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
         except KeyboardInterrupt:
             Console(stderr=True).print("interrupted; the same command with --resume continues")
             raise
 
-    def _run(self, folder: Path) -> Record:
+    def _run(self, recipe: Recipe, folder: Path, teacher: Callable[[], TrainedTeacher | None]) -> Record:
+        record = self.folders.file(recipe, folder, "record.json")
         with _locked(folder):
-            if self.record.exists():
-                earlier = self._earlier(self.record)
+            if record.exists():
+                earlier = self._earlier(record)
                 self._tell(f"{folder} holds the result of {earlier.created[:10]}; delete the folder to do it again")
                 return earlier
             unfinished = (folder / LAST).exists() and not any(folder.glob("record*.json"))
@@ -108,7 +120,7 @@ class Experiment:
             self.dataset.prepare()
             for warning in warnings(self.dataset):
                 self._tell(f"{self.dataset.name}: {warning}")
-            return self._distil(self.recipe, folder, self._teacher())
+            return self._distil(recipe, folder, teacher())
 
     @staticmethod
     def _tell(line: str) -> None:
@@ -140,7 +152,7 @@ class Experiment:
             UserError: It saw other data, or left out images and this one is not to.
         """
         record = Record.read(path)
-        if self.dataset.folder.is_dir() and (changes := list(self._changes(record.data))):
+        if self.dataset.folder.is_dir() and (changes := list(self.changes(record.data))):
             raise UserError(
                 f"{path.parent} is of an earlier run on other data ({', '.join(changes)}): delete the folder to do it "
                 "again with what is there now, or give another --work-dir"
@@ -152,7 +164,7 @@ class Experiment:
             )
         return record
 
-    def _changes(self, before: parts.Data) -> Iterator[str]:
+    def changes(self, before: parts.Data) -> Iterator[str]:
         """By what the data differ from those of an earlier run."""
         now = self._data()
         for split, counts in now.splits.items():

@@ -26,7 +26,7 @@ from benchmark.results.table import result_table
 
 def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leaderboards: Path, resume: bool) -> None:
     """Do the run, add its record (and its teacher's) to the leaderboards, and print the result."""
-    experiment = _experiment(recipe, work_dir, data_root, device, resume)
+    experiment = experiment_of(recipe, work_dir, data_root, device, resume)
     records = leaderboards / "records"
     records.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(prefix=".", dir=records):
@@ -48,12 +48,12 @@ def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leader
 
 def preview(recipe: Recipe, work_dir: Path, data_root: Path, device: str) -> None:
     """Print the recipe, the models' cost and the dataset's counts."""
-    experiment = _experiment(recipe, work_dir, data_root, device, resume=False)
+    experiment = experiment_of(recipe, work_dir, data_root, device, resume=False)
     lines = experiment.preview()
     Console(highlight=False, soft_wrap=True).print(recipe.yaml(), *lines, sep="\n", markup=False)
 
 
-def _experiment(recipe: Recipe, work_dir: Path, data_root: Path, device: str, resume: bool) -> Experiment:
+def experiment_of(recipe: Recipe, work_dir: Path, data_root: Path, device: str, resume: bool) -> Experiment:
     """The experiment, once all is known to be right that can be known before the first image is read.
 
     A student that cannot be built would otherwise show only when its teacher is trained.

@@ -6,6 +6,7 @@ with the run, holds every value, and replays it.
 """
 
 from benchmark.recipe.compose import compose as compose
+from benchmark.recipe.compose import replay as replay
 from benchmark.recipe.sections import Augment as Augment
 from benchmark.recipe.sections import Evaluate as Evaluate
 from benchmark.recipe.sections import Network as Network

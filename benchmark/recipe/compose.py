@@ -37,8 +37,7 @@ def compose(
     preset, user = _preset(names[0], user)
     file, chosen, command_line = (_without_preset(layer) for layer in (file, chosen, command_line))
     if "version" in file:
-        absent = [key for key in Recipe.model_fields if key not in file]
-        if absent:
+        if absent := _absent(file):
             raise UserError(
                 f"{config} has the key 'version' of a recipe saved by a run, but not {', '.join(absent)}. "
                 "Remove 'version' to lay the file over the built-in recipes."
@@ -54,6 +53,28 @@ def compose(
         return path, "--set" if has(command_line, path) else str(config) if has(file, path) else "a built-in recipe"
 
     return validated(content, origin)
+
+
+def replay(content: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe that a run saved as plain values, without anything of the built-in recipes.
+
+    Args:
+        content: What was saved.
+        place: What that is called in messages.
+
+    Raises:
+        UserError: A part is missing, a name is not registered, or a value is not valid; of several mistakes, each.
+    """
+    if absent := _absent(content):
+        raise UserError(f"{place} lacks {', '.join(absent)}")
+    named = _with_names(dict(content))
+    _names(named)
+    return validated(named, lambda path: (path, place))
+
+
+def _absent(content: Mapping[str, Any]) -> list[str]:
+    """The parts of a whole recipe that are not there."""
+    return [key for key in Recipe.model_fields if key not in content]
 
 
 def _lay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

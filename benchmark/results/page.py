@@ -186,6 +186,7 @@ def _commands(rows: Sequence[Row]) -> str:
             "```",
             "",
             "A missing teacher is trained first. These commands use today's default recipes. Every record holds "
-            "the whole recipe it was made with (`recipe`; JSON is YAML): `benchmark run --config FILE` replays it.",
+            "the whole recipe it was made with: `benchmark reproduce leaderboards/records/FILE` runs that again, and "
+            "says whether the result is the same.",
         ]
     )

@@ -37,6 +37,7 @@ _VARYING: dict[str, Any] = {
     "commit": True,
     "timing": True,
     "environment": True,
+    "data": {"versions"},
     "network": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
     "teacher": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
 }
@@ -94,8 +95,11 @@ class Record(Part):
 
     def fingerprint(self) -> str:
         """SHA-256 of what is deterministic: two runs of one recipe with the same seed agree on it."""
-        kept = self.model_dump(mode="json", exclude=_VARYING)
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.deterministic(), sort_keys=True).encode()).hexdigest()
+
+    def deterministic(self) -> dict[str, Any]:
+        """What depends on neither clock nor place, as plain values."""
+        return self.model_dump(mode="json", exclude=_VARYING)
 
     def write(self, path: Path) -> None:
         """Write the record to `path` as sorted, indented JSON, a list of numbers in a line, atomically."""
