@@ -167,8 +167,9 @@ class Experiment:
     def changes(self, before: parts.Data) -> Iterator[str]:
         """By what the data differ from those of an earlier run."""
         now = self._data()
+        nothing = parts.Split(images=0, identities=0, cameras=0)
         for split, counts in now.splits.items():
-            then = before.splits[split]
+            then = before.splits.get(split, nothing)
             for name, count in counts:
                 if count != getattr(then, name):
                     yield f"{split}: {getattr(then, name):,} {name} then, {count:,} now"

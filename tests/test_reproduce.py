@@ -187,6 +187,15 @@ def test_what_is_not_as_it_was_is_said_before_the_start(ask, edited, reproduced)
     assert code == 1 and "Not the same: data.fingerprint, data.splits. mAP differs by +0.00 points" in out
 
 
+def test_a_record_that_does_not_say_what_it_saw(ask, of_student, reproduced, tmp_path):
+    content = json.loads(of_student.read_text())
+    content["data"]["splits"] = {}
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    _, out, err = ask(tmp_path / "record.json", reproduced / "reproduced")
+    assert "warning: data: train: 0 images then, " in err
+    assert "bit-same" in out
+
+
 def test_the_run_that_made_the_record_is_no_reproduction(ask, of_student, finished):
     code, out, err = ask(of_student, finished / "runs")
     assert (code, out) == (2, "")

@@ -3,6 +3,7 @@
 from rich.box import HORIZONTALS
 from rich.table import Table
 
+from benchmark.results.formatting import MISSING
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction
 
@@ -17,7 +18,7 @@ def reproduction_table(reproduction: Reproduction) -> Table:
     table.add_column("reproduced", justify="right", style="bold")
     before, now = _figures(record), _figures(reproduction.found)
     for figure, value in before.items():
-        table.add_row(figure, value, now[figure])
+        table.add_row(figure, value, now.get(figure, MISSING))
     return table
 
 

@@ -108,13 +108,15 @@ def test_the_interval_is_that_of_the_queries(record):
 
 def test_the_table_shows_both(record):
     found = changed(record(mAP=0.7312, macs=21e6), "network.weights", "b" * 64)
+    found = changed(found, "scores.symmetric.recall", {"1": 0.8312, "5": 0.9312})
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(reproduction_table(Reproduction(record(mAP=0.72), found)))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["cdd", "on", "glyphs,", "seed", "0"] in lines
     for row in (
         ["mAP", "72.00", "73.12"],
-        ["R@10", "97.00", "98.12"],
+        ["R@5", "92.00", "93.12"],
+        ["R@10", "97.00", "-"],
         ["parameters", "1,100,000", "1,050,000"],
         ["MACs", "22,000,000", "21,000,000"],
         ["weights", "a" * 16, "b" * 16],
