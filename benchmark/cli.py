@@ -180,10 +180,10 @@ def cards(
 def leaderboard(
     folder: Annotated[Path, typer.Option(help="Holds records/ and gets the pages.")] = Path("leaderboards"),
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 where a page is not what the records give.")
+        bool, typer.Option("--check", help="Write nothing; exit with 1 where a file is not what the records give.")
     ] = False,
 ) -> None:
-    """Write the Markdown pages anew from the records."""
+    """Write the pages anew from the records, and all rows as CSV, JSON and HTML."""
     from benchmark.results.leaderboard import differing, generate
 
     if not (folder / "records").is_dir():

@@ -2,22 +2,12 @@
 
 from benchmark.inspection.marks import MARKS
 from benchmark.results.look import ACCENT, PALETTE
+from benchmark.results.web_style import WEB_STYLE
 
-STYLE = """\
-:root{color-scheme:light dark;--paper:#fff;--ink:#1f2328;--pale:#59636e;--line:#d1d9e0;--blank:#f1f3f5}
-@media (prefers-color-scheme:dark){
-:root{--paper:#0d1117;--ink:#e6edf3;--pale:#9198a1;--line:#3d444d;--blank:#21262d}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:1.25rem clamp(.75rem,3vw,2rem) 3rem;max-width:118rem;background:var(--paper);
-color:var(--ink);font:14px/1.45 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.5rem;line-height:1.25;margin:0 0 .75rem}
-h2{font-size:1.2rem;margin:2.25rem 0 .25rem}
+_LAYOUT = """\
 h3{font-size:1rem;margin:0 0 .5rem}
-p{margin:.25rem 0;max-width:75rem}
-a{color:inherit}
-a:focus-visible,.lists:focus-visible{outline:2px solid #2279db;outline-offset:3px}
 dl{display:grid;grid-template-columns:fit-content(40%) minmax(0,1fr);gap:.1rem 1rem;margin:0 0 1rem}
-dt,.pale{color:var(--pale)}
+dt{color:var(--pale)}
 dd{margin:0}
 nav{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;margin:1rem 0}
 .overview{display:flex;flex-wrap:wrap;gap:1.5rem 3.5rem;align-items:flex-start}
@@ -52,9 +42,11 @@ print-color-adjust:exact}
 @media (max-width:40rem){
 article{grid-template-columns:minmax(0,1fr)}
 .query{display:grid;grid-template-columns:4.75rem minmax(0,1fr);gap:0 .75rem;align-items:start;margin-bottom:.5rem}
-th,td{padding-right:.75rem}}
-""" + "\n".join(
+th,td{padding-right:.75rem}}"""
+STYLE = "\n".join(
     [
+        WEB_STYLE,
+        _LAYOUT,
         *(
             f".{mark.name} .thumb{{border-color:{mark.color}}}.{mark.name} .mark{{background:{mark.color}}}"
             for mark in MARKS.values()

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from benchmark.results.formatting import MISSING, difference, milliseconds, percent, quantity
 from benchmark.results.gain import Gain
 from benchmark.results.notes import Notes
-from benchmark.results.record import Record
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import record_name
 from benchmark.results.summary import TEACHER, Row
 
 
-def headers(ks: Sequence[int], costs: StepCosts | None, others: Sequence[str] = ()) -> list[str]:
-    """The names of the columns; `ks` are the K of Recall@K, `others` the rows to which each is compared."""
+def headers(ks: Sequence[int], costs: StepCosts | None, gains: Sequence[str] = ()) -> list[str]:
+    """The names of the columns; `ks` are the K of Recall@K, `gains` the columns of gains over others."""
     return [
-        *("method", "teacher", "student", "mAP", *(f"mAP against {name}" for name in others)),
+        *("method", "teacher", "student", "mAP", *gains),
         *(f"R@{k}" for k in ks),
         *("asymmetric mAP", "parameters", "MACs", "FLOPs", "saved (parameters / MACs)"),
         *("ms, batch 1", "ms, batch 64"),
@@ -70,20 +69,12 @@ def _where(row: Row) -> str:
 
 
 def _asymmetric(row: Row, notes: Notes) -> str:
-    """Student queries against the teacher's gallery, or a dash and the reasons.
-
-    One record with a reason is enough: the first versions scored methods to which it says nothing.
-    """
-
-    def score(record: Record) -> float | None:
-        return record.scores.asymmetric.mAP if record.scores.asymmetric else None
-
+    """Student queries against the teacher's gallery, or a dash and the reasons."""
     given = [record.scores.asymmetric_reason for record in row.records if record.scores.asymmetric_reason]
     reasons = sorted(
         {re.sub(rf"^{re.escape(row.method)} ", "it ", reason) for reason in given}
     )  # one note for all rows
-    cell = MISSING if reasons else percent(row.over(score))
-    return cell + "".join(notes.mark(f"No asymmetric mAP: {reason}.") for reason in reasons)
+    return percent(row.asymmetric_mAP) + "".join(notes.mark(f"No asymmetric mAP: {reason}.") for reason in reasons)
 
 
 def _saved(row: Row, notes: Notes) -> str:

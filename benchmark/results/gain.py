@@ -26,7 +26,7 @@ class Gain:
         if row is other:
             return None
         ours, theirs = _per_query(row), _per_query(other)
-        if ours is None or theirs is None or len(ours) != len(theirs) or _data(row) != _data(other):
+        if ours is None or theirs is None or len(ours) != len(theirs) or not same_data(row, other):
             return None
         counted = ~np.isnan(ours)
         if not counted.any() or not np.array_equal(counted, ~np.isnan(theirs)):
@@ -44,6 +44,7 @@ def _per_query(row: Row) -> NDArray[np.float64] | None:
     return np.array(known, dtype=np.float64).mean(axis=0)
 
 
-def _data(row: Row) -> str:
-    record = row.records[0]
-    return f"{record.data.fingerprint} {record.data.splits} {record.data.broken}"
+def same_data(row: Row, other: Row) -> bool:
+    """Whether the rows were trained on and searched the same images."""
+    data, others = row.records[0].data, other.records[0].data
+    return (data.fingerprint, data.splits, data.broken) == (others.fingerprint, others.splits, others.broken)

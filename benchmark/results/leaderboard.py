@@ -1,4 +1,4 @@
-"""The leaderboard's pages: pure functions of the records, so that the same records give the same bytes."""
+"""The leaderboards' files: pure functions of the records, so that the same records give the same bytes."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,6 +8,10 @@ from filelock import FileLock
 from tabulate import tabulate
 
 from benchmark.atomic import write_text
+from benchmark.results.board import Board
+from benchmark.results.board_csv import boards_csv
+from benchmark.results.board_html import boards_html, without_pictures
+from benchmark.results.board_json import boards_json
 from benchmark.results.formatting import MISSING, percent, quantity
 from benchmark.results.page import GENERATED, dataset_page
 from benchmark.results.pareto import pareto_svg
@@ -35,9 +39,14 @@ _COLUMNS = """\
 - **seeds**: one record per seed. Where there are several, figures are mean ± sample standard deviation; a figure that
   is the same for all seeds stands alone."""
 
+_FORMATS = (
+    "All rows as [CSV](leaderboard.csv), as [JSON](leaderboard.json), and as a [web page](leaderboard.html) whose "
+    "tables sort and filter."
+)
+
 
 def generate(folder: Path) -> list[Path]:
-    """Write the index, and a page and a picture for every dataset; return what was written.
+    """Write the index, a page and a picture for every dataset, and all of them as CSV, JSON and HTML; return the paths.
 
     From `folder`/records, and `folder`/steps where it has the cost of a training step.
 
@@ -54,9 +63,7 @@ def generate(folder: Path) -> list[Path]:
 
 
 def differing(folder: Path) -> list[Path]:
-    """The pages that are not there, or differ from what the records give; pictures that are not there.
-
-    The bytes of a picture depend on the version of matplotlib.
+    """The files that are not there, or differ from what the records give; of pictures, only those that are not there.
 
     Raises:
         UserError: A record is not valid.
@@ -65,19 +72,29 @@ def differing(folder: Path) -> list[Path]:
     return [
         path
         for path, text in texts.items()
-        if not path.exists() or (path.suffix == ".md" and path.read_text(encoding="utf-8") != text)
+        if not path.exists() or _comparable(path, path.read_text(encoding="utf-8")) != _comparable(path, text)
     ]
 
 
+def _comparable(path: Path, text: str) -> str:
+    """What the records alone decide: the bytes of a picture depend on the version of matplotlib."""
+    return "" if path.suffix == ".svg" else without_pictures(text)
+
+
 def _texts(folder: Path) -> dict[Path, str]:
-    """The content of every page and picture."""
+    """The content of every file."""
     rows = summarise(load_records(folder / "records"))
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
     texts = {folder / "README.md": index_page(datasets)}
-    for group in datasets:
-        costs = StepCosts.read(folder / "steps" / f"{group[0].board}.json")
-        texts[folder / f"{group[0].board}.md"] = dataset_page(group, costs)
-        texts[folder / f"{group[0].board}.svg"] = pareto_svg(group)
+    boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
+    pictures = {board.name: pareto_svg(board.rows) for board in boards}
+    for board in boards:
+        texts[folder / f"{board.name}.md"] = dataset_page(board)
+        texts[folder / f"{board.name}.svg"] = pictures[board.name]
+    if boards:
+        texts[folder / "leaderboard.csv"] = boards_csv(boards)
+        texts[folder / "leaderboard.json"] = boards_json(boards)
+        texts[folder / "leaderboard.html"] = boards_html(boards, pictures)
     return texts
 
 
@@ -102,6 +119,7 @@ def index_page(datasets: Sequence[Sequence[Row]]) -> str:
         "# Leaderboards",
         "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds.",
         tabulate(table, headers, tablefmt="github", disable_numparse=True) if names else "There are no records yet.",
+        _FORMATS if names else "",
         "## Pages" if names else "",
         "\n".join(_page_line(rows) for rows in datasets),
         "## Columns",

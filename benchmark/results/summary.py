@@ -43,6 +43,17 @@ class Row:
         """MACs of the deployed network."""
         return Statistic.of([record.network.cost.macs for record in self.records])
 
+    @property
+    def asymmetric_mAP(self) -> Statistic | None:
+        """Student queries against the teacher's gallery; None where a record has none or a reason against it.
+
+        The first versions scored methods to which it says nothing.
+        """
+        reports = [record.scores for record in self.records]
+        return Statistic.where_known(
+            scores.asymmetric.mAP if scores.asymmetric and not scores.asymmetric_reason else None for scores in reports
+        )
+
     def recall(self, k: int) -> Statistic | None:
         """Recall@k, where every record has it."""
         return self.over(lambda record: record.scores.symmetric.recall.get(str(k)))

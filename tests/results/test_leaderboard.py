@@ -37,7 +37,9 @@ def contents(folder):
 
 def test_what_is_written(folder):
     written = generate(folder)
-    assert {path.name for path in written} == {"README.md", "glyphs.md", "glyphs.svg", "veri776.md", "veri776.svg"}
+    formats = {"leaderboard.csv", "leaderboard.json", "leaderboard.html"}
+    pages = {"README.md", "glyphs.md", "glyphs.svg", "veri776.md", "veri776.svg"}
+    assert {path.name for path in written} == pages | formats
     assert {path for path in folder.iterdir() if path.is_file()} == set(written)
 
 
@@ -56,7 +58,9 @@ def test_pages_are_checked_against_the_records(folder, record):
     assert {path.name for path in differing(folder)} == {"glyphs.md", "veri776.svg"}
     generate(folder)
     add_record(record("pkt"), folder / "records")
-    assert {path.name for path in differing(folder)} == {"README.md", "glyphs.md"}
+    assert {path.name for path in differing(folder)} == {
+        *("README.md", "glyphs.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html")
+    }
 
 
 ADD = """
@@ -205,7 +209,7 @@ def test_a_bad_record_leaves_the_pages_alone(folder):
 
 
 def test_results_import_neither_torch_nor_matplotlib():
-    modules = "record store summary leaderboard pareto compression table"
+    modules = "record store summary leaderboard board_csv board_json board_html pareto compression table"
     code = (
         f"import sys, importlib\nfor name in {modules.split()}: importlib.import_module('benchmark.results.' + name)\n"
         "assert not {'torch', 'matplotlib', 'mmengine'} & set(sys.modules)"

@@ -1,0 +1,71 @@
+"""A leaderboard before it is written in any format."""
+
+from collections.abc import Sequence
+
+from benchmark.results.columns import cells, headers
+from benchmark.results.figure import Figure, figures
+from benchmark.results.gain import Gain
+from benchmark.results.notes import Notes
+from benchmark.results.step_costs import StepCosts
+from benchmark.results.summary import BASELINE, TEACHER, Row
+
+
+class Board:
+    """The rows of one board, what each gains over others, and the table that pages show.
+
+    `references` are the rows of no distillation and of the teacher, by method, to which all rows are compared; `gains`
+    is what each row gains over them, by the same method, and `compared` the methods over which any gain is known.
+    `headers`, `cells` and `notes` are the table, in Markdown; `figures` the numbers in it.
+
+    Args:
+        rows: Of one board, in order.
+        costs: What a training step of their methods costs.
+    """
+
+    def __init__(self, rows: Sequence[Row], costs: StepCosts | None) -> None:
+        self.name = rows[0].board
+        self.rows = rows
+        self.costs = costs
+        self.devices = sorted({device for row in rows for device in row.devices})
+        found = {method: next((row for row in rows if row.method == method), None) for method in (BASELINE, TEACHER)}
+        self.references = {method: row for method, row in found.items() if row is not None}
+        self.gains = {
+            method: [Gain.of(row, reference) for row in rows] for method, reference in self.references.items()
+        }
+        self.compared = [method for method, gains in self.gains.items() if any(gains)]
+        ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
+        self.figures: list[Figure] = figures(ks, costs)
+        self.headers = headers(ks, costs, [self.gain_header(method) for method in self.compared])
+        self.notes = Notes()
+        one_device = len(self.devices) == 1
+        self.cells = [
+            cells(row, ks, self.notes, one_device, costs, [self.gains[method][index] for method in self.compared])
+            for index, row in enumerate(rows)
+        ]
+        self._mark_other_teachers()
+
+    @staticmethod
+    def gain_header(method: str) -> str:
+        """The header of the gains over the method's row."""
+        return f"mAP against {method if method == TEACHER else f'`{method}`'}"
+
+    def _mark_other_teachers(self) -> None:
+        """A note on students of another training of the teacher's recipe than the one whose record the board shows.
+
+        Two trainings of one recipe agree bit for bit on one machine with as many threads, and roughly on others.
+        """
+        shown = {
+            record.id: record.scores.symmetric.mAP
+            for row in self.rows
+            if row.method == TEACHER
+            for record in row.records
+        }
+        for row, cells_ in zip(self.rows, self.cells, strict=True):
+            others: dict[str, list[str]] = {}
+            for record in row.records:
+                teacher = record.teacher
+                if teacher and abs(shown.get(teacher.record or "", teacher.scores.mAP) - teacher.scores.mAP) > 5e-4:
+                    others.setdefault(f"{100 * teacher.scores.mAP:.1f} % mAP", []).append(str(record.seed))
+            for mAP, seeds in others.items():
+                which = f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+                cells_[1] += self.notes.mark(f"{which}: another training of this teacher's recipe, with {mAP}.")
