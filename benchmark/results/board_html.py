@@ -9,7 +9,9 @@ from html import escape
 from benchmark.results.board import Board
 from benchmark.results.board_script import BOARD_SCRIPT
 from benchmark.results.board_style import BOARD_STYLE
+from benchmark.results.gain import Gain
 from benchmark.results.page import GENERATED, caption, picture_text
+from benchmark.results.statistic import Statistic
 
 _PICTURE = ("<!-- picture -->", "<!-- end of picture -->")
 
@@ -105,10 +107,14 @@ def _values(board: Board) -> dict[str, list[float | None]]:
     values: dict[str, list[float | None]] = {}
     for figure in board.figures:
         if figure.header is not None:
-            values[figure.header] = [value and value.mean for value in map(figure.of, board.rows)]
+            values[figure.header] = [_mean(figure.of(row)) for row in board.rows]
     for method in board.compared:
-        values[board.gain_header(method)] = [gain and gain.mean for gain in board.gains[method]]
+        values[board.gain_header(method)] = [_mean(gain) for gain in board.gains[method]]
     return values
+
+
+def _mean(value: Statistic | Gain | None) -> float | None:
+    return None if value is None else value.mean
 
 
 def _class(is_number: bool) -> str:

@@ -11,11 +11,11 @@ img{{display:block;width:100%;min-width:36rem;max-width:46rem;height:auto}}
 input{{font:inherit;color:inherit;background:var(--paper);border:1px solid var(--pale);border-radius:4px;
 padding:.25rem .5rem;margin:0 .5rem;max-width:9rem}}
 table{{border-spacing:0;overflow-wrap:normal}}
-th,td{{padding:.3rem .75rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}}
+th,td{{padding:.3rem .75rem;text-align:left;vertical-align:top;border-top:1px solid var(--line)}}
 td{{min-width:9rem}}
 .number{{min-width:0;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}}
 th:first-child{{position:sticky;left:0;background:var(--paper);font-weight:400;white-space:nowrap}}
-thead th{{vertical-align:bottom;padding:.3rem}}
+thead th{{vertical-align:bottom;padding:.3rem;border:0}}
 thead th.number{{white-space:normal}}
 button{{font:inherit;font-weight:600;text-align:inherit;color:inherit;background:none;border:0;border-radius:4px;
 padding:.15rem .45rem;cursor:pointer}}

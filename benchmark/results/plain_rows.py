@@ -34,7 +34,7 @@ def plain_rows(board: Board) -> list[dict[str, Any]]:
 
 
 def _statistic(value: Statistic | None) -> dict[str, float | None] | None:
-    return value and {"mean": _number(value.mean), "std": _number(value.std)}
+    return None if value is None else {"mean": _number(value.mean), "std": _number(value.std)}
 
 
 def _gain(board: Board, index: int, method: str) -> dict[str, float | None] | None:

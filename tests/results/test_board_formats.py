@@ -1,8 +1,9 @@
-"""The leaderboards as CSV and JSON."""
+"""The leaderboards as CSV and JSON, and the same numbers in the web page."""
 
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -167,3 +168,14 @@ def test_no_asymmetric_score_against_a_reason(record, tmp_path):
     generate(tmp_path)
     (row,) = json.loads((tmp_path / "leaderboard.json").read_text())["boards"]["glyphs"]["rows"]
     assert row["figures"]["asymmetric_mAP"] is None
+
+
+def test_the_web_page_sorts_columns_by_these_numbers(folder):
+    page = (folder / "leaderboard.html").read_text()
+    section = page.partition('id="glyphs"')[2].partition("</section>")[0]
+    heads = re.findall(r'<th scope="col"( class="number")?><button type="button">(.*?)</button>', section)
+    assert [name for number, name in heads if not number] == ["method", "teacher", "student", "seeds"]
+    assert "mAP against <code>none</code>" in dict(map(reversed, heads))
+    (kd,) = re.findall(r'<tr data-method="kd">(.*?)</tr>', section)
+    values = re.findall(r'data-value="(.*?)"', kd)
+    assert values[:3] == ["0.62", "0.02", "-0.13"] and values[-1] == "1.5"
