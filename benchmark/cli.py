@@ -264,6 +264,17 @@ def inspect(
     show_queries(run, worst, neighbours, output, dataset, settings or [], data_root or _data_root(), device)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of two finished runs or more.")],
+    output: Annotated[Path, typer.Option(help="The picture, an .svg or .png.")] = Path("compare.svg"),
+) -> None:
+    """Compare finished runs with the first: figures, recipes, training curves, gains and losses on every query."""
+    from benchmark.commands.compare import compare as compare_runs
+
+    compare_runs(runs, output)
+
+
 Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dataset; repeatable.")
 ]

@@ -23,16 +23,26 @@ class Gain:
 
         None where a record lacks the scores of its queries, the rows did not see the same ones, or they are one row.
         """
-        if row is other:
-            return None
-        ours, theirs = _per_query(row), _per_query(other)
-        if ours is None or theirs is None or len(ours) != len(theirs) or not same_data(row, other):
-            return None
-        counted = ~np.isnan(ours)
-        if not counted.any() or not np.array_equal(counted, ~np.isnan(theirs)):
-            return None
-        differences = (ours - theirs)[counted]
+        differences = query_differences(row, other)
+        return None if differences is None else cls.mean_of(differences)
+
+    @classmethod
+    def mean_of(cls, differences: NDArray[np.float64]) -> Self:
+        """The mean of one difference or more, each of a query."""
         return cls(float(differences.mean()), paired_bootstrap(differences))
+
+
+def query_differences(row: Row, other: Row) -> NDArray[np.float64] | None:
+    """(Q,) differences of average precision, `row` minus `other`, of the queries that count; None as for a `Gain`."""
+    if row is other:
+        return None
+    ours, theirs = _per_query(row), _per_query(other)
+    if ours is None or theirs is None or len(ours) != len(theirs) or not same_data(row, other):
+        return None
+    counted = ~np.isnan(ours)
+    if not counted.any() or not np.array_equal(counted, ~np.isnan(theirs)):
+        return None
+    return (ours - theirs)[counted]
 
 
 def _per_query(row: Row) -> NDArray[np.float64] | None:

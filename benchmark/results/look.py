@@ -37,12 +37,20 @@ _STYLE = {
 
 
 @contextmanager
-def canvas(title: str, subtitle: str, right: float = 0.03) -> Iterator[tuple["Figure", "Axes"]]:
-    """A titled figure of 7.2 x 4.4 inches and its axes, with the look in force; `right` is the margin's share."""
+def look() -> Iterator[None]:
+    """Have the look in force."""
     from matplotlib import style
-    from matplotlib.figure import Figure
 
     with style.context(_STYLE, after_reset=True):  # a user's matplotlibrc has no say
+        yield
+
+
+@contextmanager
+def canvas(title: str, subtitle: str, right: float = 0.03) -> Iterator[tuple["Figure", "Axes"]]:
+    """A titled figure of 7.2 x 4.4 inches and its axes, with the look in force; `right` is the margin's share."""
+    from matplotlib.figure import Figure
+
+    with look():
         figure = Figure(figsize=(7.2, 4.4), dpi=72)  # one pixel is one point, as in the SVG
         axes = figure.add_axes((0.1, 0.125, 0.9 - right, 0.715))
         figure.text(0.018, 0.945, title, fontsize=12, fontweight="bold")
@@ -51,7 +59,7 @@ def canvas(title: str, subtitle: str, right: float = 0.03) -> Iterator[tuple["Fi
 
 
 def to_svg(figure: "Figure") -> str:
-    """The figure as SVG on a transparent ground; call it while the figure's `canvas` is open."""
+    """The figure as SVG on a transparent ground; call it while the `look` is in force."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
