@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from benchmark.model.deployed import save_student
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
+from benchmark.results.record import Record
 from benchmark.run_folders import RunFolders
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -35,7 +37,7 @@ _SPEC.loader.exec_module(MINIATURES)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Record]) -> Path:
     """Where a reader would be after following the README this far."""
     folder = tmp_path_factory.mktemp("readme")
     method = next(block for block in PYTHON if block.startswith("# my_method.py"))
@@ -50,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         MINIATURES.save_picture(folder / image)
     rows = [f"{image},{image.split('/')[0]}\n" for image in images]
     (folder / "my_images.csv").write_text("path,identity\n" + "".join(rows), encoding="utf-8")
-    pretend_run(folder / "runs")
+    pretend_runs(folder / "runs", record)
     generator = np.random.default_rng(0)
     lists = {"query": generator.normal(size=(5, 8)), "gallery": generator.normal(size=(9, 8))}
     ids = {f"{name}_ids": np.arange(len(vectors)) % 3 for name, vectors in lists.items()}
@@ -59,16 +61,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pretend_run(runs: Path) -> None:
-    """The folders of a kd run and its teacher on a few glyphs; that they learned nothing does not matter here."""
+def pretend_runs(runs: Path, record: Callable[..., Record]) -> None:
+    """The folders of two runs and their teacher on a few glyphs; that they learned nothing does not matter here."""
     few = ["dataset.train_identities=40", "dataset.test_identities=20"]
-    recipe = compose("kd", "glyphs", None, few)
-    folders = RunFolders(runs, DATASETS.find("glyphs")(runs, **recipe.dataset.arguments))
-    for made, name in ((recipe, "kd"), (recipe.for_teacher(), "teacher")):
+    kd, none = (compose(method, "glyphs", None, few) for method in ("kd", "none"))
+    folders = RunFolders(runs, DATASETS.find("glyphs")(runs, **kd.dataset.arguments))
+    for made, name in ((kd, "kd"), (none, "none"), (kd.for_teacher(), "teacher")):
         folder = folders.folder(made, name)
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(made.yaml(), encoding="utf-8")
         save_student(Embedder("resnet10t", dim=192), folder / "student.pt", (32, 32))
+        record(made.method.name, role="teacher" if name == "teacher" else "student").write(folder / "record.json")
+        (folder / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n', encoding="utf-8")
 
 
 def run(arguments: list[str], folder: Path, root: str = "data", miniature: bool = False) -> str:
@@ -95,8 +99,10 @@ def test_loading_a_student_works(place: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_work(command: str, place: Path) -> None:
     """Runs are only prepared: training them takes minutes, and the tests of whole runs use smaller ones."""
+    found = {"$RUN": "runs/glyphs/kd/*"}
     words = [
-        str(next(place.glob("runs/glyphs/kd/*"))) if w == "$RUN" else w for w in shlex.split(command, comments=True)
+        str(next(place.glob(found.get(word, word)))) if word in found or "*" in word else word
+        for word in shlex.split(command, comments=True)
     ]
     if words[1] in ("run", "suite") and "--dry-run" not in words:
         words.append("--dry-run")
