@@ -266,7 +266,7 @@ def inspect(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of two finished runs or more.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of two finished runs or more.")],
     output: Annotated[Path, typer.Option(help="The picture, an .svg or .png.")] = Path("compare.svg"),
 ) -> None:
     """Compare finished runs with the first: figures, recipes, training curves, gains and losses on every query."""
