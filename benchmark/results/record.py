@@ -121,9 +121,7 @@ class Record(Part):
             raise UserError(f"{path}: not a record: {error}") from error
         if not isinstance(content, Mapping):
             raise UserError(f"{path}: not a record: expected a JSON object")
-        version = content.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise UserError(f"{path}: schema_version is {version!r}; this release reads version {SCHEMA_VERSION}")
+        _check_version(path, content.get("schema_version"))
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -131,3 +129,18 @@ class Record(Part):
             field = ".".join(str(part) for part in first["loc"]) or "record"
             more = f" (and {len(others)} more)" if others else ""
             raise UserError(f"{path}: {field}: {first['msg']}{more}") from error
+
+
+def _check_version(path: Path, version: object) -> None:
+    """Refuse what this release cannot read, and say whether it or the record is too old."""
+    if version == SCHEMA_VERSION and type(version) is int:
+        return
+    if version is None:
+        raise UserError(f"{path}: not a record: schema_version is missing, which every record states")
+    if type(version) is not int:  # True is an int, and 1.0 equals one
+        raise UserError(f"{path}: not a record: schema_version must be a whole number, not {version!r}")
+    relation = "newer" if version > SCHEMA_VERSION else "older"
+    remedy = "update the package" if version > SCHEMA_VERSION else "run its recipe anew"
+    raise UserError(
+        f"{path}: schema_version is {version}, {relation} than the {SCHEMA_VERSION} that this release reads: {remedy}"
+    )

@@ -45,12 +45,33 @@ def test_wrong_nested_field_is_named(record, tmp_path):
         Record.read(path)
 
 
-@pytest.mark.parametrize("version", [None, 2])
-def test_other_schema_version(record, tmp_path, version):
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (2, "schema_version is 2, newer than the 1 that this release reads: update the package"),
+        (0, "schema_version is 0, older than the 1 that this release reads: run its recipe anew"),
+        (None, "not a record: schema_version is missing"),
+        ("1", "not a record: schema_version must be a whole number, not '1'"),
+        (1.0, "not a record: schema_version must be a whole number, not 1.0"),
+        (True, "not a record: schema_version must be a whole number, not True"),
+    ],
+)
+def test_another_schema_version_says_what_to_do(record, tmp_path, version, reason):
     path = tmp_path / "record.json"
     record().write(path)
     edit(path, schema_version=version)
-    with pytest.raises(UserError, match=rf"schema_version is {version}; this release reads version 1"):
+    with pytest.raises(UserError) as refusal:
+        Record.read(path)
+    assert str(refusal.value).startswith(f"{path}: {reason}")
+
+
+def test_a_record_without_a_schema_version_is_refused(record, tmp_path):
+    path = tmp_path / "record.json"
+    record().write(path)
+    content = json.loads(path.read_text())
+    del content["schema_version"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"record\.json: not a record: schema_version is missing"):
         Record.read(path)
 
 
