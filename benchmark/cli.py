@@ -180,20 +180,26 @@ def cards(
 def leaderboard(
     folder: Annotated[Path, typer.Option(help="Holds records/ and gets the pages.")] = Path("leaderboards"),
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 where a file is not what the records give.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing; exit with 2 where a record cannot be right, with 1 where a file is not theirs.",
+        ),
     ] = False,
 ) -> None:
     """Write the pages anew from the records, and all rows as CSV, JSON and HTML."""
-    from benchmark.results.leaderboard import differing, generate
-
     if not (folder / "records").is_dir():
         raise UserError(f"there is no folder {folder / 'records'}: `benchmark run` makes it, or give another --folder")
     if check:
+        from benchmark.commands.leaderboard import check as differing
+
         for page in (pages := differing(folder)):
             typer.echo(f"{page} is not what the records give: `benchmark leaderboard` writes it anew")
         if pages:
             raise typer.Exit(1)
         return
+    from benchmark.results.leaderboard import generate
+
     for page in generate(folder):
         typer.echo(page)
 

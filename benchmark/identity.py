@@ -1,5 +1,7 @@
 """What makes two recipes the same run."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,11 @@ _LATER: tuple[tuple[str, Any], ...] = (
     ("teacher.network.image_size", None),
 )
 """Keys that recipes did not always have, and the value that a key's absence means."""
+
+
+def recipe_hash(recipe: Mapping[str, Any]) -> str:
+    """sha256 of the significant part of a recipe, given as plain values."""
+    return hashlib.sha256(json.dumps(significant(recipe), sort_keys=True).encode()).hexdigest()
 
 
 def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """What a recipe may say: its keys, their types and the engine's defaults."""
 
-import hashlib
-import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmark import plain_yaml
-from benchmark.identity import significant
+from benchmark.identity import recipe_hash
 from benchmark.retrieval.k_reciprocal import KReciprocal
 from benchmark.retrieval.protocol import AveragePrecision, Protocol, Ties
 from benchmark.retrieval.query_expansion import QueryExpansion
@@ -200,8 +198,7 @@ class Recipe(Section):
     @property
     def hash(self) -> str:
         """sha256 of everything in the recipe that can change the result, were all images whole."""
-        content = significant(self.model_dump(mode="json"))
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return recipe_hash(self.model_dump(mode="json"))
 
     def yaml(self) -> str:
         """The recipe as YAML that `benchmark run --config` replays."""

@@ -1,0 +1,31 @@
+"""`benchmark leaderboard --check`."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from benchmark.errors import UserError
+from benchmark.results.leaderboard import differing
+from benchmark.results.plausible import violations
+from benchmark.results.rebuilt import rebuilt_violations
+from benchmark.results.store import load_records, record_name
+
+
+def check(folder: Path) -> list[Path]:
+    """The pages that are not what the records give, once it is known that the records can be right.
+
+    Raises:
+        UserError: A line for every field of a record that cannot be what a run has left.
+    """
+    records = load_records(folder / "records")
+    console = Console(stderr=True)
+    progress = track(records, "records", console=console, transient=True, disable=not console.is_terminal)
+    problems = [
+        f"{folder / 'records' / record_name(record)}: {violation}"
+        for record in progress
+        for violation in (*violations(record), *rebuilt_violations(record))
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+    return differing(folder)

@@ -1,0 +1,73 @@
+"""Whether a record can be what a run has left, as far as the record itself tells.
+
+Its schema is known to be right (see `Record.read`); costs are counted anew in `benchmark.results.rebuilt`.
+"""
+
+from collections.abc import Iterator, Mapping
+from math import isclose, nan
+
+from benchmark.identity import recipe_hash
+from benchmark.results.plausible_scores import report_violations, score_violations
+from benchmark.results.record import Record
+from benchmark.results.record_parts import Budget, Cost, Saved
+from benchmark.results.violation import Violation
+
+
+def violations(record: Record) -> Iterator[Violation]:
+    """Every field that contradicts the recipe, or another field, or mathematics."""
+    yield from _identity(record)
+    rule = record.data.protocol.get("average_precision", "rectangular")  # the first records did not state it
+    yield from report_violations(record.scores, rule)
+    yield from _cost("network.cost", record.network.cost)
+    is_student = record.role == "student"
+    for part in ("teacher", "saved"):
+        if (getattr(record, part) is not None) != is_student:
+            found, expected = ("missing", "given") if is_student else ("given", "missing")
+            yield Violation(part, found, f"{expected} in the record of a {record.role}")
+    if record.teacher is None:
+        return
+    yield from score_violations("teacher.scores", record.teacher.scores, rule)
+    yield from _cost("teacher.cost", record.teacher.cost)
+    if record.saved is not None:
+        yield from _saved(record.saved, record.network.cost, record.teacher.cost)
+    if record.budget is not None:
+        yield from _budget(record.budget, record.network.cost, record.teacher.cost)
+
+
+def _identity(record: Record) -> Iterator[Violation]:
+    """The hash is of the recipe as it stands: keys that it lacks because they are newer do not count in it."""
+    expected = recipe_hash(record.recipe)
+    if record.recipe_hash != expected:
+        yield Violation("recipe_hash", record.recipe_hash, f"{expected}, the hash of the recipe")
+    for field in ("dataset", "method"):
+        section = record.recipe.get(field)
+        name = section.get("name") if isinstance(section, Mapping) else section
+        if getattr(record, field) != name:
+            yield Violation(field, getattr(record, field), f"{name}, as in the recipe")
+    if record.seed != record.recipe.get("seed"):
+        yield Violation("seed", record.seed, f"{record.recipe.get('seed')}, as in the recipe")
+
+
+def _cost(field: str, cost: Cost) -> Iterator[Violation]:
+    if cost.flops != 2 * cost.macs:
+        yield Violation(f"{field}.flops", cost.flops, f"{2 * cost.macs}, which is 2 x macs")
+
+
+def _saved(saved: Saved, student: Cost, teacher: Cost) -> Iterator[Violation]:
+    for kind in ("parameters", "macs"):
+        expected = 1 - _share(kind, student, teacher)
+        if not isclose(getattr(saved, kind), expected, rel_tol=0, abs_tol=1e-9):
+            yield Violation(f"saved.{kind}", getattr(saved, kind), f"{expected}, which is 1 - student / teacher")
+
+
+def _budget(budget: Budget, student: Cost, teacher: Cost) -> Iterator[Violation]:
+    expected = _share(budget.kind, student, teacher)
+    if not isclose(budget.reached, expected, rel_tol=0, abs_tol=1e-9):
+        yield Violation("budget.reached", budget.reached, f"{expected}, which is student / teacher")
+    if budget.met != (budget.reached <= budget.target):
+        yield Violation("budget.met", budget.met, f"{not budget.met} for {budget.reached} of {budget.target}")
+
+
+def _share(kind: str, student: Cost, teacher: Cost) -> float:
+    whole: int = getattr(teacher, kind)
+    return getattr(student, kind) / whole if whole else nan

@@ -1,0 +1,158 @@
+"""Whether a record's costs and benchmark are those of its recipe: its networks are built again, and counted."""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from benchmark.errors import UserError
+from benchmark.method import Method
+from benchmark.model.cost import Size, count
+from benchmark.model.embedder import Embedder
+from benchmark.model.fold import fold_batchnorm
+from benchmark.recipe import Network, Recipe
+from benchmark.registry import DATASETS, METHODS
+from benchmark.results.record import Record
+from benchmark.results.record_parts import Cost
+from benchmark.results.violation import Violation
+
+_NOWHERE = Path(os.devnull)
+"""A data root without data."""
+
+
+def rebuilt_violations(record: Record) -> Iterator[Violation]:
+    """What in the record is not what its recipe makes.
+
+    A student that nothing compresses has exactly the cost of the network that its recipe describes, and so has a
+    teacher. A compressed student has at most that. Weights are random: nothing is downloaded or trained.
+    """
+    try:
+        recipe = Recipe.model_validate(record.recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("recipe", *first["loc"])))
+        yield Violation(field, first["input"], f"what this release reads: {first['msg']}")
+        return
+    yield from _variant(record, recipe)
+    cost = record.network.cost
+    if cost.image_size != recipe.image_size:
+        yield Violation(
+            "network.cost.image_size", list(cost.image_size), f"{list(recipe.image_size)}, as in the recipe"
+        )
+    yield from _network(record, recipe.student, _compresses(record, recipe.method.name))
+    if record.teacher is not None:
+        yield from _teacher(record, recipe, record.teacher.cost)
+
+
+def _network(record: Record, network: Network, compressed: bool) -> Iterator[Violation]:
+    cost = record.network.cost
+    try:
+        size, embedding = deployed(network, cost.image_size)
+    except UserError as error:
+        yield Violation("recipe.student", network.backbone, f"a network that can be built: {error}")
+        return
+    if compressed:
+        yield from _more(cost, size)
+        return
+    yield from _other("network.cost", cost, size)
+    if record.network.embedding != embedding:
+        yield Violation("network.embedding", record.network.embedding, f"{embedding} by the recipe")
+
+
+def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
+    """Of a teacher that was trained by this recipe, the record's id too."""
+    if recipe.teacher.checkpoint is None:
+        expected = Record.make_id(recipe.for_teacher().hash, "teacher")
+        if record.teacher is not None and record.teacher.record != expected:
+            yield Violation("teacher.record", record.teacher.record, f"{expected}, the id of the recipe's teacher")
+        yield from _image_size("teacher.cost", cost, recipe)
+    try:
+        size, _ = deployed(recipe.teacher.network, cost.image_size)
+    except UserError as error:
+        yield Violation(
+            "recipe.teacher.network", recipe.teacher.network.backbone, f"a network that can be built: {error}"
+        )
+        return
+    yield from _other("teacher.cost", cost, size)
+
+
+def _image_size(field: str, cost: Cost, recipe: Recipe) -> Iterator[Violation]:
+    if cost.image_size != recipe.image_size:
+        yield Violation(f"{field}.image_size", cost.image_size, f"{recipe.image_size}, as in the recipe")
+
+
+def _other(field: str, cost: Cost, size: Size) -> Iterator[Violation]:
+    for kind in ("parameters", "macs"):
+        if getattr(cost, kind) != getattr(size, kind):
+            yield Violation(f"{field}.{kind}", getattr(cost, kind), f"{getattr(size, kind)} by the recipe")
+
+
+def _more(cost: Cost, size: Size) -> Iterator[Violation]:
+    for kind in ("parameters", "macs"):
+        if getattr(cost, kind) > getattr(size, kind):
+            expected = f"at most {getattr(size, kind)}, which the recipe's student has before it is compressed"
+            yield Violation(f"network.cost.{kind}", getattr(cost, kind), expected)
+
+
+def _compresses(record: Record, name: str) -> bool:
+    """Whether the method makes the student smaller; of one that is not registered here, whether the record says so."""
+    try:
+        method = METHODS.find(name)
+    except UserError:
+        return record.saved is not None and record.saved.ceiling_macs is not None
+    parts = getattr(method, "combined", {name: method}).values()
+    return any(part.smallest is not Method.smallest for part in parts)
+
+
+def _variant(record: Record, recipe: Recipe) -> Iterator[Violation]:
+    """Whether the record is on the board of its benchmark; the options of a dataset from elsewhere are not known."""
+    name, options = recipe.dataset.name, recipe.dataset.arguments
+    found = record.variant
+    expected = {f"evaluate.{rule}": value for rule, value in recipe.evaluate.unusual().items()}
+    try:
+        dataset = DATASETS.find(name)
+    except UserError:
+        found = {key: value for key, value in found.items() if not key.startswith("dataset.")}
+    else:
+        try:
+            variant = dataset(_NOWHERE, **options).variant()
+        except (TypeError, UserError) as error:
+            yield Violation("recipe.dataset", options, f"options that {name} takes: {error}")
+            return
+        expected |= {f"dataset.{option}": value for option, value in variant.items()}
+    if found != expected:
+        yield Violation("variant", found, f"{expected} by the recipe")
+
+
+def deployed(network: Network, image_size: tuple[int, int]) -> tuple[Size, int]:
+    """What the network costs as it is deployed, and the size of its embedding.
+
+    Raises:
+        UserError: It cannot be built, or takes no such images.
+    """
+    architecture = network.model_dump(mode="json", exclude={"weights", "head", "scale"})
+    try:
+        return _deployed(json.dumps(architecture, sort_keys=True), image_size)
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"{network.backbone} takes no {image_size[0]} x {image_size[1]} images: {error}") from error
+
+
+@cache
+def _deployed(architecture: str, image_size: tuple[int, int]) -> tuple[Size, int]:
+    network = Embedder(**json.loads(architecture))
+    numbers = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            # As after training: where nothing may be folded, that has to show.
+            for name, values in module.state_dict(keep_vars=True).items():
+                if values.is_floating_point():
+                    low = 0.5 if name in ("weight", "running_var") else -0.5
+                    values.data.uniform_(low, low + 1, generator=numbers)
+    images = torch.randint(0, 256, (2, 3, *image_size), dtype=torch.uint8, generator=numbers)
+    with torch.no_grad():
+        return count(fold_batchnorm(network, images), image_size), network.dim

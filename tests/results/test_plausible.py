@@ -1,0 +1,227 @@
+"""Committed records are plausible, and stop being so by any edit that a run would not have made."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark.commands.leaderboard import check
+from benchmark.errors import UserError
+from benchmark.identity import recipe_hash
+from benchmark.recipe import Network
+from benchmark.results.leaderboard import generate
+from benchmark.results.plausible import violations
+from benchmark.results.rebuilt import deployed, rebuilt_violations
+from benchmark.results.record import Record
+from benchmark.results.store import add_record, load_records
+
+RECORDS = Path(__file__).parents[2] / "leaderboards" / "records"
+ALL = load_records(RECORDS)
+
+
+def committed(method: str, seed: int = 0, role: str = "student") -> dict:
+    """The content of a committed record, to be edited."""
+    (record,) = (each for each in ALL if (each.method, each.seed, each.role) == (method, seed, role))
+    return record.model_dump(mode="json")
+
+
+def edited(content: dict, changes: dict) -> dict:
+    """With the values at dotted keys replaced."""
+    content = json.loads(json.dumps(content))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        holder = content
+        for name in parents:
+            holder = holder[name]
+        holder[last] = value
+    return content
+
+
+def renamed(content: dict) -> dict:
+    """With the hash and the ids that its recipe gives."""
+    found = recipe_hash(content["recipe"])
+    return content | {"recipe_hash": found, "id": Record.make_id(found, content["role"])}
+
+
+def wrong(content: dict) -> dict[str, str]:
+    """Fields that cannot be right, and what is said of them."""
+    record = Record.model_validate(content)
+    return {each.field: str(each) for each in (*violations(record), *rebuilt_violations(record))}
+
+
+def test_committed_records_are_plausible():
+    """Those without the newest keys of a recipe or the newest scores among them."""
+    assert any("views" not in record.recipe["train"]["sampler"] for record in ALL)
+    assert any(not record.scores.symmetric.precision for record in ALL)
+    found = {record.id: [*violations(record), *rebuilt_violations(record)] for record in ALL}
+    assert {name: problems for name, problems in found.items() if problems} == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"recipe.train.optimizer.lr": 0.5}, {"recipe_hash"}),
+        (
+            {"recipe.teacher.network.dim": 64},
+            {"recipe_hash", "teacher.record", "teacher.cost.parameters", "teacher.cost.macs"},
+        ),
+        ({"dataset": "veri776"}, {"dataset"}),
+        ({"recipe.dataset.wings": 2}, {"recipe_hash", "recipe.dataset", "teacher.record"}),
+        ({"method": "rkd"}, {"method"}),
+        ({"seed": 7}, {"seed"}),
+        ({"variant": {"dataset.test_identities": 100}}, {"variant"}),
+        ({"variant": {"evaluate.ties": "optimistic"}}, {"variant"}),
+        ({"network.cost.flops": 13643776}, {"network.cost.flops"}),
+        ({"network.cost.parameters": 900000}, {"network.cost.parameters", "saved.parameters"}),
+        (
+            {"network.cost.macs": 10000000, "network.cost.flops": 20000000, "saved.macs": 1 - 10000000 / 32649216},
+            {"network.cost.macs"},
+        ),
+        ({"network.cost.image_size": [64, 64]}, {"network.cost.image_size", "network.cost.macs"}),
+        ({"teacher.cost.macs": 60000000}, {"teacher.cost.macs", "teacher.cost.flops", "saved.macs"}),
+        ({"teacher.cost.macs": 0}, {"teacher.cost.macs", "teacher.cost.flops", "saved.macs"}),
+        ({"teacher.record": None}, {"teacher.record"}),
+        ({"teacher": None}, {"teacher"}),
+        ({"saved": None}, {"saved"}),
+        ({"network.embedding": 256}, {"network.embedding"}),
+        ({"saved.macs": 0.6}, {"saved.macs"}),
+        ({"scores.asymmetric_reason": None}, {"scores.asymmetric_reason"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_an_edit_of_a_static_student_is_found(changes, fields):
+    assert wrong(edited(committed("kd"), changes)).keys() == fields
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"recall.5": 0.0}, {"recall.5", "precision.5"}),
+        ({"recall.1": 1.0, "recall.5": 1646 / 1647, "precision.1": 1.0}, {"recall.5"}),
+        ({"recall.1": 1615.5 / 1647}, {"recall.1", "precision.1"}),
+        ({"precision.1": 0.0}, {"precision.1"}),
+        ({"precision.10": 0.0}, {"precision.10"}),
+        ({"precision.5": 1.0}, {"precision.5"}),
+        ({"mAP_at_R": 0.85}, {"mAP_at_R"}),  # more than R-precision
+        ({"mAP": 0.5}, {"mAP_at_R"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_scores_that_no_ranked_lists_have_are_found(changes, fields):
+    place = "scores.symmetric."
+    found = wrong(edited(committed("kd"), {place + key: value for key, value in changes.items()}))
+    assert found.keys() == {place + field for field in fields}
+
+
+def test_scores_of_the_teacher_and_asymmetric_ones_are_checked_too(record):
+    content = record(asymmetric=0.6).model_dump(mode="json")
+    for place in ("scores.asymmetric", "teacher.scores"):
+        assert f"{place}.recall.5" in wrong(edited(content, {f"{place}.recall.5": 0.1}))
+    both = edited(content, {"scores.asymmetric_reason": "it has both"})
+    assert "expected no reason" in wrong(both)["scores.asymmetric_reason"]
+
+
+def test_a_query_whose_average_precision_is_1_counts_in_recall_at_1(record):
+    scores = record().model_dump(mode="json")["scores"]
+    symmetric = scores["symmetric"] | {"mAP": 0.8, "queries": 5, "skipped": 0, "recall": {"1": 0.6, "5": 1.0}}
+    scores |= {"symmetric": symmetric, "average_precision": [1.0, 1.0, 1.0, 0.5, 0.5]}
+    content = record(scores=scores).model_dump(mode="json")
+    assert "scores.symmetric.recall.1" not in wrong(content)
+    found = wrong(edited(content, {"scores.symmetric.recall.1": 0.4}))
+    assert "at least 0.6, the share of queries with an average precision of 1" in found["scores.symmetric.recall.1"]
+
+
+def test_scores_of_no_query_are_found(record):
+    content = edited(record().model_dump(mode="json"), {"scores.symmetric.skipped": 1500})
+    assert "fewer than the 1500 queries" in wrong(content)["scores.symmetric.skipped"]
+
+
+def test_a_compressed_student_is_at_most_what_it_started_as():
+    assert wrong(edited(committed("cdd"), {"network.cost.parameters": 1044615})).keys() == {"saved.parameters"}
+    found = wrong(edited(committed("cdd"), {"network.cost.parameters": 2461809}))
+    assert found["network.cost.parameters"].endswith(
+        "is 2461809, expected at most 2461808, which the recipe's student has before it is compressed"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"budget.reached": 0.4}, {"budget.met": False}, {"budget.target": 0.3}])
+def test_a_budget_is_what_the_costs_say(changes):
+    assert wrong(edited(committed("cdd"), changes)).keys() == {next(iter(changes)).replace("target", "met")}
+
+
+def test_a_teacher_has_no_teacher():
+    content = committed("none", role="teacher")
+    content["teacher"] = committed("kd")["teacher"]
+    assert "expected missing in the record of a teacher" in wrong(content)["teacher"]
+
+
+def test_methods_and_datasets_from_elsewhere_are_judged_by_what_their_records_say():
+    elsewhere = {"method": "theirs", "recipe.method": {"name": "theirs"}}
+    assert wrong(renamed(edited(committed("kd"), elsewhere))) == {}
+    assert wrong(renamed(edited(committed("cdd"), elsewhere))) == {}
+    cheaper = edited(committed("kd"), elsewhere | {"network.cost.parameters": 5})
+    assert "network.cost.parameters" in wrong(renamed(cheaper))
+
+
+def test_a_recipe_that_this_release_cannot_read_is_named():
+    found = wrong(renamed(edited(committed("kd"), {"recipe.student.wings": 2})))
+    assert found == {"recipe.student.wings": f"recipe.student.wings is 2, expected {READS}"}
+    (found,) = wrong(renamed(edited(committed("kd"), {"recipe.student.backbone": "resnet27"}))).values()
+    assert found.startswith("recipe.student is resnet27, expected a network that can be built: unknown backbone")
+
+
+READS = "what this release reads: Extra inputs are not permitted"
+
+
+def test_networks_are_built_once_and_without_a_download():
+    network = Network(backbone="resnet18", last_stride=2, weights="imagenet")
+    assert deployed(network, (32, 32)) is deployed(network.model_copy(update={"weights": "random"}), (32, 32))
+    size, embedding = deployed(network, (32, 32))
+    # timm's 11.18 M, of which a bias takes the place of every batch-norm's two; the neck's, and its first norm.
+    assert (size.parameters, embedding) == (11176512 - 4800 + 512 * 512 + 512 + 2 * 512, 512)
+
+
+class PreActivation(nn.Module):
+    """A backbone whose first batch-norm must not be folded, which hardly shows before training."""
+
+    head_hidden_size = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(images)
+        return maps + self.last(self.norm(maps).relu())
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return maps.mean((2, 3))
+
+
+def test_batchnorms_are_folded_as_after_training(monkeypatch):
+    monkeypatch.setattr("benchmark.model.embedder._backbone", lambda *_: PreActivation())
+    size, _ = deployed(Network(backbone="pre-activation", last_stride=2, neck="bn"), (8, 8))
+    assert size.parameters == sum(p.numel() for p in PreActivation().parameters()) + 8
+
+
+def test_every_violation_is_listed_with_its_file(tmp_path):
+    records = tmp_path / "records"
+    for method, changes in (("kd", {"saved.macs": 0.6, "saved.parameters": 0.1}), ("cdd", {"budget.met": False})):
+        path = add_record(Record.model_validate(edited(committed(method), changes)), records)
+        assert path.is_file()
+    with pytest.raises(UserError) as refusal:
+        check(tmp_path)
+    lines = str(refusal.value).splitlines()
+    assert [line.split(": ")[1].split(" is ")[0] for line in lines] == ["budget.met", "saved.parameters", "saved.macs"]
+    assert lines[0].startswith(f"{records / 'glyphs-cdd-seed0-'}")
+    assert lines[2].endswith("saved.macs is 0.6, expected 0.5821101492911805, which is 1 - student / teacher")
+
+
+def test_pages_are_compared_once_records_are_plausible(tmp_path):
+    add_record(Record.model_validate(committed("kd")), tmp_path / "records")
+    generate(tmp_path)
+    assert check(tmp_path) == []
+    (tmp_path / "README.md").write_text("edited")
+    assert check(tmp_path) == [tmp_path / "README.md"]
