@@ -17,7 +17,7 @@ RECORDS = load_records(FOLDER / "records")
 
 
 def test_regenerating_the_pages_changes_nothing(tmp_path: Path) -> None:
-    for given in ("records", "steps"):
+    for given in ("records", "reported", "steps"):
         shutil.copytree(FOLDER / given, tmp_path / given)
     pages = generate(tmp_path)
     committed = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.is_file()}

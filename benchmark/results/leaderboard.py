@@ -1,6 +1,6 @@
 """The leaderboards' files: pure functions of the records, so that the same records give the same bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from benchmark.results.formatting import MISSING, percent, quantity
 from benchmark.results.page import GENERATED, dataset_page
 from benchmark.results.pareto import pareto_svg
 from benchmark.results.ranks import mean_ranks
+from benchmark.results.reported import Reported, load_reported
+from benchmark.results.reported_page import reported_page
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
+from benchmark.results.submitting import SUBMITTING
 from benchmark.results.summary import BASELINE, TEACHER, Row, summarise
 
 _COLUMNS = """\
@@ -43,15 +46,17 @@ _FORMATS = (
     "All rows as [CSV](leaderboard.csv), as [JSON](leaderboard.json), and as a [web page](leaderboard.html) whose "
     "tables sort and filter."
 )
+_REPORTED = "- [Reported elsewhere](reported.md): what others published on these datasets; not measured here"
 
 
 def generate(folder: Path) -> list[Path]:
     """Write the index, a page and a picture for every dataset, and all of them as CSV, JSON and HTML; return the paths.
 
-    From `folder`/records, and `folder`/steps where it has the cost of a training step.
+    From `folder`/records, and where there are such, `folder`/steps with the cost of a training step and
+    `folder`/reported with figures that others published.
 
     Raises:
-        UserError: a record cannot be used; nothing has been written then.
+        UserError: a record, or another file, cannot be used; nothing has been written then.
     """
     records = folder / "records"
     records.mkdir(parents=True, exist_ok=True)
@@ -85,11 +90,14 @@ def _texts(folder: Path) -> dict[Path, str]:
     """The content of every file."""
     rows = summarise(load_records(folder / "records"))
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
-    texts = {folder / "README.md": index_page(datasets)}
+    reported = load_reported(folder / "reported")
+    texts = {folder / "README.md": index_page(datasets, reported)}
+    if reported:
+        texts[folder / "reported.md"] = reported_page(reported, {rows[0].board for rows in datasets})
     boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
     pictures = {board.name: pareto_svg(board.rows) for board in boards}
     for board in boards:
-        texts[folder / f"{board.name}.md"] = dataset_page(board)
+        texts[folder / f"{board.name}.md"] = dataset_page(board, reported.get(board.name))
         texts[folder / f"{board.name}.svg"] = pictures[board.name]
     if boards:
         texts[folder / "leaderboard.csv"] = boards_csv(boards)
@@ -98,8 +106,8 @@ def _texts(folder: Path) -> dict[Path, str]:
     return texts
 
 
-def index_page(datasets: Sequence[Sequence[Row]]) -> str:
-    """Markdown of the index: the rows of every dataset in one table, the pages, the columns."""
+def index_page(datasets: Sequence[Sequence[Row]], reported: Mapping[str, Reported]) -> str:
+    """Markdown of the index: the rows of every dataset in one table, the pages, the columns, how to add to them."""
     names = [rows[0].board for rows in datasets]
     methods = sorted(
         {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
@@ -120,10 +128,11 @@ def index_page(datasets: Sequence[Sequence[Row]]) -> str:
         "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds.",
         tabulate(table, headers, tablefmt="github", disable_numparse=True) if names else "There are no records yet.",
         _FORMATS if names else "",
-        "## Pages" if names else "",
-        "\n".join(_page_line(rows) for rows in datasets),
+        "## Pages" if names or reported else "",
+        "\n".join([*(_page_line(rows) for rows in datasets), *([_REPORTED] if reported else [])]),
         "## Columns",
         _COLUMNS,
+        SUBMITTING,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -10,6 +10,8 @@ from tabulate import tabulate
 from benchmark.results.board import Board
 from benchmark.results.equal_cost import equal_cost_section
 from benchmark.results.record import Record
+from benchmark.results.reported import Reported
+from benchmark.results.reported_page import reported_section
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.summary import TEACHER, Row
 
@@ -32,8 +34,8 @@ _COMPARED = (
 )
 
 
-def dataset_page(board: Board) -> str:
-    """Markdown for one dataset."""
+def dataset_page(board: Board, reported: Reported | None = None) -> str:
+    """Markdown for one dataset, and what others published on it."""
     table = tabulate(board.cells, board.headers, tablefmt="github", disable_numparse=True)
     parts = [
         GENERATED,
@@ -48,6 +50,7 @@ def dataset_page(board: Board) -> str:
         _time(board.rows),
         "## How to reproduce",
         _commands(board.rows),
+        *(["## Reported elsewhere", reported_section(reported)] if reported else []),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -1,4 +1,5 @@
 import re
+import signal
 import subprocess
 import sys
 
@@ -208,8 +209,43 @@ def test_a_bad_record_leaves_the_pages_alone(folder):
     assert contents(folder).items() >= before.items()
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from benchmark.results.leaderboard import generate
+
+def write_half(path, text, **_):
+    path.write_bytes(text.encode()[: len(text) // 2])
+    if path.name.startswith(f".{sys.argv[2]}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    path.write_bytes(text.encode())
+
+Path.write_text = write_half
+generate(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("page", ["README.md", "glyphs.md"])
+def test_a_kill_in_the_middle_of_a_page_leaves_the_old_one_whole(folder, record, page):
+    generate(folder)
+    before = contents(folder)
+    add_record(record("pkt"), folder / "records")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder), page], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (folder / page).read_bytes() == before[folder / page]
+    (half,) = folder.glob(f".{page}.*")
+    assert differing(folder) != []
+
+    given = {path: content for path, content in contents(folder).items() if path.parent != folder or path == half}
+    generate(folder)
+    assert differing(folder) == []
+    assert "`pkt`" in (folder / "glyphs.md").read_text()
+    assert contents(folder).items() >= given.items()
+    assert contents(folder).keys() == before.keys() | given.keys()
+
+
 def test_results_import_neither_torch_nor_matplotlib():
-    modules = "record store summary leaderboard board_csv board_json board_html pareto compression table"
+    modules = "record store summary leaderboard board_csv board_json board_html pareto compression table plausible"
     code = (
         f"import sys, importlib\nfor name in {modules.split()}: importlib.import_module('benchmark.results.' + name)\n"
         "assert not {'torch', 'matplotlib', 'mmengine'} & set(sys.modules)"
