@@ -1,6 +1,7 @@
 """The command line: what it prints, and how it says no."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -347,3 +348,32 @@ def test_data_root_is_the_option_the_variable_or_the_cache(monkeypatch, tmp_path
     monkeypatch.delenv("BENCHMARK_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cli._data_root() == tmp_path / ".cache" / "benchmark"
+
+
+class TestLeaderboardCheck:
+    """A page that is not what the records give is 1, a record that cannot be right is 2."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Committed records, and the pages that they give."""
+        shutil.copytree(Path(__file__).parents[1] / "leaderboards", tmp_path / "leaderboards")
+        return tmp_path / "leaderboards"
+
+    def test_nothing_to_say(self, benchmark, folder):
+        done = benchmark("leaderboard", "--check", "--folder", folder)
+        assert (done.code, done.out) == (0, "")
+
+    def test_an_edited_page(self, benchmark, folder):
+        (folder / "reported.md").write_text("edited")
+        done = benchmark("leaderboard", "--check", "--folder", folder)
+        assert done.code == 1
+        assert f"{folder / 'reported.md'} is not what the records give: `benchmark leaderboard`" in done.out
+
+    def test_an_edited_record(self, benchmark, folder):
+        (path,) = (folder / "records").glob("glyphs-kd-seed0-*.json")
+        path.write_text(path.read_text().replace('"macs": 13643776', '"macs": 13643775'))
+        done = benchmark("leaderboard", "--check", "--folder", folder)
+        assert done.code == 2
+        lines = done.err.splitlines()
+        assert lines[0] == f"benchmark: {path}: network.cost.flops is 27287552, expected 27287550, which is 2 x macs"
+        assert lines[-1] == f"{path}: network.cost.macs is 13643775, expected 13643776 by the recipe"
