@@ -59,6 +59,13 @@ def test_committed_records_are_plausible():
     assert {name: problems for name, problems in found.items() if problems} == {}
 
 
+def test_what_a_run_leaves_is_plausible(finished):
+    """On a board with options of its own, from a student that was compressed, and with all of today's scores."""
+    student, teacher = sorted(load_records(finished / "boards" / "records"), key=lambda record: record.role)
+    assert student.variant and student.scores.average_precision and teacher.scores.average_precision
+    assert check(finished / "boards") == []
+
+
 @pytest.mark.parametrize(
     ("changes", "fields"),
     [
