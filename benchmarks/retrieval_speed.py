@@ -5,9 +5,9 @@
     python benchmarks/retrieval_speed.py cub200 --noise 3   # a bad model
 
 The product is the best of those that torch offers for the same shapes: of MKL or oneDNN, of the whole lists or of some
-queries at a time. All are timed in turn on the same embeddings and the best of the repetitions counts, so that the load
-of a shared machine weighs on none alone. Beside other work, `--threads 1` spares the threads' waiting for each other.
-Memory is the peak beyond what the process held before, on the CPU.
+queries at a time. Product and evaluation are timed in turn on the same embeddings and the best time of each counts, so
+that the load of a shared machine weighs on none alone. Beside other work, `--threads 1` spares the threads' waiting for
+each other. Memory is the peak beyond what the process held before, on the CPU.
 """
 
 import argparse
@@ -119,9 +119,9 @@ def measure(name: str, size: Size, repeat: int, threads: int, device: torch.devi
     best = dict.fromkeys(ways, float("inf"))
     evaluation = float("inf")
     for _ in range(repeat):
-        for way, run in ways.items():
+        for way, run in ways.items():  # each before an evaluation, which has as many chances of a quiet moment as all
             best[way] = min(best[way], timed(run, device))
-        evaluation = min(evaluation, timed(lambda: evaluate(query, searched, protocol), device))
+            evaluation = min(evaluation, timed(lambda: evaluate(query, searched, protocol), device))
     fastest = min(best, key=best.__getitem__)
     print(f"{name}: {size.queries:,} x {size.gallery:,} x {size.dimensions}, mAP {scores.mAP:.3f}")
     print(f"  {fastest} {best[fastest]:.3f} s, evaluate {evaluation:.3f} s on {device}", end=", ")
