@@ -168,6 +168,23 @@ def teacher(whole) -> Path:
 
 
 @pytest.fixture
+def command_line(capsys, monkeypatch):
+    """`command_line("evaluate", ...)` runs `benchmark evaluate ...` in this process: its exit code, what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from benchmark import cli
+
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            sys.exit(0)
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
 def train_tiny(data_root):
     """`train_tiny(recipe, folder)` trains with the real runner, from random weights; returns `Trained` and teacher."""
     from benchmark.data.loading import Loading

@@ -13,22 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmark import cli
 from benchmark.results.record import Record
 
 
 @pytest.fixture
-def ask(capsys, monkeypatch, data_root):
+def ask(command_line, data_root):
     """`ask("evaluate", ...)` runs the command line here: its exit code, and what it printed."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        line = ["benchmark", *map(str, arguments), "--device", "cpu", "--data-root", str(data_root)]
-        monkeypatch.setattr(sys, "argv", line)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
+        return command_line(*arguments, "--device", "cpu", "--data-root", data_root)
 
     return run
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmark import cli, plain_yaml
+from benchmark import plain_yaml
 from benchmark.recipe import Recipe
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
@@ -47,17 +47,12 @@ def reproduced(finished, of_student, data_root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def ask(capsys, monkeypatch, data_root):
+def ask(command_line, data_root):
     """`ask(record, work_dir)` runs the command line here: its exit code, and what it printed."""
 
     def run(record: Path, work_dir: Path, *arguments: str) -> tuple[int, str, str]:
         options = ["--work-dir", str(work_dir), "--data-root", str(data_root), "--device", "cpu", *arguments]
-        monkeypatch.setattr(sys, "argv", ["benchmark", "reproduce", str(record), *options])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
+        return command_line("reproduce", record, *options)
 
     return run
 

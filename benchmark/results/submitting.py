@@ -22,4 +22,4 @@ registered here, the record itself is asked whether it compresses.
 What no program can check, a reviewer looks at: whether the recipe trains on anything that it should not (`weights`,
 `teacher.checkpoint`), where and with which commit it ran, whether the content hash and the counts of the data are those
 of the other records, whether scores are likely beside those of other methods and seeds; for a few records, whether a
-replay of the recipe (`benchmark run --config FILE`) gives them again."""
+`benchmark reproduce FILE` gives them again."""

@@ -1,12 +1,10 @@
 """Folders of runs that nobody did."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmark import cli
 from benchmark.results.record import Record
 
 LOSSES = [{"epoch": 1, "loss": 8.0}, {"epoch": 2, "loss": 4.0}]
@@ -37,18 +35,13 @@ def run(record, tmp_path):
 
 
 @pytest.fixture
-def compare(capsys, monkeypatch, tmp_path):
+def compare(command_line, monkeypatch, tmp_path):
     """`compare(folder, folder)` runs the command in an empty folder: its exit code, and what it printed."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLUMNS", "160")
 
     def ask(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["benchmark", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
+        return command_line("compare", *arguments)
 
     return ask
