@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from benchmark.method import Method
+from benchmark.model import cost
 from benchmark.registry import METHODS
 from benchmark.results.record import Record
 
@@ -48,6 +49,8 @@ if sys.argv[1] == "run":
     with Path(os.environ["PARENTS"]).open("a") as file:
         file.write(f"{os.getppid()}\\n")
     Record.write = written
+else:
+    cost.latency = lambda *_: {1: 123.0, 64: 456.0}
 '''
 
 
@@ -91,6 +94,9 @@ def test_a_suite_goes_on_where_a_run_fails_and_does_not_do_twice_what_is_done(su
     assert written(tmp_path) == {"teacher 0": 1, "none 0": 1, "kd 0": 1}  # one teacher, though two wanted it at once
     assert sorted(ids(tmp_path)) == [("student", "kd", 0), ("student", "none", 0), ("teacher", "none", 0)]
     assert (tmp_path / "boards" / "README.md").exists()
+    latencies = [record.network.cost.latency_ms for record in load_records(tmp_path / "boards" / "records")]
+    assert latencies == 3 * [{"1": 123.0, "64": 456.0}]  # by the suite itself, when the runs had ended
+    assert not (tmp_path / "runs" / "suite" / "beside").exists()
 
     process = suite("--methods", "none,kd", "--seeds", "0,1", "--dry-run")
     out, _ = process.communicate(timeout=300)
