@@ -115,9 +115,11 @@ class Search:
 def _by_product(similarity: CosineSimilarity, matching: Matching, tracks: Tracks | None, workers: int) -> WholeRows:
     images, dimensions = similarity.gallery.vectors.shape
     if dimensions < _LONG:  # scores are still in a core's cache when they are counted
-        return WholeRows(similarity, images, matching, tracks, workers)
+        return WholeRows(similarity, images, matching, tracks, workers, query_bytes=similarity.query_bytes)
     # With more queries to a product, the gallery is read less often; and by all threads together, only once.
-    return WholeRows(similarity, images, matching, tracks, workers=1, shared=4, counting=workers)
+    return WholeRows(
+        similarity, images, matching, tracks, workers=1, shared=4, counting=workers, query_bytes=similarity.query_bytes
+    )
 
 
 def _require_fitting(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> None:

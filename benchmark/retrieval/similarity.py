@@ -32,6 +32,7 @@ class CosineSimilarity:
         self.query = query
         self.gallery = gallery
         self.precision = precision
+        self._unit_queries = bool((query.scale == 1).all())
         self._unit: Tensor | None = None
         """The gallery in float32 and of unit length, where that is at hand or cheap."""
         vectors = gallery.vectors
@@ -60,5 +61,13 @@ class CosineSimilarity:
             found = torch.bmm(self.gallery.vectors[columns].float(), query[:, :, None]).squeeze(2)
         return found * self.gallery.scale[columns]
 
+    @property
+    def query_bytes(self) -> int:
+        """What is copied of each query for a product."""
+        vectors = self.query.vectors
+        copies = int(vectors.dtype != torch.float32) + int(not self._unit_queries)
+        return 4 * vectors.shape[1] * copies
+
     def _queries(self, rows: slice) -> Tensor:
-        return self.query.vectors[rows].float() * self.query.scale[rows, None]
+        vectors = self.query.vectors[rows].float()
+        return vectors if self._unit_queries else vectors * self.query.scale[rows, None]

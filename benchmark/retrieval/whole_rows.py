@@ -28,6 +28,7 @@ class WholeRows:
         workers: How many chunks of queries are ranked at a time.
         shared: How many chunks the scores of these may occupy together, if not as usual.
         counting: How many threads work on one chunk once its scores are known.
+        query_bytes: What is copied of each query to get its scores.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class WholeRows:
         workers: int,
         shared: int | None = None,
         counting: int = 1,
+        query_bytes: int = 0,
     ) -> None:
         self.scores = scores
         self.images = images
@@ -47,13 +49,14 @@ class WholeRows:
         self.workers = workers
         self.shared = shared
         self.counting = counting
+        self.query_bytes = query_bytes
 
     def rank(self, record: Record, keep: int) -> None:
         """Record the ranking of every query, and the first `keep` entries of it."""
         on_cpu = self.matching.query.vectors.device.type == "cpu"
         entry = 4 if on_cpu else 20  # a sort beside the CPU makes a copy and indices
         ranked = 0 if self.tracks is None else len(self.tracks)
-        row_bytes = entry * (self.images + ranked) + MATCH_BYTES * self.matching.largest
+        row_bytes = entry * (self.images + ranked) + MATCH_BYTES * self.matching.largest + self.query_bytes
         blocks = list(chunks(len(self.matching.query), row_bytes, self.workers, self.shared))
         side_by_side(lambda rows: self._rank(rows, record, keep), blocks, self.workers)
 
