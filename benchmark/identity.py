@@ -28,8 +28,9 @@ def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
     Keys that recipes did not always have count only where they say something new: older recipes keep their hash.
     """
-    runtime = {key: recipe.get("runtime", {}).get(key) for key in ("amp", "compile")}
-    parts = {**recipe, "runtime": runtime}
+    given = recipe.get("runtime")
+    known = given if isinstance(given, Mapping) else {}
+    parts = {**recipe, "runtime": {key: known.get(key) for key in ("amp", "compile")}}
     for key, usual in _LATER:
         parts = _without(parts, key.split("."), usual)
     return parts

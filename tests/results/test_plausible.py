@@ -179,6 +179,12 @@ def test_a_recipe_that_this_release_cannot_read_is_named():
     assert found.startswith("recipe.student is resnet27, expected a network that can be built: unknown backbone")
 
 
+@pytest.mark.parametrize("runtime", [None, [], "off"])
+def test_a_section_that_is_no_mapping_is_named(runtime):
+    found = wrong(renamed(edited(committed("kd"), {"recipe.runtime": runtime})))
+    assert found.keys() == {"recipe.runtime"}
+
+
 READS = "what this release reads: Extra inputs are not permitted"
 
 
