@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0.0)]
+Number = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
+"""A K or a batch size, as a key."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -50,7 +52,7 @@ class Cost(Part):
     macs: Count
     flops: Count
     image_size: tuple[int, int]
-    latency_ms: dict[str, Amount]
+    latency_ms: dict[Number, Amount]
     peak_memory_mb: Amount
     device: str
     threads: int
@@ -73,10 +75,10 @@ class Scores(Part):
 
     mAP: Fraction
     mINP: Fraction
-    recall: dict[str, Fraction]
+    recall: dict[Number, Fraction]
     mAP_at_R: Fraction | None = None
     R_precision: Fraction | None = None
-    precision: dict[str, Fraction] = {}
+    precision: dict[Number, Fraction] = {}
     queries: Count
     skipped: Count
 

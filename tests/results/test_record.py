@@ -1,4 +1,5 @@
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -42,6 +43,21 @@ def test_wrong_nested_field_is_named(record, tmp_path):
     scores["symmetric"]["mAP"] = 72.0
     edit(path, scores=scores)
     with pytest.raises(UserError, match=r"record\.json: scores\.symmetric\.mAP: .*less than or equal to 1"):
+        Record.read(path)
+
+
+@pytest.mark.parametrize("key", ["one", "0", "01", "-1", "1.0", "\u0661", "1" * 400])
+@pytest.mark.parametrize("field", ["scores.symmetric.recall", "teacher.scores.precision", "network.cost.latency_ms"])
+def test_a_k_or_batch_size_is_a_whole_number_from_1(record, tmp_path, field, key):
+    path = tmp_path / "record.json"
+    record().write(path)
+    content = json.loads(path.read_text())
+    holder = content
+    for name in field.split("."):
+        holder = holder[name]
+    holder[key] = 0.5
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"record\.json: {re.escape(field)}\.{re.escape(key)}\.\[key\]: "):
         Record.read(path)
 
 
