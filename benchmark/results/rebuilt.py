@@ -44,15 +44,15 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
         yield Violation(
             "network.cost.image_size", list(cost.image_size), f"{list(recipe.image_size)}, as in the recipe"
         )
-    yield from _network(record, recipe.student, _compresses(record, recipe.method.name))
+    yield from _network(record, recipe, _compresses(record, recipe.method.name))
     if record.teacher is not None:
         yield from _teacher(record, recipe, record.teacher.cost)
 
 
-def _network(record: Record, network: Network, compressed: bool) -> Iterator[Violation]:
-    cost = record.network.cost
+def _network(record: Record, recipe: Recipe, compressed: bool) -> Iterator[Violation]:
+    cost, network = record.network.cost, recipe.student
     try:
-        size, embedding = deployed(network, cost.image_size)
+        size, embedding = deployed(network, recipe.image_size)
     except UserError as error:
         yield Violation("recipe.student", network.backbone, f"a network that can be built: {error}")
         return
@@ -65,14 +65,16 @@ def _network(record: Record, network: Network, compressed: bool) -> Iterator[Vio
 
 
 def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
-    """Of a teacher that was trained by this recipe, the record's id too."""
+    """Of a teacher that was trained by this recipe, the record's id too; another's cost is at its own image size."""
+    counted_at = cost.image_size
     if recipe.teacher.checkpoint is None:
         expected = Record.make_id(recipe.for_teacher().hash, "teacher")
         if record.teacher is not None and record.teacher.record != expected:
             yield Violation("teacher.record", record.teacher.record, f"{expected}, the id of the recipe's teacher")
         yield from _image_size("teacher.cost", cost, recipe)
+        counted_at = recipe.image_size
     try:
-        size, _ = deployed(recipe.teacher.network, cost.image_size)
+        size, _ = deployed(recipe.teacher.network, recipe.image_size, counted_at)
     except UserError as error:
         yield Violation(
             "recipe.teacher.network", recipe.teacher.network.backbone, f"a network that can be built: {error}"
@@ -129,21 +131,33 @@ def _variant(record: Record, recipe: Recipe) -> Iterator[Violation]:
         yield Violation("variant", found, f"{expected} by the recipe")
 
 
-def deployed(network: Network, image_size: tuple[int, int]) -> tuple[Size, int]:
+def deployed(
+    network: Network, image_size: tuple[int, int], counted_at: tuple[int, int] | None = None
+) -> tuple[Size, int]:
     """What the network costs as it is deployed, and the size of its embedding.
+
+    Args:
+        network: Its architecture.
+        image_size: (height, width) of the images that it is given; they take memory.
+        counted_at: (height, width) of those that MACs are of, where others; they take none.
 
     Raises:
         UserError: It cannot be built, or takes no such images.
     """
+    counted_at = counted_at or image_size
     architecture = network.model_dump(mode="json", exclude={"weights", "head", "scale"})
     try:
-        return _deployed(json.dumps(architecture, sort_keys=True), image_size)
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(f"{network.backbone} takes no {image_size[0]} x {image_size[1]} images: {error}") from error
+        return _deployed(json.dumps(architecture, sort_keys=True), image_size, counted_at)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a backbone raises for its arguments or its images
+        raise UserError(
+            f"{network.backbone} with args {network.args} takes no {counted_at[0]} x {counted_at[1]} images: {error}"
+        ) from error
 
 
 @cache
-def _deployed(architecture: str, image_size: tuple[int, int]) -> tuple[Size, int]:
+def _deployed(architecture: str, image_size: tuple[int, int], counted_at: tuple[int, int]) -> tuple[Size, int]:
     network = Embedder(**json.loads(architecture))
     numbers = torch.Generator().manual_seed(0)
     for module in network.modules():
@@ -155,4 +169,4 @@ def _deployed(architecture: str, image_size: tuple[int, int]) -> tuple[Size, int
                     values.data.uniform_(low, low + 1, generator=numbers)
     images = torch.randint(0, 256, (2, 3, *image_size), dtype=torch.uint8, generator=numbers)
     with torch.no_grad():
-        return count(fold_batchnorm(network, images), image_size), network.dim
+        return count(fold_batchnorm(network, images), counted_at), network.dim

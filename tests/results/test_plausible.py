@@ -13,7 +13,7 @@ from benchmark.identity import recipe_hash
 from benchmark.recipe import Network
 from benchmark.results.leaderboard import generate
 from benchmark.results.plausible import violations
-from benchmark.results.rebuilt import deployed, rebuilt_violations
+from benchmark.results.rebuilt import _deployed, deployed, rebuilt_violations
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 
@@ -86,7 +86,7 @@ def test_what_a_run_leaves_is_plausible(finished):
             {"network.cost.macs": 10000000, "network.cost.flops": 20000000, "saved.macs": 1 - 10000000 / 32649216},
             {"network.cost.macs"},
         ),
-        ({"network.cost.image_size": [64, 64]}, {"network.cost.image_size", "network.cost.macs"}),
+        ({"network.cost.image_size": [64, 64]}, {"network.cost.image_size"}),
         ({"teacher.cost.macs": 60000000}, {"teacher.cost.macs", "teacher.cost.flops", "saved.macs"}),
         ({"teacher.cost.macs": 0}, {"teacher.cost.macs", "teacher.cost.flops", "saved.macs"}),
         ({"teacher.record": None}, {"teacher.record"}),
@@ -177,6 +177,51 @@ def test_a_recipe_that_this_release_cannot_read_is_named():
     assert found == {"recipe.student.wings": f"recipe.student.wings is 2, expected {READS}"}
     (found,) = wrong(renamed(edited(committed("kd"), {"recipe.student.backbone": "resnet27"}))).values()
     assert found.startswith("recipe.student is resnet27, expected a network that can be built: unknown backbone")
+
+
+@pytest.mark.parametrize("method", ["kd", "cdd"])
+def test_no_image_of_a_size_that_the_recipe_does_not_have_is_made(monkeypatch, method):
+    monkeypatch.setattr("benchmark.results.rebuilt._deployed", _deployed.__wrapped__)  # what is known, is not built
+    made = torch.randint
+    sizes: list[tuple[int, ...]] = []
+
+    def randint(low: int, high: int, size: tuple[int, ...], **options: object) -> torch.Tensor:
+        sizes.append(size)
+        assert max(size) <= 64
+        return made(low, high, size, **options)
+
+    monkeypatch.setattr(torch, "randint", randint)
+    huge = [100000, 100000]
+    found = wrong(edited(committed(method), {"network.cost.image_size": huge, "teacher.cost.image_size": huge}))
+    assert found.keys() == {"network.cost.image_size", "teacher.cost.image_size"}
+    assert sizes == [(2, 3, *committed(method)["recipe"]["image_size"])] * 2
+
+
+def test_the_cost_of_a_teacher_from_elsewhere_is_counted_at_its_own_image_size():
+    content = edited(
+        committed("kd"), {"recipe.teacher.checkpoint": "runs/teacher", "teacher.cost.image_size": [64, 64]}
+    )
+    assert wrong(renamed(content)).keys() == {"teacher.cost.macs"}
+    size, _ = deployed(Network.model_validate(content["recipe"]["teacher"]["network"]), (64, 64))
+    cost = {"teacher.cost.macs": size.macs, "teacher.cost.flops": 2 * size.macs}
+    shares = {"saved.macs": 1 - content["network"]["cost"]["macs"] / size.macs}
+    assert wrong(renamed(edited(content, cost | shares))) == {}
+
+
+@pytest.mark.parametrize("args", [{"features_only": True}, {"act_layer": 5}, {"channels": "wide"}])
+def test_args_that_a_backbone_does_not_take_are_named(args):
+    content = renamed(edited(committed("kd"), {"recipe.student.args": args}))
+    assert "expected a network that can be built: " in wrong(content)["recipe.student"]
+
+
+def test_whatever_a_backbone_raises_is_said(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise TypeError("not today")
+
+    monkeypatch.setattr("benchmark.model.embedder._backbone", refuse)
+    network = Network(backbone="refusing", last_stride=2)
+    with pytest.raises(UserError, match=r"refusing with args \{\} takes no 8 x 8 images: not today"):
+        deployed(network, (8, 8))
 
 
 @pytest.mark.parametrize("runtime", [None, [], "off"])
