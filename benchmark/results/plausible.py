@@ -6,10 +6,11 @@ Its schema is known to be right (see `Record.read`); costs are counted anew in `
 from collections.abc import Iterator, Mapping
 from math import isclose, nan
 
+from benchmark.data.retrieval_dataset import SPLITS
 from benchmark.identity import recipe_hash
 from benchmark.results.plausible_scores import report_violations, score_violations
 from benchmark.results.record import Record
-from benchmark.results.record_parts import Budget, Cost, Saved
+from benchmark.results.record_parts import Budget, Cost, Data, Saved, Scores
 from benchmark.results.violation import Violation
 
 
@@ -17,7 +18,11 @@ def violations(record: Record) -> Iterator[Violation]:
     """Every field that contradicts the recipe, or another field, or mathematics."""
     yield from _identity(record)
     rule = record.data.protocol.get("average_precision", "rectangular")  # the first records did not state it
+    yield from _data(record.data)
     yield from report_violations(record.scores, rule)
+    yield from _ranks("scores.symmetric", record.scores.symmetric, record.data)
+    if record.scores.asymmetric is not None:
+        yield from _ranks("scores.asymmetric", record.scores.asymmetric, record.data)
     yield from _cost("network.cost", record.network.cost)
     is_student = record.role == "student"
     for part in ("teacher", "saved"):
@@ -27,6 +32,7 @@ def violations(record: Record) -> Iterator[Violation]:
     if record.teacher is None:
         return
     yield from score_violations("teacher.scores", record.teacher.scores, rule)
+    yield from _ranks("teacher.scores", record.teacher.scores, record.data)
     yield from _cost("teacher.cost", record.teacher.cost)
     if record.saved is not None:
         yield from _saved(record.saved, record.network.cost, record.teacher.cost)
@@ -48,6 +54,22 @@ def _identity(record: Record) -> Iterator[Violation]:
         yield Violation("seed", record.seed, f"{record.recipe.get('seed')}, as in the recipe")
 
 
+def _data(data: Data) -> Iterator[Violation]:
+    for split in SPLITS:
+        if split not in data.splits:
+            yield Violation(f"data.splits.{split}", "missing", "how much it holds")
+    if not isinstance(data.protocol.get("recall_at"), list | tuple):
+        yield Violation("data.protocol.recall_at", data.protocol.get("recall_at"), "a list of every K of Recall@K")
+
+
+def _ranks(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
+    """Of every K of the protocol there has to be a Recall@K."""
+    wanted = data.protocol.get("recall_at")
+    for k in wanted if isinstance(wanted, list | tuple) else ():
+        if str(k) not in scores.recall:
+            yield Violation(f"{field}.recall.{k}", "missing", "given: the protocol names this K")
+
+
 def _cost(field: str, cost: Cost) -> Iterator[Violation]:
     if cost.flops != 2 * cost.macs:
         yield Violation(f"{field}.flops", cost.flops, f"{2 * cost.macs}, which is 2 x macs")
@@ -58,6 +80,9 @@ def _saved(saved: Saved, student: Cost, teacher: Cost) -> Iterator[Violation]:
         expected = 1 - _share(kind, student, teacher)
         if not isclose(getattr(saved, kind), expected, rel_tol=0, abs_tol=1e-9):
             yield Violation(f"saved.{kind}", getattr(saved, kind), f"{expected}, which is 1 - student / teacher")
+        ceiling = getattr(saved, f"ceiling_{kind}")
+        if ceiling is not None and ceiling < getattr(saved, kind) - 1e-9:
+            yield Violation(f"saved.ceiling_{kind}", ceiling, f"at least the {getattr(saved, kind)} that is saved")
 
 
 def _budget(budget: Budget, student: Cost, teacher: Cost) -> Iterator[Violation]:

@@ -29,7 +29,8 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
     """What in the record is not what its recipe makes.
 
     A student that nothing compresses has exactly the cost of the network that its recipe describes, and so has a
-    teacher. A compressed student has at most that. Weights are random: nothing is downloaded or trained.
+    teacher. A compressed student has at most that, and an embedding of the same size. Weights are random: nothing is
+    downloaded or trained.
     """
     try:
         recipe = Recipe.model_validate(record.recipe)
@@ -39,6 +40,7 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
         yield Violation(field, first["input"], f"what this release reads: {first['msg']}")
         return
     yield from _variant(record, recipe)
+    yield from _budget(record, recipe)
     cost = record.network.cost
     if cost.image_size != recipe.image_size:
         yield Violation(
@@ -56,10 +58,7 @@ def _network(record: Record, recipe: Recipe, compressed: bool) -> Iterator[Viola
     except UserError as error:
         yield Violation("recipe.student", network.backbone, f"a network that can be built: {error}")
         return
-    if compressed:
-        yield from _more(cost, size)
-        return
-    yield from _other("network.cost", cost, size)
+    yield from _more(cost, size) if compressed else _other("network.cost", cost, size)
     if record.network.embedding != embedding:
         yield Violation("network.embedding", record.network.embedding, f"{embedding} by the recipe")
 
@@ -129,6 +128,30 @@ def _variant(record: Record, recipe: Recipe) -> Iterator[Violation]:
         expected |= {f"dataset.{option}": value for option, value in variant.items()}
     if found != expected:
         yield Violation("variant", found, f"{expected} by the recipe")
+
+
+def _budget(record: Record, recipe: Recipe) -> Iterator[Violation]:
+    """Whether the budget is the method's by its arguments; that of a method from elsewhere is not known."""
+    name, arguments = recipe.method.name, recipe.method.arguments
+    try:
+        method = METHODS.find(name)
+    except UserError:
+        return
+    try:
+        budget = method(**arguments).budget
+    except (AttributeError, TypeError, ValueError, UserError) as error:
+        yield Violation("recipe.method", arguments, f"arguments that {name} takes: {error}")
+        return
+    expected = None if budget is None or record.role == "teacher" else (budget.kind, budget.target)
+    found = None if record.budget is None else (record.budget.kind, record.budget.target)
+    if found == expected:
+        return
+    if found is None or expected is None:
+        yield Violation("budget", found or "missing", f"{expected or 'missing'} by the recipe")
+        return
+    for field, value, wanted in zip(("kind", "target"), found, expected, strict=True):
+        if value != wanted:
+            yield Violation(f"budget.{field}", value, f"{wanted} by the recipe")
 
 
 def deployed(

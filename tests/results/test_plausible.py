@@ -94,6 +94,11 @@ def test_what_a_run_leaves_is_plausible(finished):
         ({"saved": None}, {"saved"}),
         ({"network.embedding": 256}, {"network.embedding"}),
         ({"saved.macs": 0.6}, {"saved.macs"}),
+        ({"budget": {"kind": "macs", "target": 0.42, "reached": 1 - 0.5821101492911805, "met": True}}, {"budget"}),
+        ({"recipe.method.wings": 2}, {"recipe_hash", "recipe.method"}),
+        ({"data.splits": {}}, {"data.splits.train", "data.splits.query", "data.splits.gallery"}),
+        ({"data.protocol.recall_at": [1, 5, 20]}, {"scores.symmetric.recall.20", "teacher.scores.recall.20"}),
+        ({"data.protocol.recall_at": None}, {"data.protocol.recall_at"}),
         ({"scores.asymmetric_reason": None}, {"scores.asymmetric_reason"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
@@ -152,10 +157,32 @@ def test_a_compressed_student_is_at_most_what_it_started_as():
         "is 2461809, expected at most 2461808, which the recipe's student has before it is compressed"
     )
 
+    assert wrong(edited(committed("cdd"), {"network.embedding": 256})).keys() == {"network.embedding"}
 
-@pytest.mark.parametrize("changes", [{"budget.reached": 0.4}, {"budget.met": False}, {"budget.target": 0.3}])
+
+@pytest.mark.parametrize("kind", ["parameters", "macs"])
+def test_no_more_is_saved_than_can_be(kind):
+    content = committed("cdd")
+    saved = content["saved"][kind]
+    assert wrong(edited(content, {f"saved.ceiling_{kind}": saved})) == {}
+    assert wrong(edited(content, {f"saved.ceiling_{kind}": saved - 1e-6})).keys() == {f"saved.ceiling_{kind}"}
+
+
+@pytest.mark.parametrize("changes", [{"budget.reached": 0.4}, {"budget.met": False}])
 def test_a_budget_is_what_the_costs_say(changes):
-    assert wrong(edited(committed("cdd"), changes)).keys() == {next(iter(changes)).replace("target", "met")}
+    assert wrong(edited(committed("cdd"), changes)).keys() == {next(iter(changes))}
+
+
+@pytest.mark.parametrize("method", ["cdd", "uniform+kd"])
+def test_a_budget_is_what_the_recipe_says(method):
+    content = committed(method)
+    assert wrong(edited(content, {"budget.target": 0.5})).keys() == {"budget.target"}
+    assert wrong(edited(content, {"budget": None})).keys() == {"budget"}
+    share = content["network"]["cost"]["parameters"] / content["teacher"]["cost"]["parameters"]
+    other = {"kind": "parameters", "target": 0.42, "reached": share, "met": share <= 0.42}
+    assert wrong(edited(content, {"budget": other})).keys() == {"budget.kind"}
+    (teacher,) = (record.model_dump(mode="json") for record in ALL if record.role == "teacher")
+    assert wrong(edited(teacher, {"budget": content["budget"]})).keys() == {"budget"}
 
 
 def test_a_teacher_has_no_teacher():
