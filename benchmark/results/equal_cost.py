@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from benchmark.results.formatting import difference, percent, quantity
-from benchmark.results.gain import Gain
+from benchmark.results.formatting import MISSING, difference, percent, quantity
+from benchmark.results.gain import Gain, same_data
 from benchmark.results.statistic import Statistic
 from benchmark.results.summary import TEACHER, Row
 
@@ -14,10 +14,12 @@ _WITHIN = 1.05
 
 
 def equal_cost_groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """Students whose mean MACs lie within 5 %, cheapest group first; in each the best mean mAP first."""
+    """Students on the same data whose mean MACs lie within 5 %, cheapest group first; in each the best mAP first."""
     groups: list[list[Row]] = []
-    for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
-        if groups and row.macs.mean <= _WITHIN * groups[-1][0].macs.mean:
+    students = [row for row in rows if row.method != TEACHER]
+    first = {id(row): next(i for i, other in enumerate(students) if same_data(row, other)) for row in students}
+    for row in sorted(students, key=lambda row: (first[id(row)], row.macs.mean)):
+        if groups and same_data(row, groups[-1][0]) and row.macs.mean <= _WITHIN * groups[-1][0].macs.mean:
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -30,8 +32,10 @@ def equal_cost_section(rows: Sequence[Row]) -> str:
     if not groups:
         return ""
     explained = (
-        "Networks whose MACs lie within 5 % of each other. Where the difference to the best is marked ≈, its interval "
-        "holds zero: on these queries the two cannot be told apart."
+        "Networks whose MACs lie within 5 % of each other. A difference to the best is in points of mAP, with the 95 % "
+        "interval of a paired bootstrap over the queries; where that holds zero it is marked ≈: on these queries the "
+        f"two cannot be told apart. Where it is {MISSING}, records do not hold the scores of queries, and nothing "
+        "is known of chance."
     )
     return "\n\n".join(["## At equal cost", explained, *map(_table, groups)])
 

@@ -30,7 +30,7 @@ _COLUMNS = """\
 - **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embeddings have one size.
   Only for methods that make the two spaces coincide: what compares logits or distances leaves them apart.
 - **mean rank**: place by mAP, 1 for the best, averaged over the datasets; of the methods that are on all of them, among
-  each other. Places next to each other may be chance: the datasets' pages say which differences are not.
+  each other. Places next to each other may be chance: see the intervals on the datasets' pages.
 - **parameters**, **MACs**, **FLOPs**: of the deployed network that makes the embedding (no classifier, batch-norm
   folded where it folds) at the dataset's test size. One multiply-accumulate is two operations: FLOPs = 2 x MACs. Most
   papers that say FLOPs print MACs.

@@ -30,9 +30,14 @@ class Reproduction:
 
     @property
     def verdict(self) -> Verdict:
-        """Bit-same where nothing deterministic that both hold differs; else by the mAP, against the spread."""
+        """Bit-same where nothing deterministic that both hold differs; else by the mAP, against the spread.
+
+        Of other data, it differs whatever the mAP.
+        """
         if not self.disagreements:
             return Verdict.BIT_SAME
+        if any(field.startswith("data.") for field in self.disagreements):
+            return Verdict.DIFFERS
         within = self.spread is not None and abs(self.difference) <= self.spread
         return Verdict.WITHIN_SPREAD if within else Verdict.DIFFERS
 

@@ -47,3 +47,9 @@ def test_a_table_for_each_group_of_two_or_more(record):
 
 def test_no_section_without_equals(record):
     assert equal_cost_section(summarise([record("none", macs=10e6), record("kd", macs=20e6)])) == ""
+
+
+def test_rows_of_other_data_are_no_group(record):
+    other = record().data.model_dump() | {"broken": 4}
+    rows = summarise([record("none"), record("kd"), record("rkd", data=other), record("pkt", data=other)])
+    assert sorted(map(sorted, methods(equal_cost_groups(rows)))) == [["kd", "none"], ["pkt", "rkd"]]

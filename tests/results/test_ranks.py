@@ -34,3 +34,9 @@ def test_the_best_of_several_rows_counts(record):
 
 def test_without_datasets():
     assert mean_ranks([]) == {}
+
+
+def test_rows_of_other_data_do_not_count(record):
+    other = record().data.model_dump() | {"broken": 4}
+    rows = summarise([record("none", mAP=0.6), record("kd", mAP=0.5), record("kd", mAP=0.9, data=other, variant="b")])
+    assert mean_ranks([rows]) == {"none": 1, "kd": 2}

@@ -122,3 +122,9 @@ def test_the_table_shows_both(record):
         ["weights", "a" * 16, "b" * 16],
     ):
         assert row in lines
+
+
+def test_other_data_are_no_reproduction_whatever_the_score(record):
+    found = changed(record(mAP=0.72), "data.fingerprint", "e" * 64)
+    reproduction = Reproduction(record(mAP=0.72), found, seeds(record, 0.6, 0.8))
+    assert reproduction.spread > 0.1 and reproduction.verdict is Verdict.DIFFERS
