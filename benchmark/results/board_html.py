@@ -13,7 +13,7 @@ from benchmark.results.gain import Gain
 from benchmark.results.page import GENERATED, caption, picture_text
 from benchmark.results.statistic import Statistic
 
-_PICTURE = ("<!-- picture -->", "<!-- end of picture -->")
+_PICTURE = "data:image/svg+xml;base64,"
 
 
 def boards_html(boards: Sequence[Board], pictures: Mapping[str, str]) -> str:
@@ -52,9 +52,8 @@ script-src '{_hash(BOARD_SCRIPT)}'">
 
 
 def without_pictures(page: str) -> str:
-    """The page but for its pictures, whose bytes are matplotlib's."""
-    start, end = map(re.escape, _PICTURE)
-    return re.sub(f"{start}.*?{end}", "", page, flags=re.DOTALL)
+    """The page but for the data of its pictures, whose bytes are matplotlib's."""
+    return re.sub(f"({re.escape(_PICTURE)})[A-Za-z0-9+/=]*", r"\1", page)
 
 
 def _hash(script: str) -> str:
@@ -80,9 +79,8 @@ def _section(board: Board, picture: str) -> str:
 
 def _image(board: Board, picture: str) -> str:
     """An image and not elements of the page: pictures share the names of their parts, and bring a style sheet."""
-    start, end = _PICTURE
     data = base64.b64encode(picture.encode()).decode()
-    return f'{start}<img src="data:image/svg+xml;base64,{data}" alt="{escape(picture_text(board))}">{end}'
+    return f'<img src="{_PICTURE}{data}" alt="{escape(picture_text(board))}">'
 
 
 def _table(board: Board) -> str:

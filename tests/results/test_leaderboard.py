@@ -58,6 +58,11 @@ def test_pages_are_checked_against_the_records(folder, record):
     (folder / "veri776.svg").unlink()
     assert {path.name for path in differing(folder)} == {"glyphs.md", "veri776.svg"}
     generate(folder)
+    (folder / "glyphs.md").write_bytes((folder / "glyphs.md").read_bytes() + b"\xff")
+    (folder / "glyphs.svg").write_text((folder / "glyphs.svg").read_text()[:-9])
+    (folder / "veri776.svg").write_text("<html/>")
+    assert {path.name for path in differing(folder)} == {"glyphs.md", "glyphs.svg", "veri776.svg"}
+    generate(folder)
     add_record(record("pkt"), folder / "records")
     assert {path.name for path in differing(folder)} == {
         *("README.md", "glyphs.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html")
