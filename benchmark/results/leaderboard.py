@@ -1,6 +1,7 @@
 """The leaderboards' files: pure functions of the records, so that the same records give the same bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ from filelock import FileLock
 from tabulate import tabulate
 
 from benchmark.atomic import write_text
+from benchmark.errors import UserError
 from benchmark.results.board import Board
 from benchmark.results.board_csv import boards_csv
 from benchmark.results.board_html import boards_html, without_pictures
@@ -18,12 +20,14 @@ from benchmark.results.page import GENERATED, dataset_page
 from benchmark.results.pareto import pareto_svg
 from benchmark.results.ranks import mean_ranks
 from benchmark.results.reported import Reported, load_reported
+from benchmark.results.reported_page import GENERATED as GENERATED_FROM_REPORTED
 from benchmark.results.reported_page import reported_page
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.results.submitting import SUBMITTING
 from benchmark.results.summary import BASELINE, TEACHER, Row, summarise
 
+_MARKS = {GENERATED.encode(), GENERATED_FROM_REPORTED.encode()}
 _COLUMNS = """\
 - **teacher**, **student**: the networks. `none` is the student trained alone, without a teacher.
 - **mAP**, **R@K**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
@@ -54,28 +58,52 @@ def generate(folder: Path) -> list[Path]:
     """Write the index, a page and a picture for every dataset, and all of them as CSV, JSON and HTML; return the paths.
 
     From `folder`/records, and where there are such, `folder`/steps with the cost of a training step and
-    `folder`/reported with figures that others published.
+    `folder`/reported with figures that others published. Pages of earlier records that are gone are removed.
 
     Raises:
         UserError: a record, or another file, cannot be used; nothing has been written then.
     """
-    records = folder / "records"
-    records.mkdir(parents=True, exist_ok=True)
-    with FileLock(records / ".lock"):  # or an older state of the records could be written over a newer one
+    with _locked(folder):  # or an older state of the records could be written over a newer one
         texts = _texts(folder)
         for path, text in texts.items():
             write_text(path, text)
+        for path in _stale(folder, texts):
+            path.unlink()
     return list(texts)
 
 
 def differing(folder: Path) -> list[Path]:
     """The files that are not there, or differ from what the records give; of pictures, only those that are no SVG.
 
+    Pages of records that are not there are among them.
+
     Raises:
-        UserError: A record is not valid.
+        UserError: A record is not valid, or the folder of the records cannot be locked.
     """
-    texts = _texts(folder)
-    return [path for path, text in texts.items() if not _agrees(path, text)]
+    with _locked(folder):  # or another process could be halfway through writing them
+        texts = _texts(folder)
+        return [path for path, text in texts.items() if not _agrees(path, text)] + _stale(folder, texts)
+
+
+def _locked(folder: Path) -> AbstractContextManager[object]:
+    """Until the context ends, no other process writes or checks the files."""
+    lock = folder / "records" / ".lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(lock).acquire()
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be locked ({error.strerror}); make the folder writable, or copy it") from error
+
+
+def _stale(folder: Path, texts: Container[Path]) -> list[Path]:
+    """The pages that an earlier state of the records gave and this does not, known by their mark; their pictures."""
+    pages = [
+        path
+        for path in sorted([*folder.glob("[!.]*.md"), *folder.glob("[!.]*.html")])
+        if path not in texts and path.is_file() and not _MARKS.isdisjoint(path.read_bytes().splitlines()[:2])
+    ]
+    pictures = [path.with_suffix(".svg") for path in pages]
+    return pages + [path for path in pictures if path not in texts and path.is_file()]
 
 
 def _agrees(path: Path, text: str) -> bool:

@@ -2,11 +2,14 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
 from benchmark.errors import UserError
 from benchmark.results.leaderboard import differing, generate
+from benchmark.results.page import GENERATED
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import add_record
 
@@ -67,6 +70,49 @@ def test_pages_are_checked_against_the_records(folder, record):
     assert {path.name for path in differing(folder)} == {
         *("README.md", "glyphs.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html")
     }
+
+
+def test_pages_without_records_are_found_and_removed(folder):
+    (folder / "reported").mkdir()
+    reported = folder / "reported" / "glyphs.yaml"
+    reported.write_text(
+        "dataset: glyphs\n"
+        "results: [{method: kd, teacher: big, student: small, figures: {mAP: 61.5}, protocol: theirs, source: a paper}]\n"
+    )
+    generate(folder)
+    reported.unlink()
+    for path in (folder / "records").glob("veri776-*"):
+        path.unlink()
+    mine = [folder / "veri776-notes.md", folder / "notes.svg"]
+    for path in mine:
+        path.write_text(f"# Notes\n\nPages begin with\n{GENERATED}\n")
+    stale = {"veri776.md", "veri776.svg", "reported.md"}
+    assert stale <= {path.name for path in differing(folder)}
+    assert not stale & {path.name for path in generate(folder)}
+    assert not any((folder / name).exists() for name in stale)
+    assert all(path.exists() for path in mine)
+    assert differing(folder) == []
+
+
+def test_a_check_waits_for_those_who_write(folder):
+    generate(folder)
+    page = folder / "glyphs.md"
+    whole = page.read_text()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(folder / "records" / ".lock"):
+            page.write_text("half")
+            found = pool.submit(differing, folder)
+            with pytest.raises(TimeoutError):
+                found.result(timeout=0.5)
+            page.write_text(whole)
+        assert found.result() == []
+
+
+def test_a_folder_that_cannot_be_locked_is_refused(folder):
+    (folder / "records" / ".lock").mkdir()
+    for work in (differing, generate):
+        with pytest.raises(UserError, match=r"records/\.lock: cannot be locked"):
+            work(folder)
 
 
 ADD = """
