@@ -22,6 +22,9 @@ _FILES = {
 }
 """Of a run's folder: what it means that one is missing, and what to do then."""
 
+_NUMBERS = ("epoch", "loss", "mAP", "macs")
+"""Of a row of metrics: what is drawn."""
+
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
@@ -65,4 +68,8 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     whole = all(isinstance(row, dict) and "epoch" in row for row in rows)
     if not whole or not any("loss" in row for row in rows):
         raise UserError(f"{folder / METRICS} is damaged: a line is a JSON object with an epoch, and perhaps its loss")
+    for line, row in enumerate(rows, start=1):
+        for key in _NUMBERS:
+            if key in row and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):
+                raise UserError(f"{folder / METRICS} is damaged: line {line}: {key} is {row[key]!r} and not a number")
     return rows

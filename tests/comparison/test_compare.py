@@ -171,6 +171,17 @@ def test_damaged_metrics_are_refused(run, compare, line):
     assert code == 2 and f"benchmark: {folder / 'metrics.jsonl'} is damaged: " in err
 
 
+@pytest.mark.parametrize("key", ["epoch", "loss", "mAP", "macs"])
+@pytest.mark.parametrize("value", ["four", None, True, [4.0]])
+def test_metrics_that_are_no_numbers_are_refused(run, compare, key, value):
+    folder = run(
+        "kd", metrics=[{"epoch": 0, "macs": 1e6}, {"epoch": 1, "loss": 8.0, "mAP": 0.5, "macs": 1} | {key: value}]
+    )
+    code, _, err = compare(run("none"), folder)
+    assert code == 2
+    assert f"{folder / 'metrics.jsonl'} is damaged: line 2: {key} is {value!r} and not a number" in err
+
+
 def test_a_picture_is_an_svg_or_a_png(run, compare):
     folders = run("kd"), run("none")
     code, _, err = compare(*folders, "--output", "compare.pdf")

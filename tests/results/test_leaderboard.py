@@ -77,7 +77,7 @@ def test_pages_without_records_are_found_and_removed(folder):
     reported = folder / "reported" / "glyphs.yaml"
     reported.write_text(
         "dataset: glyphs\n"
-        "results: [{method: kd, teacher: big, student: small, figures: {mAP: 61.5}, protocol: theirs, source: a paper}]\n"
+        "results: [{method: kd, teacher: big, student: small, figures: {mAP: 61}, protocol: theirs, source: one}]\n"
     )
     generate(folder)
     reported.unlink()
