@@ -13,7 +13,8 @@ from benchmark.results.record import Record
 from benchmark.results.reported import Reported
 from benchmark.results.reported_page import reported_section
 from benchmark.results.step_costs import StepCosts
-from benchmark.results.summary import TEACHER, Row
+from benchmark.results.store import record_name
+from benchmark.results.summary import Row
 
 USUAL_RULES: Mapping[str, Any] = {
     "average_precision": "rectangular",
@@ -140,29 +141,18 @@ def _setting(key: str, value: object) -> str:
 
 
 def _commands(rows: Sequence[Row]) -> str:
-    """The command of every method, once, with the first seed that it has a record of."""
-    first_seeds: dict[str, int] = {}
-    for row in rows:
-        if row.method != TEACHER:
-            first_seeds.setdefault(row.method, row.records[0].seed)
+    """The command that repeats the first run of every row, and how today's default recipe is run."""
+    commands = [f"benchmark reproduce leaderboards/records/{record_name(row.records[0])}" for row in rows]
     record = rows[0].records[0]
-    unusual = dict(record.variant)
-    draw = record.recipe.get("dataset", {}).get("seed", record.seed)
-    if draw != record.seed:  # of a set that draws its gallery
-        unusual["dataset.seed"] = draw
-    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(unusual.items()))
-    commands = [
-        f"benchmark run --method {method} --dataset {record.dataset}{options} --seed {seed}"
-        for method, seed in first_seeds.items()
-    ]
+    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(record.variant.items()))
     return "\n".join(
         [
             "```sh",
             *commands,
             "```",
             "",
-            "A missing teacher is trained first. These commands use today's default recipes. Every record holds "
-            "the whole recipe it was made with: `benchmark reproduce leaderboards/records/FILE` runs that again, and "
-            "says whether the result is the same.",
+            "Each runs the whole recipe that the row's first record holds, training a missing teacher first, and says "
+            "whether the result is the same; the row's other records are reproduced in the same way. A run by today's "
+            f"default recipe is `benchmark run --method NAME --dataset {record.dataset}{options} --seed 0`.",
         ]
     )

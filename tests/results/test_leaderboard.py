@@ -10,6 +10,7 @@ from filelock import FileLock
 from benchmark.errors import UserError
 from benchmark.results.leaderboard import differing, generate
 from benchmark.results.page import GENERATED
+from benchmark.results.record import Record
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import add_record
 
@@ -179,13 +180,25 @@ def test_notes(folder):
     assert page.count("<sup>1</sup>") == 4  # teacher, none, kd, rkd
 
 
-def test_commands(folder):
+def test_every_row_says_how_its_first_record_is_reproduced(folder, record):
+    """The second row of a method and the teacher's too."""
+    add_record(record("kd", variant="longer", mAP=0.5), folder / "records")
     generate(folder)
     page = (folder / "glyphs.md").read_text()
-    commands = re.findall(r"^benchmark run .*$", page, flags=re.MULTILINE)
-    assert sorted(commands) == sorted(
-        f"benchmark run --method {method} --dataset glyphs --seed 0" for method in ("none", "kd", "rkd", "cdd")
-    )
+    commands = re.findall(r"^benchmark reproduce leaderboards/(.*)$", page, flags=re.MULTILINE)
+    first = [re.search(r"\((records/[^)]+)\)", cells[-1])[1] for cells in rows(page)]
+    assert commands == first and len(set(commands)) == 6
+    assert sum("-kd-" in command for command in commands) == 2
+    assert "-teacher-seed0-" in commands[0]
+    assert "today's default recipe is `benchmark run --method NAME --dataset glyphs --seed 0`." in page
+
+
+def test_the_command_of_a_variant_sets_what_is_unusual(record, tmp_path):
+    content = record("kd").model_dump(mode="json") | {"variant": {"dataset.split": "closed", "dataset.sizes": [1, 2]}}
+    add_record(Record.model_validate(content), tmp_path / "records")
+    generate(tmp_path)
+    (page,) = tmp_path.glob("glyphs-*.md")
+    assert "--dataset glyphs --set 'dataset.sizes=[1, 2]' --set dataset.split=closed --seed 0`" in page.read_text()
 
 
 def test_devices_are_named_where_they_differ(record, folder):
