@@ -194,7 +194,7 @@ def leaderboard(
         from benchmark.commands.leaderboard import check as differing
 
         for page in (pages := differing(folder)):
-            typer.echo(f"{page} is not what the records give: `benchmark leaderboard` writes it anew")
+            typer.echo(f"{page} is not what the records give: `benchmark leaderboard` mends that")
         if pages:
             raise typer.Exit(1)
         return

@@ -35,23 +35,27 @@ def test_a_record_holds_the_recipe_of_its_hash(record: Record) -> None:
 
 
 @pytest.mark.parametrize("method", ["none", "kd", "rkd", "cdd"])
-def test_the_default_recipes_have_been_run_with_three_seeds(method: str) -> None:
-    recipes = [compose(method, "glyphs", seed=seed) for seed in range(3)]
+def test_the_default_recipes_have_been_run_with_two_seeds(method: str) -> None:
+    recipes = [compose(method, "glyphs", seed=seed) for seed in range(2)]
     expected = {recipe.hash for recipe in recipes} | {recipes[0].for_teacher().hash}
     assert expected <= {record.recipe_hash for record in RECORDS}
 
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_has_been_run_with_its_default_recipe(method: str) -> None:
-    """By one teacher: all records name the same weights' scores."""
     recipe = compose(method, "glyphs")
-    record = next(record for record in RECORDS if record.recipe_hash == recipe.hash and record.role == "student")
-    teacher = next(record for record in RECORDS if record.role == "teacher")
-    assert record.teacher is not None
-    assert record.teacher.scores == teacher.scores.symmetric
+    assert recipe.hash in {record.recipe_hash for record in RECORDS if record.role == "student"}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.role}-{record.method}-{record.seed}")
+def test_a_record_is_of_the_one_teacher_and_can_be_compared(record: Record) -> None:
+    """All name the same weights' scores, and hold the average precision of every query."""
+    (teacher,) = (record for record in RECORDS if record.role == "teacher")
+    assert record.teacher is None or record.teacher.scores == teacher.scores.symmetric
+    assert record.scores.average_precision is not None
+
+
+@pytest.mark.parametrize("seed", range(2))
 def test_cdd_keeps_its_promise_on_glyphs(seed: int) -> None:
     """At least half of parameters and MACs saved, at most two points of mAP lost against a teacher of 70 % or more."""
     recipe = compose("cdd", "glyphs", seed=seed)
