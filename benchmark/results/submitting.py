@@ -14,12 +14,12 @@ SUBMITTING = """\
 What is checked, of every record: its schema; that the recipe's hash and both ids are those of the recipe it holds, and
 that dataset, method, seed and leaderboard are too; that scores can be those of ranked lists (Recall@K rises with K and
 counts whole queries, precision@1 is R@1; where the record holds the average precisions, their mean is the mAP); that
-asymmetric scores or the reason for none are given; that FLOPs, savings and budget follow from the costs. The networks
-are built again from the recipe, with random weights, and their parameters and MACs counted: those of a teacher, and of
-a student that nothing compresses, have to be equal; a compressed student's may not exceed those it started with. Of a
-method that is not registered here, the record itself is asked whether it compresses.
+asymmetric scores or the reason for none are given; that FLOPs and savings follow from the costs, and that the budget is
+the recipe's. The networks are built again from the recipe, with random weights, and their parameters and MACs counted:
+those of a teacher, and of a student that nothing compresses, have to be equal; a compressed student's may not exceed
+those it started with. Of a method that is not registered here, the record itself is asked whether it compresses.
 
 What no program can check, a reviewer looks at: whether the recipe trains on anything that it should not (`weights`,
 `teacher.checkpoint`), where and with which commit it ran, whether the content hash and the counts of the data are those
-of the other records, whether scores are likely beside those of other methods and seeds; for a few records, whether a
+of the other records, whether scores are likely beside those of other methods and seeds; for a few records, whether
 `benchmark reproduce FILE` gives them again."""
