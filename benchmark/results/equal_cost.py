@@ -4,13 +4,18 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from benchmark.results.formatting import MISSING, difference, percent, quantity
+from benchmark.results.formatting import difference, percent, quantity
 from benchmark.results.gain import Gain, same_data
 from benchmark.results.statistic import Statistic
 from benchmark.results.summary import TEACHER, Row
 
 _WITHIN = 1.05
 """Networks of one group have at most so many times the MACs of its cheapest."""
+_EXPLAINED = "Networks whose MACs lie within 5 % of each other."
+_COMPARED = (
+    " Differences to the best in points of mAP, with the 95 % interval of a paired bootstrap over the queries; where that "
+    "holds zero it is marked ≈: on these queries the two cannot be told apart."
+)
 
 
 def equal_cost_groups(rows: Iterable[Row]) -> list[list[Row]]:
@@ -31,26 +36,22 @@ def equal_cost_section(rows: Sequence[Row]) -> str:
     groups = [group for group in equal_cost_groups(rows) if len(group) > 1]
     if not groups:
         return ""
-    explained = (
-        "Networks whose MACs lie within 5 % of each other. A difference to the best is in points of mAP, with the 95 % "
-        "interval of a paired bootstrap over the queries; where that holds zero it is marked ≈: on these queries the "
-        f"two cannot be told apart. Where it is {MISSING}, records do not hold the scores of queries, and nothing "
-        "is known of chance."
-    )
-    return "\n\n".join(["## At equal cost", explained, *map(_table, groups)])
+    gains = [[Gain.of(row, group[0]) for row in group] for group in groups]
+    known = any(gain is not None for of_group in gains for gain in of_group)
+    tables = [_table(group, of_group) for group, of_group in zip(groups, gains, strict=True)]
+    return "\n\n".join(["## At equal cost", _EXPLAINED + (_COMPARED if known else ""), *tables])
 
 
-def _table(group: Sequence[Row]) -> str:
-    best = group[0]
+def _table(group: Sequence[Row], gains: Sequence[Gain | None]) -> str:
     content = [
         [
             f"`{row.method}`",
             percent(row.mAP),
-            "best" if row is best else difference(Gain.of(row, best)),
+            "best" if row is group[0] else difference(gain),
             quantity(row.macs),
             quantity(row.over(lambda record: record.network.cost.parameters)),
         ]
-        for row in group
+        for row, gain in zip(group, gains, strict=True)
     ]
     title = f"### {' to '.join(dict.fromkeys(_range(group)))} MACs"
     headers = ["method", "mAP", "against the best", "MACs", "parameters"]

@@ -52,11 +52,20 @@ def wrong(content: dict) -> dict[str, str]:
 
 
 def test_committed_records_are_plausible():
-    """Those without the newest keys of a recipe or the newest scores among them."""
-    assert any("views" not in record.recipe["train"]["sampler"] for record in ALL)
-    assert any(not record.scores.symmetric.precision for record in ALL)
     found = {record.id: [*violations(record), *rebuilt_violations(record)] for record in ALL}
     assert {name: problems for name, problems in found.items() if problems} == {}
+
+
+def test_a_record_of_the_first_versions_is_plausible():
+    """Without the newest keys of a recipe and the newest scores."""
+    content = next(record for record in ALL if record.role == "student").model_dump(mode="json")
+    for recipe in (content["recipe"], content["recipe"]["teacher"]):
+        assert recipe["train"]["sampler"].pop("views") == 1
+    content["scores"]["average_precision"] = None
+    for scores in (content["scores"]["symmetric"], content["teacher"]["scores"]):
+        scores |= {"precision": {}, "mAP_at_R": None, "R_precision": None}
+    record = Record.model_validate(content)
+    assert [*violations(record), *rebuilt_violations(record)] == []
 
 
 def test_what_a_run_leaves_is_plausible(finished):
@@ -123,7 +132,8 @@ def test_an_edit_of_a_static_student_is_found(changes, fields):
 )
 def test_scores_that_no_ranked_lists_have_are_found(changes, fields):
     place = "scores.symmetric."
-    found = wrong(edited(committed("kd"), {place + key: value for key, value in changes.items()}))
+    without = {"scores.average_precision": None}  # whose mean the schema itself holds against the mAP
+    found = wrong(edited(committed("kd"), without | {place + key: value for key, value in changes.items()}))
     assert found.keys() == {place + field for field in fields}
 
 
