@@ -13,8 +13,8 @@ _WITHIN = 1.05
 """Networks of one group have at most so many times the MACs of its cheapest."""
 _EXPLAINED = "Networks whose MACs lie within 5 % of each other."
 _COMPARED = (
-    " Differences to the best in points of mAP, with the 95 % interval of a paired bootstrap over the queries; where that "
-    "holds zero it is marked ≈: on these queries the two cannot be told apart."
+    " Differences to the best in points of mAP, with the 95 % interval of a paired bootstrap over the queries; where "
+    "that holds zero it is marked ≈: on these queries the two cannot be told apart."
 )
 
 
