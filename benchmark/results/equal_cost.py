@@ -21,13 +21,13 @@ _COMPARED = (
 def equal_cost_groups(rows: Iterable[Row]) -> list[list[Row]]:
     """Students on the same data whose mean MACs lie within 5 %, cheapest group first; in each the best mAP first."""
     groups: list[list[Row]] = []
-    students = [row for row in rows if row.method != TEACHER]
-    first = {id(row): next(i for i, other in enumerate(students) if same_data(row, other)) for row in students}
-    for row in sorted(students, key=lambda row: (first[id(row)], row.macs.mean)):
-        if groups and same_data(row, groups[-1][0]) and row.macs.mean <= _WITHIN * groups[-1][0].macs.mean:
-            groups[-1].append(row)
-        else:
+    for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
+        equals = (group for group in groups if same_data(row, group[0]))
+        group = next((group for group in equals if row.macs.mean <= _WITHIN * group[0].macs.mean), None)
+        if group is None:
             groups.append([row])
+        else:
+            group.append(row)
     return [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups]
 
 

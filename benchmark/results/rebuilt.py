@@ -41,11 +41,7 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
         return
     yield from _variant(record, recipe)
     yield from _budget(record, recipe)
-    cost = record.network.cost
-    if cost.image_size != recipe.image_size:
-        yield Violation(
-            "network.cost.image_size", list(cost.image_size), f"{list(recipe.image_size)}, as in the recipe"
-        )
+    yield from _image_size("network.cost", record.network.cost, recipe)
     yield from _network(record, recipe, _compresses(record, recipe.method.name))
     if record.teacher is not None:
         yield from _teacher(record, recipe, record.teacher.cost)
