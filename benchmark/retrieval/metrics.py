@@ -30,12 +30,12 @@ def average_precision_at_r(ranking: Ranking) -> Tensor:
     (Q,) float64, NaN without positives. Its mean is MAP@R (Musgrave, Belongie, Lim, A Metric Learning Reality Check,
     ECCV 2020), as in pytorch-metric-learning: 1 / R times the sum over the hits r_k <= R of k / r_k.
     """
-    return (_found(ranking, ranking.positives[:, None]) * _precision_at_hits(ranking)).sum(dim=1) / ranking.positives
+    return (_found(ranking) * _precision_at_hits(ranking)).sum(dim=1) / ranking.positives
 
 
 def r_precision(ranking: Ranking) -> Tensor:
     """The share of correct answers among the first R ranks; R positives: (Q,) float64, NaN without positives."""
-    return _found(ranking, ranking.positives[:, None]).sum(dim=1) / ranking.positives.double()
+    return _found(ranking).sum(dim=1) / ranking.positives.double()
 
 
 def precision_at(ranking: Ranking, ks: Sequence[int]) -> Tensor:
@@ -43,7 +43,8 @@ def precision_at(ranking: Ranking, ks: Sequence[int]) -> Tensor:
 
     A list shorter than K is filled up with wrong answers.
     """
-    columns = [_found(ranking, k).sum(dim=1).double() / k for k in ks]
+    first = ranking.ranks[:, : max(ks)]  # no later positive stands among the first K
+    columns = [((first > 0) & (first <= k)).sum(dim=1).double() / k for k in ks]
     return torch.stack(columns, dim=1).masked_fill_(ranking.positives[:, None] == 0, torch.nan)
 
 
@@ -69,6 +70,6 @@ def _precision_at_hits(ranking: Ranking) -> Tensor:
     return _order(ranking) / ranking.ranks.clamp_min(1).double()
 
 
-def _found(ranking: Ranking, k: int | Tensor) -> Tensor:
-    """(Q, M) bool: which positives stand among the first k ranks."""
-    return (ranking.ranks > 0) & (ranking.ranks <= k)
+def _found(ranking: Ranking) -> Tensor:
+    """(Q, M) bool: which positives stand among the first R ranks."""
+    return (ranking.ranks > 0) & (ranking.ranks <= ranking.positives[:, None])

@@ -74,8 +74,8 @@ class Search:
             if tracks is None and Streamed.suits(gallery.vectors):
                 self._ranker = Streamed(similarity, matching, workers)
             elif MutualSimilarity.suits(similarity):
-                rows = MutualSimilarity(similarity, workers)
-                self._ranker = WholeRows(rows, len(gallery), matching, tracks, workers)
+                rows = MutualSimilarity(similarity, workers)  # small chunks, as the whole is at hand
+                self._ranker = WholeRows(rows, len(gallery), matching, tracks, workers, shared=1)
             else:
                 self._ranker = _by_product(similarity, matching, tracks, workers)
 
