@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from benchmark.errors import UserError
+
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[bool]:
@@ -28,8 +30,14 @@ def process_group(device: torch.device) -> Iterator[bool]:
 
 
 def share(positions: range) -> range:
-    """The consecutive part of `positions` that falls to this process: all of them, where it is alone."""
+    """The consecutive part of `positions` that falls to this process: all of them, where it is alone.
+
+    Raises:
+        UserError: On every process, where one would get none.
+    """
     if not dist.is_initialized():
         return positions
     rank, processes = dist.get_rank(), dist.get_world_size()
+    if len(positions) < processes:
+        raise UserError(f"{len(positions)} images are too few for {processes} processes: start fewer")
     return positions[len(positions) * rank // processes : len(positions) * (rank + 1) // processes]

@@ -151,6 +151,8 @@ def test_embeddings_from_elsewhere(ask, embeddings, tmp_path):
         ({}, ["--protocol", "market1501", "--set", "evaluate.reranking.k3=1"], "k3"),
         ({}, ["--protocol", "market1501", "--set", "evaluate.reranking.k1=0"], "k1 must be at least 1"),
         ({}, ["--protocol", "market1501", "--set", "evaluate.tie=optimistic"], "evaluate.tie"),
+        ({}, ["--protocol", "cub200"], "holds 'gallery', but by the protocol of cub200 query and gallery are one list"),
+        ({}, ["--protocol", "cub200", "--set", "evaluate.reranking.k1=4"], "reranking and query_in_gallery exclude"),
     ],
 )
 def test_embeddings_that_cannot_be_judged(ask, embeddings, change, options, message):

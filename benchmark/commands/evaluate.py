@@ -52,6 +52,12 @@ def evaluate_file(
             known = dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise UserError(f"--embeddings {file} is not a readable .npz file: {error}") from error
+    unused = sorted(name for name in known if name.startswith("gallery")) if protocol.query_in_gallery else []
+    if unused:
+        raise UserError(
+            f"{file} holds {unused[0]!r}, but by the protocol of {dataset} query and gallery are one list: leave out "
+            "the gallery"
+        )
     try:
         query = _list(known, "query", protocol, chosen)
         gallery = None if protocol.query_in_gallery else _list(known, "gallery", protocol, chosen)

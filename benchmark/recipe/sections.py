@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmark import plain_yaml
+from benchmark.errors import UserError
 from benchmark.identity import recipe_hash
 from benchmark.retrieval.k_reciprocal import KReciprocal
 from benchmark.retrieval.protocol import AveragePrecision, Protocol, Ties
@@ -135,8 +136,15 @@ class Evaluate(Section):
     reranking: KReciprocal | None = None
 
     def judged_by(self, protocol: Protocol) -> Protocol:
-        """A dataset's protocol with these rules."""
-        return replace(protocol, **{rule: getattr(self, rule) for rule in RULES})
+        """A dataset's protocol with these rules.
+
+        Raises:
+            UserError: They do not go together.
+        """
+        try:
+            return replace(protocol, **{rule: getattr(self, rule) for rule in RULES})
+        except ValueError as error:
+            raise UserError(f"evaluate: {error}") from error
 
     def unusual(self) -> dict[str, Any]:
         """The rules that differ from the usual ones, as plain values."""

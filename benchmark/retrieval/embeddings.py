@@ -14,6 +14,8 @@ from benchmark.retrieval.chunks import chunks
 
 _ROUNDING = 5e-7
 """Of lengths that float32 has normalised."""
+_SHORTEST = 1e-12
+"""What shorter vectors are divided by when they are normalised, as by torch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,8 +24,9 @@ class Embeddings:
 
     Tensors, arrays (a `numpy.memmap` stays on the disk) and lists of numbers are taken; labels of any integer type.
 
-    Raises ValueError for shapes or types other than those below, and for a vector that holds NaN or infinity: counting
-    the negatives that beat a NaN finds none, so a diverged model would score as a perfect one.
+    Raises ValueError for shapes or types other than those below, for a vector that holds NaN or infinity (counting the
+    negatives that beat a NaN finds none, so a diverged model would score as a perfect one), and for one that is not
+    zero, but too short or too long to be normalised in float32.
     """
 
     vectors: Tensor
@@ -65,8 +68,15 @@ class Embeddings:
                 f"row {int(broken[0])} of the vectors has no finite norm: it holds NaN, infinity or values too large "
                 f"for float32 ({len(broken)} of {len(self)} rows do)"
             )
+        short = (norms < _SHORTEST).nonzero().flatten()
+        for some in chunks(len(short), 4 * self.vectors.shape[1]):
+            if len(lost := self.vectors[short[some]].any(dim=1).nonzero()):
+                raise ValueError(
+                    f"row {int(short[some][lost[0]])} of the vectors is not zero, but shorter than {_SHORTEST}: too "
+                    "short to be normalised in float32"
+                )
         of_unit_length = (norms - 1).abs() < _ROUNDING
-        return norms.clamp_min_(1e-12).reciprocal_().masked_fill_(of_unit_length, 1.0)
+        return norms.clamp_min_(_SHORTEST).reciprocal_().masked_fill_(of_unit_length, 1.0)
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -34,7 +34,10 @@ class Matching:
         self._count = count.masked_fill(torch.isin(query.identities, nobody), 0)
         self._positions = torch.arange(len(query), device=identities.device) if positions is None else positions
         self.largest = int(self._count.max())
-        """The most gallery entries that share the identity of one query; 0 where no identity is in both lists."""
+        """The most gallery entries that share the identity of one query; 0 where no identity is in both lists.
+
+        Where several processes share the queries: of any query of theirs.
+        """
 
     def __call__(self, rows: slice) -> Matches:
         """The matches of these rows of the query list.

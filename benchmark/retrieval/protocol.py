@@ -1,7 +1,9 @@
 """How a dataset is evaluated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral
+from typing import Literal, get_args
 
 from benchmark.retrieval.k_reciprocal import KReciprocal
 from benchmark.retrieval.query_expansion import QueryExpansion
@@ -12,7 +14,10 @@ Ties = Literal["pessimistic", "optimistic"]
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """The rules by which a ranked list is judged."""
+    """The rules by which a ranked list is judged.
+
+    Raises ValueError, with the name of the rule, for one that there is not, or that excludes another.
+    """
 
     camera_rule: bool = True
     """Ignore gallery images that share both identity and camera with the query (re-identification)."""
@@ -39,6 +44,14 @@ class Protocol:
     """Rank anew by the neighbours that query and gallery images share."""
 
     def __post_init__(self) -> None:
+        for name, offered in (("average_precision", get_args(AveragePrecision)), ("ties", get_args(Ties))):
+            if getattr(self, name) not in offered:
+                raise ValueError(f"{name} must be {' or '.join(offered)}, not {getattr(self, name)!r}")
+        for name in ("recall_at", "junk", "distractors"):
+            numbers = getattr(self, name)
+            if not isinstance(numbers, Sequence) or not all(isinstance(number, Integral) for number in numbers):
+                raise ValueError(f"{name} must be a tuple of whole numbers, not {numbers!r}")
+            object.__setattr__(self, name, tuple(map(int, numbers)))
         if self.tracks and self.query_in_gallery:
             raise ValueError("tracks and query_in_gallery exclude each other: a query is no track")
         if self.multi_query and self.query_in_gallery:

@@ -28,9 +28,10 @@ def evaluate_sharded(
     if protocol.reranking is not None or protocol.multi_query:
         return evaluate(_gathered(query), None if gallery is None else _gathered(gallery), protocol, keep=keep)
     whole = _gathered(gallery_of(query, gallery, protocol))
-    before = sum(_lengths(query.identities)[: dist.get_rank()])
+    before = sum(_everywhere(len(query), query.vectors.device)[: dist.get_rank()])
     positions = torch.arange(before, before + len(query), device=query.identities.device)
     search = Search(query, whole, protocol, positions=positions)
+    search.matching.largest = max(_everywhere(search.matching.largest, query.vectors.device))
     values, first = search.measure(keep)
     device = query.vectors.device
     everywhere = {name: _joined(value.to(device)).cpu() for name, value in values.items()}
@@ -49,17 +50,18 @@ def _gathered(part: Embeddings) -> Embeddings:
 
 def _joined(part: Tensor) -> Tensor:
     """Parts of a tensor, of any length, one after the other in the order of the ranks."""
-    lengths = _lengths(part)
-    padded = part.new_zeros(max(lengths), *part.shape[1:])
-    padded[: len(part)] = part
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded)
-    return torch.cat([each[:length] for each, length in zip(parts, lengths, strict=True)])
+    lengths = _everywhere(len(part), part.device)
+    whole = part.new_empty(sum(lengths), *part.shape[1:])
+    for rank, rows in enumerate(whole.split(lengths)):
+        if rank == dist.get_rank():
+            rows.copy_(part)
+        dist.broadcast(rows, src=rank)
+    return whole
 
 
-def _lengths(part: Tensor) -> list[int]:
-    """How many rows every process has."""
-    own = torch.tensor([len(part)], device=part.device)
+def _everywhere(number: int, device: torch.device) -> list[int]:
+    """This number of every process."""
+    own = torch.tensor([number], device=device)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
-    return [int(length) for length in every]
+    return [int(each) for each in every]

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from benchmark.precision import full_precision
-from benchmark.retrieval.chunks import CHUNK_BYTES
+from benchmark.retrieval.chunks import CHUNK_BYTES, chunks
 from benchmark.retrieval.embeddings import Embeddings
-from benchmark.retrieval.product import Precision, product
+from benchmark.retrieval.product import Precision, empty, product
 
 ROUNDING = 1e-6
 """Cosines no further apart than this are the same number.
@@ -15,6 +15,9 @@ The rounding of a float32 product depends on where an entry lies in the matrix: 
 8e-7 apart at 2048 dimensions. Without this margin, that would decide the order of ties, and so the score of a collapsed
 model. It moves the mAP of a trained one by about 3e-6, downwards.
 """
+
+_CONVERTED = 8
+"""One of so many parts of a chunk is what a worker converts to float32 at a time."""
 
 
 class CosineSimilarity:
@@ -51,8 +54,13 @@ class CosineSimilarity:
         query = self._queries(rows)
         if self._unit is not None:
             return product(query, self._unit[columns], self.precision)
-        vectors = self.gallery.vectors[columns].float()
-        return product(query, vectors, self.precision).mul_(self.gallery.scale[columns])
+        vectors, scale = self.gallery.vectors[columns], self.gallery.scale[columns]
+        if vectors.dtype == torch.float32:
+            return product(query, vectors, self.precision).mul_(scale)
+        scores = empty(len(query), len(vectors), vectors.device)
+        for part in chunks(len(vectors), _CONVERTED * 4 * vectors.shape[1]):
+            scores[:, part] = product(query, vectors[part].float(), self.precision).mul_(scale[part])
+        return scores
 
     def pairs(self, rows: slice, columns: Tensor) -> Tensor:
         """(R, M) float32 similarities of each of R queries with M gallery entries of its own, (R, M) int64."""

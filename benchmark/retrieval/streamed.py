@@ -68,10 +68,11 @@ class Streamed:
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.columns.shape
-        pair_bytes = 4 * width * max(1, self.similarity.gallery.vectors.shape[1])
+        vector_bytes = 4 * self.similarity.gallery.vectors.shape[1]
         matched = torch.empty(queries, width, device=matches.columns.device)
-        for part in chunks.chunks(queries, pair_bytes):
-            matched[part] = self.similarity.pairs(_within(rows, part), matches.columns[part])
+        for part in chunks.chunks(queries, vector_bytes * width):
+            for some in chunks.chunks(width, vector_bytes * (part.stop - part.start)):
+                matched[part, some] = self.similarity.pairs(_within(rows, part), matches.columns[part, some])
         return positive_thresholds(matched, matches, ROUNDING, self.matching.protocol.ties)
 
     def _ignore(self, scores: Tensor, columns: slice, matched: Tensor) -> None:

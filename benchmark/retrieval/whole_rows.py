@@ -55,8 +55,9 @@ class WholeRows:
         """Record the ranking of every query, and the first `keep` entries of it."""
         on_cpu = self.matching.query.vectors.device.type == "cpu"
         entry = 4 if on_cpu else 20  # a sort beside the CPU makes a copy and indices
-        ranked = 0 if self.tracks is None else len(self.tracks)
-        row_bytes = entry * (self.images + ranked) + MATCH_BYTES * self.matching.largest + self.query_bytes
+        # What is ranked instead of images, and which image belongs to it, written out for every query.
+        tracks = 0 if self.tracks is None else entry * len(self.tracks) + 8 * self.images
+        row_bytes = entry * self.images + tracks + MATCH_BYTES * self.matching.largest + self.query_bytes
         blocks = list(chunks(len(self.matching.query), row_bytes, self.workers, self.shared))
         side_by_side(lambda rows: self._rank(rows, record, keep), blocks, self.workers)
 

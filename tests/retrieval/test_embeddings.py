@@ -21,6 +21,15 @@ def test_a_vector_that_cannot_be_compared_is_named(value: float):
         Embeddings(vectors, LABELS, LABELS)
 
 
+def test_a_vector_too_short_to_be_normalised_is_named():
+    vectors = torch.ones(4, 3)
+    vectors[1] = 0
+    assert Embeddings(vectors, LABELS).scale[1].isfinite()
+    vectors[2] = 1e-30
+    with pytest.raises(ValueError, match="row 2 of the vectors is not zero, but shorter than 1e-12"):
+        Embeddings(vectors, LABELS)
+
+
 @pytest.mark.parametrize("vectors", [torch.ones(4), torch.ones(4, 3, 2), torch.ones(0, 3), torch.ones(4, 3).long()])
 def test_vectors_of_another_shape_or_type_are_refused(vectors: torch.Tensor):
     with pytest.raises(ValueError, match=r"vectors must be \(N, D\) floating point"):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,10 +172,20 @@ def test_a_product_in_lower_precision_states_its_error():
     exact = evaluate(query, gallery)
     rough = evaluate(query, gallery, precision="bf16")
     assert exact.rounding_error == 0
-    sample = slice(0, None, 2)
-    moved = (exact.average_precision[sample] - rough.average_precision[sample]).abs().nan_to_num().mean()
+    moved = (exact.average_precision - rough.average_precision)[exact.valid][::2].abs().mean()
     assert rough.rounding_error == pytest.approx(moved.item(), rel=1e-6)
     assert abs(rough.mAP - exact.mAP) <= 3 * rough.rounding_error
+
+
+def test_the_error_of_lower_precision_is_that_of_queries_that_count():
+    """The others lie between them, as many as the sample would leave out."""
+    query, gallery = clustered(400, size=64), clustered(700, size=64, seed=1)
+    identities = query.identities.clone()
+    identities[::2] = -1
+    rough = evaluate(replace(query, identities=identities), gallery, precision="bf16")
+    alone = evaluate(query.take(torch.arange(1, 400, 2)), gallery, precision="bf16")
+    assert alone.rounding_error > 0
+    assert rough.rounding_error == pytest.approx(alone.rounding_error, rel=1e-6)
 
 
 def test_the_error_of_lower_precision_is_measured_on_a_part_of_one_list():
@@ -227,6 +238,25 @@ def test_rules_that_exclude_each_other(rules: dict[str, bool]):
 def test_recall_at_ranks_that_there_are_not(ks: tuple[int, ...]):
     with pytest.raises(ValueError, match="recall_at must name ranks from 1"):
         Protocol(recall_at=ks)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"ties": "optimstic"}, "ties must be pessimistic or optimistic, not 'optimstic'"),
+        ({"average_precision": "11 points"}, "average_precision must be rectangular or trapezoid"),
+        ({"junk": -1}, "junk must be a tuple of whole numbers, not -1"),
+        ({"distractors": ("0",)}, "distractors must be a tuple of whole numbers"),
+        ({"recall_at": 5}, "recall_at must be a tuple of whole numbers, not 5"),
+    ],
+)
+def test_rules_that_there_are_not(rules, message: str):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**rules)
+
+
+def test_rules_may_come_in_lists_and_from_numpy():
+    assert Protocol(junk=[-1], recall_at=list(np.arange(1, 3))) == Protocol(junk=(-1,), recall_at=(1, 2))
 
 
 def test_products_of_both_libraries_agree(monkeypatch):

@@ -13,29 +13,40 @@ from benchmark.retrieval import Embeddings, Protocol, evaluate
 def peak():
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
 
-queries, images, dimensions, length = map(int, sys.argv[1:])
-torch.set_num_threads(2)
+queries, images, dimensions, length, identities, per_track = map(int, sys.argv[1:])
+torch.set_num_threads(4 if per_track else 2)
 generator = torch.Generator().manual_seed(0)
 lists = []
 for count in (queries, images):
     vectors = torch.nn.functional.normalize(torch.randn(count, dimensions, generator=generator)).mul_(length)
-    lists.append(Embeddings(vectors, torch.randint(400, (count,), generator=generator)))
-few = lists[0].take(torch.arange(64))
-evaluate(few, few, Protocol(camera_rule=False))
+    labels = torch.arange(count) // max(1, per_track)
+    owners = torch.randint(identities, (count,), generator=generator)[labels]
+    vectors = vectors.half() if per_track else vectors
+    lists.append(Embeddings(vectors, owners, tracks=labels))
+protocol = Protocol(camera_rule=False, tracks=bool(per_track))
+few = lists[0].take(torch.arange(min(64, queries)))
+evaluate(few, few, protocol)
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
-evaluate(*lists, Protocol(camera_rule=False))
+evaluate(*lists, protocol)
 print((peak() - before) * 1024)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
 @pytest.mark.parametrize(
-    ("queries", "images", "dimensions", "length"),
-    [(20_000, 1_000, 2_048, 3), (1_500, 12_000, 1_024, 1), (6_000, 6_000, 64, 1), (2_000, 70_000, 32, 1)],
-    ids=["long vectors", "large chunks", "short vectors", "large gallery"],
+    "sizes",
+    [
+        pytest.param("20000 1000 2048 3 400 0", id="long vectors"),
+        pytest.param("1500 12000 1024 1 400 0", id="large chunks"),
+        pytest.param("6000 6000 64 1 400 0", id="short vectors"),
+        pytest.param("2000 70000 32 1 400 0", id="large gallery"),
+        pytest.param("4 70000 1024 1 1 0", id="all of one identity"),
+        pytest.param("2000 20000 768 1 400 10", id="tracks in half precision"),
+    ],
 )
-def test_less_than_200_megabytes_beside_the_embeddings(queries, images, dimensions, length):
-    sizes = [str(size) for size in (queries, images, dimensions, length)]
-    measured = subprocess.run([sys.executable, "-c", MEASURE, *sizes], capture_output=True, text=True, check=True)
+def test_less_than_200_megabytes_beside_the_embeddings(sizes: str):
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, *sizes.split()], capture_output=True, text=True, check=True
+    )
     assert 0 < int(measured.stdout) < 200e6

@@ -32,8 +32,11 @@ PROTOCOLS = {
 
 def clustered(count: int, seed: int) -> Embeddings:
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(10, 8, generator=torch.Generator().manual_seed(9))
+    centres = torch.randn(11, 8, generator=torch.Generator().manual_seed(9))
     labels = torch.randint(10, (count,), generator=generator)
+    labels[-4:] = 10  # an identity with the most images, that not every process asks for
+    if count > 100:
+        labels[40:80] = 10
     vectors = centres[labels] + torch.randn(count, 8, generator=generator)
     return Embeddings(vectors, labels, torch.randint(3, (count,), generator=generator))
 
