@@ -33,7 +33,7 @@ def evaluate(
     another model. Works on the device of the embeddings.
 
     The result depends neither on the order of the gallery nor, beyond the rounding of products, on how lists are cut
-    into chunks. Only which of several neighbours at one distance re-ranking or expansion takes last is up to the order.
+    into chunks. Only which of several images at one distance re-ranking or expansion takes last is up to the order.
 
     Takes less than 200 MB beside the embeddings of up to some five million images, and 32 bytes for each of more. Only
     re-ranking, expansion and pooling take more.

@@ -111,9 +111,10 @@ def test_a_collapsed_model_scores_near_zero(order: str, size: int):
     vector = torch.rand(1, size, generator=generator) + 0.1
     gallery = Embeddings(vector.repeat(1003, 1), identities, torch.arange(1003))
     query = Embeddings(3 * vector.repeat(7, 1), torch.zeros(7).long(), -torch.ones(7).long())
-    scores = evaluate(query, gallery, Protocol())
-    assert scores.mAP < 0.01 and scores.mINP < 0.011 and scores.recall[10] == 0
-    assert set(scores.first_hit.tolist()) == {994}  # behind all 993 negatives
+    for rules in ({}, {"reranking": KReciprocal()}, {"expansion": QueryExpansion()}):
+        scores = evaluate(query, gallery, Protocol(**rules))
+        assert scores.mAP < 0.01 and scores.mINP < 0.011 and scores.recall[10] == 0
+        assert set(scores.first_hit.tolist()) == {994}  # behind all 993 negatives
 
 
 def test_a_perfect_model_scores_one():
