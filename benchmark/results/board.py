@@ -13,8 +13,8 @@ from benchmark.results.summary import BASELINE, TEACHER, Row
 class Board:
     """The rows of one board, what each gains over others, and the table that pages show.
 
-    `references` are the rows of no distillation and of the teacher, by method, to which all rows are compared; `gains`
-    is what each row gains over them, by the same method, and `compared` the methods over which any gain is known.
+    All rows are compared to those of no distillation and of their teacher: `gains` is what each row gains over them, by
+    method, and `compared` the methods over which any gain is known.
     `headers`, `cells` and `notes` are the table, in Markdown; `figures` the numbers in it.
 
     Args:
@@ -27,11 +27,7 @@ class Board:
         self.rows = rows
         self.costs = costs
         self.devices = sorted({device for row in rows for device in row.devices})
-        found = {method: next((row for row in rows if row.method == method), None) for method in (BASELINE, TEACHER)}
-        self.references = {method: row for method, row in found.items() if row is not None}
-        self.gains = {
-            method: [Gain.of(row, reference) for row in rows] for method, reference in self.references.items()
-        }
+        self.gains = {method: [self._gain(method, row) for row in rows] for method in (BASELINE, TEACHER)}
         self.compared = [method for method, gains in self.gains.items() if any(gains)]
         ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
         self.figures: list[Figure] = figures(ks, costs)
@@ -43,6 +39,18 @@ class Board:
             for index, row in enumerate(rows)
         ]
         self._mark_other_teachers()
+
+    def reference(self, method: str, row: Row) -> Row | None:
+        """The row of a method to which another row is compared: of several teachers, its own."""
+        rows = [other for other in self.rows if other.method == method]
+        if not rows or row.method == method:
+            return None
+        own = {record.teacher.record for record in row.records if record.teacher is not None}
+        return next((other for other in rows if own & {record.id for record in other.records}), rows[0])
+
+    def _gain(self, method: str, row: Row) -> Gain | None:
+        reference = self.reference(method, row)
+        return None if reference is None else Gain.of(row, reference)
 
     @staticmethod
     def gain_header(method: str) -> str:

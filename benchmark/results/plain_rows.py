@@ -38,8 +38,9 @@ def _statistic(value: Statistic | None) -> dict[str, float | None] | None:
 
 
 def _gain(board: Board, index: int, method: str) -> dict[str, float | None] | None:
-    row, reference = board.rows[index], board.references.get(method)
-    if reference is None or row is reference or not same_data(row, reference):
+    row = board.rows[index]
+    reference = board.reference(method, row)
+    if reference is None or not same_data(row, reference):
         return None
     gain = board.gains[method][index]
     interval = (gain.interval.low, gain.interval.high) if gain else (None, None)

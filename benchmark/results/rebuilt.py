@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from benchmark.errors import UserError
+from benchmark.identity import recipe_hash
 from benchmark.method import Method
 from benchmark.model.cost import Size, count
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.recipe import Network, Recipe
+from benchmark.recipe import Network, Recipe, replay
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.record import Record
 from benchmark.results.record_parts import Cost
@@ -39,12 +40,25 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
         field = ".".join(map(str, ("recipe", *first["loc"])))
         yield Violation(field, first["input"], f"what this release reads: {first['msg']}")
         return
+    yield from _rewritten(record)
     yield from _variant(record, recipe)
     yield from _budget(record, recipe)
     yield from _image_size("network.cost", record.network.cost, recipe)
     yield from _network(record, recipe, _compresses(record, recipe.method.name))
     if record.teacher is not None:
         yield from _teacher(record, recipe, record.teacher.cost)
+
+
+def _rewritten(record: Record) -> Iterator[Violation]:
+    """One run under another hash: a recipe that leaves a default out, or writes a number in another way."""
+    if record.recipe_hash != recipe_hash(record.recipe):
+        return  # which is a violation of its own
+    try:
+        whole = replay(record.recipe, "the recipe").hash
+    except UserError:
+        return  # a method or dataset from elsewhere, or a key that is found to be wrong below
+    if whole != record.recipe_hash:
+        yield Violation("recipe_hash", record.recipe_hash, f"{whole}, the hash of the recipe as runs write it")
 
 
 def _network(record: Record, recipe: Recipe, compressed: bool) -> Iterator[Violation]:

@@ -113,7 +113,7 @@ class _RerankedScores:
         codes = self._codes[self._query_group[rows]]
         meetings = np.diff(self._gallery_codes.indptr)[codes.indices]
         pairs = np.diff(np.append(0, meetings.cumsum())[codes.indptr])
-        row_bytes = _OVERLAP_BYTES * int(pairs.max(initial=0)) + 16 * scores.shape[1]
+        row_bytes = _OVERLAP_BYTES * int(pairs.max(initial=0)) + 24 * scores.shape[1]
         for part in chunks(len(scores), row_bytes):
             overlap = self._overlap(codes[part])
             jaccard = 1 - overlap / (2 - overlap)

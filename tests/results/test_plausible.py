@@ -209,6 +209,15 @@ def test_methods_and_datasets_from_elsewhere_are_judged_by_what_their_records_sa
     assert "network.cost.parameters" in wrong(renamed(cheaper))
 
 
+@pytest.mark.parametrize("weight", [None, 1])
+def test_one_run_by_a_recipe_written_in_another_way_is_found(weight):
+    """A default left out, or a whole number for a fraction, gives another hash, and so a second row of one run."""
+    content = committed("kd")
+    assert content["recipe"]["method"].pop("weight") == 1.0
+    content["recipe"]["method"] |= {} if weight is None else {"weight": weight}
+    assert wrong(renamed(content)).keys() == {"recipe_hash"}
+
+
 def test_a_recipe_that_this_release_cannot_read_is_named():
     found = wrong(renamed(edited(committed("kd"), {"recipe.student.wings": 2})))
     assert found == {"recipe.student.wings": f"recipe.student.wings is 2, expected {READS}"}

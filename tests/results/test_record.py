@@ -91,7 +91,7 @@ def test_a_record_without_a_schema_version_is_refused(record, tmp_path):
         Record.read(path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b'{"id": "\\ud800"}', b"[" * 100_000])
 def test_not_a_record(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
     with pytest.raises(UserError, match=r"record\.json: not a record"):
