@@ -53,11 +53,13 @@ def suite(
         all_jobs.append(job)
         record = known.get(Record.make_id(recipe.hash, "student"))
         if record is None and job.record.exists():
-            for path in (job.teacher_record, job.record):
-                if path is not None and path.exists() and (left := Record.read(path)).id not in known:
-                    add_record(left, leaderboards / "records")
-                    known[left.id] = left
-            record = Record.read(job.record)
+            paths = (job.teacher_record, job.record)
+            left = [Record.read(path) for path in paths if path is not None and path.exists()]
+            for each in left:
+                if each.id not in known:
+                    add_record(each, leaderboards / "records")
+                    known[each.id] = each
+            record = left[-1]
         if record is None:
             pending.append(job)
         else:

@@ -118,7 +118,7 @@ class Record(Part):
             json.dumps(content, ensure_ascii=False).encode()  # JSON can name half a character, which no file can hold
         except OSError as error:
             raise UserError(f"{path}: cannot read the record: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:  # malformed JSON, or bytes that are no UTF-8
+        except (ValueError, RecursionError) as error:  # malformed or too deep, or no UTF-8
             raise UserError(f"{path}: not a record: {error}") from error
         if not isinstance(content, Mapping):
             raise UserError(f"{path}: not a record: expected a JSON object")
