@@ -63,7 +63,8 @@ def test_a_row_is_kept_and_a_line_shown_per_epoch(tiny, train_tiny, tmp_path, ca
         assert row["loss"] == pytest.approx(sum(terms), rel=1e-4)
         assert row["images_per_second"] > 0
     assert ["loss_triplet" in row for row in kept] == [False, False, True]
-    shown = capsys.readouterr().err.splitlines()
+    # On a slow machine other lines appear too: a bar of the packing of the images, for one.
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tiny")]
     assert [line[: len("tiny  epoch 1/3")] for line in shown] == [f"tiny  epoch {i}/3" for i in (1, 2, 3)]
     assert all(re.search(r"loss \d.*lr \d.*images/s.*eta \d", line) for line in shown)
     assert "epoch 3/3" in (tmp_path / "log.txt").read_text()
