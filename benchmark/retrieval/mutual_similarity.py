@@ -1,5 +1,6 @@
 """The cosine similarity of one list with itself."""
 
+import numpy as np
 from torch import Tensor
 
 from benchmark.retrieval import chunks
@@ -45,5 +46,13 @@ class MutualSimilarity:
             after = max(rows.start, stripe.stop)
             if after < rows.stop:
                 columns = slice(after - stripe.start, rows.stop - stripe.start)
-                scores[after - rows.start :, stripe] = known[:, columns].T
+                _copy(known[:, columns].T, scores[after - rows.start :, stripe])
         return scores
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    """On the CPU by NumPy, which takes three quarters of torch's time for what is transposed."""
+    if source.device.type == "cpu":
+        np.copyto(target.numpy(), source.numpy())
+    else:
+        target.copy_(source)
