@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from benchmark.results.columns import cells, headers
+from benchmark.results.equal_cost import cost_groups
 from benchmark.results.figure import Figure, figures
 from benchmark.results.gain import Gain
+from benchmark.results.grid import Grid
 from benchmark.results.notes import Notes
+from benchmark.results.statistic import Statistic
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.summary import BASELINE, TEACHER, Row
 
@@ -14,8 +17,8 @@ class Board:
     """The rows of one board, what each gains over others, and the table that pages show.
 
     All rows are compared to those of no distillation and of their teacher: `gains` is what each row gains over them, by
-    method, and `compared` the methods over which any gain is known.
-    `headers`, `cells` and `notes` are the table, in Markdown; `figures` the numbers in it.
+    method, and `compared` the methods over which any gain is known. `groups` are those of equal cost.
+    `grid` is the table and `notes` what is said below it; `figures` are the numbers in it.
 
     Args:
         rows: Of one board, in order.
@@ -29,16 +32,18 @@ class Board:
         self.devices = sorted({device for row in rows for device in row.devices})
         self.gains = {method: [self._gain(method, row) for row in rows] for method in (BASELINE, TEACHER)}
         self.compared = [method for method, gains in self.gains.items() if any(gains)]
+        self.groups = cost_groups(rows)
         ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
         self.figures: list[Figure] = figures(ks, costs)
-        self.headers = headers(ks, costs, [self.gain_header(method) for method in self.compared])
         self.notes = Notes()
         one_device = len(self.devices) == 1
-        self.cells = [
+        table = [
             cells(row, ks, self.notes, one_device, costs, [self.gains[method][index] for method in self.compared])
             for index, row in enumerate(rows)
         ]
-        self._mark_other_teachers()
+        self._mark_other_teachers(table)
+        names = headers(ks, costs, [_gain_header(method) for method in self.compared])
+        self.grid = Grid(names, [row.method for row in rows], table, self._numbers())
 
     def reference(self, method: str, row: Row) -> Row | None:
         """The row of a method to which another row is compared: of several teachers, its own."""
@@ -52,12 +57,17 @@ class Board:
         reference = self.reference(method, row)
         return None if reference is None else Gain.of(row, reference)
 
-    @staticmethod
-    def gain_header(method: str) -> str:
-        """The header of the gains over the method's row."""
-        return f"mAP against {method if method == TEACHER else f'`{method}`'}"
+    def _numbers(self) -> dict[str, list[float | None]]:
+        """By which columns sort."""
+        numbers: dict[str, list[float | None]] = {}
+        for figure in self.figures:
+            if figure.header is not None:
+                numbers[figure.header] = [_mean(figure.of(row)) for row in self.rows]
+        for method in self.compared:
+            numbers[_gain_header(method)] = [_mean(gain) for gain in self.gains[method]]
+        return numbers
 
-    def _mark_other_teachers(self) -> None:
+    def _mark_other_teachers(self, table: Sequence[list[str]]) -> None:
         """A note on students of another training of the teacher's recipe than the one whose record the board shows.
 
         Two trainings of one recipe agree bit for bit on one machine with as many threads, and roughly on others.
@@ -68,7 +78,7 @@ class Board:
             if row.method == TEACHER
             for record in row.records
         }
-        for row, cells_ in zip(self.rows, self.cells, strict=True):
+        for row, cells_ in zip(self.rows, table, strict=True):
             others: dict[str, list[str]] = {}
             for record in row.records:
                 teacher = record.teacher
@@ -77,3 +87,12 @@ class Board:
             for mAP, seeds in others.items():
                 which = f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
                 cells_[1] += self.notes.mark(f"{which}: another training of this teacher's recipe, with {mAP}.")
+
+
+def _gain_header(method: str) -> str:
+    """The header of the gains over the method's row."""
+    return f"mAP against {method if method == TEACHER else f'`{method}`'}"
+
+
+def _mean(value: Statistic | Gain | None) -> float | None:
+    return None if value is None else value.mean

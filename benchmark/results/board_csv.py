@@ -7,11 +7,18 @@ from typing import Any
 
 from benchmark.results.board import Board
 from benchmark.results.plain_rows import plain_rows
+from benchmark.results.ranks import mean_ranks
 
 
 def boards_csv(boards: Sequence[Board]) -> str:
-    """A line per row of every board; the headers name the units, and what is not known is empty."""
-    lines = [_line(board, row) for board in boards for row in plain_rows(board)]
+    """A line per row of every board; the headers name the units, and what is not known is empty.
+
+    A method's mean rank over all boards is in each of its lines.
+    """
+    ranks = mean_ranks([board.rows for board in boards])
+    lines = [
+        _line(board, row) | {"mean_rank": ranks.get(row["method"])} for board in boards for row in plain_rows(board)
+    ]
     text = io.StringIO()
     names = dict.fromkeys(name for line in lines for name in line)  # boards differ in the K of their Recall@K
     writer = csv.DictWriter(text, list(names), lineterminator="\n")
@@ -37,4 +44,5 @@ def _line(board: Board, row: dict[str, Any]) -> dict[str, Any]:
     for method, gain in row["mAP_gain_over"].items():
         value = gain or {}
         line |= {f"mAP_gain_over_{method}_fraction_{part}": value.get(part) for part in ("mean", "low", "high")}
+    line["equal_cost_group"] = row["equal_cost_group"]
     return line

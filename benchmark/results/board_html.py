@@ -5,25 +5,36 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from benchmark.results.board import Board
 from benchmark.results.board_script import BOARD_SCRIPT
 from benchmark.results.board_style import BOARD_STYLE
-from benchmark.results.gain import Gain
+from benchmark.results.equal_cost import equal_cost_caption, equal_cost_grid
+from benchmark.results.grid import Grid
+from benchmark.results.overview import OVERVIEW_CAPTION, overview
 from benchmark.results.page import GENERATED, caption, picture_text
-from benchmark.results.statistic import Statistic
+from benchmark.results.reported import Reported
+from benchmark.results.reported_page import NOT_MEASURED, reported_grid
 
 _PICTURE = "data:image/svg+xml;base64,"
 
 
-def boards_html(boards: Sequence[Board], pictures: Mapping[str, str]) -> str:
+def boards_html(boards: Sequence[Board], pictures: Mapping[str, str], reported: Mapping[str, Reported]) -> str:
     """One HTML page that needs no other file and no network; its tables sort and filter.
 
     Args:
-        boards: Each becomes a section.
+        boards: Each becomes a section, and so do its groups of equal cost.
         pictures: SVG by the boards' names.
+        reported: What others published; a section for each of their tables, after all that was measured.
     """
-    links = "".join(f'<a href="#{board.name}">{board.name}</a>' for board in boards)
+    sections = [_overview(boards)]
+    for board in boards:
+        sections.append(_board(board, pictures[board.name]))
+        if board.groups:
+            sections.append(_equal_cost(board))
+    sections += [_reported(name, of_board) for name, of_board in reported.items()]
+    links = "".join(f'<a href="#{section.id}">{section.title}</a>' for section in sections)
     return f"""\
 <!DOCTYPE html>
 {GENERATED}
@@ -40,10 +51,11 @@ script-src '{_hash(BOARD_SCRIPT)}'">
 </head>
 <body>
 <h1>Leaderboards</h1>
-<p>The same rows as <a href="README.md">the Markdown pages</a>, which define the columns. A click on a header sorts.</p>
-<nav aria-label="Boards">{links}</nav>
+<p>The same tables as <a href="README.md">the Markdown pages</a>, which define the columns. A click on a header
+sorts.</p>
+<nav aria-label="Tables">{links}</nav>
 <main>
-{"".join(_section(board, pictures[board.name]) for board in boards)}\
+{"".join(section.html() for section in sections)}\
 </main>
 <script>{BOARD_SCRIPT}</script>
 </body>
@@ -61,20 +73,53 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
-def _section(board: Board, picture: str) -> str:
-    name = board.name
-    return f"""\
-<section id="{name}" aria-labelledby="{name}-title">
-<h2 id="{name}-title">{name}</h2>
-<p class="pale">{_inline(caption(board))} <a href="{name}.md">Data and commands</a>.</p>
-<div class="box" tabindex="0" role="region" aria-label="Picture of {name}">{_image(board, picture)}</div>
+class _Section(NamedTuple):
+    """A table, and what stands around it, in HTML."""
+
+    id: str
+    title: str
+    caption: str
+    grid: Grid
+    picture: str = ""
+    notes: str = ""
+
+    def html(self) -> str:
+        return f"""\
+<section id="{self.id}" aria-labelledby="{self.id}-title">
+<h2 id="{self.id}-title">{self.title}</h2>
+<p class="pale">{self.caption}</p>
+{self.picture}\
 <label>Filter methods <input type="search" autocomplete="off"></label><output></output>
-<div class="box" tabindex="0" role="region" aria-label="Table of {name}">
-{_table(board)}
+<div class="box" tabindex="0" role="region" aria-label="Table of {self.title}">
+{_table(self.grid)}
 </div>
-<ol>{"".join(f"<li>{_inline(text)}</li>" for text in board.notes.texts)}</ol>
+{self.notes}\
 </section>
 """
+
+
+def _overview(boards: Sequence[Board]) -> _Section:
+    grid = overview([board.rows for board in boards])
+    return _Section("all-datasets", "All datasets", f"{_inline(OVERVIEW_CAPTION)} Columns sort by mAP.", grid)
+
+
+def _board(board: Board, picture: str) -> _Section:
+    name = board.name
+    says = f'{_inline(caption(board))} <a href="{name}.md">Data and commands</a>.'
+    image = _image(board, picture)
+    box = f'<div class="box" tabindex="0" role="region" aria-label="Picture of {name}">{image}</div>\n'
+    notes = f"<ol>{''.join(f'<li>{_inline(text)}</li>' for text in board.notes.texts)}</ol>\n"
+    return _Section(name, name, says, board.grid, box, notes)
+
+
+def _equal_cost(board: Board) -> _Section:
+    says = _inline(equal_cost_caption(board.groups))
+    return _Section(f"{board.name}-at-equal-cost", f"{board.name} at equal cost", says, equal_cost_grid(board.groups))
+
+
+def _reported(name: str, reported: Reported) -> _Section:
+    title = escape(f"{name}, reported elsewhere")
+    return _Section(f"{escape(name)}-reported", title, _inline(NOT_MEASURED), reported_grid(reported))
 
 
 def _image(board: Board, picture: str) -> str:
@@ -83,36 +128,21 @@ def _image(board: Board, picture: str) -> str:
     return f'<img src="{_PICTURE}{data}" alt="{escape(picture_text(board))}">'
 
 
-def _table(board: Board) -> str:
-    values = _values(board)
+def _table(grid: Grid) -> str:
+    numbers = grid.numbers
     heads = "".join(
-        f'<th scope="col"{_class(header in values)}><button type="button">{_inline(header)}</button></th>'
-        for header in board.headers
+        f'<th scope="col"{_class(header in numbers)}><button type="button">{_inline(header)}</button></th>'
+        for header in grid.headers
     )
     rows = []
-    for index, (row, texts) in enumerate(zip(board.rows, board.cells, strict=True)):
+    for index, (method, texts) in enumerate(zip(grid.methods, grid.cells, strict=True)):
         cells = [f'<th scope="row">{_inline(texts[0])}</th>']
-        for header, text in list(zip(board.headers, texts, strict=True))[1:]:
-            value = f' data-value="{_plain(values[header][index])}"' if header in values else ""
-            cells.append(f"<td{_class(header in values)}{value}>{_inline(text)}</td>")
-        rows.append(f'<tr data-method="{escape(row.method)}">{"".join(cells)}</tr>')
+        for header, text in list(zip(grid.headers, texts, strict=True))[1:]:
+            value = f' data-value="{_plain(numbers[header][index])}"' if header in numbers else ""
+            cells.append(f"<td{_class(header in numbers)}{value}>{_inline(text)}</td>")
+        rows.append(f'<tr data-method="{escape(method)}">{"".join(cells)}</tr>')
     body = "\n".join(rows)
     return f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-
-
-def _values(board: Board) -> dict[str, list[float | None]]:
-    """The numbers of the rows by which columns sort, by header."""
-    values: dict[str, list[float | None]] = {}
-    for figure in board.figures:
-        if figure.header is not None:
-            values[figure.header] = [_mean(figure.of(row)) for row in board.rows]
-    for method in board.compared:
-        values[board.gain_header(method)] = [_mean(gain) for gain in board.gains[method]]
-    return values
-
-
-def _mean(value: Statistic | Gain | None) -> float | None:
-    return None if value is None else value.mean
 
 
 def _class(is_number: bool) -> str:
@@ -127,5 +157,6 @@ def _inline(markdown: str) -> str:
     """HTML of the little Markdown in cells and notes; all else is text."""
     text = escape(markdown.replace(r"\|", "|"))
     text = re.sub(r"`([^`]*)`", r"<code>\1</code>", text)
+    text = re.sub(r"\*\*([^*]*)\*\*", r"<strong>\1</strong>", text)
     text = re.sub(r"\[([^\]]*)\]\((records/[^)]*)\)", r'<a href="\2">\1</a>', text)
     return re.sub(r"&lt;(br|/?sup)&gt;", r"<\1>", text)

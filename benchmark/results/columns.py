@@ -46,7 +46,7 @@ def cells(
         *(difference(gain) for gain in gains),
         *(percent(row.recall(k)) for k in ks),
         _asymmetric(row, notes),
-        quantity(row.over(lambda record: record.network.cost.parameters)),
+        quantity(row.parameters),
         quantity(row.macs),
         quantity(row.over(lambda record: record.network.cost.flops)),
         _saved(row, notes),

@@ -1,11 +1,11 @@
 """Methods whose networks cost as much, compared with each other."""
 
 from collections.abc import Iterable, Sequence
-
-from tabulate import tabulate
+from dataclasses import dataclass
 
 from benchmark.results.formatting import difference, percent, quantity
 from benchmark.results.gain import Gain, same_data
+from benchmark.results.grid import Grid
 from benchmark.results.statistic import Statistic
 from benchmark.results.summary import TEACHER, Row
 
@@ -18,8 +18,30 @@ _COMPARED = (
 )
 
 
-def equal_cost_groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """Students on the same data whose mean MACs lie within 5 %, cheapest group first; in each the best mAP first."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CostGroup:
+    """Students on the same data whose mean MACs lie within 5 %, the best mAP first."""
+
+    rows: Sequence[Row]
+    gains: Sequence[Gain | None]
+    """Of each over the best; None where that is not known, and of the best itself."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "CostGroup":
+        """Of these rows, in any order."""
+        best, *others = sorted(rows, key=lambda row: (-row.mAP.mean, row.method))
+        return cls([best, *others], [None, *(Gain.of(row, best) for row in others)])
+
+    @property
+    def title(self) -> str:
+        """The least and the most MACs: "13.6 M to 13.7 M MACs"."""
+        macs = [row.macs.mean for row in self.rows]
+        limits = [quantity(Statistic(limit)) for limit in (min(macs), max(macs))]
+        return f"{' to '.join(dict.fromkeys(limits))} MACs"
+
+
+def cost_groups(rows: Iterable[Row]) -> list[CostGroup]:
+    """The groups of two rows or more, the cheapest first."""
     groups: list[list[Row]] = []
     for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
         equals = (group for group in groups if same_data(row, group[0]))
@@ -28,37 +50,45 @@ def equal_cost_groups(rows: Iterable[Row]) -> list[list[Row]]:
             groups.append([row])
         else:
             group.append(row)
-    return [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups]
+    return [CostGroup.of(group) for group in groups if len(group) > 1]
 
 
-def equal_cost_section(rows: Sequence[Row]) -> str:
-    """Markdown of a table for every group with two rows or more; nothing without such a group."""
-    groups = [group for group in equal_cost_groups(rows) if len(group) > 1]
+def equal_cost_caption(groups: Sequence[CostGroup]) -> str:
+    """What must be said of these groups."""
+    known = any(gain is not None for group in groups for gain in group.gains)
+    return _EXPLAINED + (_COMPARED if known else "")
+
+
+def equal_cost_section(groups: Sequence[CostGroup]) -> str:
+    """Markdown of a table for every group; nothing without one."""
     if not groups:
         return ""
-    gains = [[Gain.of(row, group[0]) for row in group] for group in groups]
-    known = any(gain is not None for of_group in gains for gain in of_group)
-    tables = [_table(group, of_group) for group, of_group in zip(groups, gains, strict=True)]
-    return "\n\n".join(["## At equal cost", _EXPLAINED + (_COMPARED if known else ""), *tables])
+    tables = [f"### {group.title}\n\n{equal_cost_grid([group]).markdown()}" for group in groups]
+    return "\n\n".join(["## At equal cost", equal_cost_caption(groups), *tables])
 
 
-def _table(group: Sequence[Row], gains: Sequence[Gain | None]) -> str:
-    content = [
+def equal_cost_grid(groups: Sequence[CostGroup]) -> Grid:
+    """The rows of some groups; of several, each row names its own."""
+    titled = len(groups) > 1
+    members = [(group, row, gain) for group in groups for row, gain in zip(group.rows, group.gains, strict=True)]
+    cells = [
         [
             f"`{row.method}`",
+            *([group.title] if titled else []),
             percent(row.mAP),
-            "best" if row is group[0] else difference(gain),
+            "best" if row is group.rows[0] else difference(gain),
             quantity(row.macs),
-            quantity(row.over(lambda record: record.network.cost.parameters)),
+            quantity(row.parameters),
         ]
-        for row, gain in zip(group, gains, strict=True)
+        for group, row, gain in members
     ]
-    title = f"### {' to '.join(dict.fromkeys(_range(group)))} MACs"
-    headers = ["method", "mAP", "against the best", "MACs", "parameters"]
-    return title + "\n\n" + tabulate(content, headers, tablefmt="github", disable_numparse=True)
-
-
-def _range(group: Sequence[Row]) -> list[str]:
-    """The least and the most MACs of a group."""
-    macs = [row.macs.mean for row in group]
-    return [quantity(Statistic(min(macs))), quantity(Statistic(max(macs)))]
+    numbers = {
+        "mAP": [row.mAP.mean for _, row, _ in members],
+        "against the best": [
+            0.0 if row is group.rows[0] else gain.mean if gain else None for group, row, gain in members
+        ],
+        "MACs": [row.macs.mean for _, row, _ in members],
+        "parameters": [row.parameters.mean for _, row, _ in members],
+    }
+    headers = ["method", *(["group"] if titled else []), *numbers]
+    return Grid(headers, [row.method for _, row, _ in members], cells, numbers)

@@ -24,7 +24,7 @@ def figures(ks: Sequence[int], costs: StepCosts | None) -> list[Figure]:
         Figure("mAP", "fraction", "mAP", lambda row: row.mAP),
         *(Figure(f"recall_at_{k}", "fraction", f"R@{k}", partial(Row.recall, k=k)) for k in ks),
         Figure("asymmetric_mAP", "fraction", "asymmetric mAP", lambda row: row.asymmetric_mAP),
-        Figure("parameters", "count", "parameters", lambda row: row.over(lambda of: of.network.cost.parameters)),
+        Figure("parameters", "count", "parameters", lambda row: row.parameters),
         Figure("macs", "count", "MACs", lambda row: row.macs),
         Figure("flops", "count", "FLOPs", lambda row: row.over(lambda of: of.network.cost.flops)),
         Figure("saved_parameters", "fraction", "saved (parameters / MACs)", lambda row: row.saved("parameters")),

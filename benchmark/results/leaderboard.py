@@ -2,12 +2,12 @@
 
 from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
 from filelock import FileLock
-from tabulate import tabulate
 
 from benchmark.atomic import write_text
 from benchmark.errors import UserError
@@ -15,17 +15,16 @@ from benchmark.results.board import Board
 from benchmark.results.board_csv import boards_csv
 from benchmark.results.board_html import boards_html, without_pictures
 from benchmark.results.board_json import boards_json
-from benchmark.results.formatting import MISSING, percent, quantity
+from benchmark.results.overview import OVERVIEW_CAPTION, overview
 from benchmark.results.page import GENERATED, dataset_page
 from benchmark.results.pareto import pareto_svg
-from benchmark.results.ranks import mean_ranks
 from benchmark.results.reported import Reported, load_reported
 from benchmark.results.reported_page import GENERATED as GENERATED_FROM_REPORTED
 from benchmark.results.reported_page import reported_page
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.results.submitting import SUBMITTING
-from benchmark.results.summary import BASELINE, TEACHER, Row, summarise
+from benchmark.results.summary import Row, summarise
 
 _MARKS = {GENERATED.encode(), GENERATED_FROM_REPORTED.encode()}
 _COLUMNS = """\
@@ -48,8 +47,8 @@ _COLUMNS = """\
   is the same for all seeds stands alone."""
 
 _FORMATS = (
-    "All rows as [CSV](leaderboard.csv), as [JSON](leaderboard.json), and as a [web page](leaderboard.html) whose "
-    "tables sort and filter."
+    "All rows as [CSV](leaderboard.csv), all tables as [JSON](leaderboard.json), and as a "
+    "[web page](leaderboard.html) whose tables sort and filter."
 )
 _REPORTED = "- [Reported elsewhere](reported.md): what others published on these datasets; not measured here"
 
@@ -132,32 +131,21 @@ def _texts(folder: Path) -> dict[Path, str]:
         texts[folder / f"{board.name}.svg"] = pictures[board.name]
     if boards:
         texts[folder / "leaderboard.csv"] = boards_csv(boards)
-        texts[folder / "leaderboard.json"] = boards_json(boards)
-        texts[folder / "leaderboard.html"] = boards_html(boards, pictures)
+        texts[folder / "leaderboard.json"] = boards_json(boards, reported)
+        texts[folder / "leaderboard.html"] = boards_html(boards, pictures, reported)
     return texts
 
 
 def index_page(datasets: Sequence[Sequence[Row]], reported: Mapping[str, Reported]) -> str:
     """Markdown of the index: the rows of every dataset in one table, the pages, the columns, how to add to them."""
-    names = [rows[0].board for rows in datasets]
-    methods = sorted(
-        {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
-    )
-    ranks = mean_ranks(datasets)
-    table = [
-        [
-            method if method == TEACHER else f"`{method}`",
-            *(_cell(rows, method) for rows in datasets),
-            f"{ranks[method]:.1f}" if method in ranks else MISSING,
-        ]
-        for method in methods
-    ]
-    headers = ["method", *(f"[{name}]({name}.md)" for name in names), "mean rank"]
+    grid = overview(datasets)
+    names = {rows[0].board for rows in datasets}
+    linked = replace(grid, headers=[f"[{name}]({name}.md)" if name in names else name for name in grid.headers])
     parts = [
         GENERATED,
         "# Leaderboards",
-        "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds.",
-        tabulate(table, headers, tablefmt="github", disable_numparse=True) if names else "There are no records yet.",
+        OVERVIEW_CAPTION,
+        linked.markdown() if names else "There are no records yet.",
         _FORMATS if names else "",
         "## Pages" if names or reported else "",
         "\n".join([*(_page_line(rows) for rows in datasets), *([_REPORTED] if reported else [])]),
@@ -166,14 +154,6 @@ def index_page(datasets: Sequence[Sequence[Row]], reported: Mapping[str, Reporte
         SUBMITTING,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _cell(rows: Sequence[Row], method: str) -> str:
-    """A line for each of the method's rows on a dataset."""
-    lines = [
-        f"{percent(row.mAP)} / {percent(row.recall(1))} / {quantity(row.macs)}" for row in rows if row.method == method
-    ]
-    return "<br>".join(lines) or MISSING
 
 
 def _page_line(rows: Sequence[Row]) -> str:

@@ -37,15 +37,14 @@ _COMPARED = (
 
 def dataset_page(board: Board, reported: Reported | None = None) -> str:
     """Markdown for one dataset, and what others published on it."""
-    table = tabulate(board.cells, board.headers, tablefmt="github", disable_numparse=True)
     parts = [
         GENERATED,
         f"# {board.name}",
         f"![{picture_text(board)}]({board.name}.svg)",
         f"{caption(board)} The [index](README.md#columns) defines the columns.",
-        table,
+        board.grid.markdown(),
         "\n".join(board.notes.lines()),
-        equal_cost_section(board.rows),
+        equal_cost_section(board.groups),
         "## Data",
         _data(board.rows),
         _time(board.rows),

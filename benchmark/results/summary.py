@@ -44,6 +44,11 @@ class Row:
         return Statistic.of([record.network.cost.macs for record in self.records])
 
     @property
+    def parameters(self) -> Statistic:
+        """Parameters of the deployed network."""
+        return Statistic.of([record.network.cost.parameters for record in self.records])
+
+    @property
     def asymmetric_mAP(self) -> Statistic | None:
         """Student queries against the teacher's gallery; None where a record has none or a reason against it.
 

@@ -93,6 +93,8 @@ def test_csv_has_plain_numbers(lines):
         "mAP_gain_over_none_fraction_mean": "0.02",
         "mAP_gain_over_none_fraction_low": "0.02",
         "mAP_gain_over_teacher_fraction_high": "-0.13",
+        "mean_rank": "1.0",
+        "equal_cost_group": "1",
     }
     assert {name: line[name] for name in expected} == expected
 
@@ -152,13 +154,45 @@ def test_gains_and_their_intervals_where_known(rows):
     assert gains["pkt"]["none"] == {"mean": -0.05, "low": None, "high": None}
 
 
+def test_rows_that_cost_as_much_are_compared_to_the_best_of_them(rows, content):
+    assert {method: row["equal_cost_group"] for method, row in rows.items()} == {
+        **dict.fromkeys(("kd", "none", "pkt"), 1),
+        "teacher": None,
+    }
+    gains = {method: row["mAP_gain_over"]["best_at_equal_cost"] for method, row in rows.items()}
+    assert gains["none"] == {"mean": -0.02, "low": -0.02, "high": -0.02}
+    assert gains["pkt"] == {"mean": -0.07, "low": None, "high": None}
+    assert gains["kd"] is gains["teacher"] is None
+    assert content["boards"]["veri776"]["rows"][0]["equal_cost_group"] is None
+
+
+def test_json_has_the_mean_ranks(content):
+    assert content["mean_rank"] == {"kd": 1.0}  # the only method on both
+
+
+def test_published_figures_are_apart_in_json_and_on_the_web_page(folder):
+    (folder / "reported").mkdir()
+    (folder / "reported" / "cub200.yaml").write_text(
+        "dataset: cub200\n"
+        "results: [{method: theirs, teacher: null, student: small, figures: {mAP: 61}, protocol: own, source: one}]\n"
+    )
+    generate(folder)
+    content = json.loads((folder / "leaderboard.json").read_text())
+    assert content["reported_elsewhere"]["cub200"][0]["figures"] == {"mAP": 61.0}
+    assert "theirs" not in json.dumps(content["boards"])
+    page = (folder / "leaderboard.html").read_text()
+    measured, published = page.split('<section id="cub200-reported"')
+    assert "theirs" not in measured
+    assert "None of these figures was measured here" in published and '<tr data-method="theirs">' in published
+
+
 def test_no_gain_over_a_row_that_saw_other_data(record, folder):
     data = record().model_dump(mode="json")["data"] | {"fingerprint": "0" * 64}
     add_record(record("rkd", data=data), folder / "records")
     generate(folder)
     boards = json.loads((folder / "leaderboard.json").read_text())["boards"]
     (row,) = [row for row in boards["glyphs"]["rows"] if row["method"] == "rkd"]
-    assert row["mAP_gain_over"] == {"none": None, "teacher": None}
+    assert row["mAP_gain_over"] == {"none": None, "teacher": None, "best_at_equal_cost": None}
 
 
 def test_no_asymmetric_score_against_a_reason(record, tmp_path):
@@ -179,3 +213,14 @@ def test_the_web_page_sorts_columns_by_these_numbers(folder):
     (kd,) = re.findall(r'<tr data-method="kd">(.*?)</tr>', section)
     values = re.findall(r'data-value="(.*?)"', kd)
     assert values[:3] == ["0.62", "0.02", "-0.13"] and values[-1] == "1.5"
+
+
+def test_the_web_page_has_the_table_across_datasets_and_those_of_equal_cost(folder):
+    page = (folder / "leaderboard.html").read_text()
+    sections = dict(re.findall(r'<section id="([^"]*)"(.*?)</section>', page, flags=re.DOTALL))
+    assert list(sections) == ["all-datasets", "glyphs", "glyphs-at-equal-cost", "veri776"]
+    (kd,) = re.findall(r'<tr data-method="kd">(.*?)</tr>', sections["all-datasets"])
+    assert re.findall(r'data-value="(.*?)"', kd) == ["0.62", "0.5", "1"]
+    (none,) = re.findall(r'<tr data-method="none">(.*?)</tr>', sections["glyphs-at-equal-cost"])
+    assert re.findall(r'data-value="(.*?)"', none) == ["0.6", "-0.02", "22000000", "1100000"]
+    assert re.findall(r'href="#([^"]*)"', page) == list(sections)
