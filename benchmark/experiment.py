@@ -189,7 +189,7 @@ class Experiment:
             network = Embedder(**settings.model_dump(exclude={"weights"}))
             size = cost.count(network, self.recipe.image_size)
             lines.append(
-                f"{name}: {_name(settings)}, {size.parameters / 1e6:.2f} M parameters, {size.macs / 1e6:.1f} M MACs = "
+                f"{name}: {settings.title()}, {size.parameters / 1e6:.2f} M parameters, {size.macs / 1e6:.1f} M MACs = "
                 f"{2 * size.macs / 1e6:.1f} M FLOPs"
             )
         return lines
@@ -235,7 +235,7 @@ class Experiment:
         scores = self.test.score(self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery"))
         report = parts.TeacherReport(
             record=None,
-            network=_name(self.recipe.teacher.network),
+            network=self.recipe.teacher.network.title(),
             cost=self._cost(deployed),
             scores=_scores(scores),
         )
@@ -298,7 +298,7 @@ class Experiment:
             data=self._data(len(read_skipped(folder))),
             variant=self._variant(),
             network=parts.Network(
-                name=_name(recipe.student, compressed=smallest is not None),
+                name=recipe.student.title(compressed=smallest is not None),
                 embedding=deployed.dim,
                 cost=figures,
                 weights=weights_hash(deployed),
@@ -424,15 +424,6 @@ def _locked(folder: Path) -> Iterator[None]:
 def _without_head(network: Embedder) -> Embedder:
     network.head = None
     return network
-
-
-def _name(settings: NetworkSettings, compressed: bool = False) -> str:
-    """What people call the network: its backbone, and its widths where they are not the usual ones."""
-    widths, base = settings.args.get("channels"), settings.args.get("base_width")
-    name = settings.backbone + (f" {'-'.join(map(str, widths))}" if widths else "") + (f" w{base}" if base else "")
-    if settings.image_size:
-        name += f" at {settings.image_size[0]}x{settings.image_size[1]}"
-    return f"{name}, compressed" if compressed else name
 
 
 def _scores(scores: Scores) -> parts.Scores:

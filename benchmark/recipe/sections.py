@@ -43,6 +43,14 @@ class Network(Section):
     weights: str = "imagenet"
     """Where training starts: `imagenet` (timm's pretrained), `random`, `teacher`, or a file."""
 
+    def title(self, compressed: bool = False) -> str:
+        """What people call the network: its backbone, and its widths where they are not the usual ones."""
+        widths, base = self.args.get("channels"), self.args.get("base_width")
+        name = self.backbone + (f" {'-'.join(map(str, widths))}" if widths else "") + (f" w{base}" if base else "")
+        if self.image_size:
+            name += f" at {self.image_size[0]}x{self.image_size[1]}"
+        return f"{name}, compressed" if compressed else name
+
 
 class Triplet(Section):
     """Batch-hard triplet loss."""

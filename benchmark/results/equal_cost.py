@@ -82,7 +82,7 @@ def equal_cost_grid(groups: Sequence[CostGroup]) -> Grid:
         ]
         for group, row, gain in members
     ]
-    numbers = {
+    numbers: dict[str, list[float | None]] = {
         "mAP": [row.mAP.mean for _, row, _ in members],
         "against the best": [
             0.0 if row is group.rows[0] else gain.mean if gain else None for group, row, gain in members

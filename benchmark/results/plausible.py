@@ -19,6 +19,8 @@ def violations(record: Record) -> Iterator[Violation]:
     rule = record.data.protocol.get("average_precision", "rectangular")  # the first records did not state it
     yield from _data(record.data)
     yield from report_violations(record.scores, rule)
+    if record.scores.average_precision is None:
+        yield Violation("scores.average_precision", "missing", "that of every query, which the mAP is the mean of")
     yield from _ranks("scores.symmetric", record.scores.symmetric, record.data)
     if record.scores.asymmetric is not None:
         yield from _ranks("scores.asymmetric", record.scores.asymmetric, record.data)
@@ -62,7 +64,10 @@ def _data(data: Data) -> Iterator[Violation]:
 
 
 def _ranks(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
-    """Of every K of the protocol there has to be a Recall@K."""
+    """Every image of the list of queries is one, and of every K of the protocol there has to be a Recall@K."""
+    images = data.splits["query"].images if "query" in data.splits else scores.queries
+    if scores.queries != images and not data.broken and not data.protocol.get("multi_query"):
+        yield Violation(f"{field}.queries", scores.queries, f"{images}, the images in data.splits.query")
     wanted = data.protocol.get("recall_at")
     for k in wanted if isinstance(wanted, list | tuple) else ():
         if str(k) not in scores.recall:

@@ -55,6 +55,10 @@ def score_violations(field: str, scores: Scores, rule: str) -> Iterator[Violatio
         if not precision - _ROUNDING <= recall <= k * precision + _ROUNDING:
             limits = f"{recall}, which is recall.1" if k == 1 else f"from {recall / k} to {recall}, by recall.{k}"
             yield Violation(f"{field}.precision.{k}", precision, limits)
+    # With r the rank of the last of n positives, the k-th stands at r or before: the mean of k / r_k is at least
+    # (n + 1) / 2r, which is more than half of the query's inverse negative penalty, n / r.
+    if rule == "rectangular" and scores.mINP > 2 * scores.mAP + _ROUNDING:
+        yield Violation(f"{field}.mINP", scores.mINP, f"at most {2 * scores.mAP}, twice the mAP")
     if scores.mAP_at_R is not None:
         limits_of = {"R_precision": scores.R_precision, "mAP": scores.mAP if rule == "rectangular" else None}
         for name, limit in limits_of.items():

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.recipe import Network, Recipe, replay
 from benchmark.registry import DATASETS, METHODS
+from benchmark.results.page import USUAL_RULES
 from benchmark.results.record import Record
 from benchmark.results.record_parts import Cost
 from benchmark.results.violation import Violation
@@ -42,6 +44,7 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
         return
     yield from _rewritten(record)
     yield from _variant(record, recipe)
+    yield from _protocol(record, recipe)
     yield from _budget(record, recipe)
     yield from _image_size("network.cost", record.network.cost, recipe)
     yield from _network(record, recipe, _compresses(record, recipe.method.name))
@@ -68,6 +71,9 @@ def _network(record: Record, recipe: Recipe, compressed: bool) -> Iterator[Viola
     except UserError as error:
         yield Violation("recipe.student", network.backbone, f"a network that can be built: {error}")
         return
+    title = network.title(compressed)
+    if record.network.name != title:
+        yield Violation("network.name", record.network.name, f"{title}, by the recipe")
     yield from _more(cost, size) if compressed else _other("network.cost", cost, size)
     if record.network.embedding != embedding:
         yield Violation("network.embedding", record.network.embedding, f"{embedding} by the recipe")
@@ -81,6 +87,9 @@ def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
         if record.teacher is not None and record.teacher.record != expected:
             yield Violation("teacher.record", record.teacher.record, f"{expected}, the id of the recipe's teacher")
         yield from _image_size("teacher.cost", cost, recipe)
+        title = recipe.teacher.network.title()
+        if record.teacher is not None and record.teacher.network != title:
+            yield Violation("teacher.network", record.teacher.network, f"{title}, by the recipe")
         counted_at = recipe.image_size
     try:
         size, _ = deployed(recipe.teacher.network, recipe.image_size, counted_at)
@@ -138,6 +147,25 @@ def _variant(record: Record, recipe: Recipe) -> Iterator[Violation]:
         expected |= {f"dataset.{option}": value for option, value in variant.items()}
     if found != expected:
         yield Violation("variant", found, f"{expected} by the recipe")
+
+
+def _protocol(record: Record, recipe: Recipe) -> Iterator[Violation]:
+    """Whether the dataset's rules, and those of the recipe, are what the record was judged by.
+
+    Rules that the first records did not state were the usual ones. Those of a dataset from elsewhere are not known, nor
+    those that only the data tell.
+    """
+    try:
+        dataset = DATASETS.find(recipe.dataset.name)(_NOWHERE, **recipe.dataset.arguments)
+        protocol = recipe.evaluate.judged_by(dataset.protocol)
+    except (AttributeError, TypeError, UserError):
+        return
+    expected = json.loads(json.dumps(asdict(protocol)))
+    found = {**USUAL_RULES, **record.data.protocol}
+    for rule in sorted(expected.keys() | found.keys()):
+        if found.get(rule) != expected.get(rule):
+            wanted = f"{expected[rule]}, by dataset and recipe" if rule in expected else "no such rule"
+            yield Violation(f"data.protocol.{rule}", found.get(rule), wanted)
 
 
 def _budget(record: Record, recipe: Recipe) -> Iterator[Violation]:
