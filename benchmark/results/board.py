@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from benchmark.results.columns import cells, headers
 from benchmark.results.equal_cost import cost_groups
 from benchmark.results.figure import Figure, figures
+from benchmark.results.formatting import MISSING
 from benchmark.results.gain import Gain
 from benchmark.results.grid import Grid
 from benchmark.results.notes import Notes
+from benchmark.results.stand_in import stand_ins
 from benchmark.results.statistic import Statistic
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.summary import BASELINE, TEACHER, Row
@@ -18,7 +20,8 @@ class Board:
 
     All rows are compared to those of no distillation and of their teacher: `gains` is what each row gains over them, by
     method, and `compared` the methods over which any gain is known. `groups` are those of equal cost.
-    `grid` is the table and `notes` what is said below it; `figures` are the numbers in it.
+    `grid` is the table, in which the teacher and `none` always have a line, and `notes` what is said below it;
+    `figures` are the numbers in it.
 
     Args:
         rows: Of one board, in order.
@@ -43,7 +46,14 @@ class Board:
         ]
         self._mark_other_teachers(table)
         names = headers(ks, costs, [_gain_header(method) for method in self.compared])
-        self.grid = Grid(names, [row.method for row in rows], table, self._numbers())
+        methods, numbers = [row.method for row in rows], self._numbers()
+        for absent in stand_ins(rows, ks, self.notes):
+            place = methods.count(TEACHER)  # nothing stands before the teacher, and only that before `none`
+            methods.insert(place, absent.method)
+            table.insert(place, [absent.texts.get(name, MISSING) for name in names])
+            for name, column in numbers.items():
+                column.insert(place, absent.numbers.get(name))
+        self.grid = Grid(names, methods, table, numbers)
 
     def reference(self, method: str, row: Row) -> Row | None:
         """The row of a method to which another row is compared: of several teachers, its own."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from benchmark.results.formatting import MISSING, difference, milliseconds, percent, quantity
+from benchmark.results.formatting import MISSING, difference, milliseconds, one_line, percent, quantity
 from benchmark.results.gain import Gain
 from benchmark.results.notes import Notes
 from benchmark.results.step_costs import StepCosts
@@ -37,10 +37,10 @@ def cells(
     device, so that cells need not name it.
     """
     is_teacher = row.method == TEACHER
-    networks = "<br>".join(map(_text, row.networks))
+    networks = "<br>".join(map(one_line, row.networks))
     return [
         ("teacher" if is_teacher else f"`{row.method}`") + _missed_budgets(row, notes) + _broken_images(row, notes),
-        networks if is_teacher else _text(row.teacher or MISSING),
+        networks if is_teacher else one_line(row.teacher or MISSING),
         MISSING if is_teacher else networks,
         percent(row.mAP),
         *(difference(gain) for gain in gains),
@@ -55,11 +55,6 @@ def cells(
         *([_step(row, costs)] if costs else []),
         " ".join(f"[{record.seed}](records/{record_name(record)})" for record in row.records),
     ]
-
-
-def _text(name: str) -> str:
-    """In one line of a table."""
-    return " ".join(name.split()).replace("|", r"\|")
 
 
 def _step(row: Row, costs: StepCosts) -> str:

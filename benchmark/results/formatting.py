@@ -7,6 +7,11 @@ MISSING = "-"
 _UNITS = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
+def one_line(name: str) -> str:
+    """What somebody has named, as it can stand in a cell of a table."""
+    return " ".join(name.split()).replace("|", r"\|")
+
+
 def percent(value: Statistic | None) -> str:
     """A fraction as percent with one decimal: "72.3" or "72.3 ± 0.4"."""
     return MISSING if value is None else _join(value, 0.01, 1)

@@ -1,7 +1,5 @@
 """The leaderboard page of one dataset."""
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ from benchmark.results.equal_cost import equal_cost_section
 from benchmark.results.record import Record
 from benchmark.results.reported import Reported
 from benchmark.results.reported_page import reported_section
+from benchmark.results.run_command import run_command
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import record_name
 from benchmark.results.summary import Row
@@ -135,15 +134,9 @@ def _plain(value: object) -> str:
     return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _setting(key: str, value: object) -> str:
-    return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
-
-
 def _commands(rows: Sequence[Row]) -> str:
     """The command that repeats the first run of every row, and how today's default recipe is run."""
     commands = [f"benchmark reproduce leaderboards/records/{record_name(row.records[0])}" for row in rows]
-    record = rows[0].records[0]
-    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(record.variant.items()))
     return "\n".join(
         [
             "```sh",
@@ -152,6 +145,6 @@ def _commands(rows: Sequence[Row]) -> str:
             "",
             "Each runs the whole recipe that the row's first record holds, training a missing teacher first, and says "
             "whether the result is the same; the row's other records are reproduced in the same way. A run by today's "
-            f"default recipe is `benchmark run --method NAME --dataset {record.dataset}{options} --seed 0`.",
+            f"default recipe is `{run_command('NAME', rows[0].records[0])}`.",
         ]
     )

@@ -19,8 +19,36 @@ def test_of_several_teachers_a_row_is_compared_to_its_own(record):
 def test_a_name_of_several_lines_stays_in_its_cell(record):
     content = record("kd").model_dump(mode="json")
     content["network"]["name"] = "resnet\n| 99.9 |\n"
-    (cells,) = Board(summarise([Record.model_validate(content)]), None).cells
+    *_, cells = Board(summarise([Record.model_validate(content)]), None).grid.cells
     assert r"resnet \| 99.9 \|" in cells and "\n" not in "".join(cells)
+
+
+def test_teacher_and_none_always_have_a_line(record):
+    """Until there is a record of them: what a student's record says of its teacher, and how `none` is run."""
+    made = record("kd").model_copy(update={"variant": {"dataset.split": "closed"}})
+    board = Board(summarise([made]), None)
+    lines = [dict(zip(board.grid.headers, cells, strict=True)) for cells in board.grid.cells]
+    assert board.grid.methods == ["teacher", "none", "kd"]
+    teacher, none, _ = lines
+    assert made.teacher is not None
+    assert (teacher["mAP"], teacher["MACs"], teacher["student"]) == (
+        f"{100 * made.teacher.scores.mAP:.1f}",
+        "60.0 M",
+        "-",
+    )
+    assert none["mAP"] == none["MACs"] == "-"
+    assert board.grid.numbers["mAP"] == [made.teacher.scores.mAP, None, made.scores.symmetric.mAP]
+    assert board.notes.texts[-2:] == [
+        "There is no record of its own: this is what that of `kd` says of it.",
+        "Not run yet: `benchmark run --method none --dataset glyphs --set dataset.split=closed --seed 0` adds it.",
+    ]
+
+
+def test_none_stands_after_every_teacher(record):
+    teachers = [record("none", role="teacher", variant=name) for name in ("a", "b")]
+    board = Board(summarise([*teachers, record("kd")]), None)
+    assert board.grid.methods == ["teacher", "teacher", "none", "kd"]
+    assert [row.method for row in board.rows] == ["teacher", "teacher", "kd"]
 
 
 def with_queries(made: Record) -> Record:

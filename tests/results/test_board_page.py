@@ -109,8 +109,8 @@ def test_what_other_people_named_is_text(record, tmp_path):
     elements = Elements(boards_html([Board(summarise([made]), None)], {"glyphs": "<svg/>"}, {}))
     assert len(elements.all("script")) == 1 and len(elements.all("img")) == 1
     assert not elements.all("a")[-1]["href"].startswith("javascript")
-    assert [row["data-method"] for row in elements.all("tr") if row] == [method, method]
-    assert elements.text.count(name) == 2
+    assert [row["data-method"] for row in elements.all("tr") if row] == [method, "teacher", "none", method]
+    assert elements.text.count(name) == 3
     assert method in elements.text and "<script>alert(2)</script>" in elements.text
 
 
@@ -237,24 +237,24 @@ def order(seen, name):
 
 
 def test_columns_sort_in_both_directions(seen):
-    assert order(seen, "untouched") == ["none", "rkd", "pkt", "kd"]
-    assert order(seen, "mAP 1") == ["kd", "pkt", "none", "rkd"]
-    assert order(seen, "mAP 2") == ["rkd", "none", "pkt", "kd"]
-    assert order(seen, "method 1") == ["kd", "none", "pkt", "rkd"]
-    assert order(seen, "method 2") == ["rkd", "pkt", "none", "kd"]
+    assert order(seen, "untouched") == ["teacher", "none", "rkd", "pkt", "kd"]
+    assert order(seen, "mAP 1") == ["kd", "pkt", "none", "rkd", "teacher"]
+    assert order(seen, "mAP 2") == ["teacher", "rkd", "none", "pkt", "kd"]
+    assert order(seen, "method 1") == ["kd", "none", "pkt", "rkd", "teacher"]
+    assert order(seen, "method 2") == ["teacher", "rkd", "pkt", "none", "kd"]
 
 
 def test_numbers_sort_as_numbers(seen, folder):
     """And not as what is shown: 1.00 M after 950 k, and what is equal in the order of the board."""
     lines = [line.split("|") for line in (folder / "glyphs.md").read_text().splitlines() if line.startswith("|")]
-    shown = {cells[1].strip(" `"): cells[9].strip() for cells in lines[:6]}
+    shown = {cells[1].strip(" `"): cells[9].strip() for cells in lines[:7]}
     assert shown["pkt"] == "1.00 M" and shown["kd"] == shown["rkd"] == "950 k" and shown["none"] == "900 k"
-    assert order(seen, "parameters 1") == ["none", "rkd", "kd", "pkt"]
+    assert order(seen, "parameters 1") == ["none", "rkd", "kd", "pkt", "teacher"]
 
 
 def test_what_is_missing_comes_last_in_both_directions(seen):
-    assert order(seen, "asymmetric mAP 1") == ["kd", "pkt", "none", "rkd"]
-    assert order(seen, "asymmetric mAP 2") == ["none", "pkt", "kd", "rkd"]
+    assert order(seen, "asymmetric mAP 1") == ["kd", "pkt", "none", "teacher", "rkd"]
+    assert order(seen, "asymmetric mAP 2") == ["none", "pkt", "kd", "teacher", "rkd"]
 
 
 def test_the_sorted_column_says_so(seen):
@@ -267,11 +267,11 @@ def test_the_sorted_column_says_so(seen):
 
 def test_the_filter_hides_rows(seen):
     assert sorted(order(seen, "filtered")) == ["kd", "rkd"]
-    assert seen["count"] == "2 of 4 rows"
-    assert seen["others"] == 1, "other boards have filters of their own"
+    assert seen["count"] == "2 of 5 rows"
+    assert seen["others"] == 3, "other boards have filters of their own"
     assert order(seen, "filtered and sorted") == ["kd", "rkd"]
     assert order(seen, "nothing") == []
-    assert order(seen, "emptied") == ["kd", "pkt", "none", "rkd"]
+    assert order(seen, "emptied") == ["kd", "pkt", "none", "rkd", "teacher"]
 
 
 def test_the_picture_is_drawn(seen):

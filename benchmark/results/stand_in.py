@@ -1,0 +1,43 @@
+"""Lines of a leaderboard for the two that are always on it, while there is no record of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from benchmark.results.formatting import one_line, percent, quantity
+from benchmark.results.notes import Notes
+from benchmark.results.run_command import run_command
+from benchmark.results.statistic import Statistic
+from benchmark.results.summary import BASELINE, TEACHER, Row
+
+
+class StandIn(NamedTuple):
+    """A line: its texts, and the numbers by which columns sort, by header. All else is not known."""
+
+    method: str
+    texts: Mapping[str, str]
+    numbers: Mapping[str, float]
+
+
+def stand_ins(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[StandIn]:
+    """The teacher, as the first student's record describes it; `none`, and how it is run."""
+    methods = {row.method for row in rows}
+    if TEACHER not in methods:
+        yield from _teacher(rows, ks, notes)
+    if BASELINE not in methods:
+        mark = notes.mark(f"Not run yet: `{run_command(BASELINE, rows[0].records[0])}` adds it.")
+        yield StandIn(BASELINE, {"method": f"`{BASELINE}`{mark}"}, {})
+
+
+def _teacher(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[StandIn]:
+    record = rows[0].records[0]
+    if record.teacher is None:
+        return
+    teacher = record.teacher
+    shares = {"mAP": teacher.scores.mAP}
+    shares |= {f"R@{k}": teacher.scores.recall[str(k)] for k in ks if str(k) in teacher.scores.recall}
+    counts = {"parameters": teacher.cost.parameters, "MACs": teacher.cost.macs, "FLOPs": teacher.cost.flops}
+    mark = notes.mark(f"There is no record of its own: this is what that of `{record.method}` says of it.")
+    texts = {"method": f"{TEACHER}{mark}", "teacher": one_line(teacher.network)}
+    texts |= {name: percent(Statistic(share)) for name, share in shares.items()}
+    texts |= {name: quantity(Statistic(amount)) for name, amount in counts.items()}
+    yield StandIn(TEACHER, texts, shares | counts)
