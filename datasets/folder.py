@@ -65,6 +65,7 @@ or a CSV file:
   images/1.jpg,Alice,entrance,train""",
     )
     recipe = REID_BASELINE
+    protocol_from_data = True
 
     def __init__(self, root: Path, path: str = "", closed_set: bool = False) -> None:
         super().__init__(root)

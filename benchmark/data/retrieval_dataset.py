@@ -37,6 +37,8 @@ class RetrievalDataset(ABC):
     card: ClassVar[Card]
     protocol: Protocol = Protocol()
     """Of the class, or of the instance where options change it."""
+    protocol_from_data: ClassVar[bool] = False
+    """Whether the images tell the protocol, as where some lists have cameras and others have none."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Recipe fragment for training on this set, merged over the engine's defaults."""
     method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -39,6 +39,7 @@ class Board:
         ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
         self.figures: list[Figure] = figures(ks, costs)
         self.notes = Notes()
+        absents = list(stand_ins(rows, ks, self.notes))
         one_device = len(self.devices) == 1
         table = [
             cells(row, ks, self.notes, one_device, costs, [self.gains[method][index] for method in self.compared])
@@ -47,7 +48,7 @@ class Board:
         self._mark_other_teachers(table)
         names = headers(ks, costs, [_gain_header(method) for method in self.compared])
         methods, numbers = [row.method for row in rows], self._numbers()
-        for absent in stand_ins(rows, ks, self.notes):
+        for absent in absents:
             place = methods.count(TEACHER)  # nothing stands before the teacher, and only that before `none`
             methods.insert(place, absent.method)
             table.insert(place, [absent.texts.get(name, MISSING) for name in names])

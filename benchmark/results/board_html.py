@@ -119,7 +119,9 @@ def _equal_cost(board: Board) -> _Section:
 
 def _reported(name: str, reported: Reported) -> _Section:
     title = escape(f"{name}, reported elsewhere")
-    return _Section(f"{escape(name)}-reported", title, _inline(NOT_MEASURED), reported_grid(reported))
+    return _Section(
+        re.sub(r"[^\w.+-]+", "_", f"{name}-reported"), title, _inline(NOT_MEASURED), reported_grid(reported)
+    )
 
 
 def _image(board: Board, picture: str) -> str:
@@ -153,10 +155,13 @@ def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:.9g}"
 
 
+def _code_or_strong(found: re.Match[str]) -> str:
+    return f"<code>{found[1]}</code>" if found[2] is None else f"<strong>{found[2]}</strong>"
+
+
 def _inline(markdown: str) -> str:
     """HTML of the little Markdown in cells and notes; all else is text."""
     text = escape(markdown.replace(r"\|", "|"))
-    text = re.sub(r"`([^`]*)`", r"<code>\1</code>", text)
-    text = re.sub(r"\*\*([^*]*)\*\*", r"<strong>\1</strong>", text)
+    text = re.sub(r"`([^`]*)`|\*\*([^*`]*)\*\*", _code_or_strong, text)
     text = re.sub(r"\[([^\]]*)\]\((records/[^)]*)\)", r'<a href="\2">\1</a>', text)
     return re.sub(r"&lt;(br|/?sup)&gt;", r"<\1>", text)

@@ -68,27 +68,31 @@ def equal_cost_section(groups: Sequence[CostGroup]) -> str:
 
 
 def equal_cost_grid(groups: Sequence[CostGroup]) -> Grid:
-    """The rows of some groups; of several, each row names its own."""
+    """The rows of some groups; of several, each row names its own by a number and the MACs."""
     titled = len(groups) > 1
-    members = [(group, row, gain) for group in groups for row, gain in zip(group.rows, group.gains, strict=True)]
+    members = [
+        (number, group, row, gain)
+        for number, group in enumerate(groups, start=1)
+        for row, gain in zip(group.rows, group.gains, strict=True)
+    ]
     cells = [
         [
             f"`{row.method}`",
-            *([group.title] if titled else []),
+            *([f"{number}: {group.title}"] if titled else []),
             percent(row.mAP),
             "best" if row is group.rows[0] else difference(gain),
             quantity(row.macs),
             quantity(row.parameters),
         ]
-        for group, row, gain in members
+        for number, group, row, gain in members
     ]
     numbers: dict[str, list[float | None]] = {
-        "mAP": [row.mAP.mean for _, row, _ in members],
+        "mAP": [row.mAP.mean for _, _, row, _ in members],
         "against the best": [
-            0.0 if row is group.rows[0] else gain.mean if gain else None for group, row, gain in members
+            0.0 if row is group.rows[0] else gain.mean if gain else None for _, group, row, gain in members
         ],
-        "MACs": [row.macs.mean for _, row, _ in members],
-        "parameters": [row.parameters.mean for _, row, _ in members],
+        "MACs": [row.macs.mean for _, _, row, _ in members],
+        "parameters": [row.parameters.mean for _, _, row, _ in members],
     }
     headers = ["method", *(["group"] if titled else []), *numbers]
-    return Grid(headers, [row.method for _, row, _ in members], cells, numbers)
+    return Grid(headers, [row.method for _, _, row, _ in members], cells, numbers)

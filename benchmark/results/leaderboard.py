@@ -47,8 +47,8 @@ _COLUMNS = """\
   is the same for all seeds stands alone."""
 
 _FORMATS = (
-    "All rows as [CSV](leaderboard.csv), all tables as [JSON](leaderboard.json), and as a "
-    "[web page](leaderboard.html) whose tables sort and filter."
+    "All rows as [CSV](leaderboard.csv), as [JSON](leaderboard.json), and as a [web page](leaderboard.html) whose "
+    "tables sort and filter."
 )
 _REPORTED = "- [Reported elsewhere](reported.md): what others published on these datasets; not measured here"
 

@@ -21,9 +21,9 @@ def violations(record: Record) -> Iterator[Violation]:
     yield from report_violations(record.scores, rule)
     if record.scores.average_precision is None:
         yield Violation("scores.average_precision", "missing", "that of every query, which the mAP is the mean of")
-    yield from _ranks("scores.symmetric", record.scores.symmetric, record.data)
+    yield from _lists("scores.symmetric", record.scores.symmetric, record.data)
     if record.scores.asymmetric is not None:
-        yield from _ranks("scores.asymmetric", record.scores.asymmetric, record.data)
+        yield from _lists("scores.asymmetric", record.scores.asymmetric, record.data)
     yield from _cost("network.cost", record.network.cost)
     is_student = record.role == "student"
     for part in ("teacher", "saved"):
@@ -33,7 +33,7 @@ def violations(record: Record) -> Iterator[Violation]:
     if record.teacher is None:
         return
     yield from score_violations("teacher.scores", record.teacher.scores, rule)
-    yield from _ranks("teacher.scores", record.teacher.scores, record.data)
+    yield from _lists("teacher.scores", record.teacher.scores, record.data)
     yield from _cost("teacher.cost", record.teacher.cost)
     if record.saved is not None:
         yield from _saved(record.saved, record.network.cost, record.teacher.cost)
@@ -63,11 +63,18 @@ def _data(data: Data) -> Iterator[Violation]:
         yield Violation("data.protocol.recall_at", data.protocol.get("recall_at"), "a list of every K of Recall@K")
 
 
-def _ranks(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
-    """Every image of the list of queries is one, and of every K of the protocol there has to be a Recall@K."""
-    images = data.splits["query"].images if "query" in data.splits else scores.queries
-    if scores.queries != images and not data.broken and not data.protocol.get("multi_query"):
-        yield Violation(f"{field}.queries", scores.queries, f"{images}, the images in data.splits.query")
+def _lists(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
+    """There are as many queries as images of that list, but for broken ones; and a Recall@K of every K of the protocol.
+
+    Where several images are one query, there may be fewer.
+    """
+    if "query" in data.splits:
+        images = data.splits["query"].images
+        fewest = 0 if data.protocol.get("multi_query") else images - data.broken
+        if not fewest <= scores.queries <= images:
+            yield Violation(
+                f"{field}.queries", scores.queries, f"{images}, as in data.splits.query, but for broken ones"
+            )
     wanted = data.protocol.get("recall_at")
     for k in wanted if isinstance(wanted, list | tuple) else ():
         if str(k) not in scores.recall:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from benchmark.results.gain import same_data
 from benchmark.results.summary import TEACHER, Row
 
+_DIGITS = 6
+
 
 def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:
     """The mean over boards of a method's place by mean mAP, 1 for the best; equals share the mean of their places.
@@ -14,7 +16,8 @@ def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:
     """
     best = [_best(rows) for rows in boards]
     methods = sorted(set.intersection(*map(set, best))) if best else []
-    return {method: sum(_place(scores, methods, method) for scores in best) / len(best) for method in methods}
+    places = {method: [_place(scores, methods, method) for scores in best] for method in methods}
+    return {method: round(sum(of_method) / len(best), _DIGITS) for method, of_method in places.items()}
 
 
 def _best(rows: Sequence[Row]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
 from benchmark.identity import recipe_hash
 from benchmark.method import Method
@@ -87,9 +88,6 @@ def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
         if record.teacher is not None and record.teacher.record != expected:
             yield Violation("teacher.record", record.teacher.record, f"{expected}, the id of the recipe's teacher")
         yield from _image_size("teacher.cost", cost, recipe)
-        title = recipe.teacher.network.title()
-        if record.teacher is not None and record.teacher.network != title:
-            yield Violation("teacher.network", record.teacher.network, f"{title}, by the recipe")
         counted_at = recipe.image_size
     try:
         size, _ = deployed(recipe.teacher.network, recipe.image_size, counted_at)
@@ -99,6 +97,9 @@ def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
         )
         return
     yield from _other("teacher.cost", cost, size)
+    title = recipe.teacher.network.title()
+    if record.teacher is not None and recipe.teacher.checkpoint is None and record.teacher.network != title:
+        yield Violation("teacher.network", record.teacher.network, f"{title}, by the recipe")
 
 
 def _image_size(field: str, cost: Cost, recipe: Recipe) -> Iterator[Violation]:
@@ -129,22 +130,36 @@ def _compresses(record: Record, name: str) -> bool:
     return any(part.smallest is not Method.smallest for part in parts)
 
 
-def _variant(record: Record, recipe: Recipe) -> Iterator[Violation]:
-    """Whether the record is on the board of its benchmark; the options of a dataset from elsewhere are not known."""
+def _dataset(recipe: Recipe) -> RetrievalDataset | None:
+    """The recipe's dataset, without data; None for one from elsewhere.
+
+    Raises:
+        UserError: It takes no such options.
+    """
     name, options = recipe.dataset.name, recipe.dataset.arguments
-    found = record.variant
-    expected = {f"evaluate.{rule}": value for rule, value in recipe.evaluate.unusual().items()}
     try:
         dataset = DATASETS.find(name)
     except UserError:
+        return None
+    try:
+        return dataset(_NOWHERE, **options)
+    except (OSError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"options that {name} takes: {error}") from error
+
+
+def _variant(record: Record, recipe: Recipe) -> Iterator[Violation]:
+    """Whether the record is on the board of its benchmark; the options of a dataset from elsewhere are not known."""
+    found = record.variant
+    expected = {f"evaluate.{rule}": value for rule, value in recipe.evaluate.unusual().items()}
+    try:
+        dataset = _dataset(recipe)
+    except UserError as error:
+        yield Violation("recipe.dataset", recipe.dataset.arguments, error)
+        return
+    if dataset is None:
         found = {key: value for key, value in found.items() if not key.startswith("dataset.")}
     else:
-        try:
-            variant = dataset(_NOWHERE, **options).variant()
-        except (TypeError, UserError) as error:
-            yield Violation("recipe.dataset", options, f"options that {name} takes: {error}")
-            return
-        expected |= {f"dataset.{option}": value for option, value in variant.items()}
+        expected |= {f"dataset.{option}": value for option, value in dataset.variant().items()}
     if found != expected:
         yield Violation("variant", found, f"{expected} by the recipe")
 
@@ -153,15 +168,21 @@ def _protocol(record: Record, recipe: Recipe) -> Iterator[Violation]:
     """Whether the dataset's rules, and those of the recipe, are what the record was judged by.
 
     Rules that the first records did not state were the usual ones. Those of a dataset from elsewhere are not known, nor
-    those that only the data tell.
+    those that the data tell.
     """
     try:
-        dataset = DATASETS.find(recipe.dataset.name)(_NOWHERE, **recipe.dataset.arguments)
-        protocol = recipe.evaluate.judged_by(dataset.protocol)
-    except (AttributeError, TypeError, UserError):
+        dataset = _dataset(recipe)
+    except UserError:
+        return  # said of the variant
+    if dataset is None or dataset.protocol_from_data:
         return
-    expected = json.loads(json.dumps(asdict(protocol)))
-    found = {**USUAL_RULES, **record.data.protocol}
+    try:
+        protocol = recipe.evaluate.judged_by(dataset.protocol)
+    except UserError as error:
+        yield Violation("recipe.evaluate", recipe.evaluate.unusual(), f"rules that go together: {error}")
+        return
+    expected, found = (json.loads(json.dumps(rules)) for rules in (asdict(protocol), record.data.protocol))
+    found = {**USUAL_RULES, **found}
     for rule in sorted(expected.keys() | found.keys()):
         if found.get(rule) != expected.get(rule):
             wanted = f"{expected[rule]}, by dataset and recipe" if rule in expected else "no such rule"

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Mapping
 
-from benchmark.results.formatting import MISSING
+from benchmark.results.formatting import MISSING, one_line
 from benchmark.results.grid import Grid
 from benchmark.results.reported import Reported, ReportedResult
 
@@ -21,7 +21,7 @@ def reported_section(reported: Reported) -> str:
 
 def reported_grid(reported: Reported) -> Grid:
     """A row per result, in the order of the file."""
-    cells = [[cell.replace("|", r"\|") for cell in _cells(result)] for result in reported.results]
+    cells = [list(map(one_line, _cells(result))) for result in reported.results]
     return Grid(_HEADERS, [result.method for result in reported.results], cells)
 
 

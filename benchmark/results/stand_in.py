@@ -11,7 +11,7 @@ from benchmark.results.summary import BASELINE, TEACHER, Row
 
 
 class StandIn(NamedTuple):
-    """A line: its texts, and the numbers by which columns sort, by header. All else is not known."""
+    """A line: its texts, and the numbers by which columns sort, by header. All else is not shown."""
 
     method: str
     texts: Mapping[str, str]

@@ -55,8 +55,8 @@ def test_in_one_table_rows_name_their_group(record):
     groups = cost_groups(summarise([record(method, macs=macs, mAP=macs / 4e7) for method, macs in costs.items()]))
     grid = equal_cost_grid(groups)
     assert [(cells[0], cells[1]) for cells in grid.cells] == [
-        *(("`kd`", "10.0 M to 10.4 M MACs"), ("`none`", "10.0 M to 10.4 M MACs")),
-        *(("`pkt`", "20.0 M MACs"), ("`rkd`", "20.0 M MACs")),
+        *(("`kd`", "1: 10.0 M to 10.4 M MACs"), ("`none`", "1: 10.0 M to 10.4 M MACs")),
+        *(("`pkt`", "2: 20.0 M MACs"), ("`rkd`", "2: 20.0 M MACs")),
     ]
     assert grid.numbers["against the best"] == [0.0, None, 0.0, None]  # no average precisions to compare
     assert "group" not in equal_cost_grid(groups[:1]).headers

@@ -168,6 +168,34 @@ def test_a_query_whose_average_precision_is_1_counts_in_recall_at_1(record):
     assert "at least 0.6, the share of queries with an average precision of 1" in found["scores.symmetric.recall.1"]
 
 
+def test_the_images_of_a_folder_tell_its_protocol():
+    """Which the record alone knows where they are not at hand."""
+    found = wrong(
+        edited(
+            committed("kd"),
+            {
+                "recipe.dataset": {"name": "folder", "path": "/not/here"},
+                "data.protocol.camera_rule": False,
+                "data.protocol.query_in_gallery": True,
+            },
+        )
+    )
+    assert not [field for field in found if field.startswith("data.protocol")]
+
+
+def test_options_of_a_dataset_are_part_of_the_protocol(record):
+    changes = {"recipe.dataset": {"name": "veri776", "ranked": "images"}}
+    assert "data.protocol.tracks" not in wrong(edited(committed("kd"), changes))
+    changes["recipe.dataset"]["ranked"] = "tracks"
+    assert "expected True" in wrong(edited(committed("kd"), changes))["data.protocol.tracks"]
+
+
+@pytest.mark.parametrize(("queries", "broken", "right"), [(1647, 0, True), (1645, 2, True), (1644, 2, False)])
+def test_broken_images_are_no_queries(queries, broken, right):
+    changes = {"scores.average_precision": None, "scores.symmetric.queries": queries, "data.broken": broken}
+    assert ("scores.symmetric.queries" not in wrong(edited(committed("kd"), changes))) == right
+
+
 def test_scores_of_no_query_are_found(record):
     content = edited(record().model_dump(mode="json"), {"scores.symmetric.skipped": 1500})
     assert "fewer than the 1500 queries" in wrong(content)["scores.symmetric.skipped"]
@@ -267,10 +295,12 @@ def test_the_cost_of_a_teacher_from_elsewhere_is_counted_at_its_own_image_size()
     assert wrong(renamed(edited(content, cost | shares))) == {}
 
 
-@pytest.mark.parametrize("args", [{"features_only": True}, {"act_layer": 5}, {"channels": "wide"}])
+@pytest.mark.parametrize("args", [{"features_only": True}, {"act_layer": 5}, {"channels": "wide"}, {"channels": 5}])
 def test_args_that_a_backbone_does_not_take_are_named(args):
     content = renamed(edited(committed("kd"), {"recipe.student.args": args}))
     assert "expected a network that can be built: " in wrong(content)["recipe.student"]
+    content = renamed(edited(committed("kd"), {"recipe.teacher.network.args": args}))
+    assert "expected a network that can be built: " in wrong(content)["recipe.teacher.network"]
 
 
 def test_whatever_a_backbone_raises_is_said(monkeypatch):
