@@ -17,6 +17,7 @@ from benchmark.data.loaders import eval_loader, train_loader
 from benchmark.data.loading import Loading
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.sample import Sample
+from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.retrieval_metric import RetrievalMetric
 from benchmark.errors import UserError
 
@@ -132,7 +133,8 @@ class TestARun:
     def damaged(self, command, data_root, tmp_path):
         root = tmp_path / "data"
         shutil.copytree(data_root, root)
-        broken = [next(root.glob(f"*/{split}/*.png")) for split in ("train", "gallery")]
+        folder = Glyphs(root, train_identities=40, test_identities=20).folder  # other tests leave others beside it
+        broken = [next((folder / split).glob("*.png")) for split in ("train", "gallery")]
         for path in broken:
             path.write_bytes(b"")
         run = command(tmp_path, "--method", "none", settings=["runtime.workers=2"])
