@@ -57,12 +57,14 @@ class Board:
         self.grid = Grid(names, methods, table, numbers)
 
     def reference(self, method: str, row: Row) -> Row | None:
-        """The row of a method to which another row is compared: of several teachers, its own."""
+        """The row of a method to which another row is compared; of teachers, only its own."""
         rows = [other for other in self.rows if other.method == method]
         if not rows or row.method == method:
             return None
+        if method == BASELINE:
+            return rows[0]
         own = {record.teacher.record for record in row.records if record.teacher is not None}
-        return next((other for other in rows if own & {record.id for record in other.records}), rows[0])
+        return next((other for other in rows if own & {record.id for record in other.records}), None)
 
     def _gain(self, method: str, row: Row) -> Gain | None:
         reference = self.reference(method, row)

@@ -43,7 +43,7 @@ def evaluate(
         gallery: The images that are searched.
         protocol: How the rankings are judged.
         precision: Of the product of queries and gallery. Less than float32 is faster and moves the scores, by an amount
-            that `Scores.rounding_error` states.
+            that `Scores.rounding_error` states. On a processor without products of bf16, torch computes in float32.
         keep: The first so many entries of every ranked list are kept, in `Scores.neighbours`.
 
     Raises:

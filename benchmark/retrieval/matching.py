@@ -3,10 +3,15 @@
 import torch
 from torch import Tensor
 
+from benchmark.retrieval.by_identity import ByIdentity
+from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.tracks import Tracks
+
+_LABEL_BYTES = 64
+"""What is made of an entry's label while labels are searched."""
 
 
 class Matching:
@@ -25,15 +30,14 @@ class Matching:
         self.query = query
         self.gallery = gallery
         self.protocol = protocol
-        nobody = torch.tensor(protocol.junk + protocol.distractors, dtype=torch.int64, device=query.identities.device)
-        self.junk = torch.isin(gallery.identities, nobody[: len(protocol.junk)]).nonzero().flatten()
+        device = query.identities.device
+        nobody = torch.tensor(protocol.junk + protocol.distractors, dtype=torch.int64, device=device)
+        self.junk = _members(gallery.identities, nobody[: len(protocol.junk)])
         """(J,) int64: positions in the gallery that are ignored for every query."""
-        identities, self._order = gallery.identities.sort()
-        self._start = torch.searchsorted(identities, query.identities)
-        count = torch.searchsorted(identities, query.identities, right=True) - self._start
-        self._count = count.masked_fill(torch.isin(query.identities, nobody), 0)
-        self._positions = torch.arange(len(query), device=identities.device) if positions is None else positions
-        self.largest = int(self._count.max())
+        wanted = _different(query.identities)
+        self._gallery = ByIdentity(gallery.identities, wanted[~torch.isin(wanted, nobody)])
+        self._positions = positions
+        self.largest = self._gallery.largest
         """The most gallery entries that share the identity of one query; 0 where no identity is in both lists.
 
         Where several processes share the queries: of any query of theirs.
@@ -44,14 +48,14 @@ class Matching:
 
         As wide for any rows, because the width decides the order in which a precision is summed, and so its last digit.
         """
-        start, count = self._start[rows, None], self._count[rows, None]
+        start, count = (part[:, None] for part in self._gallery.find(self.query.identities[rows]))
         offset = torch.arange(max(1, self.largest), device=count.device)
-        columns = self._order[(start + offset.minimum(count - 1)).clamp(0, len(self._order) - 1)]
+        columns = self._gallery.positions[start + offset.minimum(count - 1).clamp_min_(0)]
         positive = offset < count
         if self.protocol.camera_rule:
             positive &= ~self._same_camera(rows, columns)
         if self.protocol.query_in_gallery:
-            positive &= columns != self._positions[rows, None]
+            positive &= columns != self._own_position(rows)
         return Matches(columns, positive)
 
     def relation(self, rows: slice, columns: Tensor) -> Tensor:
@@ -69,10 +73,30 @@ class Matching:
         if self.protocol.camera_rule:
             ignored |= same & self._same_camera(rows, columns)
         if self.protocol.query_in_gallery:
-            ignored |= columns == self._positions[rows, None]
-        return (same & (self._count[rows, None] > 0)).to(torch.int8).masked_fill(ignored, -1)
+            ignored |= columns == self._own_position(rows)
+        _, count = self._gallery.find(self.query.identities[rows])
+        return (same & (count > 0)[:, None]).to(torch.int8).masked_fill(ignored, -1)
+
+    def _own_position(self, rows: slice) -> Tensor:
+        if self._positions is not None:
+            return self._positions[rows, None]
+        return torch.arange(rows.start, rows.stop, device=self.query.identities.device)[:, None]
 
     def _same_camera(self, rows: slice, columns: Tensor) -> Tensor:
         gallery, query = self.gallery.cameras, self.query.cameras
         assert gallery is not None and query is not None  # `Search` has asked for them
         return gallery[columns] == query[rows, None]
+
+
+def _different(identities: Tensor) -> Tensor:
+    """Those that there are, ascending."""
+    return torch.cat([identities[part].unique() for part in chunks(len(identities), _LABEL_BYTES)]).unique()
+
+
+def _members(identities: Tensor, group: Tensor) -> Tensor:
+    """Positions of entries whose identity is one of a group."""
+    found = [
+        torch.isin(identities[part], group).nonzero().flatten() + part.start
+        for part in chunks(len(identities), _LABEL_BYTES)
+    ]
+    return torch.cat(found)

@@ -53,8 +53,9 @@ class Scores(JudgedQueries):
         if not torch.equal(self.first_hit > 0, valid):
             raise ValueError("first_hit must be 0 for the queries without positives, and for them alone")
         for name in self.per_query()[2:]:
-            values = getattr(self, name)[valid]
-            if not ((values >= 0) & (values <= 1)).all():
+            values = getattr(self, name)
+            fraction = ((values >= 0) & (values <= 1)).reshape(queries, -1)
+            if not (fraction | ~valid[:, None]).all():
                 raise ValueError(f"{name} must lie between 0 and 1")
         if self.neighbours is not None and len(self.neighbours) != queries:
             raise ValueError(f"there are neighbours of {len(self.neighbours)} queries, and {queries} queries")

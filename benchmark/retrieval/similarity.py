@@ -35,11 +35,11 @@ class CosineSimilarity:
         self.query = query
         self.gallery = gallery
         self.precision = precision
-        self._unit_queries = bool((query.scale == 1).all())
+        self._unit_queries = _ones(query.scale)
         self._unit: Tensor | None = None
         """The gallery in float32 and of unit length, where that is at hand or cheap."""
         vectors = gallery.vectors
-        if vectors.dtype == torch.float32 and bool((gallery.scale == 1).all()):
+        if vectors.dtype == torch.float32 and _ones(gallery.scale):
             self._unit = vectors
         elif 4 * vectors.numel() <= CHUNK_BYTES:
             self._unit = vectors.float() * gallery.scale[:, None]
@@ -79,3 +79,9 @@ class CosineSimilarity:
     def _queries(self, rows: slice) -> Tensor:
         vectors = self.query.vectors[rows].float()
         return vectors if self._unit_queries else vectors * self.query.scale[rows, None]
+
+
+def _ones(values: Tensor) -> bool:
+    """Whether all are 1; by their bounds, which take no memory to find."""
+    least, most = values.aminmax()
+    return bool((least == 1) & (most == 1))

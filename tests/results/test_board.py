@@ -16,6 +16,18 @@ def test_of_several_teachers_a_row_is_compared_to_its_own(record):
     assert gains["teacher", 0.8] is None and gains["teacher", 0.7] is None
 
 
+def test_a_row_is_not_compared_to_the_teacher_of_others(record):
+    """Its own, a checkpoint say, has no record."""
+    student = record("kd", mAP=0.75)
+    assert student.teacher is not None
+    student = student.model_copy(update={"teacher": student.teacher.model_copy(update={"record": None})})
+    others = [record("none", role="teacher"), record("none"), record("rkd")]
+    board = Board(summarise([with_queries(each) for each in (*others, student)]), None)
+    of = {row.method: index for index, row in enumerate(board.rows)}
+    assert board.gains["teacher"][of["kd"]] is None and board.gains["none"][of["kd"]] is not None
+    assert board.gains["teacher"][of["rkd"]] is not None
+
+
 def test_a_name_of_several_lines_stays_in_its_cell(record):
     content = record("kd").model_dump(mode="json")
     content["network"]["name"] = "resnet\n| 99.9 |\n"

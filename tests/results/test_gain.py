@@ -56,7 +56,7 @@ def test_the_page_shows_gains_and_marks_what_may_be_chance(judged, tmp_path):
         judged("none", 0.6),
         judged("kd", 0.7, 1),
         judged("rkd", 0.6, 2),
-        judged("none", 0.75, 3, role="teacher"),
+        judged("none", 0.75, role="teacher"),
     ]
     for each in records:
         add_record(each, tmp_path / "records")
