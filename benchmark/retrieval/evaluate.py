@@ -35,8 +35,9 @@ def evaluate(
     The result depends neither on the order of the gallery nor, beyond the rounding of products, on how lists are cut
     into chunks. Only which of several images at one distance re-ranking or expansion takes last is up to the order.
 
-    Takes less than 200 MB beside the embeddings of up to a million queries and eight million images that are searched:
-    what is known of each query and image grows with their number. Only re-ranking, expansion and pooling take more.
+    Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), whatever the lengths of the
+    lists; still so where ten million images share an identity with some query, or a million with one and the same.
+    Only re-ranking, expansion and pooling take more.
 
     Args:
         query: The images that are looked for.

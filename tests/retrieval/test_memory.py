@@ -8,7 +8,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from benchmark.retrieval import Embeddings, Protocol, evaluate
+from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
 
 def peak():
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
@@ -28,8 +28,8 @@ few = lists[0].take(torch.arange(min(64, queries)))
 evaluate(few, few, protocol)
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
-evaluate(*lists, protocol)
-print((peak() - before) * 1024)
+scores = evaluate(*lists, protocol)
+print((peak() - before) * 1024 - sum(getattr(scores, name).nbytes for name in Scores.per_query()))
 """
 
 
@@ -41,11 +41,13 @@ print((peak() - before) * 1024)
         pytest.param("1500 12000 1024 1 400 0", id="large chunks"),
         pytest.param("6000 6000 64 1 400 0", id="short vectors"),
         pytest.param("2000 70000 32 1 400 0", id="large gallery"),
+        pytest.param("1500000 500 8 1 400 0", id="many queries"),
+        pytest.param("20 10000000 2 1 4000 0", id="very large gallery"),
         pytest.param("4 70000 1024 1 1 0", id="all of one identity"),
         pytest.param("2000 20000 768 1 400 10", id="tracks in half precision"),
     ],
 )
-def test_less_than_200_megabytes_beside_the_embeddings(sizes: str):
+def test_less_than_200_megabytes_beside_embeddings_and_scores(sizes: str):
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, *sizes.split()], capture_output=True, text=True, check=True
     )
