@@ -20,9 +20,8 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.recipe import Network, Recipe, replay
 from benchmark.registry import DATASETS, METHODS
-from benchmark.results.page import USUAL_RULES
 from benchmark.results.record import Record
-from benchmark.results.record_parts import Cost
+from benchmark.results.record_parts import USUAL_RULES, Cost
 from benchmark.results.violation import Violation
 
 _NOWHERE = Path(os.devnull)

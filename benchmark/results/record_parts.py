@@ -1,5 +1,6 @@
 """What a record is made of. All are immutable and refuse unknown fields, NaN and infinity."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,17 @@ Amount = Annotated[float, Field(ge=0.0)]
 Number = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 """A K or a batch size, as a key."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+USUAL_RULES: Mapping[str, Any] = {
+    "average_precision": "rectangular",
+    "tracks": False,
+    "multi_query": False,
+    "junk": [],
+    "distractors": [],
+    "ties": "pessimistic",
+    "expansion": None,
+    "reranking": None,
+}
+"""Rules of a protocol that the first records did not state, and what they were."""
 
 
 class Part(BaseModel):

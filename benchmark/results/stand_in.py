@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from benchmark.results.formatting import one_line, percent, quantity
 from benchmark.results.notes import Notes
+from benchmark.results.record import Record
 from benchmark.results.run_command import run_command
 from benchmark.results.statistic import Statistic
 from benchmark.results.summary import BASELINE, TEACHER, Row
@@ -19,25 +20,28 @@ class StandIn(NamedTuple):
 
 
 def stand_ins(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[StandIn]:
-    """The teacher, as the first student's record describes it; `none`, and how it is run."""
-    methods = {row.method for row in rows}
-    if TEACHER not in methods:
-        yield from _teacher(rows, ks, notes)
-    if BASELINE not in methods:
+    """Teachers, as the first record of a student of theirs describes them; `none`, and how it is run."""
+    recorded = {record.id for row in rows if row.method == TEACHER for record in row.records}
+    students: dict[object, Record] = {}
+    for record in (record for row in rows for record in row.records):
+        if record.teacher is not None and record.teacher.record not in recorded:
+            teacher = record.teacher
+            students.setdefault(teacher.record or (teacher.network, teacher.scores.mAP), record)
+    for record in students.values():
+        yield _teacher(record, ks, notes)
+    if BASELINE not in {row.method for row in rows}:
         mark = notes.mark(f"Not run yet: `{run_command(BASELINE, rows[0].records[0])}` adds it.")
         yield StandIn(BASELINE, {"method": f"`{BASELINE}`{mark}"}, {})
 
 
-def _teacher(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[StandIn]:
-    record = rows[0].records[0]
-    if record.teacher is None:
-        return
-    teacher = record.teacher
+def _teacher(student: Record, ks: Sequence[int], notes: Notes) -> StandIn:
+    teacher = student.teacher
+    assert teacher is not None  # only such students are asked
     shares = {"mAP": teacher.scores.mAP}
     shares |= {f"R@{k}": teacher.scores.recall[str(k)] for k in ks if str(k) in teacher.scores.recall}
     counts = {"parameters": teacher.cost.parameters, "MACs": teacher.cost.macs, "FLOPs": teacher.cost.flops}
-    mark = notes.mark(f"There is no record of its own: this is what that of `{record.method}` says of it.")
+    mark = notes.mark(f"There is no record of its own: this is what that of `{student.method}` says of it.")
     texts = {"method": f"{TEACHER}{mark}", "teacher": one_line(teacher.network)}
     texts |= {name: percent(Statistic(share)) for name, share in shares.items()}
     texts |= {name: quantity(Statistic(amount)) for name, amount in counts.items()}
-    yield StandIn(TEACHER, texts, shares | counts)
+    return StandIn(TEACHER, texts, shares | counts)

@@ -56,8 +56,23 @@ def test_teacher_and_none_always_have_a_line(record):
     ]
 
 
+def test_every_teacher_without_a_record_has_a_line(record):
+    def taught_by(method: str, checkpoint: float | None) -> Record:
+        made = record(method)
+        assert made.teacher is not None
+        if checkpoint is None:
+            return made
+        scores = made.teacher.scores.model_copy(update={"mAP": checkpoint})
+        return made.model_copy(update={"teacher": made.teacher.model_copy(update={"record": None, "scores": scores})})
+
+    students = [taught_by("kd", None), taught_by("rkd", 0.7), taught_by("pkt", 0.7), taught_by("sp", 0.6)]
+    board = Board(summarise([*students, record("none", role="teacher", mAP=0.8)]), None)
+    assert board.grid.methods == ["teacher", "teacher", "teacher", "none", "kd", "pkt", "rkd", "sp"]
+    assert board.grid.numbers["mAP"][:4] == [0.8, 0.7, 0.6, None]
+
+
 def test_none_stands_after_every_teacher(record):
-    teachers = [record("none", role="teacher", variant=name) for name in ("a", "b")]
+    teachers = [record("none", role="teacher", variant=name) for name in ("default", "b")]
     board = Board(summarise([*teachers, record("kd")]), None)
     assert board.grid.methods == ["teacher", "teacher", "none", "kd"]
     assert [row.method for row in board.rows] == ["teacher", "teacher", "kd"]
