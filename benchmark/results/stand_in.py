@@ -1,11 +1,11 @@
-"""Lines of a leaderboard for the two that are always on it, while there is no record of them."""
+"""Lines of a leaderboard for teachers and `none`, which are always on it, while there is no record of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmark.results.formatting import one_line, percent, quantity
 from benchmark.results.notes import Notes
-from benchmark.results.record import Record
+from benchmark.results.record_parts import TeacherReport
 from benchmark.results.run_command import run_command
 from benchmark.results.statistic import Statistic
 from benchmark.results.summary import BASELINE, TEACHER, Row
@@ -20,27 +20,24 @@ class StandIn(NamedTuple):
 
 
 def stand_ins(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[StandIn]:
-    """Teachers, as the first record of a student of theirs describes them; `none`, and how it is run."""
+    """Teachers, the best first, each network as a record of a student of it describes it; `none`, and how it is run."""
     recorded = {record.id for row in rows if row.method == TEACHER for record in row.records}
-    students: dict[object, Record] = {}
+    teachers: dict[str, tuple[TeacherReport, str]] = {}
     for record in (record for row in rows for record in row.records):
         if record.teacher is not None and record.teacher.record not in recorded:
-            teacher = record.teacher
-            students.setdefault(teacher.record or (teacher.network, teacher.scores.mAP), record)
-    for record in students.values():
-        yield _teacher(record, ks, notes)
+            teachers.setdefault(record.teacher.network, (record.teacher, record.method))
+    for teacher, student in sorted(teachers.values(), key=lambda pair: -pair[0].scores.mAP):
+        yield _teacher(teacher, student, ks, notes)
     if BASELINE not in {row.method for row in rows}:
         mark = notes.mark(f"Not run yet: `{run_command(BASELINE, rows[0].records[0])}` adds it.")
         yield StandIn(BASELINE, {"method": f"`{BASELINE}`{mark}"}, {})
 
 
-def _teacher(student: Record, ks: Sequence[int], notes: Notes) -> StandIn:
-    teacher = student.teacher
-    assert teacher is not None  # only such students are asked
+def _teacher(teacher: TeacherReport, student: str, ks: Sequence[int], notes: Notes) -> StandIn:
     shares = {"mAP": teacher.scores.mAP}
     shares |= {f"R@{k}": teacher.scores.recall[str(k)] for k in ks if str(k) in teacher.scores.recall}
     counts = {"parameters": teacher.cost.parameters, "MACs": teacher.cost.macs, "FLOPs": teacher.cost.flops}
-    mark = notes.mark(f"There is no record of its own: this is what that of `{student.method}` says of it.")
+    mark = notes.mark(f"There is no record of its own: this is what that of `{student}` says of it.")
     texts = {"method": f"{TEACHER}{mark}", "teacher": one_line(teacher.network)}
     texts |= {name: percent(Statistic(share)) for name, share in shares.items()}
     texts |= {name: quantity(Statistic(amount)) for name, amount in counts.items()}

@@ -35,9 +35,9 @@ def evaluate(
     The result depends neither on the order of the gallery nor, beyond the rounding of products, on how lists are cut
     into chunks. Only which of several images at one distance re-ranking or expansion takes last is up to the order.
 
-    Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), whatever the lengths of the
-    lists; still so where ten million images share an identity with some query, or a million with one and the same.
-    Only re-ranking, expansion and pooling take more.
+    Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), of up to a million queries
+    and ten million images, up to a million of them of one identity. Beyond, labels take more: 40 bytes of a query, and
+    eight of an image that is junk or shares an identity with a query. So do re-ranking, expansion, pooling and tracks.
 
     Args:
         query: The images that are looked for.

@@ -3,15 +3,12 @@
 import torch
 from torch import Tensor
 
-from benchmark.retrieval.by_identity import ByIdentity
+from benchmark.retrieval.by_identity import LABEL_BYTES, ByIdentity
 from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.tracks import Tracks
-
-_LABEL_BYTES = 64
-"""What is made of an entry's label while labels are searched."""
 
 
 class Matching:
@@ -31,11 +28,12 @@ class Matching:
         self.gallery = gallery
         self.protocol = protocol
         device = query.identities.device
-        nobody = torch.tensor(protocol.junk + protocol.distractors, dtype=torch.int64, device=device)
-        self.junk = _members(gallery.identities, nobody[: len(protocol.junk)])
+        self._nobody = torch.tensor(protocol.junk + protocol.distractors, dtype=torch.int64, device=device)
+        self._ignored = self._nobody[: len(protocol.junk)]
+        self.junk = _members(gallery.identities, self._ignored)
         """(J,) int64: positions in the gallery that are ignored for every query."""
-        wanted = _different(query.identities)
-        self._gallery = ByIdentity(gallery.identities, wanted[~torch.isin(wanted, nobody)])
+        wanted = query.identities.unique()
+        self._gallery = ByIdentity(gallery.identities, wanted[~torch.isin(wanted, self._nobody)])
         self._positions = positions
         self.largest = self._gallery.largest
         """The most gallery entries that share the identity of one query; 0 where no identity is in both lists.
@@ -68,14 +66,14 @@ class Matching:
         Returns:
             (R, K) int8: 1 for a correct answer, 0 for a wrong one, -1 for what the protocol ignores.
         """
-        same = self.gallery.identities[columns] == self.query.identities[rows, None]
-        ignored = torch.isin(columns, self.junk)
+        found, asked = self.gallery.identities[columns], self.query.identities[rows, None]
+        same = found == asked
+        ignored = torch.isin(found, self._ignored)
         if self.protocol.camera_rule:
             ignored |= same & self._same_camera(rows, columns)
         if self.protocol.query_in_gallery:
             ignored |= columns == self._own_position(rows)
-        _, count = self._gallery.find(self.query.identities[rows])
-        return (same & (count > 0)[:, None]).to(torch.int8).masked_fill(ignored, -1)
+        return (same & ~torch.isin(asked, self._nobody)).to(torch.int8).masked_fill(ignored, -1)
 
     def _own_position(self, rows: slice) -> Tensor:
         if self._positions is not None:
@@ -88,15 +86,10 @@ class Matching:
         return gallery[columns] == query[rows, None]
 
 
-def _different(identities: Tensor) -> Tensor:
-    """Those that there are, ascending."""
-    return torch.cat([identities[part].unique() for part in chunks(len(identities), _LABEL_BYTES)]).unique()
-
-
 def _members(identities: Tensor, group: Tensor) -> Tensor:
     """Positions of entries whose identity is one of a group."""
     found = [
         torch.isin(identities[part], group).nonzero().flatten() + part.start
-        for part in chunks(len(identities), _LABEL_BYTES)
+        for part in chunks(len(identities), LABEL_BYTES)
     ]
     return torch.cat(found)

@@ -22,7 +22,7 @@ class _Module(_DummyBackendModule):
 _setup_privateuseone_for_python_backend("elsewhere", _Module())
 HERE = torch.device("elsewhere:0")
 LEFT: list[Tensor] = []
-"""What was copied to the CPU."""
+"""What was copied to the CPU, numbers included."""
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
@@ -48,6 +48,8 @@ class Elsewhere(Tensor):
         held = [value.here if isinstance(value, cls) else value for value in given]
         args, kwargs = tree.tree_unflatten([torch.device("cpu") if v == HERE else v for v in held], structure)
         result = function(*args, **kwargs)
+        if function is torch.ops.aten._local_scalar_dense.default:
+            LEFT.append(torch.tensor(result))
         assert all(value.shape == value.here.shape for value in given if isinstance(value, cls)), f"{function} resizes"
         leaves = torch.device("cpu") in given or (function in _COPIES[1:] and not isinstance(given[0], cls))
         if leaves:
