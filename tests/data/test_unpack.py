@@ -416,8 +416,9 @@ class TestPassword:
 
 class TestInterruption:
     CODE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
 from benchmark.data import unpack as module
 module._BLOCK = 100
 from benchmark.data.archives.tar_archive import TarArchive
