@@ -26,7 +26,8 @@ NETWORKS = {
     "blur_pool_basic": {"backbone": "resnetblur18", "args": SMALL},
     "average_pool": {"backbone": "resnetaa50", "args": SMALL},
 }
-IMAGES = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+"""Many: statistics of a batch of few magnify the rounding of convolutions, which is the processor's."""
 
 
 def build(name: str) -> Embedder:
@@ -59,10 +60,9 @@ def test_channels_that_say_nothing_can_go_unseen(name, tmp_path):
     assert all(change.parameter.shape[change.dim] == len(change.index) for change in kept)
     with torch.no_grad():
         after = [network.eval()(IMAGES), copy.deepcopy(network).train()(IMAGES)]
-    # Statistics of a batch of four images magnify the rounding of convolutions, which is the processor's.
-    for a, b, rounding in zip(before, after, (1e-5, 2e-4), strict=True):
+    for a, b in zip(before, after, strict=True):
         assert float(b.std()) > 0.1
-        assert torch.allclose(a, b, rtol=0, atol=rounding)
+        assert torch.allclose(a, b, rtol=0, atol=1e-5)
 
     save_student(fold_batchnorm(network, IMAGES), tmp_path / "student.pt", (32, 32))
     with torch.no_grad():

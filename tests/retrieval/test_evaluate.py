@@ -184,7 +184,8 @@ def products_of_bfloat16(monkeypatch):
 def test_lower_precision_moves_no_score_by_much():
     query, gallery = clustered(400, size=64), clustered(700, size=64, seed=1)
     rough = evaluate(query, gallery, precision="bf16")
-    assert abs(rough.mAP - evaluate(query, gallery).mAP) < 0.01
+    moved = abs(rough.mAP - evaluate(query, gallery).mAP)
+    assert moved <= 3 * rough.rounding_error and moved < 0.01
 
 
 @pytest.mark.usefixtures("products_of_bfloat16")
