@@ -1,6 +1,7 @@
 """Retrieval scores by an approximate index."""
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def evaluate_approximately(
     k = min(k, len(gallery))
     parts, nearest = [], []
     query_bytes = 4 * query.vectors.shape[1] + _ENTRY_BYTES * k + MATCH_BYTES * search.matching.largest
-    for rows in chunks(len(query), query_bytes):
+    for rows in chain.from_iterable(search.matching.blocks(query_bytes)):
         similarity, columns = (torch.from_numpy(found) for found in built.search(_unit(query.vectors[rows]), k))
         device = query.vectors.device
         ranking = _ranking(search.matching, rows, similarity.to(device), columns.to(device))

@@ -1,4 +1,4 @@
-"""Which gallery entries are of an identity."""
+"""Where the entries of an identity are in a list."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmark.retrieval.chunks import chunks
 
-LABEL_BYTES = 64
+LABEL_BYTES = 256
 """What is made of an entry's label while labels are searched."""
 
 
@@ -24,18 +24,14 @@ class ByIdentity:
 
     def __init__(self, identities: Tensor, wanted: Tensor) -> None:
         self._wanted = wanted
-        self._count = torch.zeros_like(wanted)
-        for _, group in self._found(identities):
-            self._count.index_add_(0, group, torch.ones_like(group))
-        self.largest = int(self._count.max()) if len(wanted) else 0
-        """The most entries of one wanted identity."""
+        self._count = count_wanted(identities, wanted)
         self.positions = wanted.new_zeros(int(self._count.sum()) + 1)
         """(W + 1,) int64: entries of wanted identities by their position in the list, one identity after the other.
 
         After them stands the first of the list, for whoever reads where nothing was found.
         """
         self._end = self._count.cumsum(0).sub_(self._count)  # of what is already there
-        for position, group in self._found(identities):
+        for position, group in _found(identities, wanted):
             group, order = group.sort(stable=True)
             rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
             self.positions[self._end[group] + rank] = position[order]
@@ -48,20 +44,30 @@ class ByIdentity:
         """
         if not len(self._wanted):
             return torch.zeros_like(identities), torch.zeros_like(identities)
-        group, known = self._group(identities)
+        group, known = _group(identities, self._wanted)
         count = self._count[group]
         return self._end[group] - count, count.masked_fill_(~known, 0)
 
-    def _found(self, identities: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """A part of the list at a time, entries of wanted identities: their positions, and which identity of those."""
-        if not len(self._wanted):
-            return
-        for part in chunks(len(identities), LABEL_BYTES):
-            group, known = self._group(identities[part])
-            position = known.nonzero().flatten()
-            yield position + part.start, group[position]
 
-    def _group(self, identities: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the wanted identities each is, and whether it is one."""
-        group = torch.searchsorted(self._wanted, identities).clamp_max_(len(self._wanted) - 1)
-        return group, self._wanted[group] == identities
+def count_wanted(identities: Tensor, wanted: Tensor) -> Tensor:
+    """How many of (G,) entries are of each of the (U,) int64 identities that are wanted, ascending: (U,) int64."""
+    count = torch.zeros_like(wanted)
+    for _, group in _found(identities, wanted):
+        count.index_add_(0, group, torch.ones_like(group))
+    return count
+
+
+def _found(identities: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """A part of the list at a time, entries of wanted identities: their positions, and which identity of those."""
+    if not len(wanted):
+        return
+    for part in chunks(len(identities), LABEL_BYTES):
+        group, known = _group(identities[part], wanted)
+        position = known.nonzero().flatten()
+        yield position + part.start, group[position]
+
+
+def _group(identities: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the wanted identities each is, and whether it is one."""
+    group = torch.searchsorted(wanted, identities).clamp_max_(len(wanted) - 1)
+    return group, wanted[group] == identities

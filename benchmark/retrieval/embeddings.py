@@ -75,8 +75,10 @@ class Embeddings:
                     f"row {int(short[some][lost[0]])} of the vectors is not zero, but shorter than {_SHORTEST}: too "
                     "short to be normalised in float32"
                 )
-        of_unit_length = (norms - 1).abs() < _ROUNDING
-        return norms.clamp_min_(_SHORTEST).reciprocal_().masked_fill_(of_unit_length, 1.0)
+        for rows in chunks(len(self), 4):
+            of_unit_length = (norms[rows] - 1).abs() < _ROUNDING
+            norms[rows].clamp_min_(_SHORTEST).reciprocal_().masked_fill_(of_unit_length, 1.0)
+        return norms
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -35,9 +35,9 @@ def evaluate(
     The result depends neither on the order of the gallery nor, beyond the rounding of products, on how lists are cut
     into chunks. Only which of several images at one distance re-ranking or expansion takes last is up to the order.
 
-    Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), of up to a million queries
-    and ten million images, up to a million of them of one identity. Beyond, labels take more: 40 bytes of a query, and
-    eight of an image that is junk or shares an identity with a query. So do re-ranking, expansion, pooling and tracks.
+    Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), of any number of queries and
+    images, as long as no more than a million images are of one identity. Where tracks are ranked, no more than a
+    million of them. Re-ranking, expansion and pooling take more, as they say.
 
     Args:
         query: The images that are looked for.

@@ -1,18 +1,25 @@
 """Finding the correct answers of each query under a protocol."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from benchmark.retrieval.by_identity import LABEL_BYTES, ByIdentity
-from benchmark.retrieval.chunks import chunks
+from benchmark.retrieval import chunks
+from benchmark.retrieval.by_identity import LABEL_BYTES, ByIdentity, count_wanted
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.matches import Matches
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.tracks import Tracks
 
+_LARGEST_BYTES = 64
+"""For each entry of the largest identity, what positions may take beyond a chunk: half of what tables of a query do."""
+
 
 class Matching:
     """Looks up the matches of queries in the gallery sorted by identity, so that no pair of labels is compared.
+
+    Of a long list of queries, this is done for a part of it at a time.
 
     Args:
         query: Their labels.
@@ -30,22 +37,24 @@ class Matching:
         device = query.identities.device
         self._nobody = torch.tensor(protocol.junk + protocol.distractors, dtype=torch.int64, device=device)
         self._ignored = self._nobody[: len(protocol.junk)]
-        self.junk = _members(gallery.identities, self._ignored)
-        """(J,) int64: positions in the gallery that are ignored for every query."""
-        wanted = query.identities.unique()
-        self._gallery = ByIdentity(gallery.identities, wanted[~torch.isin(wanted, self._nobody)])
         self._positions = positions
-        self.largest = self._gallery.largest
+        self.parts: list[slice] = []
+        """Parts of the query list, one after the other, for which matches are looked up together."""
+        self.largest = 0
         """The most gallery entries that share the identity of one query; 0 where no identity is in both lists.
 
         Where several processes share the queries: of any query of theirs.
         """
+        self._cut()
+        self._part = slice(0, 0)
+        self._look_up(self.parts[0])
 
     def __call__(self, rows: slice) -> Matches:
-        """The matches of these rows of the query list.
+        """The matches of these rows of the query list, all of one part: that of the last `blocks`, at first the first.
 
         As wide for any rows, because the width decides the order in which a precision is summed, and so its last digit.
         """
+        assert self._part.start <= rows.start and rows.stop <= self._part.stop
         start, count = (part[:, None] for part in self._gallery.find(self.query.identities[rows]))
         offset = torch.arange(max(1, self.largest), device=count.device)
         columns = self._gallery.positions[start + offset.minimum(count - 1).clamp_min_(0)]
@@ -55,6 +64,20 @@ class Matching:
         if self.protocol.query_in_gallery:
             positive &= columns != self._own_position(rows)
         return Matches(columns, positive)
+
+    def blocks(self, row_bytes: int, workers: int = 1, shared: int | None = None) -> Iterator[list[slice]]:
+        """All rows of the query list, cut as by `chunks`: the blocks of one part, then those of the next.
+
+        The matches of a block can be asked for until the next part's are taken.
+        """
+        for part in self.parts:
+            self._look_up(part)
+            blocks = chunks.chunks(part.stop - part.start, row_bytes, workers, shared)
+            yield [slice(part.start + rows.start, part.start + rows.stop) for rows in blocks]
+
+    def junk(self, columns: slice) -> Tensor:
+        """(J,) int64: positions, in this part of the gallery, of entries that are ignored for every query."""
+        return torch.isin(self.gallery.identities[columns], self._ignored).nonzero().flatten()
 
     def relation(self, rows: slice, columns: Tensor) -> Tensor:
         """What gallery entries are to these rows of the query list.
@@ -85,11 +108,26 @@ class Matching:
         assert gallery is not None and query is not None  # `Search` has asked for them
         return gallery[columns] == query[rows, None]
 
+    def _cut(self) -> None:
+        """Cut the query list into parts whose matches take no more than a chunk, or than the table of few queries."""
+        waiting = list(chunks.chunks(len(self.query), LABEL_BYTES))[::-1]
+        while waiting:
+            part = waiting.pop()
+            count = count_wanted(self.gallery.identities, self._wanted(part))
+            largest = int(count.max()) if len(count) else 0
+            if 8 * int(count.sum()) > max(chunks.CHUNK_BYTES, _LARGEST_BYTES * largest):
+                middle = (part.start + part.stop) // 2
+                waiting += slice(middle, part.stop), slice(part.start, middle)
+            else:
+                self.parts.append(part)
+                self.largest = max(self.largest, largest)
 
-def _members(identities: Tensor, group: Tensor) -> Tensor:
-    """Positions of entries whose identity is one of a group."""
-    found = [
-        torch.isin(identities[part], group).nonzero().flatten() + part.start
-        for part in chunks(len(identities), LABEL_BYTES)
-    ]
-    return torch.cat(found)
+    def _look_up(self, part: slice) -> None:
+        if part != self._part:
+            self._part = part
+            self._gallery = ByIdentity(self.gallery.identities, self._wanted(part))
+
+    def _wanted(self, rows: slice) -> Tensor:
+        """The identities of these queries, without those that are nobody's; ascending."""
+        identities = self.query.identities[rows].unique()
+        return identities[~torch.isin(identities, self._nobody)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.judged_queries import JudgedQueries
 from benchmark.retrieval.neighbours import Neighbours
 
@@ -47,16 +48,17 @@ class Scores(JudgedQueries):
             shape = (queries, len(self.recall_at)) if name == "precision_at" else (queries,)
             if values.shape != shape or values.device.type != "cpu":
                 raise ValueError(f"{name} must be {shape} on the CPU, not {tuple(values.shape)} on {values.device}")
-        valid = self.positives > 0
-        if not valid.any():
+        if not self.positives.any():
             raise ValueError(f"none of {queries} queries has a positive")
-        if not torch.equal(self.first_hit > 0, valid):
-            raise ValueError("first_hit must be 0 for the queries without positives, and for them alone")
-        for name in self.per_query()[2:]:
-            values = getattr(self, name)
-            fraction = ((values >= 0) & (values <= 1)).reshape(queries, -1)
-            if not (fraction | ~valid[:, None]).all():
-                raise ValueError(f"{name} must lie between 0 and 1")
+        for rows in chunks(queries, 8 * len(self.recall_at)):
+            valid = self.positives[rows] > 0
+            if not torch.equal(self.first_hit[rows] > 0, valid):
+                raise ValueError("first_hit must be 0 for the queries without positives, and for them alone")
+            for name in self.per_query()[2:]:
+                values = getattr(self, name)[rows]
+                fraction = ((values >= 0) & (values <= 1)).reshape(len(valid), -1)
+                if not (fraction | ~valid[:, None]).all():
+                    raise ValueError(f"{name} must lie between 0 and 1")
         if self.neighbours is not None and len(self.neighbours) != queries:
             raise ValueError(f"there are neighbours of {len(self.neighbours)} queries, and {queries} queries")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.metrics import (
@@ -24,11 +25,14 @@ from benchmark.retrieval.side_by_side import workers_for
 from benchmark.retrieval.similarity import CosineSimilarity
 from benchmark.retrieval.streamed import Streamed
 from benchmark.retrieval.table import Table
+from benchmark.retrieval.track_similarity import TrackSimilarity
 from benchmark.retrieval.tracks import Tracks
 from benchmark.retrieval.whole_rows import WholeRows
 
 _LONG = 1_024
 """Dimensions from which on the product takes so long that its speed matters most."""
+_IMAGE_BYTES = 4_096
+"""What an image of a track counts for at least, where parts of the gallery are read: few images, for many queries."""
 
 
 class Search:
@@ -68,16 +72,24 @@ class Search:
         self._ranker: WholeRows | Streamed
         if protocol.reranking is not None:
             scores = protocol.reranking.similarity(query.vectors, gallery.vectors)
-            self._ranker = WholeRows(scores, len(gallery), matching, tracks, workers)
-        else:
-            similarity = CosineSimilarity(query, gallery, precision)
-            if tracks is None and Streamed.suits(gallery.vectors):
-                self._ranker = Streamed(similarity, matching, workers)
-            elif MutualSimilarity.suits(similarity):
-                rows = MutualSimilarity(similarity, workers)  # small chunks, as the whole is at hand
-                self._ranker = WholeRows(rows, len(gallery), matching, tracks, workers, shared=1)
+            if tracks is None:
+                self._ranker = WholeRows(scores, matching, workers)
             else:
-                self._ranker = _by_product(similarity, matching, tracks, workers)
+                best = TrackSimilarity(lambda rows, _: scores(rows), tracks, [slice(0, len(gallery))])
+                self._ranker = WholeRows(best, matching, workers, query_bytes=best.query_bytes)
+            return
+        similarity = CosineSimilarity(query, gallery, precision)
+        if tracks is not None:
+            parts = list(chunks(len(gallery), max(4 * gallery.vectors.shape[1], _IMAGE_BYTES)))
+            best = TrackSimilarity(similarity, tracks, parts)
+            self._ranker = WholeRows(best, matching, workers, query_bytes=best.query_bytes + similarity.query_bytes)
+        elif Streamed.suits(gallery.vectors):
+            self._ranker = Streamed(similarity, matching, workers)
+        elif MutualSimilarity.suits(similarity):
+            rows = MutualSimilarity(similarity, workers)  # small chunks, as the whole is at hand
+            self._ranker = WholeRows(rows, matching, workers, shared=1)
+        else:
+            self._ranker = _by_product(similarity, matching, workers)
 
     def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
         """What `Scores` says of every query, on the CPU, and the first `keep` entries of every ranking."""
@@ -112,14 +124,11 @@ class Search:
         return "after the same-camera rule" if self.protocol.camera_rule else "besides themselves"
 
 
-def _by_product(similarity: CosineSimilarity, matching: Matching, tracks: Tracks | None, workers: int) -> WholeRows:
-    images, dimensions = similarity.gallery.vectors.shape
-    if dimensions < _LONG:  # scores are still in a core's cache when they are counted
-        return WholeRows(similarity, images, matching, tracks, workers, query_bytes=similarity.query_bytes)
+def _by_product(similarity: CosineSimilarity, matching: Matching, workers: int) -> WholeRows:
+    if similarity.gallery.vectors.shape[1] < _LONG:  # scores are still in a core's cache when they are counted
+        return WholeRows(similarity, matching, workers, query_bytes=similarity.query_bytes)
     # With more queries to a product, the gallery is read less often; and by all threads together, only once.
-    return WholeRows(
-        similarity, images, matching, tracks, workers=1, shared=4, counting=workers, query_bytes=similarity.query_bytes
-    )
+    return WholeRows(similarity, matching, workers=1, shared=4, counting=workers, query_bytes=similarity.query_bytes)
 
 
 def _require_fitting(query: Embeddings, gallery: Embeddings, protocol: Protocol) -> None:

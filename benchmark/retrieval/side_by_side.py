@@ -1,6 +1,6 @@
 """Working on several chunks at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -33,9 +33,16 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], work
         items: Chunks of a list.
         workers: How many of them are worked on at a time.
     """
-    workers = min(workers, len(items))
+    return in_turn(function, [items], min(workers, len(items)))
+
+
+def in_turn(function: Callable[[Item], Result], groups: Iterable[Sequence[Item]], workers: int) -> list[Result]:
+    """The function of every item of some groups, in order, as by `side_by_side`; a group after the other is taken.
+
+    By the same threads, because each keeps some of the memory that it has used.
+    """
     if workers < 2:
-        return [function(item) for item in items]
+        return [function(item) for items in groups for item in items]
     threads = torch.get_num_threads()
     share = -(-threads // workers)  # the same for all: torch reports what was last set in any thread
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # of this thread, not of others
@@ -46,6 +53,6 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], work
 
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            return list(pool.map(in_thread, items))
+            return [result for items in groups for result in list(pool.map(in_thread, items))]
     finally:
         torch.set_num_threads(threads)

@@ -1,5 +1,7 @@
 """Ranking a gallery that is read in parts."""
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,7 @@ class Streamed:
 
         For each part of the query list, the gallery is read once.
         """
-        for rows in chunks.chunks(len(self.matching.query), MATCH_BYTES * max(1, self.matching.largest)):
+        for rows in chain.from_iterable(self.matching.blocks(MATCH_BYTES * max(1, self.matching.largest))):
             self._rank(rows, record, keep)
 
     def _rank(self, rows: slice, record: Record, keep: int) -> None:
@@ -82,8 +84,7 @@ class Streamed:
         outside = torch.full_like(local, torch.inf, dtype=scores.dtype)
         outside.masked_fill_((local >= 0) & (local < width), -torch.inf)
         scores.scatter_reduce_(1, local.clamp(0, width - 1), outside, "amin")
-        junk = self.matching.junk - columns.start
-        scores.index_fill_(1, junk[(junk >= 0) & (junk < width)], -torch.inf)
+        scores.index_fill_(1, self.matching.junk(columns), -torch.inf)
 
 
 def _within(rows: slice, part: slice) -> slice:

@@ -3,11 +3,15 @@
 import torch
 from torch import Tensor
 
+from benchmark.retrieval.by_identity import LABEL_BYTES
+from benchmark.retrieval.chunks import chunks
 from benchmark.retrieval.embeddings import Embeddings
 
 
 class Tracks:
     """The tracks of a gallery, labelled as their images are.
+
+    Takes 32 bytes for each track; nothing for each image.
 
     Args:
         gallery: Images with their tracks.
@@ -19,9 +23,15 @@ class Tracks:
     def __init__(self, gallery: Embeddings) -> None:
         if gallery.tracks is None:
             raise ValueError("the protocol ranks tracks, but the gallery does not say which image is in which track")
-        numbers, self._slot = gallery.tracks.unique(return_inverse=True)
-        last = torch.zeros_like(numbers)
-        member = last.scatter_reduce_(0, self._slot, torch.arange(len(gallery), device=numbers.device), "amax")
+        self._of_image = gallery.tracks
+        self._numbers = gallery.tracks[:0]
+        parts = list(chunks(len(gallery), LABEL_BYTES))
+        for images in parts:
+            self._numbers = torch.cat([self._numbers, gallery.tracks[images].unique()]).unique()
+        member = torch.zeros_like(self._numbers)
+        for images in parts:
+            position = torch.arange(images.start, images.stop, device=member.device)
+            member.scatter_reduce_(0, self._slots(images), position, "amax")
         self.member = member
         """(T,) int64: an image of each track, by its position in the gallery."""
         self.identities = gallery.identities[member]
@@ -34,14 +44,25 @@ class Tracks:
         ):
             if of_tracks is None or of_images is None:
                 continue
-            mixed = (of_tracks[self._slot] != of_images).nonzero().flatten()
-            if len(mixed):
-                raise ValueError(f"track {int(gallery.tracks[mixed[0]])} has more than one {name}")
+            for images in parts:
+                mixed = (of_tracks[self._slots(images)] != of_images[images]).nonzero().flatten()
+                if len(mixed):
+                    track = int(gallery.tracks[images][mixed[0]])
+                    raise ValueError(f"track {track} has more than one {name}")
 
     def __len__(self) -> int:
         return len(self.identities)
 
-    def best(self, scores: Tensor) -> Tensor:
-        """(Q, N) scores of images -> (Q, T): of every track, the highest."""
-        best = scores.new_full((len(scores), len(self)), -torch.inf)
-        return best.scatter_reduce_(1, self._slot.expand_as(scores), scores, "amax")
+    def raise_to(self, best: Tensor, scores: Tensor, images: slice) -> None:
+        """Raise the (Q, T) `best` scores of tracks to the (Q, N) `scores` of their images, where those are higher.
+
+        Args:
+            best: Changed.
+            scores: Of the same queries.
+            images: Which part of the gallery.
+        """
+        best.scatter_reduce_(1, self._slots(images).expand_as(scores), scores, "amax")
+
+    def _slots(self, images: slice) -> Tensor:
+        """(N,) int64: which track each of these images is in."""
+        return torch.searchsorted(self._numbers, self._of_image[images])

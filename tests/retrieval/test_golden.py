@@ -128,7 +128,7 @@ def test_junk_is_ignored_and_distractors_are_wrong(arrays):
     query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
     gallery = labelled(arrays[f"{case}/g_ids"], arrays[f"{case}/g_cams"])
     matching = Matching(query, gallery, Protocol(junk=(-1,), distractors=(0,)))
-    scores = -torch.from_numpy(arrays[f"{case}/distmat"]).index_fill_(1, matching.junk, torch.inf)
+    scores = -torch.from_numpy(arrays[f"{case}/distmat"]).index_fill_(1, matching.junk(slice(None)), torch.inf)
     ranking = Ranking.from_scores(scores, matching(slice(0, len(query))))
     precision = average_precision(ranking)[ranking.positives > 0]
     np.testing.assert_allclose(precision, arrays[f"{case}/junk_removed_fastreid_AP"], atol=1e-9)

@@ -110,7 +110,7 @@ def test_ranking_any_scores(data, queries, others, protocol):
     scores = data.draw(st.lists(row, min_size=len(queries), max_size=len(queries)))
     matching = Matching(embeddings(queries), embeddings(gallery), protocol)
     matches = matching(slice(0, len(queries)))
-    given_scores = torch.tensor(scores).index_fill_(1, matching.junk, -math.inf)
+    given_scores = torch.tensor(scores).index_fill_(1, matching.junk(slice(None)), -math.inf)
     ranking = Ranking.from_scores(given_scores, matches, ties=protocol.ties)
     found = {
         "positives": ranking.positives,
