@@ -65,6 +65,7 @@ class Streamed:
                     best[part], found[part] = _first(best[part], found[part], scores, columns.start)
                 self._ignore(scores, columns, matches.columns[part])
                 negatives[part] += count_reaching(scores, thresholds[part], self.workers)
+                del scores  # before the next ones take as much
         neighbours = Neighbours(found, best, self.matching.relation(rows, found)) if keep else None
         record(rows, Ranking.from_counts(negatives, matches), neighbours)
 

@@ -61,6 +61,7 @@ def measured(sizes: str, what: str = "evaluate") -> list[int]:
         pytest.param("1500 12000 1024 1 400 0", id="large chunks"),
         pytest.param("6000 6000 64 1 400 0", id="short vectors"),
         pytest.param("2000 70000 32 1 400 0", id="large gallery"),
+        pytest.param("11659 82161 512 1 3060 0", id="MSMT17"),
         pytest.param("20 10000000 2 1 4000 0", id="very large gallery"),
         pytest.param("4 70000 1024 1 1 0", id="all of one identity"),
         pytest.param("2000 20000 768 1 400 10", id="tracks in half precision"),
