@@ -98,6 +98,8 @@ class Embeddings:
     def pooled(self) -> "Embeddings":
         """One vector for all images of an identity from a camera: the mean of the unit vectors; sorted by both.
 
+        Takes the memory of the vectors in float32 again.
+
         Raises:
             ValueError: The cameras are not known.
         """

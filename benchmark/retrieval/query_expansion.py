@@ -44,6 +44,8 @@ class QueryExpansion:
         Where queries and gallery are one list (leave-one-out), a query finds itself first, and would count twice unless
         `itself` says where. Which of two different images of the same cosine is the k-th nearest is left to rounding.
 
+        Takes the memory of the queries in float32 again, and of the gallery where that is in another type.
+
         Args:
             query: (Q, D) floating point. Need not be normalised.
             gallery: (G, D) floating point. Need not be normalised.
