@@ -37,7 +37,7 @@ def evaluate(
 
     Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), of any number of queries and
     images, as long as no more than a million images are of one identity. Where tracks are ranked, no more than a
-    million of them. Re-ranking, expansion and pooling take more, as they say.
+    million of them. Re-ranking, expansion and pooling take more, as they say; lower precision, nine bytes of a query.
 
     Args:
         query: The images that are looked for.

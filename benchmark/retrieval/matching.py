@@ -53,8 +53,14 @@ class Matching:
         """The matches of these rows of the query list, all of one part: that of the last `blocks`, at first the first.
 
         As wide for any rows, because the width decides the order in which a precision is summed, and so its last digit.
+
+        Raises:
+            ValueError: The rows are of another part.
         """
-        assert self._part.start <= rows.start and rows.stop <= self._part.stop
+        if rows.start < self._part.start or rows.stop > self._part.stop:
+            raise ValueError(
+                f"queries {rows.start} to {rows.stop} are not of the part looked up: take rows from `blocks`"
+            )
         start, count = (part[:, None] for part in self._gallery.find(self.query.identities[rows]))
         offset = torch.arange(max(1, self.largest), device=count.device)
         columns = self._gallery.positions[start + offset.minimum(count - 1).clamp_min_(0)]

@@ -48,9 +48,9 @@ class Scores(JudgedQueries):
             shape = (queries, len(self.recall_at)) if name == "precision_at" else (queries,)
             if values.shape != shape or values.device.type != "cpu":
                 raise ValueError(f"{name} must be {shape} on the CPU, not {tuple(values.shape)} on {values.device}")
-        if not self.positives.any():
+        if not (queries and self.positives.amax() > 0):
             raise ValueError(f"none of {queries} queries has a positive")
-        for rows in chunks(queries, 8 * len(self.recall_at)):
+        for rows in chunks(queries, 8 * max(1, len(self.recall_at))):
             valid = self.positives[rows] > 0
             if not torch.equal(self.first_hit[rows] > 0, valid):
                 raise ValueError("first_hit must be 0 for the queries without positives, and for them alone")

@@ -45,7 +45,7 @@ class Streamed:
     def rank(self, record: Record, keep: int) -> None:
         """Record the ranking of every query, and the first `keep` entries of it.
 
-        For each part of the query list, the gallery is read once.
+        For each block of the query list, the gallery is read once.
         """
         for rows in chain.from_iterable(self.matching.blocks(MATCH_BYTES * max(1, self.matching.largest))):
             self._rank(rows, record, keep)
@@ -59,11 +59,13 @@ class Streamed:
         best = torch.full((len(negatives), keep), -torch.inf, device=negatives.device)
         found = torch.zeros_like(best, dtype=torch.int64)
         for columns in chunks.chunks(images, 4 * max(size, _QUERIES)):
+            junk = self.matching.junk(columns)
             for part in chunks.chunks(len(negatives), 4 * (columns.stop - columns.start)):
                 scores = self.similarity(_within(rows, part), columns)
                 if keep:
                     best[part], found[part] = _first(best[part], found[part], scores, columns.start)
-                self._ignore(scores, columns, matches.columns[part])
+                scores.index_fill_(1, junk, -torch.inf)
+                _ignore(scores, columns, matches.columns[part])
                 negatives[part] += count_reaching(scores, thresholds[part], self.workers)
                 del scores  # before the next ones take as much
         neighbours = Neighbours(found, best, self.matching.relation(rows, found)) if keep else None
@@ -78,14 +80,14 @@ class Streamed:
                 matched[part, some] = self.similarity.pairs(_within(rows, part), matches.columns[part, some])
         return positive_thresholds(matched, matches, ROUNDING, self.matching.protocol.ties)
 
-    def _ignore(self, scores: Tensor, columns: slice, matched: Tensor) -> None:
-        """Take what is no negative out of the scores of this part of the gallery."""
-        width = scores.shape[1]
-        local = matched - columns.start
-        outside = torch.full_like(local, torch.inf, dtype=scores.dtype)
-        outside.masked_fill_((local >= 0) & (local < width), -torch.inf)
-        scores.scatter_reduce_(1, local.clamp(0, width - 1), outside, "amin")
-        scores.index_fill_(1, self.matching.junk(columns), -torch.inf)
+
+def _ignore(scores: Tensor, columns: slice, matched: Tensor) -> None:
+    """Take the matches out of the scores of this part of the gallery: none of them is a negative."""
+    width = scores.shape[1]
+    local = matched - columns.start
+    outside = torch.full_like(local, torch.inf, dtype=scores.dtype)
+    outside.masked_fill_((local >= 0) & (local < width), -torch.inf)
+    scores.scatter_reduce_(1, local.clamp(0, width - 1), outside, "amin")
 
 
 def _within(rows: slice, part: slice) -> slice:

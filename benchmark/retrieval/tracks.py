@@ -26,8 +26,12 @@ class Tracks:
         self._of_image = gallery.tracks
         self._numbers = gallery.tracks[:0]
         parts = list(chunks(len(gallery), LABEL_BYTES))
+        found: list[Tensor] = []
         for images in parts:
-            self._numbers = torch.cat([self._numbers, gallery.tracks[images].unique()]).unique()
+            found.append(gallery.tracks[images].unique())
+            if images is parts[-1] or sum(map(len, found)) > len(self._numbers):  # not all anew for every few
+                self._numbers = torch.cat([self._numbers, *found]).unique()
+                found.clear()
         member = torch.zeros_like(self._numbers)
         for images in parts:
             position = torch.arange(images.start, images.stop, device=member.device)

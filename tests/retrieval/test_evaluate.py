@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
 from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, Scores, evaluate
+from benchmark.retrieval.matching import Matching
 from benchmark.retrieval.product import Precision, product
 from benchmark.retrieval.streamed import Streamed
 
@@ -340,3 +342,15 @@ def test_a_gpu_gives_the_same_scores():
 def test_evaluation_needs_no_mmengine():
     code = "import sys, benchmark.retrieval; sys.exit('mmengine' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_matches_of_long_lists_are_looked_up_in_parts(monkeypatch):
+    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 1_000)
+    images = Embeddings(torch.ones(10, 1), torch.arange(10))
+    matching = Matching(images, images, Protocol(camera_rule=False))
+    with pytest.raises(ValueError, match="queries 8 to 10 are not of the part looked up: take rows from `blocks`"):
+        matching(slice(8, 10))
+    blocks = list(chain.from_iterable(matching.blocks(1)))
+    assert len(matching.parts) > 1 and [(rows.start, rows.stop) for rows in blocks][-1][1] == 10
+    columns = torch.cat([matching(rows).columns for rows in chain.from_iterable(matching.blocks(1))])
+    assert columns.flatten().tolist() == list(range(10))

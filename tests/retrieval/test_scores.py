@@ -42,6 +42,7 @@ def test_means_are_over_the_queries_that_count():
         ({"average_precision": 3 * HALF}, "average_precision must lie between 0 and 1"),
         ({"average_precision": HALF.flip(0)}, "average_precision must lie between 0 and 1"),
         ({"positives": torch.zeros(2).long()}, "none of 2 queries has a positive"),
+        ({"positives": torch.tensor([-1, -1])}, "none of 2 queries has a positive"),
         (
             {
                 "neighbours": Neighbours(
