@@ -16,6 +16,8 @@ from benchmark.retrieval.whole_rows import MATCH_BYTES
 
 _QUERIES = 256
 """Queries in a product; with many fewer it is slow."""
+_SHARE = 4
+"""One of so many parts of a chunk is what the tables of matches take, and vectors of matches, beside the scores."""
 
 
 class Streamed:
@@ -47,7 +49,7 @@ class Streamed:
 
         For each block of the query list, the gallery is read once.
         """
-        for rows in chain.from_iterable(self.matching.blocks(MATCH_BYTES * max(1, self.matching.largest))):
+        for rows in chain.from_iterable(self.matching.blocks(_SHARE * MATCH_BYTES * max(1, self.matching.largest))):
             self._rank(rows, record, keep)
 
     def _rank(self, rows: slice, record: Record, keep: int) -> None:
@@ -73,7 +75,7 @@ class Streamed:
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.columns.shape
-        vector_bytes = 4 * self.similarity.gallery.vectors.shape[1]
+        vector_bytes = _SHARE * 4 * self.similarity.gallery.vectors.shape[1]
         matched = torch.empty(queries, width, device=matches.columns.device)
         for part in chunks.chunks(queries, vector_bytes * width):
             for some in chunks.chunks(width, vector_bytes * (part.stop - part.start)):
