@@ -20,17 +20,18 @@ class ByIdentity:
     Args:
         identities: (G,) int64.
         wanted: (U,) int64: those that are asked for, ascending. Not copied.
+        count: (U,) int64: how many entries each of them has, by `count_wanted`. Not copied.
     """
 
-    def __init__(self, identities: Tensor, wanted: Tensor) -> None:
+    def __init__(self, identities: Tensor, wanted: Tensor, count: Tensor) -> None:
         self._wanted = wanted
-        self._count = count_wanted(identities, wanted)
-        self.positions = wanted.new_zeros(int(self._count.sum()) + 1)
+        self._count = count
+        self.positions = wanted.new_zeros(int(count.sum()) + 1)
         """(W + 1,) int64: entries of wanted identities by their position in the list, one identity after the other.
 
         After them stands the first of the list, for whoever reads where nothing was found.
         """
-        self._end = self._count.cumsum(0).sub_(self._count)  # of what is already there
+        self._end = count.cumsum(0).sub_(count)  # of what is already there
         for position, group in _found(identities, wanted):
             group, order = group.sort(stable=True)
             rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)

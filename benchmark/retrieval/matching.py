@@ -45,12 +45,13 @@ class Matching:
 
         Where several processes share the queries: of any query of theirs.
         """
-        self._cut()
         self._part = slice(0, 0)
-        self._look_up(self.parts[0])
+        self._gallery: ByIdentity
+        """Sorted as far as the queries of this part ask for it."""
+        self._cut()
 
     def __call__(self, rows: slice) -> Matches:
-        """The matches of these rows of the query list, all of one part: that of the last `blocks`, at first the first.
+        """The matches of these rows of the query list, of the part whose `blocks` were last taken, or of the only one.
 
         As wide for any rows, because the width decides the order in which a precision is summed, and so its last digit.
 
@@ -77,7 +78,9 @@ class Matching:
         The matches of a block can be asked for until the next part's are taken.
         """
         for part in self.parts:
-            self._look_up(part)
+            if part != self._part:
+                self._part = part
+                self._gallery = ByIdentity(self.gallery.identities, *self._count(part))
             blocks = chunks.chunks(part.stop - part.start, row_bytes, workers, shared)
             yield [slice(part.start + rows.start, part.start + rows.stop) for rows in blocks]
 
@@ -119,7 +122,7 @@ class Matching:
         waiting = list(chunks.chunks(len(self.query), LABEL_BYTES))[::-1]
         while waiting:
             part = waiting.pop()
-            count = count_wanted(self.gallery.identities, self._wanted(part))
+            wanted, count = self._count(part)
             largest = int(count.max()) if len(count) else 0
             if 8 * int(count.sum()) > max(chunks.CHUNK_BYTES, _LARGEST_BYTES * largest):
                 middle = (part.start + part.stop) // 2
@@ -127,13 +130,11 @@ class Matching:
             else:
                 self.parts.append(part)
                 self.largest = max(self.largest, largest)
+        if len(self.parts) == 1:
+            self._part, self._gallery = part, ByIdentity(self.gallery.identities, wanted, count)
 
-    def _look_up(self, part: slice) -> None:
-        if part != self._part:
-            self._part = part
-            self._gallery = ByIdentity(self.gallery.identities, self._wanted(part))
-
-    def _wanted(self, rows: slice) -> Tensor:
-        """The identities of these queries, without those that are nobody's; ascending."""
-        identities = self.query.identities[rows].unique()
-        return identities[~torch.isin(identities, self._nobody)]
+    def _count(self, part: slice) -> tuple[Tensor, Tensor]:
+        """The identities of these queries, ascending and without nobody's, and how many gallery entries each has."""
+        identities = self.query.identities[part].unique()
+        wanted = identities[~torch.isin(identities, self._nobody)]
+        return wanted, count_wanted(self.gallery.identities, wanted)

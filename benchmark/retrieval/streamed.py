@@ -16,8 +16,6 @@ from benchmark.retrieval.whole_rows import MATCH_BYTES
 
 _QUERIES = 256
 """Queries in a product; with many fewer it is slow."""
-_SHARE = 4
-"""One of so many parts of a chunk is what the tables of matches take, and vectors of matches, beside the scores."""
 
 
 class Streamed:
@@ -49,33 +47,32 @@ class Streamed:
 
         For each block of the query list, the gallery is read once.
         """
-        for rows in chain.from_iterable(self.matching.blocks(_SHARE * MATCH_BYTES * max(1, self.matching.largest))):
-            self._rank(rows, record, keep)
-
-    def _rank(self, rows: slice, record: Record, keep: int) -> None:
-        matches = self.matching(rows)
-        thresholds = self._thresholds(rows, matches)
-        negatives = torch.zeros_like(matches.columns)
         images, size = self.similarity.gallery.vectors.shape
         keep = min(keep, images)
-        best = torch.full((len(negatives), keep), -torch.inf, device=negatives.device)
-        found = torch.zeros_like(best, dtype=torch.int64)
-        for columns in chunks.chunks(images, 4 * max(size, _QUERIES)):
-            junk = self.matching.junk(columns)
-            for part in chunks.chunks(len(negatives), 4 * (columns.stop - columns.start)):
-                scores = self.similarity(_within(rows, part), columns)
-                if keep:
-                    best[part], found[part] = _first(best[part], found[part], scores, columns.start)
-                scores.index_fill_(1, junk, -torch.inf)
-                _ignore(scores, columns, matches.columns[part])
-                negatives[part] += count_reaching(scores, thresholds[part], self.workers)
-                del scores  # before the next ones take as much
-        neighbours = Neighbours(found, best, self.matching.relation(rows, found)) if keep else None
-        record(rows, Ranking.from_counts(negatives, matches), neighbours)
+        scores: Tensor | None = None
+        for rows in chain.from_iterable(self.matching.blocks(MATCH_BYTES * max(1, self.matching.largest))):
+            matches = self.matching(rows)
+            thresholds = self._thresholds(rows, matches)
+            negatives = torch.zeros_like(matches.columns)
+            best = torch.full((len(negatives), keep), -torch.inf, device=negatives.device)
+            found = torch.zeros_like(best, dtype=torch.int64)
+            for columns in chunks.chunks(images, 4 * max(size, _QUERIES)):
+                junk = self.matching.junk(columns)
+                for part in chunks.chunks(len(negatives), 4 * (columns.stop - columns.start)):
+                    # Freed just before as many come, or small tensors would take their place in memory, for long.
+                    scores = None
+                    scores = self.similarity(_within(rows, part), columns)
+                    if keep:
+                        best[part], found[part] = _first(best[part], found[part], scores, columns.start)
+                    scores.index_fill_(1, junk, -torch.inf)
+                    _ignore(scores, columns, matches.columns[part])
+                    negatives[part] += count_reaching(scores, thresholds[part], self.workers)
+            neighbours = Neighbours(found, best, self.matching.relation(rows, found)) if keep else None
+            record(rows, Ranking.from_counts(negatives, matches), neighbours)
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.columns.shape
-        vector_bytes = _SHARE * 4 * self.similarity.gallery.vectors.shape[1]
+        vector_bytes = 16 * self.similarity.gallery.vectors.shape[1]
         matched = torch.empty(queries, width, device=matches.columns.device)
         for part in chunks.chunks(queries, vector_bytes * width):
             for some in chunks.chunks(width, vector_bytes * (part.stop - part.start)):

@@ -42,7 +42,7 @@ def scores(name: str, device: torch.device) -> Scores:
     protocol = PROTOCOLS[name]
     with pytest.MonkeyPatch.context() as patch:
         if name == "streamed":
-            patch.setattr(chunks, "CHUNK_BYTES", 2**16)
+            patch.setattr(chunks, "CHUNK_BYTES", 2**14)
             patch.setattr(Streamed, "suits", staticmethod(lambda gallery: True))
         return evaluate(query, None if protocol.query_in_gallery else gallery, protocol, keep=KEEP)
 
