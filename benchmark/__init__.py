@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.model.deployed import load_student as load_student
+    from benchmark.model.serialize import load_student as load_student
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ if not (Path(__file__).parent / "methods").is_dir():  # a checkout, not an insta
 def __getattr__(name: str) -> Any:
     """Import `load_student` (and with it torch) only when it is asked for."""
     if name == "load_student":
-        from benchmark.model.deployed import load_student
+        from benchmark.model.serialize import load_student
 
         return load_student
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -149,7 +149,7 @@ def suite(
 def list_(kind: Annotated[str, typer.Argument(help="methods, datasets or backbones")], plugin: Plugins = None) -> None:
     """List what can be named in a recipe."""
     _load(plugin)
-    from benchmark.commands.listing import listing
+    from benchmark.commands.cards import listing
 
     listing(kind)
 
@@ -158,7 +158,7 @@ def list_(kind: Annotated[str, typer.Argument(help="methods, datasets or backbon
 def show(name: str, plugin: Plugins = None) -> None:
     """Print the card of a method or dataset: citation, equation or counts, parameters with defaults, needs."""
     _load(plugin)
-    from benchmark.commands.show import show as card
+    from benchmark.commands.cards import show as card
 
     card(name)
 

@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.mappings import merge
-from benchmark.method import Method, Plan, Progress
+from benchmark.method import Method, Needs, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.model.surgery import Kept
-from benchmark.needs import Needs
+from benchmark.model.surgery import ChannelSelection
+from benchmark.utils.mappings import merge
 
 
 class Combination(Method):
@@ -73,7 +72,7 @@ class Combination(Method):
         for method in self._all():
             method.after_backward(student)
 
-    def after_epoch(self, student: Embedder, progress: Progress) -> list[Kept]:
+    def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
         return [change for method in self._all() for change in method.after_epoch(student, progress)]
 
     def structure(self) -> dict[str, Any]:
@@ -86,8 +85,8 @@ class Combination(Method):
     def report(self, student: Embedder) -> dict[str, float]:
         return {key: value for method in self._all() for key, value in method.report(student).items()}
 
-    def smallest(self, student: Embedder) -> Embedder | None:
-        return self._all()[0].smallest(student)
+    def minimal_student(self, student: Embedder) -> Embedder | None:
+        return self._all()[0].minimal_student(student)
 
     def compact(self, student: Embedder) -> Embedder:
         for method in self._all():

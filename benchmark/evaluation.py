@@ -9,15 +9,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmark.data.batch_loader import BatchLoader
-from benchmark.data.evaluation_images import EvaluationImages
-from benchmark.data.loaders import eval_loader
-from benchmark.data.loading import Loading
+from benchmark.data.loaders import BatchLoader, EvaluationImages, Loading, eval_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Sample
 from benchmark.errors import UserError
-from benchmark.processes import share
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate, evaluate_sharded
+from benchmark.utils.distributed import share
 
 
 class TestSet:

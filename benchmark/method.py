@@ -11,8 +11,50 @@ from benchmark.data.batch import Batch
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.model.surgery import Kept
-from benchmark.needs import Needs
+from benchmark.model.surgery import ChannelSelection
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What has to be given for a method to make sense.
+
+    `benchmark.run.preflight` checks embeddings, backbones and views before anything is trained. `classifier` is checked
+    for teachers loaded from a checkpoint file; those trained here have one. `sample_index` only
+    describes the method: every batch
+    carries the indices. The intermediate features that a method reads are its `student_taps` and `teacher_taps`.
+    """
+
+    teacher: bool = True
+    """A teacher. Without one none is run, and `loss` gets the student's features twice."""
+    classifier: bool = False
+    """The teacher's logits over the identities of the training set."""
+    equal_embeddings: bool = False
+    """Embeddings of one size."""
+    same_backbone: bool = False
+    """A student that starts with the teacher's architecture, block by block."""
+    sample_index: bool = False
+    """`Batch.indices`: it remembers something of every training image."""
+    views: bool = False
+    """Several augmentations of every image in a batch: `train.sampler.views` above 1."""
+
+    def __or__(self, other: "Needs") -> "Needs":
+        """What both need."""
+        return Needs(*(getattr(self, name) or getattr(other, name) for name in self.__slots__))
+
+    def describe(self) -> str:
+        """A sentence for people."""
+        parts = {
+            "a teacher" if self.teacher else "no teacher": True,
+            "the teacher's classifier": self.classifier,
+            "embeddings of one size": self.equal_embeddings,
+            "a student with the teacher's architecture to start from": self.same_backbone,
+            "the index of every sample": self.sample_index,
+            "several views of every image (train.sampler.views)": self.views,
+        }
+        named = [part for part, needed in parts.items() if needed]
+        listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+        return f"Needs {listed}."
+
 
 KINDS = {
     "baseline": "without a teacher",
@@ -141,7 +183,7 @@ class Method(nn.Module):
     def after_backward(self, student: Embedder) -> None:
         """Edit gradients, between backward and the optimiser's step."""
 
-    def after_epoch(self, student: Embedder, progress: Progress) -> list[Kept]:
+    def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
         """Change the student's structure between epochs, in place; return every parameter that was narrowed."""
         return []
 
@@ -156,7 +198,7 @@ class Method(nn.Module):
         """Figures about the student or the method, logged after every epoch."""
         return {}
 
-    def smallest(self, student: Embedder) -> Embedder | None:
+    def minimal_student(self, student: Embedder) -> Embedder | None:
         """The smallest network that `compact` could give for this student; None for a method that does not compress."""
         return None
 

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from benchmark.data.card import Card, Split
-from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Defect, Sample
 from benchmark.errors import UserError
-from benchmark.mappings import merge
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.mappings import merge
 
 TRAIN_CLASSES = 98
 ALL_IN_ONE = "cars_annos.mat"

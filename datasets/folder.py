@@ -9,9 +9,8 @@ from typing import ClassVar, NamedTuple
 
 from benchmark.data.card import Card
 from benchmark.data.files import images_below, lines
-from benchmark.data.findings import Defect, Skipped
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Defect, Sample, Skipped
 from benchmark.errors import UserError, nearest
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS

@@ -19,17 +19,16 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import track
 
-from benchmark.data.atomic_folder import atomic_folder
 from benchmark.data.card import Card, Split
+from benchmark.data.decode import array_hash, fingerprint, pixel_hash
 from benchmark.data.files import named
-from benchmark.data.findings import Defect, Skipped
-from benchmark.data.parallel import parallel
-from benchmark.data.pixel_hash import array_hash, fingerprint, pixel_hash
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Defect, Sample, Skipped
 from benchmark.errors import UserError
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.atomic import atomic_folder
+from benchmark.utils.parallel import parallel
 
 FACES = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),

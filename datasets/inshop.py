@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 
 from benchmark.data.card import Card, Split
 from benchmark.data.files import lines, rows
-from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.retrieval_dataset import SPLITS
-from benchmark.data.sample import Sample
-from benchmark.mappings import merge
+from benchmark.data.samples import Defect, Sample
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.mappings import merge
 
 IMAGES = ("Img/img", "img")
 LIST = "list_eval_partition.txt"

@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 
 from benchmark.data.card import Card, Split
 from benchmark.data.files import named
-from benchmark.data.findings import Defect, Skipped
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sample import Sample
-from benchmark.mappings import merge
+from benchmark.data.samples import Defect, Sample, Skipped
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.mappings import merge
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 NAME = re.compile(r"(?P<identity>-1|\d{4})_c(?P<camera>[1-6])s\d_\d{6}_\d{2}\.jpg")

@@ -7,13 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from benchmark.data.card import Card, Split
 from benchmark.data.files import rows
-from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
-from benchmark.data.sample import Sample
-from benchmark.mappings import merge
+from benchmark.data.samples import Defect, Sample
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.mappings import merge
 
 LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
 FOLDERS = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}

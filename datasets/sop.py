@@ -4,16 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmark.data.card import Card, Split
-from benchmark.data.download import Download
+from benchmark.data.card import Card, Download, Split
 from benchmark.data.files import rows
-from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
-from benchmark.data.sample import Sample
-from benchmark.mappings import merge
+from benchmark.data.samples import Defect, Sample
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.mappings import merge
 
 LISTS = {"train": "Ebay_train.txt", "query": "Ebay_test.txt"}
 

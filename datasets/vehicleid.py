@@ -9,13 +9,12 @@ from pydantic import Field
 
 from benchmark.data.card import Card, Split
 from benchmark.data.files import rows
-from benchmark.data.findings import Defect
 from benchmark.data.listed_dataset import ListedDataset
-from benchmark.data.sample import Sample
-from benchmark.mappings import merge
+from benchmark.data.samples import Defect, Sample
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.mappings import merge
 
 TRAIN = "train_test_split/train_list.txt"
 TEST = "train_test_split/test_list_{}.txt"

@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Literal
 
 from benchmark.data.card import Card, Split
 from benchmark.data.files import lines, named
-from benchmark.data.findings import Defect, Skipped
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Defect, Sample, Skipped
 from benchmark.errors import UserError
-from benchmark.mappings import merge
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.mappings import merge
 
 FOLDERS = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
 NAMES = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}

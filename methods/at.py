@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.match_size import match_size
+from benchmark.losses import match_size
 from benchmark.method import Method
+from benchmark.model.embedder import Stages
 from benchmark.model.features import Features
-from benchmark.model.stages import Stages
 from benchmark.registry import METHODS
 
 

@@ -9,12 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.unit_rows import unit_rows
-from benchmark.method import Method
+from benchmark.losses import l2_normalize
+from benchmark.method import Method, Needs
 from benchmark.model.features import Features
-from benchmark.needs import Needs
-from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
+from benchmark.utils.precision import full_precision, upcast
 
 
 @METHODS.register_module("cc")
@@ -68,7 +67,7 @@ class CC(Method):
         self.needs = Needs(equal_embeddings=self.aligned)
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        prepared = unit_rows if self.normalize else at_least_float32
+        prepared = l2_normalize if self.normalize else upcast
         s, t = prepared(student.embedding), prepared(teacher.embedding)
         return {"cc": self.weight * (self._consecutive(s, t) if self.form == "consecutive" else self._kernel(s, t))}
 

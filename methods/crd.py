@@ -9,13 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
-from benchmark.losses.unit_rows import unit_rows
-from benchmark.method import Method, Plan
+from benchmark.losses import l2_normalize
+from benchmark.method import Method, Needs, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.needs import Needs
-from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
+from benchmark.utils.precision import full_precision, upcast
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -75,7 +74,7 @@ class CRD(Method):
         self.embed_student = nn.Linear(student.dim, self.dim)
         self.embed_teacher = nn.Linear(teacher.dim, self.dim)
         for name in ("memory_student", "memory_teacher"):
-            self.register_buffer(name, unit_rows(torch.randn(plan.images, self.dim)))
+            self.register_buffer(name, l2_normalize(torch.randn(plan.images, self.dim)))
         self.register_buffer("log_z", torch.full((2,), float("nan")))  # of the student's anchors, of the teacher's
         # Images sorted by identity, and for each image where its identity's begin and how many they are.
         labels = torch.from_numpy(plan.labels)
@@ -103,8 +102,8 @@ class CRD(Method):
     def contrast(self, student: Tensor, teacher: Tensor, indices: Tensor, negatives: Tensor) -> Tensor:
         """The loss of images `indices`, (B,), against images `negatives`, (B, K); then the memories are updated."""
         with full_precision(student.device):
-            v_s = unit_rows(self.embed_student(at_least_float32(student)))
-            v_t = unit_rows(self.embed_teacher(at_least_float32(teacher)))
+            v_s = l2_normalize(self.embed_student(upcast(student)))
+            v_t = l2_normalize(self.embed_teacher(upcast(teacher)))
             found = [self._scores(v_s, self.memory_teacher, indices), self._scores(v_t, self.memory_student, indices)]
         drawn = torch.zeros_like(found[0][1]).scatter_add_(1, negatives, v_s.new_ones(negatives.shape))
         with torch.no_grad():
@@ -134,7 +133,7 @@ class CRD(Method):
 
     def _updated(self, memory: Tensor, indices: Tensor, fresh: Tensor) -> Tensor:
         """A new tensor: backward still reads the old one."""
-        rows = unit_rows(self.momentum * memory[indices] + (1 - self.momentum) * fresh)
+        rows = l2_normalize(self.momentum * memory[indices] + (1 - self.momentum) * fresh)
         earliest = (indices[:, None] == indices).int().argmax(dim=1)
         return memory.index_copy(0, indices, rows[earliest])
 

@@ -8,12 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.pairwise_distance import pairwise_distance
-from benchmark.losses.unit_rows import unit_rows
+from benchmark.losses import l2_normalize, pairwise_distance
 from benchmark.method import Method
 from benchmark.model.features import Features
-from benchmark.precision import at_least_float32
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -73,7 +72,7 @@ class DarkRank(Method):
 
     def costs(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(anchors,): -log P of every anchor's list."""
-        prepared = unit_rows if self.normalize else at_least_float32
+        prepared = l2_normalize if self.normalize else upcast
         ours, theirs = pairwise_distance(prepared(student)), pairwise_distance(prepared(teacher))
         others = len(ours) - 1
         if self.form == "original":

@@ -7,11 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.method import Method
+from benchmark.method import Method, Needs
 from benchmark.model.features import Features
-from benchmark.needs import Needs
-from benchmark.precision import at_least_float32
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -49,7 +48,7 @@ class DIST(Method):
         self.inter_weight, self.intra_weight = inter_weight, intra_weight
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        s, t = (torch.softmax(at_least_float32(x.logits) / self.temperature, dim=1) for x in (student, teacher))
+        s, t = (torch.softmax(upcast(x.logits) / self.temperature, dim=1) for x in (student, teacher))
         factor = self.temperature**2
         return {
             "dist_inter": self.inter_weight * factor * (1 - correlation(s, t).mean()),

@@ -9,13 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.method import Method, Progress
+from benchmark.method import Method, Needs, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.model.surgery import Kept
-from benchmark.needs import Needs
-from benchmark.precision import at_least_float32
+from benchmark.model.surgery import ChannelSelection
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -68,7 +67,7 @@ class DKD(Method):
         rise = (self.epoch / self.warmup).clamp(max=1) if self.warmup else 1.0
         return {"dkd_target": self.alpha * rise * target, "dkd_others": self.beta * rise * others}
 
-    def after_epoch(self, student: Embedder, progress: Progress) -> list[Kept]:
+    def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
         self.epoch.fill_(progress.epoch + 1)
         return []
 
@@ -79,7 +78,7 @@ def decoupled_divergences(
     """T^2 / B * sum_b of KL(b_t || b_s) and of KL(q_t || q_s), for logits (B, C) and labels (B,)."""
     classes = torch.arange(student.shape[1], device=student.device)
     own = labels[:, None] == classes
-    scores = [at_least_float32(logits) / temperature for logits in (student, teacher)]
+    scores = [upcast(logits) / temperature for logits in (student, teacher)]
     rest = [score.masked_fill(own, -float("inf")) for score in scores]
     # log (1 - p_y) from the other classes' scores: 1 - p_y itself is rounded to 0 where the network is sure.
     pairs = [

@@ -8,13 +8,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
-from benchmark.losses.match_size import match_size
+from benchmark.losses import match_size
 from benchmark.method import Method, Plan
-from benchmark.model.embedder import Embedder
+from benchmark.model.embedder import Embedder, Stages, stage_channels
 from benchmark.model.features import Features
-from benchmark.model.stages import Stages, stage_channels
-from benchmark.precision import at_least_float32
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 
 @METHODS.register_module("fitnet")
@@ -77,7 +76,7 @@ class FitNet(Method):
         else:
             pairs = [(student.embedding, teacher.embedding)]
         terms = [
-            F.mse_loss(at_least_float32(regressor(s)), at_least_float32(t))
+            F.mse_loss(upcast(regressor(s)), upcast(t))
             for regressor, (s, t) in zip(self.regressors, pairs, strict=True)
         ]
         return {"fitnet": self.weight * sum(terms, start=terms[0].new_zeros(()))}

@@ -7,10 +7,9 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.kl_divergence import kl_divergence
-from benchmark.method import Method
+from benchmark.losses import kl_divergence
+from benchmark.method import Method, Needs
 from benchmark.model.features import Features
-from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 

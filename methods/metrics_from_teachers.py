@@ -9,13 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.pairwise_distance import pairwise_distance
-from benchmark.losses.unit_rows import unit_rows
-from benchmark.method import Method
+from benchmark.losses import l2_normalize, pairwise_distance
+from benchmark.method import Method, Needs
 from benchmark.model.features import Features
-from benchmark.needs import Needs
-from benchmark.precision import at_least_float32
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 
 @METHODS.register_module("metrics_from_teachers")
@@ -60,7 +58,7 @@ class MetricsFromTeachers(Method):
         self.needs = Needs(equal_embeddings=self.aligned)
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        prepared = unit_rows if self.normalize else at_least_float32
+        prepared = l2_normalize if self.normalize else upcast
         s, t = prepared(student.embedding), prepared(teacher.embedding)
         if self.mode == "absolute":
             apart = F.pairwise_distance(s, t, eps=1e-6).mean()

@@ -8,11 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.match_size import match_size
-from benchmark.losses.pairwise_distance import SMALLEST
+from benchmark.losses import MIN_DISTANCE, match_size
 from benchmark.method import Method
+from benchmark.model.embedder import Stages
 from benchmark.model.features import Features
-from benchmark.model.stages import Stages
 from benchmark.registry import METHODS
 
 Weight = Annotated[float, Field(ge=0)]
@@ -77,4 +76,4 @@ class MKD(Method):
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     # From differences: the expanded square loses the digits of near pairs, of which the diagonal is made.
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=SMALLEST)
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=MIN_DISTANCE)

@@ -5,9 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.method import Method
+from benchmark.method import Method, Needs
 from benchmark.model.features import Features
-from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.losses.match_size import match_size
+from benchmark.losses import match_size
 from benchmark.method import Method, Plan
-from benchmark.model.embedder import Embedder
+from benchmark.model.embedder import Embedder, Stages, stage_channels
 from benchmark.model.features import Features
-from benchmark.model.stages import Stages, stage_channels
-from benchmark.precision import at_least_float32
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 
 @METHODS.register_module("ofd")
@@ -73,7 +72,7 @@ class OFD(Method):
         terms = []
         for depth, (connector, stage) in enumerate(zip(self.connectors, self.stages, strict=True), start=1):
             s, t = match_size(student.taps[f"stage{stage}:pre"], teacher.taps[f"stage{stage}:pre"])
-            distance = partial_distance(at_least_float32(connector(s)), t, self.get_buffer(f"margin{stage}"))
+            distance = partial_distance(upcast(connector(s)), t, self.get_buffer(f"margin{stage}"))
             terms.append(distance / (len(t) * 2 ** (len(self.stages) - depth)))
         return {"ofd": self.weight * torch.stack(terms).sum()}
 

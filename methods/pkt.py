@@ -9,8 +9,8 @@ from torch import Tensor
 from benchmark.data.batch import Batch
 from benchmark.method import Method
 from benchmark.model.features import Features
-from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
+from benchmark.utils.precision import full_precision, upcast
 
 EPSILON = 1e-7
 
@@ -44,7 +44,7 @@ class PKT(Method):
 
 def probabilities(features: Tensor) -> Tensor:
     """(B, D) -> (B, B): row i is the distribution of image i over the batch, itself included."""
-    features = at_least_float32(features)
+    features = upcast(features)
     norms = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     rows = features / (norms + EPSILON).masked_fill(norms == 0, 1)
     rows = rows.masked_fill(norms == 0, 0)

@@ -8,13 +8,12 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.unit_rows import unit_rows
-from benchmark.method import Method, Plan
+from benchmark.losses import l2_normalize
+from benchmark.method import Method, Needs, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.needs import Needs
-from benchmark.precision import full_precision
 from benchmark.registry import METHODS
+from benchmark.utils.precision import full_precision
 
 Weight = Annotated[float, Field(ge=0)]
 EPSILON = 1e-6
@@ -74,7 +73,7 @@ class RAML(Method):
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         groups = (1, len(student.embedding)) if self.relations == "batch" else (-1, self.views)
-        s, t = (unit_rows(features.embedding).unflatten(0, groups) for features in (student, teacher))
+        s, t = (l2_normalize(features.embedding).unflatten(0, groups) for features in (student, teacher))
         absolute, mixed, within = differences(s, t)
         return {
             "raml_absolute": self.weight * absolute,

@@ -8,8 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.pairwise_distance import pairwise_distance
-from benchmark.losses.unit_rows import unit_rows
+from benchmark.losses import l2_normalize, pairwise_distance
 from benchmark.method import Method
 from benchmark.model.features import Features
 from benchmark.registry import METHODS
@@ -49,7 +48,7 @@ class RelaxedContrastive(Method):
         self.sigma, self.delta = sigma, delta
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        alike = torch.exp(-pairwise_distance(unit_rows(teacher.embedding)).square() / self.sigma)
+        alike = torch.exp(-pairwise_distance(l2_normalize(teacher.embedding)).square() / self.sigma)
         own = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
         distances = pairwise_distance(student.embedding).masked_fill(own, 0)
         relative = distances / distances.mean(dim=1, keepdim=True)

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.method import Method, Plan
-from benchmark.model.embedder import Embedder
+from benchmark.model.embedder import Embedder, Stages, stage_channels
 from benchmark.model.features import Features
-from benchmark.model.stages import Stages, stage_channels
-from benchmark.precision import at_least_float32
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 GRIDS = (4, 2, 1)
 """Sides of the grids to which maps are averaged, besides their own size."""
@@ -122,7 +121,7 @@ class Fusion(nn.Module):
 
 def hcl(student: Tensor, teacher: Tensor) -> Tensor:
     """The hierarchical context loss of two (B, C, H, W) maps, a scalar."""
-    s, t = at_least_float32(student), at_least_float32(teacher)
+    s, t = upcast(student), upcast(teacher)
     total, factors = F.mse_loss(s, t), 1.0
     for k, side in enumerate((grid for grid in GRIDS if grid < s.shape[2]), start=1):
         total = total + 2**-k * F.mse_loss(F.adaptive_avg_pool2d(s, side), F.adaptive_avg_pool2d(t, side))

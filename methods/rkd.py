@@ -9,12 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.pairwise_distance import pairwise_distance
-from benchmark.losses.unit_rows import unit_rows
+from benchmark.losses import l2_normalize, pairwise_distance
 from benchmark.method import Method
 from benchmark.model.features import Features
-from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
+from benchmark.utils.precision import full_precision, upcast
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -51,7 +50,7 @@ class RKD(Method):
         self.normalize = normalize
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        prepared = unit_rows if self.normalize else at_least_float32
+        prepared = l2_normalize if self.normalize else upcast
         s, t = prepared(student.embedding), prepared(teacher.embedding)
         return {
             "rkd_distance": self.distance_weight * F.smooth_l1_loss(relative_distances(s), relative_distances(t)),

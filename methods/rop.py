@@ -8,10 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.ranked_similarities import ranked_similarities
-from benchmark.method import Method
+from benchmark.losses import ranked_similarities
+from benchmark.method import Method, Needs
 from benchmark.model.features import Features
-from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 Weight = Annotated[float, Field(ge=0)]

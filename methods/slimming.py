@@ -8,16 +8,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.compression.lasso_strength import lasso_strength, require_derivable
-from benchmark.compression.one_budget import one_budget
+from benchmark.compression.compactor_method import one_budget
+from benchmark.compression.lasso import lasso_strength, require_derivable
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method, Plan, Progress
+from benchmark.method import Method, Needs, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.residual_blocks import deployed_size, fewest, inner_widths, narrowed
-from benchmark.model.surgery import Kept
-from benchmark.needs import Needs
+from benchmark.model.surgery import ChannelSelection
 from benchmark.registry import METHODS
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -99,11 +98,11 @@ class Slimming(Method):
             assert scale.grad is not None
             scale.grad.add_(scale.detach().sign(), alpha=self.strength)
 
-    def after_epoch(self, student: Embedder, progress: Progress) -> list[Kept]:
+    def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
         if self.pruned or progress.epoch < self.prune_after:
             return []
         self.pruned = True
-        changes: list[Kept] = []
+        changes: list[ChannelSelection] = []
         for place, channels in zip(inner_widths(student, "slimming"), self._remaining(student), strict=True):
             if len(channels) < place.width:
                 changes += place.keep(channels)
@@ -124,7 +123,7 @@ class Slimming(Method):
         size = deployed_size(student, self.image_size)
         return {"channels": sum(self.widths), "parameters": size.parameters, "macs": size.macs}
 
-    def smallest(self, student: Embedder) -> Embedder:
+    def minimal_student(self, student: Embedder) -> Embedder:
         return narrowed(student, [1] * len(self.widths))
 
     def get_extra_state(self) -> Tensor:

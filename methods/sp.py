@@ -7,12 +7,12 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.losses.unit_rows import unit_rows
+from benchmark.losses import l2_normalize
 from benchmark.method import Method
+from benchmark.model.embedder import Stages
 from benchmark.model.features import Features
-from benchmark.model.stages import Stages
-from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
+from benchmark.utils.precision import full_precision, upcast
 
 
 @METHODS.register_module("sp")
@@ -59,6 +59,6 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _similarities(features: Tensor) -> Tensor:
-    rows = at_least_float32(features).flatten(1)
+    rows = upcast(features).flatten(1)
     with full_precision(rows.device):
-        return unit_rows(rows @ rows.T)
+        return l2_normalize(rows @ rows.T)

@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.losses.unit_rows import unit_rows
-from benchmark.method import Method, Plan
-from benchmark.model.embedder import Embedder
+from benchmark.losses import l2_normalize
+from benchmark.method import Method, Needs, Plan
+from benchmark.model.embedder import Embedder, stage_channels
 from benchmark.model.features import Features
-from benchmark.model.stages import stage_channels
-from benchmark.needs import Needs
-from benchmark.precision import at_least_float32, full_precision
 from benchmark.registry import METHODS
+from benchmark.utils.precision import full_precision, upcast
 
 Weight = Annotated[float, Field(ge=0)]
 PIXELS = 16
@@ -81,7 +79,9 @@ class UGD(Method):
         self.cells = cells
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        whole = torch.linalg.vector_norm(unit_rows(teacher.embedding) - unit_rows(student.embedding), dim=1).mean()
+        whole = torch.linalg.vector_norm(
+            l2_normalize(teacher.embedding) - l2_normalize(student.embedding), dim=1
+        ).mean()
         maps, models = student.taps[self.student_taps[0]], teacher.taps[self.teacher_taps[0]]
         with full_precision(maps.device):
             local = [
@@ -95,7 +95,7 @@ class UGD(Method):
         with torch.no_grad():
             model, scores = self.cells(teacher)
             right = scores.argmax(dim=1).view(len(labels), -1) == labels[:, None]
-        distances = torch.linalg.vector_norm(unit_rows(model) - unit_rows(project(student)), dim=1)
+        distances = torch.linalg.vector_norm(l2_normalize(model) - l2_normalize(project(student)), dim=1)
         return (distances * right.flatten()).sum() / right.sum().clamp(min=1)
 
 
@@ -106,7 +106,7 @@ def projector(channels: int, dim: int) -> nn.Sequential:
 
 def _pool(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, C, H, W) -> (B * rows * columns, C): averages, image by image and row by row."""
-    return F.adaptive_avg_pool2d(at_least_float32(maps), grid).flatten(2).mT.flatten(0, 1)
+    return F.adaptive_avg_pool2d(upcast(maps), grid).flatten(2).mT.flatten(0, 1)
 
 
 @torch.no_grad()

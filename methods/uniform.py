@@ -6,14 +6,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.compression.one_budget import one_budget
+from benchmark.compression.compactor_method import one_budget
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method, Plan
+from benchmark.method import Method, Needs, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.residual_blocks import deployed_size, fewest, inner_widths, narrowed
-from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -83,7 +82,7 @@ class Uniform(Method):
         channels = sum(place.width for place in inner_widths(student, "uniform"))
         return {"channels": channels, "parameters": size.parameters, "macs": size.macs}
 
-    def smallest(self, student: Embedder) -> Embedder:
+    def minimal_student(self, student: Embedder) -> Embedder:
         return narrowed(student, [1] * len(inner_widths(student, "uniform")))
 
 

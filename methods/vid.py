@@ -9,13 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
-from benchmark.losses.match_size import match_size
+from benchmark.losses import match_size
 from benchmark.method import Method, Plan
-from benchmark.model.embedder import Embedder
+from benchmark.model.embedder import Embedder, Stages, stage_channels
 from benchmark.model.features import Features
-from benchmark.model.stages import Stages, stage_channels
-from benchmark.precision import at_least_float32
 from benchmark.registry import METHODS
+from benchmark.utils.precision import upcast
 
 SMALLEST = 1e-5
 """No channel's variance is less."""
@@ -90,8 +89,8 @@ class Guess(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, outputs, H, W) -> the scalar term."""
-        error = at_least_float32(self.mean(student)) - teacher
-        variance = F.softplus(at_least_float32(self.log_scale)).add(SMALLEST)[:, None, None]
+        error = upcast(self.mean(student)) - teacher
+        variance = F.softplus(upcast(self.log_scale)).add(SMALLEST)[:, None, None]
         return 0.5 * (error.square() / variance + variance.log()).mean()
 
 

@@ -150,7 +150,7 @@ def finished(tmp_path_factory, command):
 @pytest.fixture
 def whole(finished, data_root, tiny):
     """The experiment that is `finished`."""
-    from benchmark.experiment import Experiment
+    from benchmark.run.experiment import Experiment
 
     return Experiment(tiny("cdd", *SHRINKING), finished / "runs", data_root, torch.device("cpu"), resume=False)
 
@@ -187,7 +187,7 @@ def command_line(capsys, monkeypatch):
 @pytest.fixture
 def train_tiny(data_root):
     """`train_tiny(recipe, folder)` trains with the real runner, from random weights; returns `Trained` and teacher."""
-    from benchmark.data.loading import Loading
+    from benchmark.data.loaders import Loading
     from benchmark.datasets.glyphs import Glyphs
     from benchmark.engine.train import train
     from benchmark.evaluation import TestSet

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from benchmark.atomic import atomic_path, write_text
+from benchmark.utils.atomic import atomic_path, write_text
 
 
 def test_the_target_appears_at_the_end_only(tmp_path):

@@ -12,20 +12,20 @@ from torch.nn import functional as F
 
 from benchmark import evaluation
 from benchmark.data.batch import Batch
-from benchmark.data.loading import Loading
+from benchmark.data.loaders import Loading
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import QuietRunner, load_checkpoint
 from benchmark.engine.train import LAST
 from benchmark.errors import UserError
-from benchmark.experiment import Experiment
 from benchmark.method import Method
 from benchmark.model import cost
-from benchmark.model.deployed import load_student, weights_hash
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
+from benchmark.model.serialize import load_student, weights_hash
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import METHODS
 from benchmark.results.record import Record
+from benchmark.run.experiment import Experiment
 
 CPU = torch.device("cpu")
 BOARD = "glyphs-test_identities-20-train_identities-40"

@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.recipe import compose, replay
 from benchmark.registry import METHODS
-from benchmark.results.board_html import without_pictures
+from benchmark.results.html import without_pictures
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import load_records

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method
+from benchmark.method import Method, Needs
 from benchmark.model.features import Features
-from benchmark.needs import Needs
-from benchmark.pairing import check_pairing
 from benchmark.recipe import compose
 from benchmark.registry import METHODS
+from benchmark.run.preflight import check_pairing
 
 
 class Asking(Method):

@@ -6,7 +6,7 @@ from threading import Event
 import pytest
 import torch
 
-from benchmark.precision import at_least_float32, full_precision
+from benchmark.utils.precision import full_precision, upcast
 
 
 def test_products_are_float32_inside_and_settings_come_back():
@@ -56,6 +56,6 @@ def test_of_several_threads_the_last_to_leave_brings_the_settings_back():
 def test_only_short_floats_are_copied():
     for dtype in (torch.float32, torch.float64):
         x = torch.ones(2, dtype=dtype)
-        assert at_least_float32(x) is x
+        assert upcast(x) is x
     for dtype in (torch.float16, torch.bfloat16):
-        assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == torch.float32
+        assert upcast(torch.ones(2, dtype=dtype)).dtype == torch.float32

@@ -4,7 +4,7 @@ import pytest
 import torch.distributed as dist
 
 from benchmark.errors import UserError
-from benchmark.processes import share
+from benchmark.utils.distributed import share
 
 
 @pytest.fixture

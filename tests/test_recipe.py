@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from benchmark import plain_yaml
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
+from benchmark.utils import strict_yaml
 
 
 class Swatches(RetrievalDataset):
@@ -474,7 +474,7 @@ class TestYaml:
         ],
     )
     def test_means_what_people_expect(self, text, value):
-        loaded = plain_yaml.load(text)
+        loaded = strict_yaml.load(text)
         assert loaded == value
         assert type(loaded) is type(value)
 
@@ -483,7 +483,7 @@ class TestYaml:
         assert compose("mirror", "swatches", config("student: {args: {rate: 1e-3}}")).student.args["rate"] == 1e-3
 
     def test_anchors_and_merging_work(self):
-        assert plain_yaml.load("{a: &a {x: 1, y: 2}, b: {<<: *a, y: 3}}")["b"] == {"x": 1, "y": 3}
+        assert strict_yaml.load("{a: &a {x: 1, y: 2}, b: {<<: *a, y: 3}}")["b"] == {"x": 1, "y": 3}
 
 
 PLAIN = st.recursive(
@@ -496,7 +496,7 @@ PLAIN = st.recursive(
 @hypothesis_settings(deadline=None)
 @given(PLAIN)
 def test_every_plain_value_survives_yaml(value):
-    again = plain_yaml.load(plain_yaml.dump({"key": value}))["key"]
+    again = strict_yaml.load(strict_yaml.dump({"key": value}))["key"]
     assert json.dumps(again) == json.dumps(value)
 
 
@@ -517,7 +517,7 @@ def test_what_is_set_survives_the_saved_recipe(tmp_path_factory, seed, lr, text,
         "teacher.network.args": args,
     }
     # As a shell would pass it: JSON is YAML but for the way in which it escapes what is beyond 16 bits.
-    settings = [f"{key}={plain_yaml.dump(value)}" for key, value in values.items()]
+    settings = [f"{key}={strict_yaml.dump(value)}" for key, value in values.items()]
     recipe = compose("mirror", "swatches", settings=settings)
     assert (recipe.seed, recipe.train.optimizer.lr) == (seed, lr)
     assert (recipe.method.arguments["text"], recipe.method.arguments["table"]) == (text, table)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from benchmark import plain_yaml
 from benchmark.recipe import Recipe
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
+from benchmark.utils import strict_yaml
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -129,7 +129,7 @@ def test_a_teacher_by_its_own_recipe_and_with_the_records_threads(ask, edited, r
     assert "teacher  epoch 2/2" in err and "student" not in err
     (made,) = (tmp_path / "work" / "glyphs").glob("*/*/recipe.yaml")
     assert made.parent.name == teacher.name and made.parents[1].name == "teacher"
-    saved = plain_yaml.load(made.read_text())["runtime"]
+    saved = strict_yaml.load(made.read_text())["runtime"]
     assert (saved["threads"], saved["cache"], saved["tensorboard"]) == (1, None, False)
 
 

@@ -8,9 +8,8 @@ import typer
 
 from benchmark.data.check import check as compare
 from benchmark.data.contact_sheet import contact_sheet
-from benchmark.data.fetch import fetch
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
-from benchmark.data.unpack import unpack
+from benchmark.data.unpack import fetch, unpack
 from benchmark.errors import UserError, nearest
 from benchmark.recipe.compose import parse_setting
 from benchmark.recipe.validate import arguments

@@ -16,15 +16,15 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.atomic import write_text
-from benchmark.environment import choose_device
 from benchmark.errors import UserError, nearest
-from benchmark.finished_run import FinishedRun
-from benchmark.model.mirrored import Mirrored
-from benchmark.processes import process_group
+from benchmark.model.layers import FlipTTA
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
+from benchmark.run.environment import choose_device
+from benchmark.run.finished import FinishedRun
+from benchmark.utils.atomic import write_text
+from benchmark.utils.distributed import process_group
 
 GALLERIES = ("student", "teacher")
 
@@ -96,12 +96,12 @@ def evaluate_run(
             f"--gallery teacher: embeddings differ in size, {student.dim} of the student and {searched.dim} of the "
             "teacher, so that they cannot be compared"
         )
-    networks = [Mirrored(network) if flip else network for network in (student, searched)]
-    with process_group(chosen) as speaking:
+    networks = [FlipTTA(network) if flip else network for network in (student, searched)]
+    with process_group(chosen) as is_main_process:
         queries = test.embed(networks[0], "query")
         same = test.protocol.query_in_gallery and gallery == "student"
         scores = test.score(queries, queries if same else test.embed(networks[1], "gallery"))
-    if not speaking:
+    if not is_main_process:
         return
     facts = [f"{run}", f"on {test.dataset.name}"]
     facts += ["searching the teacher's gallery"] if gallery == "teacher" else []

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import typer
 
-from benchmark.atomic import write_text
-from benchmark.environment import choose_device
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
-from benchmark.finished_run import FinishedRun
 from benchmark.inspection import inspect as choose
 from benchmark.inspection import inspection_page, inspection_sheet
 from benchmark.model.embedder import Embedder
 from benchmark.retrieval import Embeddings, Scores
-from benchmark.retrieval.tracks import Tracks
+from benchmark.retrieval._tracks import Tracks
+from benchmark.run.environment import choose_device
+from benchmark.run.finished import FinishedRun
+from benchmark.utils.atomic import write_text
 
 
 def inspect(

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmark.errors import UserError
+from benchmark.results.consistency import violations
 from benchmark.results.leaderboard import differing
-from benchmark.results.plausible import violations
-from benchmark.results.rebuilt import rebuilt_violations
+from benchmark.results.rebuild import rebuilt_violations
 from benchmark.results.store import load_records, record_name
 
 

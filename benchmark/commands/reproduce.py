@@ -7,16 +7,15 @@ from rich.console import Console
 
 from benchmark.commands.run import experiment_of
 from benchmark.engine.train import uses_bfloat16
-from benchmark.environment import environment, use_threads
 from benchmark.errors import UserError
-from benchmark.experiment import Experiment
 from benchmark.recipe import Recipe, replay
+from benchmark.results.console import reproduction_table
 from benchmark.results.record import Record
-from benchmark.results.reproduction import Reproduction
-from benchmark.results.reproduction_table import reproduction_table
+from benchmark.results.reproduction import Reproduction, Verdict
+from benchmark.results.rows import summarise
 from benchmark.results.store import load_records, record_name
-from benchmark.results.summary import summarise
-from benchmark.results.verdict import Verdict
+from benchmark.run.environment import environment, use_threads
+from benchmark.run.experiment import Experiment
 
 
 def reproduce(path: Path, work_dir: Path, data_root: Path, device: str, resume: bool) -> bool:

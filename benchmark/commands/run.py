@@ -7,21 +7,21 @@ from tempfile import NamedTemporaryFile
 import torch
 from rich.console import Console
 
-from benchmark.atomic import write_text
-from benchmark.engine.progress_hook import read_metrics
-from benchmark.environment import choose_device
+from benchmark.engine.hooks import read_metrics
 from benchmark.errors import UserError, nearest
-from benchmark.experiment import Experiment
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
-from benchmark.pairing import check_pairing
 from benchmark.recipe import Recipe
 from benchmark.registry import METHODS
-from benchmark.results.compression import compression_svg
+from benchmark.results.compression_plot import compression_svg
+from benchmark.results.console import result_table
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
-from benchmark.results.table import result_table
+from benchmark.run.environment import choose_device
+from benchmark.run.experiment import Experiment
+from benchmark.run.preflight import check_pairing
+from benchmark.utils.atomic import write_text
 
 
 def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leaderboards: Path, resume: bool) -> None:

@@ -10,20 +10,19 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.environment import choose_device
-from benchmark.experiment import Experiment
 from benchmark.recipe import Recipe
-from benchmark.results.formatting import MISSING, percent
+from benchmark.results.format import MISSING, percent
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
-from benchmark.results.statistic import Statistic
+from benchmark.results.rows import Statistic
 from benchmark.results.store import add_record, load_records
-from benchmark.suite.cluster import Cluster
+from benchmark.run.environment import choose_device
+from benchmark.run.experiment import Experiment
+from benchmark.suite.executors import Cluster, Processes
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job
 from benchmark.suite.latencies import measure_latencies
-from benchmark.suite.processes import Processes
-from benchmark.suite.suite import Executor, Outcome, run_all
+from benchmark.suite.scheduler import Executor, Outcome, run_all
 
 
 def suite(

@@ -7,16 +7,29 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from benchmark.compression.compactor import Compactable, compactable_blocks
+from benchmark.compression.lasso import edit_gradients, group_norms
 from benchmark.errors import UserError
 from benchmark.method import Budget, Method, Plan, Progress
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.residual_blocks import deployed_size, fewest
-from benchmark.model.surgery import Kept
+from benchmark.model.surgery import ChannelSelection
 
-from .compactable import Compactable
-from .compactable_block import compactable_blocks
-from .lasso import edit_gradients, group_norms
+
+def one_budget(method: str, macs: float | None, parameters: float | None) -> Budget | None:
+    """The budget from `target_macs` and `target_params`, of which at most one may be given.
+
+    Raises:
+        UserError: Both are.
+    """
+    if macs is not None and parameters is not None:
+        raise UserError(
+            f"{method}: target_macs and target_params are both set; switch one off, as in --set method.target_macs=null"
+        )
+    if macs is not None:
+        return Budget("macs", macs)
+    return None if parameters is None else Budget("parameters", parameters)
 
 
 class CompactorMethod(Method):
@@ -103,7 +116,7 @@ class CompactorMethod(Method):
         """
         return self.plan.learning_rates[self.step] * self.strength / (1 - self.plan.momentum)
 
-    def after_epoch(self, student: Embedder, progress: Progress) -> list[Kept]:
+    def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
         return self._remove_rows(student) if self.dynamic else []
 
     def structure(self) -> dict[str, Any]:
@@ -124,7 +137,7 @@ class CompactorMethod(Method):
         masked = {"masked": sum(float((mask == 0).sum()) for mask in self.masks)} if self.masks else {}
         return {"channels": sum(widths), **masked, "parameters": size.parameters, "macs": size.macs}
 
-    def smallest(self, student: Embedder) -> Embedder:
+    def minimal_student(self, student: Embedder) -> Embedder:
         return self.merged(student, [1] * len(self.widths))
 
     def compact(self, student: Embedder) -> Embedder:
@@ -151,7 +164,7 @@ class CompactorMethod(Method):
     def _size(self, student: Embedder, widths: Sequence[int]) -> Size:
         return deployed_size(self.merged(student, widths), self.plan.image_size)
 
-    def _remove_rows(self, student: Embedder) -> list[Kept]:
+    def _remove_rows(self, student: Embedder) -> list[ChannelSelection]:
         """Remove rows below the threshold, smallest first, and no more than the budget asks for."""
         if not self.compressing:
             return []
@@ -165,7 +178,7 @@ class CompactorMethod(Method):
             if norm < self.threshold and norm < place_norms.max()
         )
         candidates = candidates[: self._affordable(student, places, [i for _, i, _ in candidates])]
-        changes: list[Kept] = []
+        changes: list[ChannelSelection] = []
         for i, place in enumerate(places):
             gone = {row for _, j, row in candidates if j == i}
             if gone:

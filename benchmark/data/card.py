@@ -4,8 +4,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from benchmark.data.download import Download
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Where a dataset's archive lies, and what it must be. Only for sets that need no agreement."""
+
+    url: str
+    sha256: str
+    size: int
+    """Bytes."""
+
+    @property
+    def name(self) -> str:
+        """The archive's file name."""
+        return self.url.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmark.atomic import atomic_path
 from benchmark.data.decode import BrokenImage, decode
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Sample
 from benchmark.errors import UserError
+from benchmark.utils.atomic import atomic_path
 
 CELL, GAP, HEADER, MARGIN, LABEL = 72, 6, 72, 16, 76
 COLUMNS = 8

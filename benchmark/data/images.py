@@ -8,10 +8,23 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmark.data.decode import BrokenImage, decode
-from benchmark.data.packed_images import PackedImages
-from benchmark.data.parallel import parallel
-from benchmark.data.transforms import eval_transform
+from benchmark.data.decode import BrokenImage, decode, eval_transform
+from benchmark.data.image_cache import PackedImages
+from benchmark.utils.parallel import parallel
+
+
+def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
+    """Decode all files, several at a time and with a progress bar; those that cannot be, each with the reason."""
+    problems = track(parallel(_problem, paths), "decoding", total=len(paths), console=Console(stderr=True))
+    return {path: problem for path, problem in zip(paths, problems, strict=True) if problem is not None}
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        decode(path)
+    except BrokenImage as error:
+        return str(error)
+    return None
 
 
 class Images:

@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmark.data.files import images_below
-from benchmark.data.findings import Defect, Skipped
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Defect, Sample, Skipped
 from benchmark.errors import UserError
 
 

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark.data.card import Card, Split
-from benchmark.data.findings import Defect, Skipped
-from benchmark.data.listing import Listing
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Defect, Listing, Sample, Skipped
 from benchmark.errors import UserError
 from benchmark.retrieval.protocol import Protocol
 

@@ -1,5 +1,6 @@
-"""Putting an archive's files into the data root."""
+"""Downloading and unpacking the archives of datasets."""
 
+import hashlib
 import os
 import shutil
 import tarfile
@@ -9,16 +10,46 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+import torch
 from filelock import FileLock
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmark.data.archives.archive import Archive, Member
-from benchmark.data.archives.tar_archive import TarArchive
-from benchmark.data.archives.zip_archive import ZipArchive
-from benchmark.data.atomic_folder import remove_leftovers
+from benchmark.data.archive import Archive, Member, TarArchive, ZipArchive
+from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
+from benchmark.utils.atomic import remove_leftovers
+
+
+def fetch(dataset: RetrievalDataset, root: Path) -> Path:
+    """The dataset's archive in `root`/downloads, fetched unless it is there, and compared with its SHA-256.
+
+    Raises:
+        UserError: The set may not be fetched, cannot be reached, or what came is not the archive; nothing is kept then.
+    """
+    download = dataset.card.download
+    if download is None:
+        raise UserError(f"{dataset.card.title} cannot be fetched by a tool. {dataset.card.obtain}")
+    target = root / "downloads" / download.name
+    if target.is_file():
+        with target.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != download.sha256:
+                raise UserError(f"{target} is not the published archive: delete it, it is fetched anew")
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if download.size > free:
+        raise UserError(f"{download.name} has {decimal(download.size)}, but {target.parent} has {decimal(free)} left")
+    try:
+        torch.hub.download_url_to_file(download.url, str(target), hash_prefix=download.sha256)
+    except (OSError, RuntimeError) as error:  # the network's and the disk's; a wrong hash
+        raise UserError(
+            f"{download.url} could not be fetched ({error}). Fetch it by other means and give its file: "
+            f"benchmark data prepare {dataset.name} FILE"
+        ) from error
+    return target
+
 
 _BLOCK = 2**20
 

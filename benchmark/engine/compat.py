@@ -17,8 +17,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from benchmark.atomic import atomic_path
 from benchmark.errors import UserError
+from benchmark.utils.atomic import atomic_path
 
 
 class InitialisedModel(BaseModel):

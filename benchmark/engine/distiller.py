@@ -6,13 +6,38 @@ from typing import Any
 import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmark.data.batch import Batch
 from benchmark.engine.compat import InitialisedModel
-from benchmark.engine.task_loss import TaskLoss
+from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
+from benchmark.recipe import Task
+
+
+class TaskLoss:
+    """Identity cross-entropy with label smoothing, plus batch-hard triplet; the same for every method.
+
+    Luo et al., Bag of Tricks and a Strong Baseline for Deep Person Re-identification, CVPRW 2019.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.epoch = 1
+        """The running epoch, counted from 1."""
+
+    def __call__(self, features: Features, labels: Tensor) -> dict[str, Tensor]:
+        """Weighted scalar terms; `labels` is (B,) int64."""
+        triplet = self.task.triplet
+        smoothing = self.task.label_smoothing
+        terms = {"identity": F.cross_entropy(features.logits.float(), labels, label_smoothing=smoothing)}
+        if triplet.weight and self.epoch >= triplet.from_epoch:
+            compared = features.pooled if triplet.feature == "pooled" else features.embedding
+            distance = batch_hard_triplet(compared, labels, triplet.margin, triplet.normalize)
+            terms["triplet"] = triplet.weight * distance
+        return terms
 
 
 class Distiller(InitialisedModel):

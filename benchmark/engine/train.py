@@ -8,18 +8,13 @@ import numpy as np
 import torch
 from mmengine.visualization import Visualizer
 
+from benchmark.data.decode import train_transform
 from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.transforms import train_transform
-from benchmark.engine.checkpoint_hook import CheckpointHook, restore
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
-from benchmark.engine.distiller import Distiller
+from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.engine.hooks import CheckpointHook, ProgressHook, RetrievalMetric, SkippedHook, StructureHook, restore
 from benchmark.engine.optimization import build_optimizer, build_schedule, learning_rates
-from benchmark.engine.progress_hook import ProgressHook
-from benchmark.engine.retrieval_metric import RetrievalMetric
-from benchmark.engine.skipped_hook import SkippedHook
-from benchmark.engine.structure_hook import StructureHook
-from benchmark.engine.task_loss import TaskLoss
 from benchmark.evaluation import TestSet
 from benchmark.method import Method, Plan
 from benchmark.model.embedder import Embedder

@@ -7,14 +7,10 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from benchmark.atomic import atomic_path
 from benchmark.data.contact_sheet import BLANK, INK, PALE, PAPER
-from benchmark.inspection.inspected_query import InspectedQuery
-from benchmark.inspection.inspection import Inspection
-from benchmark.inspection.marks import MARKS, Mark
-from benchmark.inspection.names import Names
-from benchmark.inspection.ranked_list import RankedList
-from benchmark.inspection.thumbnail import thumbnail
+from benchmark.inspection.html import MARKS, Mark, Names, thumbnail
+from benchmark.inspection.inspect import InspectedQuery, Inspection, RankedList
+from benchmark.utils.atomic import atomic_path
 
 CELL, FRAME, BADGE, GAP, MARGIN, LABEL, HEADER, SECTION = 72, 4, 18, 6, 16, 150, 64, 40
 STEP = CELL + GAP

@@ -1,22 +1,23 @@
-"""The network of teacher and student alike."""
+"""The stages of a backbone, as `Embedder.tap` counts them."""
 
 import copy
 import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
+from pydantic import AfterValidator, Field
 from timm.layers import BlurPool2d, SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.errors import UserError, nearest
-from benchmark.model.cosine_head import CosineHead
 from benchmark.model.features import Features
-from benchmark.model.gem import GeM
+from benchmark.model.layers import CosineHead, GeM
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -70,7 +71,7 @@ class Embedder(nn.Module):
             "neck": neck,
             "dim": dim,
         } | ({"image_size": self.image_size} if image_size else {})
-        """Arguments that build the embedding network again; see `benchmark.model.deployed`."""
+        """Arguments that build the embedding network again; see `benchmark.model.serialize`."""
         self.backbone = _backbone(backbone, dict(args or {}), pretrained)
         _set_stem(self.backbone, stem)
         if last_stride == 1:
@@ -156,7 +157,7 @@ class Embedder(nn.Module):
 def _record(module: nn.Module, inputs: Any, output: Any) -> None:
     if not isinstance(output, Tensor):  # several branches
         return
-    # Kept on the module, not in a closure, so that a deep copy of the network records for itself.
+    # ChannelSelection on the module, not in a closure, so that a deep copy of the network records for itself.
     module.__dict__["tapped"] = output, output._version
 
 
@@ -253,3 +254,31 @@ def _height(backbone: Any) -> int:
     """Rows of the feature maps of a 256 x 256 image."""
     shapes = copy.deepcopy(backbone).to("meta").eval()
     return shapes.forward_features(torch.empty(1, 3, 256, 256, device="meta")).shape[2]
+
+
+def _ascending(stages: tuple[int, ...]) -> tuple[int, ...]:
+    if any(first >= second for first, second in pairwise(stages)):
+        raise ValueError("each stage once, the shallowest first")
+    return stages
+
+
+Stages = Annotated[tuple[Annotated[int, Field(ge=1, le=4)], ...], Field(min_length=1), AfterValidator(_ascending)]
+"""The type of a method's argument that names stages: at least one of 1 to 4, each once, in ascending order."""
+
+
+def stage_channels(network: Embedder, stages: Sequence[int]) -> list[int]:
+    """Channels of the maps that the taps "stage1", "stage2", ... of `network` give.
+
+    Args:
+        network: Teacher or student.
+        stages: Counted from 1: the last four levels that timm lists for the backbone.
+
+    Raises:
+        UserError: The backbone has no such stage.
+    """
+    levels: list[dict[str, int]] = list(network.backbone.feature_info)[-4:]
+    for stage in stages:
+        if not 1 <= stage <= len(levels):
+            backbone = network.architecture["backbone"]
+            raise UserError(f"{backbone} has no stage {stage}: its stages are 1 to {len(levels)}")
+    return [levels[stage - 1]["num_chs"] for stage in stages]

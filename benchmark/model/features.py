@@ -1,4 +1,4 @@
-"""What a network says about a batch."""
+"""Outputs of a network and the names of its stages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from benchmark.precision import full_precision
+from benchmark.utils.precision import full_precision
 
 Network = TypeVar("Network", bound=nn.Module)
 

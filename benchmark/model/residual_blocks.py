@@ -13,7 +13,7 @@ from benchmark.errors import UserError
 from benchmark.model.cost import Size, count
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.surgery import Kept, keep_channels, keep_inputs, keep_outputs
+from benchmark.model.surgery import ChannelSelection, keep_channels, keep_inputs, keep_outputs
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class InnerWidth:
         """How many there are."""
         return self.conv.out_channels
 
-    def keep(self, channels: Tensor) -> list[Kept]:
+    def keep(self, channels: Tensor) -> list[ChannelSelection]:
         """Keep these channels (int64, ascending) everywhere; the parameters that were narrowed."""
         blur = getattr(self.block, "aa", None)
         if isinstance(blur, BlurPool2d) and self.reads_blurred:  # filters channel by channel, all alike

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ChannelSelection:
     """A parameter was narrowed in place: along `dim` only the entries `index` remain. Optimiser state follows."""
 
     parameter: nn.Parameter
@@ -16,7 +16,7 @@ class Kept:
     index: Tensor
 
 
-def keep_outputs(conv: nn.Conv2d, index: Tensor) -> list[Kept]:
+def keep_outputs(conv: nn.Conv2d, index: Tensor) -> list[ChannelSelection]:
     """Keep the output channels `index` (int64) of a convolution without groups."""
     changes = [_narrow(conv.weight, 0, index)]
     if conv.bias is not None:
@@ -25,13 +25,13 @@ def keep_outputs(conv: nn.Conv2d, index: Tensor) -> list[Kept]:
     return changes
 
 
-def keep_inputs(conv: nn.Conv2d, index: Tensor) -> list[Kept]:
+def keep_inputs(conv: nn.Conv2d, index: Tensor) -> list[ChannelSelection]:
     """Keep the input channels `index` (int64) of a convolution without groups."""
     conv.in_channels = len(index)
     return [_narrow(conv.weight, 1, index)]
 
 
-def keep_channels(norm: _BatchNorm, index: Tensor) -> list[Kept]:
+def keep_channels(norm: _BatchNorm, index: Tensor) -> list[ChannelSelection]:
     """Keep the channels `index` (int64) of a batch-norm: scale, shift and running statistics."""
     for name, value in norm.named_buffers(recurse=False):
         if value.dim():  # not the counter of batches
@@ -40,7 +40,7 @@ def keep_channels(norm: _BatchNorm, index: Tensor) -> list[Kept]:
     return [_narrow(parameter, 0, index) for parameter in norm.parameters(recurse=False)]
 
 
-def follow(optimizer: torch.optim.Optimizer, changes: list[Kept]) -> None:
+def prune_optimizer_state(optimizer: torch.optim.Optimizer, changes: list[ChannelSelection]) -> None:
     """Narrow the optimiser's state (momentum and the like) as its parameters were narrowed."""
     for change in changes:
         state = optimizer.state.get(change.parameter, {})
@@ -49,12 +49,12 @@ def follow(optimizer: torch.optim.Optimizer, changes: list[Kept]) -> None:
                 state[name] = _select(value, change.dim, change.index)
 
 
-def _narrow(parameter: Tensor, dim: int, index: Tensor) -> Kept:
+def _narrow(parameter: Tensor, dim: int, index: Tensor) -> ChannelSelection:
     assert isinstance(parameter, nn.Parameter)
     # The Parameter object stays: optimisers, schedulers and averages hold references to it.
     parameter.grad = None
     parameter.data = _select(parameter.data, dim, index)
-    return Kept(parameter, dim, index)
+    return ChannelSelection(parameter, dim, index)
 
 
 def _select(value: Tensor, dim: int, index: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ from typing import Any
 
 import yaml
 
-from benchmark import plain_yaml
 from benchmark.errors import UserError, nearest
-from benchmark.mappings import merge
 from benchmark.recipe.sections import Plugin, Recipe
 from benchmark.recipe.validate import Keys, has, validated
 from benchmark.registry import DATASETS, METHODS
+from benchmark.utils import strict_yaml
+from benchmark.utils.mappings import merge
 
 
 def compose(
@@ -28,7 +28,7 @@ def compose(
             where it was given, and the nearest valid name; of several mistakes, each.
     """
     chosen = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
-    file = _with_names(plain_yaml.read(config, "config", "seed: 1")) if config else {}
+    file = _with_names(strict_yaml.read(config, "config", "seed: 1")) if config else {}
     command_line: dict[str, Any] = {} if seed is None else {"seed": seed}
     for setting in settings:
         command_line = merge(command_line, _with_names(parse_setting(setting)))
@@ -172,7 +172,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
     if not separator or not all(part for part in key.split(".")):
         raise UserError(f"--set {setting}: write it as key=value, for example --set train.schedule.epochs=2")
     try:
-        value = plain_yaml.load(text)
+        value = strict_yaml.load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {setting}: {getattr(error, 'problem', None) or error}") from error
     for part in reversed(key.split(".")):

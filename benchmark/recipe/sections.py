@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from benchmark import plain_yaml
 from benchmark.errors import UserError
-from benchmark.identity import recipe_hash
-from benchmark.retrieval.k_reciprocal import KReciprocal
 from benchmark.retrieval.protocol import AveragePrecision, Protocol, Ties
-from benchmark.retrieval.query_expansion import QueryExpansion
+from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
+from benchmark.utils import strict_yaml
+from benchmark.utils.recipe_hash import recipe_hash
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
@@ -154,13 +153,13 @@ class Evaluate(Section):
         except ValueError as error:
             raise UserError(f"evaluate: {error}") from error
 
-    def unusual(self) -> dict[str, Any]:
+    def non_default(self) -> dict[str, Any]:
         """The rules that differ from the usual ones, as plain values."""
         usual = Evaluate()
         changed = {rule for rule in RULES if getattr(self, rule) != getattr(usual, rule)}
         return self.model_dump(mode="json", include=changed)
 
-    def usual(self) -> Self:
+    def default_rules(self) -> Self:
         """The same with the usual rules."""
         return self.model_copy(update={rule: getattr(Evaluate(), rule) for rule in RULES})
 
@@ -218,7 +217,7 @@ class Recipe(Section):
 
     def yaml(self) -> str:
         """The recipe as YAML that `benchmark run --config` replays."""
-        return plain_yaml.dump(self.model_dump(mode="json"))
+        return strict_yaml.dump(self.model_dump(mode="json"))
 
     def for_teacher(self) -> "Recipe":
         """The recipe by which this recipe's teacher is trained: the teacher's network alone."""

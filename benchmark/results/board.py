@@ -1,18 +1,94 @@
 """A leaderboard before it is written in any format."""
 
-from collections.abc import Sequence
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from benchmark.results.columns import cells, headers
+from benchmark.results.comparison import Gain, mean_ranks
 from benchmark.results.equal_cost import cost_groups
-from benchmark.results.figure import Figure, figures
-from benchmark.results.formatting import MISSING
-from benchmark.results.gain import Gain
-from benchmark.results.grid import Grid
-from benchmark.results.notes import Notes
-from benchmark.results.stand_in import stand_ins
-from benchmark.results.statistic import Statistic
+from benchmark.results.format import MISSING, Figure, Grid, Notes, cells, figures, headers, one_line, percent, quantity
+from benchmark.results.record import Record, TeacherReport
+from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 from benchmark.results.step_costs import StepCosts
-from benchmark.results.summary import BASELINE, TEACHER, Row
+
+
+def run_command(method: str, record: Record) -> str:
+    """The command that runs a method, first seed, by the default recipe on the leaderboard that a record is on."""
+    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(record.variant.items()))
+    return f"benchmark run --method {method} --dataset {record.dataset}{options} --seed 0"
+
+
+def _setting(key: str, value: object) -> str:
+    return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+
+
+class PlaceholderRow(NamedTuple):
+    """A line: its texts, and the numbers by which columns sort, by header. All else is not shown."""
+
+    method: str
+    texts: Mapping[str, str]
+    numbers: Mapping[str, float]
+
+
+def placeholder_rows(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[PlaceholderRow]:
+    """Teachers, the best first, each network as a record of a student of it describes it; `none`, and how it is run."""
+    recorded = {record.id for row in rows if row.method == TEACHER for record in row.records}
+    teachers: dict[str, tuple[TeacherReport, str]] = {}
+    for record in (record for row in rows for record in row.records):
+        if record.teacher is not None and record.teacher.record not in recorded:
+            teachers.setdefault(record.teacher.network, (record.teacher, record.method))
+    for teacher, student in sorted(teachers.values(), key=lambda pair: -pair[0].scores.mAP):
+        yield _teacher(teacher, student, ks, notes)
+    if BASELINE not in {row.method for row in rows}:
+        mark = notes.mark(f"Not run yet: `{run_command(BASELINE, rows[0].records[0])}` adds it.")
+        yield PlaceholderRow(BASELINE, {"method": f"`{BASELINE}`{mark}"}, {})
+
+
+def _teacher(teacher: TeacherReport, student: str, ks: Sequence[int], notes: Notes) -> PlaceholderRow:
+    shares = {"mAP": teacher.scores.mAP}
+    shares |= {f"R@{k}": teacher.scores.recall[str(k)] for k in ks if str(k) in teacher.scores.recall}
+    counts = {"parameters": teacher.cost.parameters, "MACs": teacher.cost.macs, "FLOPs": teacher.cost.flops}
+    mark = notes.mark(f"There is no record of its own: this is what that of `{student}` says of it.")
+    texts = {"method": f"{TEACHER}{mark}", "teacher": one_line(teacher.network)}
+    texts |= {name: percent(Statistic(share)) for name, share in shares.items()}
+    texts |= {name: quantity(Statistic(amount)) for name, amount in counts.items()}
+    return PlaceholderRow(TEACHER, texts, shares | counts)
+
+
+RANK = "mean rank"
+OVERVIEW_CAPTION = "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds."
+
+
+def overview(datasets: Sequence[Sequence[Row]]) -> Grid:
+    """A row per method: the teacher, `none`, the others by name; a column per dataset, and the mean rank."""
+    methods = sorted(
+        {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
+    )
+    ranks = mean_ranks(datasets)
+    cells = [
+        [
+            method if method == TEACHER else f"`{method}`",
+            *(_cell(rows, method) for rows in datasets),
+            f"{ranks[method]:.1f}" if method in ranks else MISSING,
+        ]
+        for method in methods
+    ]
+    names = [rows[0].board for rows in datasets]
+    numbers = {rows[0].board: [_best(rows, method) for method in methods] for rows in datasets}
+    return Grid(["method", *names, RANK], methods, cells, numbers | {RANK: [ranks.get(method) for method in methods]})
+
+
+def _cell(rows: Sequence[Row], method: str) -> str:
+    """A line for each of the method's rows on a dataset."""
+    lines = [
+        f"{percent(row.mAP)} / {percent(row.recall(1))} / {quantity(row.macs)}" for row in rows if row.method == method
+    ]
+    return "<br>".join(lines) or MISSING
+
+
+def _best(rows: Sequence[Row], method: str) -> float | None:
+    return max((row.mAP.mean for row in rows if row.method == method), default=None)
 
 
 class Board:
@@ -39,7 +115,7 @@ class Board:
         ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
         self.figures: list[Figure] = figures(ks, costs)
         self.notes = Notes()
-        absents = list(stand_ins(rows, ks, self.notes))
+        absents = list(placeholder_rows(rows, ks, self.notes))
         one_device = len(self.devices) == 1
         table = [
             cells(row, ks, self.notes, one_device, costs, [self.gains[method][index] for method in self.compared])

@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmark.results.formatting import difference, percent, quantity
-from benchmark.results.gain import Gain, same_data
-from benchmark.results.grid import Grid
-from benchmark.results.statistic import Statistic
-from benchmark.results.summary import TEACHER, Row
+from benchmark.results.comparison import Gain, same_data
+from benchmark.results.format import Grid, difference, percent, quantity
+from benchmark.results.rows import TEACHER, Row, Statistic
 
 _WITHIN = 1.05
 """Networks of one group have at most so many times the MACs of its cheapest."""

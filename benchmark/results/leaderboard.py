@@ -9,22 +9,18 @@ from xml.etree import ElementTree
 
 from filelock import FileLock
 
-from benchmark.atomic import write_text
 from benchmark.errors import UserError
-from benchmark.results.board import Board
-from benchmark.results.board_csv import boards_csv
-from benchmark.results.board_html import boards_html, without_pictures
-from benchmark.results.board_json import boards_json
-from benchmark.results.overview import OVERVIEW_CAPTION, overview
-from benchmark.results.page import GENERATED, dataset_page
-from benchmark.results.pareto import pareto_svg
-from benchmark.results.reported import Reported, load_reported
-from benchmark.results.reported_page import GENERATED as GENERATED_FROM_REPORTED
-from benchmark.results.reported_page import reported_page
+from benchmark.results.board import OVERVIEW_CAPTION, Board, overview
+from benchmark.results.export import boards_csv, boards_json
+from benchmark.results.frontier import pareto_svg
+from benchmark.results.html import boards_html, without_pictures
+from benchmark.results.markdown import GENERATED, SUBMITTING, dataset_page
+from benchmark.results.reported import GENERATED as GENERATED_FROM_REPORTED
+from benchmark.results.reported import Reported, load_reported, reported_page
+from benchmark.results.rows import Row, summarise
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
-from benchmark.results.submitting import SUBMITTING
-from benchmark.results.summary import Row, summarise
+from benchmark.utils.atomic import write_text
 
 _MARKS = {GENERATED.encode(), GENERATED_FROM_REPORTED.encode()}
 _COLUMNS = """\
@@ -42,7 +38,7 @@ _COLUMNS = """\
 - **ms**: latency, the median time of a batch of 1 and of 64 images in milliseconds on the device that the page names.
   Comparable only between rows with the same device.
 - **training step**: time of a step, without loading, as a multiple of a step of `none`; of all methods in one run of
-  `benchmarks/step_cost.py`, at the start of the training.
+  `tools/step_cost.py`, at the start of the training.
 - **seeds**: one record per seed. Where there are several, figures are mean ± sample standard deviation; a figure that
   is the same for all seeds stands alone."""
 

@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from benchmark.results.gain import Gain
+from benchmark.results.comparison import Gain
 from benchmark.results.record import Record
-from benchmark.results.statistic import Statistic
-from benchmark.results.summary import summarise
-from benchmark.results.verdict import Verdict
+from benchmark.results.rows import Statistic, summarise
+
+
+class Verdict(StrEnum):
+    """What is said of a reproduction, from the best to the worst."""
+
+    BIT_SAME = "bit-same"
+    WITHIN_SPREAD = "within the spread of the seeds"
+    DIFFERS = "differs"
+
 
 DEVIATIONS = 2
 """The spread of the seeds, in sample standard deviations."""

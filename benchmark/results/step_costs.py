@@ -5,15 +5,15 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from benchmark.atomic import write_text
 from benchmark.errors import UserError
-from benchmark.results.record_parts import Amount, Count, Part
+from benchmark.results.record import Amount, Count, Part
+from benchmark.utils.atomic import write_text
 
 
 class StepCosts(Part):
     """Time of a training step of every method as a multiple of that of `none`, measured in one run.
 
-    `benchmarks/step_cost.py` measures them: `ratios` are medians over `rounds` in which the methods take turns, each
+    `tools/step_cost.py` measures them: `ratios` are medians over `rounds` in which the methods take turns, each
     with its default recipe on the dataset, at the start of the training (a method that compresses gets faster).
     """
 

@@ -29,7 +29,7 @@ def load_records(folder: Path) -> list[Record]:
     holders: dict[str, Path] = {}
     records = []
     for path in sorted(folder.glob("*.json")):
-        if path.name.startswith("."):  # another process is about to rename it: see benchmark.atomic
+        if path.name.startswith("."):  # another process is about to rename it: see benchmark.utils.atomic
             continue
         record = Record.read(path)
         if record.id in holders:

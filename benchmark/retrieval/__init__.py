@@ -6,27 +6,22 @@ scores = evaluate(Embeddings(vectors, identities, cameras), Embeddings(...), Pro
 scores.mAP, scores.recall[1], scores.average_precision
 """
 
-from benchmark.retrieval.approximate import evaluate_approximately
-from benchmark.retrieval.approximate_scores import ApproximateScores
-from benchmark.retrieval.embeddings import Embeddings
-from benchmark.retrieval.evaluate import evaluate
-from benchmark.retrieval.k_reciprocal import KReciprocal
-from benchmark.retrieval.matches import Matches
-from benchmark.retrieval.matching import Matching
-from benchmark.retrieval.metrics import (
+from benchmark.retrieval._matching import Matches, Matching, Neighbours
+from benchmark.retrieval._ranking import (
+    Ranking,
     average_precision,
     average_precision_at_r,
-    first_hit,
+    first_match_rank,
     inverse_negative_penalty,
     precision_at,
     r_precision,
 )
-from benchmark.retrieval.neighbours import Neighbours
+from benchmark.retrieval.approximate import ApproximateScores, evaluate_approximately
+from benchmark.retrieval.embeddings import Embeddings
+from benchmark.retrieval.evaluate import evaluate, evaluate_sharded
 from benchmark.retrieval.protocol import Protocol
-from benchmark.retrieval.query_expansion import QueryExpansion
-from benchmark.retrieval.ranking import Ranking
+from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
 from benchmark.retrieval.scores import Scores
-from benchmark.retrieval.sharded import evaluate_sharded
 
 __all__ = [
     "ApproximateScores",
@@ -44,7 +39,7 @@ __all__ = [
     "evaluate",
     "evaluate_approximately",
     "evaluate_sharded",
-    "first_hit",
+    "first_match_rank",
     "inverse_negative_penalty",
     "precision_at",
     "r_precision",

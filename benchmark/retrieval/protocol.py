@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, get_args
 
-from benchmark.retrieval.k_reciprocal import KReciprocal
-from benchmark.retrieval.query_expansion import QueryExpansion
+from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
 
 AveragePrecision = Literal["rectangular", "trapezoid"]
 Ties = Literal["pessimistic", "optimistic"]

@@ -5,13 +5,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.retrieval.chunks import chunks
-from benchmark.retrieval.judged_queries import JudgedQueries
-from benchmark.retrieval.neighbours import Neighbours
+from benchmark.retrieval._chunks import chunks
+from benchmark.retrieval._matching import Neighbours
+
+
+class PerQueryResults:
+    """What all outcomes of an evaluation say of their queries; a base for dataclasses."""
+
+    __slots__ = ()
+    positives: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """(Q,) bool: which queries have a correct answer, and count."""
+        return self.positives > 0
+
+    @property
+    def queries(self) -> int:
+        """How many queries there were, those skipped included."""
+        return len(self.positives)
+
+    @property
+    def skipped(self) -> int:
+        """How many of them had no positive left under the protocol and count in no mean."""
+        return int((~self.valid).sum())
+
+    def mean(self, values: Tensor) -> float:
+        """Over the queries that count, of (Q,) floating-point values."""
+        return values[self.valid].mean().item()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores(JudgedQueries):
+class Scores(PerQueryResults):
     """Retrieval scores, per query and as fractions from 0 to 1: means over the queries that have a valid positive.
 
     Everything is on the CPU, in the order of the queries; a value per query is NaN where it was skipped.
@@ -23,7 +48,7 @@ class Scores(JudgedQueries):
     """The K of `recall` and `precision`."""
     positives: Tensor
     """(Q,) int64: how many correct answers the gallery holds under the protocol; 0 where the query was skipped."""
-    first_hit: Tensor
+    first_match_rank: Tensor
     """(Q,) int64: rank of the first correct answer, 0 where skipped."""
     average_precision: Tensor
     """(Q,) float64."""
@@ -52,8 +77,8 @@ class Scores(JudgedQueries):
             raise ValueError(f"none of {queries} queries has a positive")
         for rows in chunks(queries, 8 * max(1, len(self.recall_at))):
             valid = self.positives[rows] > 0
-            if not torch.equal(self.first_hit[rows] > 0, valid):
-                raise ValueError("first_hit must be 0 for the queries without positives, and for them alone")
+            if not torch.equal(self.first_match_rank[rows] > 0, valid):
+                raise ValueError("first_match_rank must be 0 for the queries without positives, and for them alone")
             for name in self.per_query()[2:]:
                 values = getattr(self, name)[rows]
                 fraction = ((values >= 0) & (values <= 1)).reshape(len(valid), -1)
@@ -67,7 +92,7 @@ class Scores(JudgedQueries):
         """The names of what is known of every query."""
         return (
             "positives",
-            "first_hit",
+            "first_match_rank",
             "average_precision",
             "inverse_negative_penalty",
             "r_precision",
@@ -107,4 +132,4 @@ class Scores(JudgedQueries):
 
     def cmc(self, k: int) -> float:
         """The share of queries with a correct answer among the first `k`: Recall@K for any K."""
-        return self.mean((self.first_hit <= k).double())
+        return self.mean((self.first_match_rank <= k).double())

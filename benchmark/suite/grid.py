@@ -5,10 +5,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-from benchmark import plain_yaml
 from benchmark.errors import UserError, nearest
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import DATASETS, METHODS
+from benchmark.utils import strict_yaml
 
 _KEYS = ("methods", "datasets", "seeds", "config", "set")
 
@@ -93,7 +93,7 @@ class Grid:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = plain_yaml.read(path, "suite", "methods: [none, kd]")
+    content = strict_yaml.read(path, "suite", "methods: [none, kd]")
     for key, value in content.items():
         if key not in _KEYS:
             raise UserError(f"suite {path}: unknown key {key!r}{nearest(str(key), _KEYS)} Known: {', '.join(_KEYS)}.")

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.engine.progress_hook import read_metrics
+from benchmark.engine.hooks import read_metrics
 from benchmark.recipe import Recipe
 
 
@@ -46,7 +46,7 @@ class Job:
         """Of the student's training."""
         return self.recipe.train.schedule.epochs
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line that the run has printed."""
         if not self.log.is_file():
             return "nothing was printed"

@@ -7,13 +7,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmark.environment import device_name, use_threads
 from benchmark.errors import UserError
 from benchmark.model import cost
-from benchmark.model.deployed import load_student
-from benchmark.results.record import Record
-from benchmark.results.record_parts import Cost
+from benchmark.model.serialize import load_student
+from benchmark.results.record import Cost, Record
 from benchmark.results.store import add_record, record_name
+from benchmark.run.environment import device_name, use_threads
 from benchmark.suite.job import Job
 
 

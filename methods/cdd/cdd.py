@@ -6,18 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.compression.compactor_method import CompactorMethod
-from benchmark.compression.lasso_strength import lasso_strength, require_derivable
-from benchmark.compression.one_budget import one_budget
+from benchmark.compression.compactor_method import CompactorMethod, one_budget
+from benchmark.compression.lasso import lasso_strength, require_derivable
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.losses.feature_distance import feature_distance
-from benchmark.losses.kl_divergence import kl_divergence
-from benchmark.losses.spatial_mean import spatial_mean
-from benchmark.method import Plan
+from benchmark.losses import feature_distance, global_avg_pool, kl_divergence
+from benchmark.method import Needs, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 from .gradient_reset import GradientReset
@@ -137,8 +133,8 @@ class CDD(CompactorMethod):
                     module.momentum = 0.0  # the released code lets them drift, which the forward pass never sees
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        pooled = {name: spatial_mean(maps) for name, maps in student.taps.items()}
-        models = [spatial_mean(teacher.taps[name]) for name in self.teacher_taps]
+        pooled = {name: global_avg_pool(maps) for name, maps in student.taps.items()}
+        models = [global_avg_pool(teacher.taps[name]) for name in self.teacher_taps]
         if self.compressing and self.step >= self.reset_step:
             self.gradient_reset([pooled[name].detach() for name in self.after], models)
         return {

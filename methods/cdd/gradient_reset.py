@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.precision import full_precision
+from benchmark.utils.precision import full_precision
 
 
 class GradientReset(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
-from benchmark.compression.compacted_norm import identity_convolution
-from benchmark.model.surgery import Kept, keep_channels, keep_inputs, keep_outputs
-from benchmark.precision import full_precision
+from benchmark.compression.compactor import identity_convolution
+from benchmark.model.surgery import ChannelSelection, keep_channels, keep_inputs, keep_outputs
+from benchmark.utils.precision import full_precision
 
 
 class Pruned(nn.Module):
@@ -58,7 +58,7 @@ class CompactableColumns:
         """Put a pruner behind the activation."""
         self.block.act1 = Pruned(self.block.act1, self.width, self.block.conv1.weight.device)
 
-    def keep(self, columns: Tensor) -> list[Kept]:
+    def keep(self, columns: Tensor) -> list[ChannelSelection]:
         """Keep these columns of the pruner (int64, ascending), and the channels of conv1 and bn1 that they read."""
         norm = self.block.bn1
         assert isinstance(norm, nn.BatchNorm2d)

@@ -7,20 +7,15 @@ from pydantic import Field
 from timm.models.resnet import Bottleneck
 from torch import Tensor
 
-from benchmark.compression.compactable import Compactable
-from benchmark.compression.compactable_block import compactable_blocks
-from benchmark.compression.compactor_method import CompactorMethod
-from benchmark.compression.lasso_strength import lasso_strength, require_derivable
-from benchmark.compression.one_budget import one_budget
+from benchmark.compression.compactor import Compactable, compactable_blocks
+from benchmark.compression.compactor_method import CompactorMethod, one_budget
+from benchmark.compression.lasso import lasso_strength, require_derivable
 from benchmark.data.batch import Batch
-from benchmark.losses.feature_distance import feature_distance
-from benchmark.losses.kl_divergence import kl_divergence
-from benchmark.losses.spatial_mean import spatial_mean
-from benchmark.method import Plan
+from benchmark.losses import feature_distance, global_avg_pool, kl_divergence
+from benchmark.method import Needs, Plan
 from benchmark.methods.mkd import MKD
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 from .compactable_columns import CompactableColumns
@@ -119,7 +114,7 @@ class DEAP(CompactorMethod):
         return super().reach() * (1 - self.plan.momentum)
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        s, t = ([spatial_mean(taps[name]) for name in self.sums] for taps in (student.taps, teacher.taps))
+        s, t = ([global_avg_pool(taps[name]) for name in self.sums] for taps in (student.taps, teacher.taps))
         return {
             "deap_kl": self.kl_weight * kl_divergence(student.logits, teacher.logits, self.temperature),
             "deap_feature": self.feature_weight * feature_distance(s, t),

@@ -8,18 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.compression.compactable_block import CompactableBlock, compactable_blocks
+from benchmark.compression.compactor import CompactableBlock, compactable_blocks
 from benchmark.compression.compactor_method import CompactorMethod
-from benchmark.compression.lasso import along, edit_gradients, group_norms
-from benchmark.compression.lasso_strength import lasso_strength
+from benchmark.compression.lasso import along, edit_gradients, group_norms, lasso_strength
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.losses.kl_divergence import kl_divergence
-from benchmark.method import Budget, Plan
+from benchmark.losses import kl_divergence
+from benchmark.method import Budget, Needs, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.fold import fold_batchnorm
-from benchmark.needs import Needs
 from benchmark.registry import METHODS
 
 from .lowest_rows import lowest_rows

@@ -10,7 +10,7 @@ import torch
 from timm.layers import BlurPool2d
 from torch import Tensor, nn
 
-from benchmark.compression.compactable_block import CompactableBlock
+from benchmark.compression.compactor import CompactableBlock
 from benchmark.model.cost import count
 from benchmark.model.embedder import Embedder
 

@@ -15,11 +15,11 @@ def run(record, tmp_path):
     """`run("kd", [0.5, None, 0.7])`: the folder of a run with these average precisions; `changes` are a record's."""
 
     def make(
-        method, precisions=(0.4, 0.6), *, metrics=LOSSES, recipe=None, unusual=None, work="runs", **changes
+        method, precisions=(0.4, 0.6), *, metrics=LOSSES, recipe=None, non_default=None, work="runs", **changes
     ) -> Path:
         known = [value for value in precisions or [0.5] if value is not None]
         content = record(method, mAP=sum(known) / len(known), **changes).model_dump(mode="json")
-        content |= {"recipe": recipe or content["recipe"], "variant": unusual or {}}
+        content |= {"recipe": recipe or content["recipe"], "variant": non_default or {}}
         if precisions is not None:
             content["scores"]["average_precision"] = precisions
             content["scores"]["symmetric"] |= {"queries": len(precisions), "skipped": len(precisions) - len(known)}

@@ -109,7 +109,7 @@ def test_names_tell_the_runs_apart(run):
     ("other", "why"),
     [
         ({"dataset": "market1501"}, "it was judged on market1501, none on glyphs"),
-        ({"unusual": {"dataset.split": "closed"}}, "it was judged on glyphs-closed, none on glyphs"),
+        ({"non_default": {"dataset.split": "closed"}}, "it was judged on glyphs-closed, none on glyphs"),
         ({"precisions": None}, "the record of kd is an old one, which lacks the average precision of every query"),
         ({"precisions": [0.5, 0.5, 0.5]}, "it did not see the same images as none"),
         ({"data": {"broken": 1}}, "it did not see the same images as none"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmark.comparison import QueryGains, draw, open_runs
-from benchmark.comparison.picture import _panels
+from benchmark.comparison.plot import _panels
 
 TRACE = [{"epoch": 0, "macs": 60e6}, {"epoch": 1, "macs": 30e6, "loss": 9.0, "mAP": 0.25}, {"epoch": 2, "loss": 1.0}]
 

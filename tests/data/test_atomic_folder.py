@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmark.data.atomic_folder import STALE_AFTER, atomic_folder
+from benchmark.utils.atomic import STALE_AFTER, atomic_folder
 
 
 def test_appears_whole(tmp_path):

@@ -10,15 +10,13 @@ import torch
 from PIL import Image
 
 from benchmark import evaluation
-from benchmark.data.broken_images import broken_images
 from benchmark.data.card import Card
-from benchmark.data.evaluation_images import EvaluationImages
-from benchmark.data.loaders import eval_loader, train_loader
-from benchmark.data.loading import Loading
+from benchmark.data.images import broken_images
+from benchmark.data.loaders import EvaluationImages, Loading, eval_loader, train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Sample
 from benchmark.datasets.glyphs import Glyphs
-from benchmark.engine.retrieval_metric import RetrievalMetric
+from benchmark.engine.hooks import RetrievalMetric
 from benchmark.errors import UserError
 
 SIZE = (8, 8)

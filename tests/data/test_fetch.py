@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.data.download import Download
-from benchmark.data.fetch import fetch
+from benchmark.data.card import Download
+from benchmark.data.unpack import fetch
 from benchmark.datasets.cub200 import CUB200
 from benchmark.datasets.market1501 import Market1501
 from benchmark.errors import UserError

@@ -8,14 +8,11 @@ import torch
 from PIL import Image
 
 from benchmark.data.card import Card
-from benchmark.data.decode import decode
-from benchmark.data.evaluation_images import EvaluationImages
+from benchmark.data.decode import decode, train_transform
 from benchmark.data.images import Images
-from benchmark.data.loaders import eval_loader, train_loader
-from benchmark.data.loading import Loading
+from benchmark.data.loaders import EvaluationImages, Loading, eval_loader, train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sample import Sample
-from benchmark.data.transforms import train_transform
+from benchmark.data.samples import Sample
 from benchmark.errors import UserError
 
 SIZE = (24, 16)

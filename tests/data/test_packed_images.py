@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data import packed_images
+from benchmark.data import image_cache as packed_images
 from benchmark.data.decode import BrokenImage
 from benchmark.data.images import Images
 from benchmark.errors import UserError

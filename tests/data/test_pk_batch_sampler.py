@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from benchmark.data.pk_batch_sampler import PKBatchSampler
+from benchmark.data.sampler import PKBatchSampler
 from benchmark.errors import UserError
 
 COUNTS = st.lists(st.integers(1, 40), min_size=2, max_size=30)

@@ -8,7 +8,7 @@ from benchmark.data.card import Card, Split
 from benchmark.data.check import check
 from benchmark.data.contact_sheet import contact_sheet
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Sample
 from benchmark.errors import UserError
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmark.data.transforms import MEAN_COLOUR, eval_transform, train_transform
+from benchmark.data.decode import MEAN_COLOUR, eval_transform, train_transform
 
 IMAGE = torch.arange(3 * 20 * 10, dtype=torch.int64).reshape(3, 20, 10).remainder(251).to(torch.uint8)
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.data import unpack as module
-from benchmark.data.archives.zip_archive import PASSWORD, ZipArchive
+from benchmark.data.archive import PASSWORD, ZipArchive
 from benchmark.data.unpack import unpack
 from benchmark.errors import UserError
 
@@ -421,7 +421,7 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
 from benchmark.data import unpack as module
 module._BLOCK = 100
-from benchmark.data.archives.tar_archive import TarArchive
+from benchmark.data.archive import TarArchive
 contents = TarArchive.contents
 def slow(self):
     for found in contents(self):

@@ -20,13 +20,7 @@ from mmengine.utils.dl_utils import collect_env
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmark.engine.compat import (
-    DistillOptimWrapper,
-    InitialisedModel,
-    QuietRunner,
-    load_checkpoint,
-    save_checkpoint,
-)
+from benchmark.engine.compat import DistillOptimWrapper, InitialisedModel, QuietRunner, load_checkpoint, save_checkpoint
 from benchmark.errors import UserError
 
 ARGUMENTS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4], "num_classes": 2}

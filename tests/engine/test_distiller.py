@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
-from benchmark.engine.distiller import Distiller
-from benchmark.engine.task_loss import TaskLoss
+from benchmark.engine.distiller import Distiller, TaskLoss
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmark import evaluation
-from benchmark.data.loading import Loading
+from benchmark.data.loaders import Loading
 from benchmark.datasets.glyphs import Glyphs
-from benchmark.engine.retrieval_metric import RetrievalMetric
+from benchmark.engine.hooks import RetrievalMetric
 from benchmark.retrieval import Protocol
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmark.engine.task_loss import TaskLoss
-from benchmark.losses.batch_hard_triplet import batch_hard_triplet
+from benchmark.engine.distiller import TaskLoss
+from benchmark.losses import batch_hard_triplet
 from benchmark.model.features import Features
 from benchmark.recipe import Task, Triplet
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmark.engine.checkpoint_hook import CheckpointHook
 from benchmark.engine.compat import load_checkpoint
-from benchmark.engine.retrieval_metric import RetrievalMetric
+from benchmark.engine.hooks import CheckpointHook, RetrievalMetric
 from benchmark.engine.train import LAST, Trained, uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.methods.cdd import CDD
@@ -145,12 +144,12 @@ def test_epochs_that_will_be_done_again_leave_the_metrics(tiny, train_tiny, tmp_
         with pytest.raises(KeyboardInterrupt):
             train_tiny(recipe, tmp_path)
     assert [row["epoch"] for row in rows(tmp_path)] == [1]
-    torso = tmp_path / LAST.parent / ".last.pt.abc.pt"
-    torso.parent.mkdir()
-    torso.write_bytes(b"half a checkpoint")
+    partial = tmp_path / LAST.parent / ".last.pt.abc.pt"
+    partial.parent.mkdir()
+    partial.write_bytes(b"half a checkpoint")
     train_tiny(recipe, tmp_path, resume=True)
     assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
-    assert [path.name for path in torso.parent.iterdir()] == ["last.pt"]
+    assert [path.name for path in partial.parent.iterdir()] == ["last.pt"]
 
 
 def test_a_finished_training_is_loaded(tiny, train_tiny, tmp_path):

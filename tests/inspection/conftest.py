@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data.sample import Sample
+from benchmark.data.samples import Sample
 from benchmark.inspection import inspect
 from benchmark.retrieval import Neighbours, Scores
 

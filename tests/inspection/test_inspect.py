@@ -45,7 +45,7 @@ def test_ranks_do_not_count_the_ignored(samples, compared):
     assert [entry.sample for entry in student.entries] == [gallery[0], gallery[1], gallery[2]]
     assert [entry.similarity for entry in student.entries] == pytest.approx([0.9, 0.5, 0.1])
     assert [entry.rank for entry in teacher.entries] == [1, None, 2]
-    assert (student.first_hit, compared.worst[1].positives) == (4, 2)
+    assert (student.first_match_rank, compared.worst[1].positives) == (4, 2)
 
 
 def test_summaries(compared):
@@ -79,7 +79,7 @@ def test_of_an_evaluation(samples):
     scores = evaluate(embedded(query), embedded(gallery), Protocol(), keep=6)
     for worst in inspect(query, gallery, scores, None, 4).worst:
         correct = [entry for entry in worst.student.entries if entry.relation == 1]
-        assert correct[0].rank == worst.student.first_hit
+        assert correct[0].rank == worst.student.first_match_rank
         assert len(correct) == worst.positives
         assert {entry.sample.identity for entry in correct} == {worst.sample.identity}
 

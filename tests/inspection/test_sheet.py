@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from benchmark.inspection import inspect, inspection_sheet
-from benchmark.inspection.marks import MARKS
+from benchmark.inspection.html import MARKS
 from benchmark.inspection.sheet import ANSWERS, BETWEEN, CELL, GAP, HEADER, LABEL, MARGIN, SECTION, STEP
 from benchmark.retrieval import Neighbours
 

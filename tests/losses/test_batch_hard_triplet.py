@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmark.losses.batch_hard_triplet import batch_hard_triplet
+from benchmark.losses import batch_hard_triplet
 
 
 def test_equals_the_authors_values(golden):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.losses import kl_divergence
 
 
 def test_equals_the_authors_values(golden):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.losses.match_size import match_size
+from benchmark.losses import match_size
 
 sides = st.integers(1, 9)
 

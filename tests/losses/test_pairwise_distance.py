@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmark.losses.pairwise_distance import pairwise_distance
+from benchmark.losses import pairwise_distance
 
 
 def test_equals_a_loop():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmark.losses.ranked_similarities import ranked_similarities
+from benchmark.losses import ranked_similarities
 
 
 def draw(rows: int, width: int, seed: int) -> torch.Tensor:

@@ -10,18 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
-from benchmark.data.loaders import train_loader
-from benchmark.data.loading import Loading
-from benchmark.data.transforms import train_transform
+from benchmark.data.decode import train_transform
+from benchmark.data.loaders import Loading, train_loader
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import DistillOptimWrapper
-from benchmark.engine.distiller import Distiller
+from benchmark.engine.distiller import Distiller, TaskLoss
 from benchmark.engine.optimization import build_optimizer
-from benchmark.engine.task_loss import TaskLoss
 from benchmark.method import Method, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.model.surgery import Kept, follow
+from benchmark.model.surgery import ChannelSelection, prune_optimizer_state
 from benchmark.recipe import Optimizer, Task
 
 IDENTITIES = 40
@@ -58,9 +56,9 @@ class Rig:
         self.distiller.train()
         return self.distiller.train_step(self.batches[number % len(self.batches)], self.wrapper)
 
-    def end_epoch(self, epoch: int = 1) -> list[Kept]:
+    def end_epoch(self, epoch: int = 1) -> list[ChannelSelection]:
         changes = self.method.after_epoch(self.student, Progress(epoch, self.plan.epochs, epoch))
-        follow(self.wrapper.optimizer, changes)
+        prune_optimizer_state(self.wrapper.optimizer, changes)
         return changes
 
     def embed(self) -> Tensor:

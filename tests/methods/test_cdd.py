@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.compression.compactable_block import compactable_blocks
+from benchmark.compression.compactor import compactable_blocks
 from benchmark.compression.lasso import auto_lasso, edit_gradients, group_lasso
 from benchmark.errors import UserError
-from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.losses import kl_divergence
 from benchmark.method import Budget
 from benchmark.methods.cdd import CDD
 from benchmark.model import cost
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.serialize import load_student, save_student
 from benchmark.recipe import compose
 
 WIDTHS = [8, 8, 16, 16]
@@ -349,8 +349,8 @@ def test_reported_figures_are_those_of_the_deployed_network(rig, tmp_path, netwo
 def test_the_smallest_network_is_what_remains_when_all_rows_vanish(rig, tmp_path):
     made = rig(CDD())
     with torch.no_grad():
-        smallest = made.method.smallest(made.student)
-        least = cost.count(fold_batchnorm(smallest, made.batches[0].images), (32, 32))
+        minimal = made.method.minimal_student(made.student)
+        least = cost.count(fold_batchnorm(minimal, made.batches[0].images), (32, 32))
     assert [len(weight) for weight in compactors(made.student)] == WIDTHS  # the student itself is as it was
     shrink(made.student, *((block, row) for block, width in enumerate(WIDTHS) for row in range(width - 1)))
     assert cost.count(deploy(made, tmp_path / "student.pt"), (32, 32)) == least

@@ -7,15 +7,15 @@ import torch
 from timm.models.resnet import Bottleneck, downsample_conv
 from torch import Tensor, nn
 
-from benchmark.compression.compactable_block import compactable_blocks
+from benchmark.compression.compactor import compactable_blocks
 from benchmark.errors import UserError
 from benchmark.method import Progress
 from benchmark.methods.cdd import CDD
 from benchmark.methods.cdd.gradient_reset import GradientReset
 from benchmark.model.cost import count
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.serialize import load_student, save_student
 
 GOLDEN_CASES = ("block0_some", "block0_all_small", "block0_tied_max", "block1_some", "block1_none")
 SMALL = {"layers": [1, 1, 1, 1]}

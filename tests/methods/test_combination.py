@@ -95,7 +95,7 @@ def test_a_compression_takes_others_with_it(rig, shrinking):
     assert changes
     assert made.method.budget.target == 0.1
     assert made.method.report(made.student)["channels"] < fresh.method.report(fresh.student)["channels"]
-    assert made.method.smallest(made.student) is not None
+    assert made.method.minimal_student(made.student) is not None
 
     fresh.teacher.load_state_dict(made.teacher.state_dict())
     fresh.method.restore(fresh.student, made.method.structure())

@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.train import LAST
 from benchmark.method import KINDS
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.serialize import load_student, save_student
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
 

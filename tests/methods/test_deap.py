@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.compression.compactable_block import CompactableBlock
+from benchmark.compression.compactor import CompactableBlock
 from benchmark.compression.lasso import auto_lasso, edit_gradients, group_lasso, lasso_gradient
 from benchmark.errors import UserError
-from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.losses import kl_divergence
 from benchmark.method import Budget
 from benchmark.methods.deap import DEAP
 from benchmark.methods.deap.compactable_columns import CompactableColumns
 from benchmark.methods.mkd import MKD
 from benchmark.model import cost
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.serialize import load_student, save_student
 from benchmark.recipe import compose
 
 WIDTHS = [8, 8, 8, 8, 16, 16, 16, 16]
@@ -347,7 +347,7 @@ def test_a_met_budget_ends_compression(rig, tmp_path):
 def test_the_smallest_network_is_what_remains_when_all_vanish(rig, tmp_path):
     made = rig(DEAP())
     with torch.no_grad():
-        least = cost.count(fold_batchnorm(made.method.smallest(made.student), made.batches[0].images), (32, 32))
+        least = cost.count(fold_batchnorm(made.method.minimal_student(made.student), made.batches[0].images), (32, 32))
     vanish(made, {i: list(range(width - 1)) for i, width in enumerate(WIDTHS)})
     assert cost.count(deploy(made, tmp_path / "student.pt"), (32, 32)) == least
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.data.batch import Batch
-from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.losses import kl_divergence
 from benchmark.method import Progress
 from benchmark.methods.dkd import DKD, decoupled_divergences
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmark.losses.feature_distance import feature_distance
+from benchmark.losses import feature_distance
 
 
 def test_equals_the_authors_values(golden):

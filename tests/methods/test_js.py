@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.losses import kl_divergence
 from benchmark.methods.js import JS
 
 

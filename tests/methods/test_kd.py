@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.losses import kl_divergence
 from benchmark.methods.kd import KD
 from benchmark.methods.none import NoDistillation
 from benchmark.model.features import Features

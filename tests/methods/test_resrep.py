@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmark.compression.compactable_block import compactable_blocks
+from benchmark.compression.compactor import compactable_blocks
 from benchmark.compression.lasso import auto_lasso
 from benchmark.errors import UserError
-from benchmark.losses.kl_divergence import kl_divergence
+from benchmark.losses import kl_divergence
+from benchmark.method import Needs
 from benchmark.methods.resrep.lowest_rows import lowest_rows
 from benchmark.methods.resrep.resrep import ResRep
 from benchmark.model import cost
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.fold import fold_batchnorm
-from benchmark.needs import Needs
+from benchmark.model.serialize import load_student, save_student
 from benchmark.recipe import compose
 
 WIDTHS = [8, 8, 8, 8, 16, 16, 16, 16]
@@ -408,7 +408,7 @@ def test_once_the_target_is_met_rows_feel_the_objective_alone(rig):
 def test_the_smallest_network_is_what_remains_when_all_rows_vanish(rig, tmp_path):
     made = rig(ResRep(target_macs=0.01))
     with torch.no_grad():
-        least = cost.count(fold_batchnorm(made.method.smallest(made.student), made.batches[0].images), (32, 32))
+        least = cost.count(fold_batchnorm(made.method.minimal_student(made.student), made.batches[0].images), (32, 32))
     for weight in weights(made):
         weight.data[1:] = 1e-8
     assert cost.count(deploy(made, tmp_path / "student.pt"), (32, 32)) == least

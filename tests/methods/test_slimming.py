@@ -12,9 +12,9 @@ from benchmark.errors import UserError
 from benchmark.method import Progress
 from benchmark.methods.slimming import Slimming
 from benchmark.model.cost import count
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.residual_blocks import deployed_size, inner_widths
+from benchmark.model.serialize import load_student, save_student
 
 BOTTLENECK = {"backbone": "resnet26t", "args": {"channels": [16, 16, 24, 32], "stem_width": 8}}
 BASIC = {"backbone": "resnet18d", "args": {"channels": [8, 12, 16, 24], "stem_width": 8}}
@@ -135,8 +135,8 @@ def test_a_target_out_of_reach_leaves_one_channel_each(rig):
     made = rig(Slimming(target_macs=0.01), **BASIC)
     made.end_epoch(2)
     assert {place.width for place in places(made.student)} == {1}
-    smallest = made.method.smallest(rig(Slimming(), **BASIC).student)
-    assert [place.width for place in places(smallest)] == [place.width for place in places(made.student)]
+    minimal = made.method.minimal_student(rig(Slimming(), **BASIC).student)
+    assert [place.width for place in places(minimal)] == [place.width for place in places(made.student)]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

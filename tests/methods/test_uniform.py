@@ -6,9 +6,9 @@ import torch
 from benchmark.errors import UserError
 from benchmark.methods.uniform import Uniform
 from benchmark.model.cost import count
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.residual_blocks import deployed_size, inner_widths
+from benchmark.model.serialize import load_student, save_student
 from benchmark.registry import METHODS
 
 BOTTLENECK = {"backbone": "resnet26t", "args": {"channels": [16, 16, 24, 32], "stem_width": 8}}
@@ -76,8 +76,8 @@ def test_a_target_that_no_factor_meets_leaves_one_channel_each(rig):
     made = rig(Uniform(target_macs=0.01), **BASIC)
     assert set(widths(made.student)) == {1}
     assert made.step()
-    smallest = made.method.smallest(rig(Uniform(), **BASIC).student)
-    assert widths(smallest) == widths(made.student)
+    minimal = made.method.minimal_student(rig(Uniform(), **BASIC).student)
+    assert widths(minimal) == widths(made.student)
 
 
 def test_a_distillation_trains_what_is_left_and_the_file_holds_it(rig, tmp_path):

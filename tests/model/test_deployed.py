@@ -9,9 +9,9 @@ from torch import nn
 
 import benchmark
 from benchmark.errors import UserError
-from benchmark.model.deployed import load_student, save_student, weights_hash
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.serialize import load_student, save_student, weights_hash
 from benchmark.model.surgery import keep_inputs, keep_outputs
 
 SMALL = {"channels": [8, 16, 32, 64]}

@@ -10,10 +10,10 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.model.cost import count
-from benchmark.model.deployed import load_student, save_student
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.residual_blocks import deployed_size, fewest, inner_widths, narrowed
+from benchmark.model.serialize import load_student, save_student
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 NETWORKS = {

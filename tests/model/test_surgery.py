@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.model.surgery import follow, keep_channels, keep_inputs, keep_outputs
+from benchmark.model.surgery import keep_channels, keep_inputs, keep_outputs, prune_optimizer_state
 
 ROWS = torch.tensor([0, 2, 5])
 
@@ -61,7 +61,7 @@ def pair() -> nn.Sequential:
 
 
 def narrowed(wide: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
-    follow(optimizer, [*keep_outputs(wide[0], ROWS), *keep_inputs(wide[2], ROWS)])
+    prune_optimizer_state(optimizer, [*keep_outputs(wide[0], ROWS), *keep_inputs(wide[2], ROWS)])
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:

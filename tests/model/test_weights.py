@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
-from benchmark.model.weights import load_weights
+from benchmark.model.serialize import load_weights
 
 SMALL = {"channels": [8, 16, 32, 64]}
 

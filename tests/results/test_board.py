@@ -2,7 +2,7 @@
 
 from benchmark.results.board import Board
 from benchmark.results.record import Record
-from benchmark.results.summary import summarise
+from benchmark.results.rows import summarise
 
 
 def test_of_several_teachers_a_row_is_compared_to_its_own(record):

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from benchmark.results.board import Board
-from benchmark.results.board_html import boards_html, without_pictures
+from benchmark.results.html import boards_html, without_pictures
 from benchmark.results.leaderboard import differing, generate
 from benchmark.results.record import Record
+from benchmark.results.rows import summarise
 from benchmark.results.store import add_record
-from benchmark.results.summary import summarise
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MAP = {"none": 0.6, "kd": 0.095, "rkd": 0.62, "pkt": 0.58}

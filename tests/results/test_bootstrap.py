@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmark.results.bootstrap import Interval, paired_bootstrap
+from benchmark.results.comparison import Interval, paired_bootstrap
 
 
 def test_the_interval_of_normal_differences_is_that_of_theory():

@@ -2,7 +2,7 @@ import numpy as np
 
 from benchmark.results.equal_cost import cost_groups, equal_cost_grid, equal_cost_section
 from benchmark.results.record import Record
-from benchmark.results.summary import summarise
+from benchmark.results.rows import summarise
 
 QUERIES = 400
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.results.formatting import milliseconds, percent, quantity
-from benchmark.results.statistic import Statistic
+from benchmark.results.format import milliseconds, percent, quantity
+from benchmark.results.rows import Statistic
 
 SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.results.gain import Gain
+from benchmark.results.comparison import Gain
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
+from benchmark.results.rows import summarise
 from benchmark.results.store import add_record
-from benchmark.results.summary import summarise
 
 QUERIES = 1500
 SKIPPED = 3

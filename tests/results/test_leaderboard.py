@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from benchmark.errors import UserError
 from benchmark.results.leaderboard import differing, generate
-from benchmark.results.page import GENERATED
+from benchmark.results.markdown import GENERATED
 from benchmark.results.record import Record
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import add_record
@@ -309,7 +309,7 @@ def test_a_kill_in_the_middle_of_a_page_leaves_the_old_one_whole(folder, record,
 
 
 def test_results_import_neither_torch_nor_matplotlib():
-    modules = "record store summary leaderboard board_csv board_json board_html pareto compression table plausible"
+    modules = "record store rows leaderboard export html frontier compression_plot console consistency"
     code = (
         f"import sys, importlib\nfor name in {modules.split()}: importlib.import_module('benchmark.results.' + name)\n"
         "assert not {'torch', 'matplotlib', 'mmengine'} & set(sys.modules)"

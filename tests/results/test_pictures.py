@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 import pytest
 
-from benchmark.results.compression import _LINE_HEIGHT, _spread, compression_svg
-from benchmark.results.labels import Label, place_labels
-from benchmark.results.look import ACCENT, NEUTRAL, PALETTE, canvas
-from benchmark.results.pareto import _front, pareto_svg
-from benchmark.results.summary import summarise
+from benchmark.plots.labels import Label, place_labels
+from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE, canvas
+from benchmark.results.compression_plot import _LINE_HEIGHT, _spread, compression_svg
+from benchmark.results.frontier import _front, pareto_svg
+from benchmark.results.rows import summarise
 
 TRACE = [{"epoch": e, "channels": 90 - 5 * e, "parameters": 9000 - 600 * e, "macs": 8000 - 500 * e} for e in range(8)]
 

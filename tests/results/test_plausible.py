@@ -9,13 +9,13 @@ from torch import nn
 
 from benchmark.commands.leaderboard import check
 from benchmark.errors import UserError
-from benchmark.identity import recipe_hash
 from benchmark.recipe import Network
+from benchmark.results.consistency import violations
 from benchmark.results.leaderboard import generate
-from benchmark.results.plausible import violations
-from benchmark.results.rebuilt import _deployed, deployed, rebuilt_violations
+from benchmark.results.rebuild import _deployed, deployed, rebuilt_violations
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
+from benchmark.utils.recipe_hash import recipe_hash
 
 RECORDS = Path(__file__).parents[2] / "leaderboards" / "records"
 ALL = load_records(RECORDS)
@@ -268,7 +268,7 @@ def test_a_recipe_that_this_release_cannot_read_is_named():
 
 @pytest.mark.parametrize("method", ["kd", "cdd"])
 def test_no_image_of_a_size_that_the_recipe_does_not_have_is_made(monkeypatch, method):
-    monkeypatch.setattr("benchmark.results.rebuilt._deployed", _deployed.__wrapped__)  # what is known, is not built
+    monkeypatch.setattr("benchmark.results.rebuild._deployed", _deployed.__wrapped__)  # what is known, is not built
     made = torch.randint
     sizes: list[tuple[int, ...]] = []
 

@@ -1,5 +1,5 @@
-from benchmark.results.ranks import mean_ranks
-from benchmark.results.summary import summarise
+from benchmark.results.comparison import mean_ranks
+from benchmark.results.rows import summarise
 
 
 def boards(record, **scores):

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmark.results.console import reproduction_table
 from benchmark.results.record import Record
-from benchmark.results.reproduction import Reproduction
-from benchmark.results.reproduction_table import reproduction_table
-from benchmark.results.verdict import Verdict
+from benchmark.results.reproduction import Reproduction, Verdict
 
 
 def seeds(record, *mAPs):

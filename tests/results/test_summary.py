@@ -2,8 +2,7 @@ import random
 
 import pytest
 
-from benchmark.results.statistic import Statistic
-from benchmark.results.summary import summarise
+from benchmark.results.rows import Statistic, summarise
 
 
 def test_mean_and_deviation_over_seeds(record):

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from benchmark.results.table import result_table
+from benchmark.results.console import result_table
 
 
 def render(record, width=80):

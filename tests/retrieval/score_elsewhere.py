@@ -7,8 +7,9 @@ import torch
 from elsewhere import HERE, LEFT
 from torch import Tensor
 
-from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, Scores, chunks, evaluate
-from benchmark.retrieval.streamed import Streamed
+from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, Scores, evaluate
+from benchmark.retrieval import _chunks as chunks
+from benchmark.retrieval._search import Streamed
 
 QUERIES, IMAGES, KEEP = 70, 300, 5
 PROTOCOLS = {

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, evaluate
-from benchmark.retrieval.approximate import evaluate_approximately
-from benchmark.retrieval.approximate_scores import ApproximateScores
-from benchmark.retrieval.similarity import ROUNDING
+from benchmark.retrieval._similarity import ROUNDING
+from benchmark.retrieval.approximate import ApproximateScores, evaluate_approximately
 
 LEAVE_ONE_OUT = Protocol(camera_rule=False, query_in_gallery=True)
 SCORES = ApproximateScores(
@@ -22,7 +21,7 @@ SCORES = ApproximateScores(
     k=5,
     recall_at=(1, 10),
     positives=torch.tensor([2, 0, 3, 1]),
-    first_hit=torch.tensor([2, 0, 0, 1]),
+    first_match_rank=torch.tensor([2, 0, 0, 1]),
     average_precision=torch.tensor([0.5, torch.nan, 0, 1]).double(),
     sampled=3,
     neighbour_recall=0.9,
@@ -66,7 +65,9 @@ def test_an_exhaustive_index_gives_the_exact_scores(rules: dict, ties: str):
     query, gallery = both(protocol)
     exact = evaluate(query, gallery, protocol)
     scores = evaluate_approximately(query, gallery, protocol, index="Flat")
-    assert torch.equal(scores.positives, exact.positives) and torch.equal(scores.first_hit, exact.first_hit)
+    assert torch.equal(scores.positives, exact.positives) and torch.equal(
+        scores.first_match_rank, exact.first_match_rank
+    )
     torch.testing.assert_close(scores.average_precision, exact.average_precision, rtol=0, atol=1e-9, equal_nan=True)
     assert scores.mAP == pytest.approx(exact.mAP, abs=1e-9) and scores.recall == pytest.approx(exact.recall)
     assert (scores.queries, scores.skipped) == (exact.queries, exact.skipped)
@@ -92,9 +93,9 @@ def test_only_positives_beyond_the_first_k_are_lost(protocol: Protocol):
 def test_the_chunk_size_changes_nothing(monkeypatch, protocol: Protocol):
     query, gallery = clustered(120), None if protocol.query_in_gallery else clustered(300, seed=1)
     expected = evaluate_approximately(query, gallery, protocol, index="SQ8", k=40)
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("benchmark.retrieval._chunks.CHUNK_BYTES", 20_000)
     scores = evaluate_approximately(query, gallery, protocol, index="SQ8", k=40)
-    assert torch.equal(scores.first_hit, expected.first_hit)
+    assert torch.equal(scores.first_match_rank, expected.first_match_rank)
     torch.testing.assert_close(scores.average_precision, expected.average_precision, rtol=0, atol=0, equal_nan=True)
     assert (scores.neighbour_recall, scores.mAP_error) == (expected.neighbour_recall, expected.mAP_error)
 
@@ -130,9 +131,9 @@ def test_the_lists_of_any_index(samples: list, protocol: Protocol, k: int, index
     scores = evaluate_approximately(query, whole, protocol, index=index, k=k)
     for i, result in enumerate(expected):
         if result is None:
-            assert scores.first_hit[i] == 0 and scores.average_precision[i].isnan()
+            assert scores.first_match_rank[i] == 0 and scores.average_precision[i].isnan()
         else:
-            assert (scores.first_hit[i], scores.average_precision[i]) == pytest.approx(result, abs=1e-9)
+            assert (scores.first_match_rank[i], scores.average_precision[i]) == pytest.approx(result, abs=1e-9)
 
 
 def naive(i: int, similarity: list, columns: list, gallery: list, protocol: Protocol) -> tuple[int, float] | None:
@@ -286,9 +287,15 @@ def test_queries_without_any_positive_found_are_misses():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"first_hit": torch.tensor([2, 0, 1, 1])}, "first_hit must be 0 where no correct answer was found"),
-        ({"first_hit": torch.tensor([2, 1, 0, 1])}, "first_hit must be 0 where no correct answer was found"),
-        ({"first_hit": torch.tensor([2, 0])}, r"first_hit must be \(4,\) on the CPU, not \(2,\)"),
+        (
+            {"first_match_rank": torch.tensor([2, 0, 1, 1])},
+            "first_match_rank must be 0 where no correct answer",
+        ),
+        (
+            {"first_match_rank": torch.tensor([2, 1, 0, 1])},
+            "first_match_rank must be 0 where no correct answer",
+        ),
+        ({"first_match_rank": torch.tensor([2, 0])}, r"first_match_rank must be \(4,\) on the CPU, not \(2,\)"),
         ({"average_precision": 3 * SCORES.average_precision}, "between 0 and 1"),
         ({"positives": torch.zeros(4).long()}, "none of 4 queries has a positive"),
     ],

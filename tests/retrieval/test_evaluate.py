@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, Scores, evaluate
-from benchmark.retrieval.matching import Matching
-from benchmark.retrieval.product import Precision, product
-from benchmark.retrieval.streamed import Streamed
+from benchmark.retrieval._matching import Matching
+from benchmark.retrieval._product import Precision, product
+from benchmark.retrieval._search import Streamed
 
 LEAVE_ONE_OUT = Protocol(camera_rule=False, query_in_gallery=True)
 
@@ -31,7 +31,7 @@ def take(embeddings: Embeddings, rows: torch.Tensor) -> Embeddings:
 
 def assert_equal(one: Scores, other: Scores) -> None:
     torch.testing.assert_close(one.average_precision, other.average_precision, rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(one.first_hit, other.first_hit, rtol=0, atol=0)
+    torch.testing.assert_close(one.first_match_rank, other.first_match_rank, rtol=0, atol=0)
     torch.testing.assert_close(one.precision_at, other.precision_at, rtol=0, atol=0, equal_nan=True)
     assert (one.mAP, one.mINP, one.mAP_at_R, one.recall) == (other.mAP, other.mINP, other.mAP_at_R, other.recall)
 
@@ -42,7 +42,7 @@ def test_the_chunk_size_changes_nothing(monkeypatch, protocol: Protocol, chunk_b
     query = clustered(150)
     gallery = None if protocol.query_in_gallery else clustered(700, seed=1)
     expected = evaluate(query, gallery, protocol)
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("benchmark.retrieval._chunks.CHUNK_BYTES", chunk_bytes)
     assert_equal(evaluate(query, gallery, protocol), expected)
 
 
@@ -51,7 +51,7 @@ def test_the_chunk_size_changes_nothing(monkeypatch, protocol: Protocol, chunk_b
 def test_the_number_of_threads_changes_nothing(monkeypatch, protocol: Protocol, chunk_bytes: int):
     query = clustered(400)
     gallery = None if protocol.query_in_gallery else clustered(700, seed=1)
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("benchmark.retrieval._chunks.CHUNK_BYTES", chunk_bytes)
     before = torch.get_num_threads()
     try:
         found = []
@@ -71,7 +71,7 @@ def test_vectors_that_want_gradients(monkeypatch, protocol: Protocol):
     query = clustered(400)
     expected = evaluate(query, query, protocol)
     wanting = Embeddings(query.vectors.clone().requires_grad_(), query.identities, query.cameras)
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 200_000)
+    monkeypatch.setattr("benchmark.retrieval._chunks.CHUNK_BYTES", 200_000)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -117,7 +117,7 @@ def test_a_collapsed_model_scores_near_zero(order: str, size: int):
     for rules in ({}, {"reranking": KReciprocal()}, {"expansion": QueryExpansion()}):
         scores = evaluate(query, gallery, Protocol(**rules))
         assert scores.mAP < 0.01 and scores.mINP < 0.011 and scores.recall[10] == 0
-        assert set(scores.first_hit.tolist()) == {994}  # behind all 993 negatives
+        assert set(scores.first_match_rank.tolist()) == {994}  # behind all 993 negatives
 
 
 def test_a_perfect_model_scores_one():
@@ -163,7 +163,7 @@ def test_a_gallery_in_a_mapped_file_is_read_in_parts(tmp_path, monkeypatch, prot
     expected = evaluate(query, gallery, protocol, keep=7)
     np.save(tmp_path / "gallery.npy", gallery.vectors.numpy())
     mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 60_000)
+    monkeypatch.setattr("benchmark.retrieval._chunks.CHUNK_BYTES", 60_000)
     assert Streamed.suits(gallery.vectors)
     found = evaluate(query, Embeddings(mapped, gallery.identities, gallery.cameras), protocol, keep=7)
     assert_equal(found, expected)
@@ -180,7 +180,7 @@ def products_of_bfloat16(monkeypatch):
             queries, gallery = queries.bfloat16().float(), gallery.bfloat16().float()
         return product(queries, gallery)
 
-    monkeypatch.setattr("benchmark.retrieval.similarity.product", rounded)
+    monkeypatch.setattr("benchmark.retrieval._similarity.product", rounded)
 
 
 def test_lower_precision_moves_no_score_by_much():
@@ -289,7 +289,7 @@ def test_products_of_both_libraries_agree(monkeypatch):
     query, gallery = clustered(150), clustered(700, seed=1)
     scores = []
     for slow in (False, True):
-        monkeypatch.setattr("benchmark.retrieval.product._slow_mkl", lambda slow=slow: slow)
+        monkeypatch.setattr("benchmark.retrieval._product._slow_mkl", lambda slow=slow: slow)
         scores.append(evaluate(query, gallery).mAP)
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
@@ -345,7 +345,7 @@ def test_evaluation_needs_no_mmengine():
 
 
 def test_matches_of_long_lists_are_looked_up_in_parts(monkeypatch):
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 1_000)
+    monkeypatch.setattr("benchmark.retrieval._chunks.CHUNK_BYTES", 1_000)
     images = Embeddings(torch.ones(10, 1), torch.arange(10))
     matching = Matching(images, images, Protocol(camera_rule=False))
     with pytest.raises(ValueError, match="queries 8 to 10 are not of the part looked up: take rows from `blocks`"):

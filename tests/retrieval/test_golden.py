@@ -12,7 +12,7 @@ from benchmark.retrieval import (
     average_precision,
     average_precision_at_r,
     evaluate,
-    first_hit,
+    first_match_rank,
     inverse_negative_penalty,
     precision_at,
     r_precision,
@@ -49,7 +49,7 @@ def assert_equals_pytorch_metric_learning(arrays, case: str, ranking: Ranking) -
 
 
 def recall(ranking: Ranking, at: list[int]) -> np.ndarray:
-    hits = first_hit(ranking)[ranking.positives > 0]
+    hits = first_match_rank(ranking)[ranking.positives > 0]
     return np.array([(hits <= k).double().mean().item() for k in at])
 
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from benchmark.retrieval.k_reciprocal import KReciprocal, _RerankedScores
+from benchmark.retrieval.reranking import KReciprocal, _RerankedScores
 
 TAGS = ["k20_6_l30", "k10_3_l30", "k20_1_l50"]
 SETTINGS = st.builds(KReciprocal, st.integers(1, 20), st.integers(1, 20), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
@@ -124,7 +124,7 @@ def test_loops_over_points(problem, settings: KReciprocal, chunk_bytes: int):
     distances = squared_distances(*problem)
     assume(resolved(distances))
     queries = len(problem[0])
-    with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
+    with mock.patch("benchmark.retrieval._chunks.CHUNK_BYTES", chunk_bytes):
         scores = settings.similarity(*problem)(slice(0, queries))
     assert scores.dtype == torch.float32
     np.testing.assert_allclose(scores, naive(distances, queries, settings), rtol=0, atol=5e-6)
@@ -184,7 +184,7 @@ def test_chunks_do_not_matter(chunk_bytes: int):
     points = torch.randn(60, 40, generator=generator)[torch.randint(60, (120,), generator=generator)]
     query, gallery = points[:30], points[30:]
     expected = KReciprocal().similarity(query, gallery)(slice(0, 30))
-    with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
+    with mock.patch("benchmark.retrieval._chunks.CHUNK_BYTES", chunk_bytes):
         reranked = KReciprocal().similarity(query, gallery)
         scores = torch.cat([reranked(slice(0, 1)), reranked(slice(1, 17)), reranked(slice(17, None))])
         assert len(reranked(slice(5, 5))) == 0

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 import torch
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
-from benchmark.retrieval.matching import Matching
+from benchmark.retrieval._matching import Matching
 
 def peak():
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])

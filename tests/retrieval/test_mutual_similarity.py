@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from benchmark.retrieval import Embeddings
-from benchmark.retrieval.mutual_similarity import MutualSimilarity
-from benchmark.retrieval.similarity import CosineSimilarity
+from benchmark.retrieval._similarity import CosineSimilarity
+from benchmark.retrieval.reranking import MutualSimilarity
 
 
 def cosine(query: torch.Tensor, gallery: torch.Tensor) -> CosineSimilarity:
@@ -30,7 +30,7 @@ def test_fewer_vectors_than_stripes():
 
 def test_lists_that_are_not_one_or_whose_scores_are_too_many(monkeypatch):
     vectors = torch.randn(107, 7)
-    monkeypatch.setattr("benchmark.retrieval.chunks.CHUNK_BYTES", 10_000)
+    monkeypatch.setattr("benchmark.retrieval._chunks.CHUNK_BYTES", 10_000)
     assert MutualSimilarity.suits(cosine(vectors, vectors))
     assert not MutualSimilarity.suits(cosine(vectors, vectors.clone()))
     assert not MutualSimilarity.suits(cosine(torch.randn(108, 7), torch.randn(108, 7)))
@@ -40,7 +40,7 @@ def test_lists_that_are_not_one_or_whose_scores_are_too_many(monkeypatch):
 
 def test_a_list_that_is_scaled_after_the_product_is_not_symmetric(monkeypatch):
     vectors = torch.randn(100, 7)
-    monkeypatch.setattr("benchmark.retrieval.similarity.CHUNK_BYTES", 2_000)
+    monkeypatch.setattr("benchmark.retrieval._similarity.CHUNK_BYTES", 2_000)
     assert not MutualSimilarity.suits(cosine(vectors, vectors))
     unit = torch.nn.functional.normalize(vectors)
     assert MutualSimilarity.suits(cosine(unit, unit))

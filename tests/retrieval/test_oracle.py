@@ -16,7 +16,7 @@ from benchmark.retrieval import (
     average_precision,
     average_precision_at_r,
     evaluate,
-    first_hit,
+    first_match_rank,
     inverse_negative_penalty,
     precision_at,
     r_precision,
@@ -39,7 +39,7 @@ SCORE = st.sampled_from([-2.5, -1.0, -1e-40, -0.0, 0.0, 1e-40, 0.3, 1.0])
 CHUNK_BYTES = st.sampled_from([1, 600, 2000, 10**9])
 MEASURED = (
     "positives",
-    "first_hit",
+    "first_match_rank",
     "average_precision",
     "inverse_negative_penalty",
     "r_precision",
@@ -79,7 +79,7 @@ def naive(scores: list[float], query: tuple, gallery: list, position: int, proto
         curve = [(a + b) / 2 for a, b in zip(before, curve, strict=True)]
     return {
         "positives": len(hits),
-        "first_hit": hits[0],
+        "first_match_rank": hits[0],
         "average_precision": sum(curve) / len(hits),
         "inverse_negative_penalty": len(hits) / hits[-1],
         "r_precision": sum(rank <= len(hits) for rank in hits) / len(hits),
@@ -91,8 +91,10 @@ def naive(scores: list[float], query: tuple, gallery: list, position: int, proto
 def assert_measured(values: dict[str, torch.Tensor], expected: list) -> None:
     for i, measured in enumerate(expected):
         if measured is None:
-            assert (values["positives"][i], values["first_hit"][i]) == (0, 0)
-            assert all(v[i].isnan().all() for name, v in values.items() if name not in ("positives", "first_hit"))
+            assert (values["positives"][i], values["first_match_rank"][i]) == (0, 0)
+            assert all(
+                v[i].isnan().all() for name, v in values.items() if name not in ("positives", "first_match_rank")
+            )
         else:
             for name, value in measured.items():
                 assert values[name][i].tolist() == pytest.approx(value, abs=1e-12), name
@@ -114,7 +116,7 @@ def test_ranking_any_scores(data, queries, others, protocol):
     ranking = Ranking.from_scores(given_scores, matches, ties=protocol.ties)
     found = {
         "positives": ranking.positives,
-        "first_hit": first_hit(ranking),
+        "first_match_rank": first_match_rank(ranking),
         "average_precision": average_precision(ranking, protocol.average_precision),
         "inverse_negative_penalty": inverse_negative_penalty(ranking),
         "r_precision": r_precision(ranking),
@@ -132,7 +134,7 @@ def test_evaluating_embeddings(queries, others, protocol, chunk_bytes):
     similarity = [[cosine(query[0], other[0]) for other in gallery] for query in queries]
     expected = [naive(similarity[i], query, gallery, i, protocol) for i, query in enumerate(queries)]
     valid = [result for result in expected if result]
-    with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
+    with mock.patch("benchmark.retrieval._chunks.CHUNK_BYTES", chunk_bytes):
         arguments = embeddings(queries), None if protocol.query_in_gallery else embeddings(gallery), protocol
         if not valid:
             with pytest.raises(ValueError, match=f"{len(queries)} queries have no positive"):
@@ -149,7 +151,7 @@ def test_evaluating_embeddings(queries, others, protocol, chunk_bytes):
     ):
         assert mean == pytest.approx(sum(result[name] for result in valid) / len(valid), abs=1e-12)
     for column, k in enumerate(protocol.recall_at):
-        assert scores.recall[k] == pytest.approx(sum(r["first_hit"] <= k for r in valid) / len(valid), abs=1e-12)
+        assert scores.recall[k] == pytest.approx(sum(r["first_match_rank"] <= k for r in valid) / len(valid), abs=1e-12)
         precisions = [result["precision_at"][column] for result in valid]
         assert scores.precision[k] == pytest.approx(sum(precisions) / len(valid), abs=1e-12)
     for i, (query, row) in enumerate(zip(queries, similarity, strict=True)):

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from benchmark.retrieval.query_expansion import QueryExpansion
+from benchmark.retrieval.reranking import QueryExpansion
 
 SETTINGS = st.builds(QueryExpansion, st.integers(1, 14), st.sampled_from([0.0, 0.5, 1.0, 3.0]))
 CHUNK_BYTES = st.sampled_from([1, 500, 3000, 10**9])
@@ -53,7 +53,7 @@ def test_loop_over_queries(data, settings: QueryExpansion, count: int, one_list:
     sums = naive(query, gallery, settings, exclude_self)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     assume(settled(query, gallery) and lengths.min() > 0.1)
-    with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
+    with mock.patch("benchmark.retrieval._chunks.CHUNK_BYTES", chunk_bytes):
         expanded = settings.expand(query, gallery, torch.arange(len(query)) if exclude_self else None)
     assert expanded.dtype == torch.float32
     # The root of a cosine near 0 magnifies its rounding.
@@ -78,7 +78,7 @@ def test_chunks_do_not_matter(chunk_bytes: int, exclude_self: bool):
     images = vectors(60, 16, 0)[torch.randint(60, (120,), generator=torch.Generator().manual_seed(1))]
     itself = torch.arange(len(images)) if exclude_self else None
     expected = QueryExpansion(alpha=1.0).expand(images, images, itself)
-    with mock.patch("benchmark.retrieval.chunks.CHUNK_BYTES", chunk_bytes):
+    with mock.patch("benchmark.retrieval._chunks.CHUNK_BYTES", chunk_bytes):
         expanded = QueryExpansion(alpha=1.0).expand(images, images, itself)
     torch.testing.assert_close(expanded, expected, rtol=0, atol=2e-6)
 

@@ -11,7 +11,7 @@ HALF = torch.tensor([0.5, torch.nan]).double()
 SCORES = Scores(
     recall_at=(1, 2),
     positives=torch.tensor([2, 0]),
-    first_hit=torch.tensor([2, 0]),
+    first_match_rank=torch.tensor([2, 0]),
     average_precision=HALF,
     inverse_negative_penalty=HALF,
     r_precision=HALF,
@@ -35,8 +35,8 @@ def test_means_are_over_the_queries_that_count():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"first_hit": torch.tensor([2, 1])}, "first_hit must be 0 for the queries without positives"),
-        ({"first_hit": torch.tensor([0, 0])}, "first_hit must be 0 for the queries without positives"),
+        ({"first_match_rank": torch.tensor([2, 1])}, "first_match_rank must be 0 for the queries without positives"),
+        ({"first_match_rank": torch.tensor([0, 0])}, "first_match_rank must be 0 for the queries without positives"),
         ({"r_precision": HALF[:1]}, r"r_precision must be \(2,\) on the CPU, not \(1,\)"),
         ({"precision_at": HALF}, r"precision_at must be \(2, 2\) on the CPU, not \(2,\)"),
         ({"average_precision": 3 * HALF}, "average_precision must lie between 0 and 1"),

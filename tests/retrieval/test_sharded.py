@@ -8,15 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmark.retrieval import (
-    Embeddings,
-    KReciprocal,
-    Protocol,
-    QueryExpansion,
-    Scores,
-    evaluate,
-    evaluate_sharded,
-)
+from benchmark.retrieval import Embeddings, KReciprocal, Protocol, QueryExpansion, Scores, evaluate, evaluate_sharded
 
 PROTOCOLS = {
     "re-identification": Protocol(),
@@ -43,7 +35,7 @@ def values(scores: Scores) -> list[torch.Tensor]:
     neighbours = scores.neighbours
     return [
         scores.average_precision,
-        scores.first_hit,
+        scores.first_match_rank,
         scores.precision_at,
         neighbours.columns,
         neighbours.similarity,

@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from benchmark.retrieval.side_by_side import side_by_side, workers_for
+from benchmark.utils.parallel import parallel_map, workers_for
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_items_in_order_by_threads_that_share_those_of_torch(threads: int):
         together.wait()
         return item, torch.get_num_threads()
 
-    assert side_by_side(work, range(6), workers=2) == [(item, 2) for item in range(6)]
+    assert parallel_map(work, range(6), workers=2) == [(item, 2) for item in range(6)]
     assert torch.get_num_threads() == threads
 
 
@@ -32,7 +32,7 @@ def test_threads_that_cannot_be_shared_evenly(threads: int):
         together.wait()
         return torch.get_num_threads()
 
-    assert side_by_side(work, range(3), workers=3) == [2] * 3
+    assert parallel_map(work, range(3), workers=3) == [2] * 3
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -42,7 +42,7 @@ def test_items_are_done_in_the_mode_of_the_caller(threads: int, mode: type):
 
     with mode():
         here = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        assert side_by_side(work, range(4), workers=2) == [here] * 4
+        assert parallel_map(work, range(4), workers=2) == [here] * 4
 
 
 def test_an_error_in_one_item_is_raised_and_nothing_stays_changed(threads: int):
@@ -52,7 +52,7 @@ def test_an_error_in_one_item_is_raised_and_nothing_stays_changed(threads: int):
         return item
 
     with pytest.raises(RuntimeError, match="item 1"):
-        side_by_side(work, range(4), workers=2)
+        parallel_map(work, range(4), workers=2)
     assert torch.get_num_threads() == threads
 
 

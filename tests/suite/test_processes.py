@@ -3,7 +3,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.suite.processes import Processes
+from benchmark.suite.executors import Processes
 
 SLEEP = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); print('here', flush=True);"
 

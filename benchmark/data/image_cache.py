@@ -1,0 +1,158 @@
+"""Images that are decoded once for all runs."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import cache as once
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from benchmark.data.decode import BrokenImage
+from benchmark.errors import UserError
+from benchmark.utils.atomic import atomic_folder, remove_leftovers
+from benchmark.utils.parallel import parallel
+
+FORMAT = 1
+_BLOCK = 2**26
+"""Bytes that are hashed at a time."""
+
+
+class PackedImages:
+    """The images of a list at one size in one file, which any number of processes read at once.
+
+    The file is made where it is missing, with a progress bar; processes that want the same one wait for each other. It
+    belongs to the list, size and time of change of the image files and to the versions of the software that decodes
+    them: where any of that has changed, another one is made beside it. Its content is compared with its hash once per
+    process.
+
+    Args:
+        paths: The files.
+        size: (height, width) in pixels.
+        decode: Decodes one file to (3, height, width) uint8.
+        target: A folder, and the start of the name of what is made in it.
+        skip_broken: Pack the others where files are broken.
+
+    Raises:
+        BrokenImage: A file cannot be decoded and `skip_broken` is false.
+        UserError: The file is damaged.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: tuple[int, int],
+        decode: Callable[[Path], Tensor],
+        target: Path,
+        skip_broken: bool,
+    ) -> None:
+        key = _key(paths, size)
+        self.folder = target.with_name(f"{target.name}-{size[0]}x{size[1]}-{key[:12]}")
+        self._array: np.ndarray | None = None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{self.folder.name}.lock")):
+            remove_leftovers(self.folder)
+            if not self.folder.is_dir():
+                self._pack(paths, size, decode, skip_broken)
+        self.broken: dict[str, str] = _verified(self.folder, (len(paths), 3, *size))
+        if self.broken and not skip_broken:
+            raise BrokenImage(next(iter(self.broken.values())))
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image as (3, H, W) uint8; not to be changed in place."""
+        if str(index) in self.broken:
+            raise BrokenImage(self.broken[str(index)])
+        if self._array is None:  # opened by every process that reads, so that none of them gets a copy
+            self._array = _open(self.folder)
+        return torch.from_numpy(self._array[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_array": None}
+
+    def _pack(
+        self, paths: Sequence[Path], size: tuple[int, int], decode: Callable[[Path], Tensor], skip_broken: bool
+    ) -> None:
+        def attempt(path: Path) -> Tensor | BrokenImage:
+            try:
+                return decode(path)
+            except BrokenImage as error:
+                return error
+
+        shape = (len(paths), 3, *size)
+        digest = hashlib.sha256()
+        broken: dict[str, str] = {}
+        images = track(
+            parallel(attempt, paths), f"packing {self.folder.name}", total=len(paths), console=Console(stderr=True)
+        )
+        with atomic_folder(self.folder) as folder:
+            with (folder / "images.npy").open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for index, image in enumerate(images):
+                    if isinstance(image, BrokenImage):
+                        if not skip_broken:
+                            raise image
+                        broken[str(index)] = str(image)
+                        image = torch.zeros(shape[1:], dtype=torch.uint8)
+                    data = image.contiguous().numpy().tobytes()
+                    digest.update(data)
+                    file.write(data)
+            digest.update(json.dumps(broken).encode())
+            manifest = {"sha256": digest.hexdigest(), "broken": broken}
+            (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
+    """A hash of everything that decides the content."""
+    digest = hashlib.sha256()
+    software = [f"{name} {version(name)}" for name in ("pillow", "torch", "torchvision")]
+    digest.update(json.dumps([FORMAT, size, software]).encode())
+    parent = os.path.commonpath([path.absolute().parent for path in paths]) if paths else ""
+    for path in paths:
+        try:
+            status = path.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "missing"
+        digest.update(f"{os.path.relpath(path.absolute(), parent)}\0{state}\0".encode())
+    return digest.hexdigest()
+
+
+@once
+def _verified(folder: Path, shape: tuple[int, ...]) -> dict[str, str]:
+    """Position -> error of the images that are broken. All content is compared with its hash, once per process."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        images = _open(folder)
+        if (images.shape, images.dtype) != (shape, np.uint8):
+            raise ValueError(f"the images are {images.dtype} of shape {images.shape}")
+        flat = images.reshape(-1)
+        digest = hashlib.sha256()
+        blocks = range(0, len(flat), _BLOCK)
+        console = Console(stderr=True)
+        for start in track(
+            blocks, f"verifying {folder.name}", console=console, transient=True, disable=len(blocks) < 16
+        ):
+            digest.update(flat[start : start + _BLOCK].data)
+        broken = manifest["broken"]
+        digest.update(json.dumps(broken).encode())
+        if digest.hexdigest() != manifest["sha256"]:
+            raise ValueError("the content does not have the hash that it was written with")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the packed images {folder} are damaged ({error}): delete the folder, it is made anew"
+        ) from error
+    return broken
+
+
+def _open(folder: Path) -> np.ndarray:
+    """(N, 3, H, W) uint8, mapped; private to the process, so that torch takes it for writable."""
+    return np.load(folder / "images.npy", mmap_mode="c")

@@ -1,0 +1,303 @@
+"""The hooks of a training."""
+
+import gc
+import json
+import math
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+from benchmark.engine.compat import load_checkpoint, save_checkpoint
+from benchmark.errors import UserError
+from benchmark.evaluation import TestSet
+from benchmark.method import Progress
+from benchmark.model.surgery import prune_optimizer_state
+from benchmark.utils.atomic import write_text
+
+
+class RetrievalMetric(BaseMetric):
+    """mAP and Recall@K of a test set's images, all of which are embedded in validation.
+
+    One record per image, by its position: whatever order or padding a loader adds is undone.
+    """
+
+    default_prefix = ""  # the names stand alone in metrics.jsonl
+
+    def __init__(self, test: TestSet) -> None:
+        super().__init__()
+        self.test = test
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        self.results.extend(tuple(sample) for sample in data_samples)
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        if not results:
+            raise UserError(f"{self.test.dataset.folder}: none of the test images can be read")
+        unique = {int(index): vector for index, vector in results}
+        positions = sorted(unique)
+        scores = self.test.score_all(torch.stack([unique[index] for index in positions]), torch.tensor(positions))
+        return {"mAP": scores.mAP, **{f"R@{k}": value for k, value in scores.recall.items()}}
+
+
+class StructureHook(Hook):
+    """Tells method and task loss about epochs, and lets the optimiser's state follow what the method narrowed."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, compiled: bool = False) -> None:
+        self.compiled = compiled
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        runner.train_dataloader.batch_sampler.set_epoch(runner.epoch)
+        runner.model.task.epoch = runner.epoch + 1
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        progress = Progress(epoch=runner.epoch + 1, epochs=runner.max_epochs, step=runner.iter)
+        changes = runner.model.method.after_epoch(runner.model.student, progress)
+        prune_optimizer_state(runner.optim_wrapper.optimizer, changes)
+        if changes:
+            if self.compiled:
+                torch.compiler.reset()  # or after eight changes of shape torch stops compiling
+            gc.collect()  # a graph of the last step that a reference cycle keeps alive would know the old shapes
+
+
+SKIPPED = "skipped.txt"
+
+
+def read_skipped(folder: Path) -> list[str]:
+    """The image files that a run has left out so far because they are broken."""
+    file = folder / SKIPPED
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def note_skipped(folder: Path, paths: Iterable[Path]) -> None:
+    """Add image files to the run's list, and say how many are new."""
+    known = read_skipped(folder)
+    new = sorted({str(path) for path in paths} - set(known))
+    if new:
+        write_text(folder / SKIPPED, "".join(f"{path}\n" for path in sorted([*known, *new])))
+        shown = f"skipped {len(new)} broken image{'' if len(new) == 1 else 's'}, such as {new[0]}: {folder / SKIPPED}"
+        Console(stderr=True).print(shown, highlight=False, soft_wrap=True, markup=False)
+
+
+class SkippedHook(Hook):
+    """Keeps the list of broken images that training has met, epoch by epoch, so that a resumed run knows them too."""
+
+    priority = "LOW"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        note_skipped(self.folder, runner.train_dataloader.source.images.broken())
+
+
+class CheckpointHook(Hook):
+    """Writes `last.pt` after every epoch and continues from it.
+
+    It holds the student's structure and weights, the method's state, optimiser, schedule, position and random state; no
+    teacher. It runs after every other hook of the epoch, so that all structural changes are in, and after the epoch's
+    validation, so that no scores are lost.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        self.resume = resume
+
+    def before_run(self, runner: Runner) -> None:
+        # Before `before_train`, where the other hooks look at the position.
+        for partial in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while it wrote
+            partial.unlink()
+        if not (self.resume and self.path.exists()):
+            return
+        content = load_checkpoint(self.path, torch.device("cpu"))
+        restore(runner.model, content)
+        runner.optim_wrapper.optimizer.load_state_dict(content["optimizer"])
+        for scheduler, state in zip(runner.param_schedulers, content["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        if content["threads"] != torch.get_num_threads():
+            Console(stderr=True).print(
+                f"resumed with {torch.get_num_threads()} threads instead of {content['threads']}: the result will "
+                "differ in its last digits"
+            )
+        runner.continue_from(content["epoch"], content["iter"])
+        torch.set_rng_state(content["random"])
+        device = next(runner.model.parameters()).device
+        if device.type == "cuda" and content["cuda_random"] is not None:
+            torch.cuda.set_rng_state(content["cuda_random"], device)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        epoch = runner.epoch + 1
+        if runner.val_loop is None or (epoch % runner.val_interval and epoch < runner.max_epochs):
+            self._save(runner, epoch)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._save(runner, runner.epoch)
+
+    def _save(self, runner: Runner, epoch: int) -> None:
+        model = runner.model
+        device = next(model.parameters()).device
+        save_checkpoint(
+            {
+                "epoch": epoch,
+                "iter": runner.iter,
+                "structure": model.method.structure(),
+                "student": model.student.state_dict(),
+                "method": model.method.state_dict(),
+                "optimizer": runner.optim_wrapper.optimizer.state_dict(),
+                "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+                "threads": torch.get_num_threads(),
+                "random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            },
+            self.path,
+        )
+
+
+def restore(model: Any, content: dict[str, Any]) -> None:
+    """Bring a freshly prepared distiller to the structure and the weights of a checkpoint, strictly."""
+    model.method.restore(model.student, content["structure"])
+    model.student.load_state_dict(content["student"], strict=True)
+    model.method.load_state_dict(content["method"], strict=True)
+
+
+METRICS = "metrics.jsonl"
+READ_EVERY = 50
+"""Steps between two looks at the losses on a terminal; each look waits for the device."""
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`, one per epoch; none where it has not begun."""
+    file = folder / METRICS
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+class ProgressHook(Hook):
+    """A bar with losses, learning rate, speed and ETA on a terminal, else a line per epoch; a row per epoch on disk.
+
+    `metrics.jsonl` holds one JSON object per epoch: mean losses, learning rate, images per second, what the method
+    reports and validation scores. Losses are added up on the device and read once an epoch, so that no step waits for
+    them.
+
+    Raises:
+        UserError: The mean loss of an epoch is not finite.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, title: str, folder: Path, batch_size: int) -> None:
+        self.title = title
+        self.file = folder / METRICS
+        self.batch_size = batch_size
+        self.console = Console(stderr=True)
+        self.rows: list[dict[str, Any]] = []
+        self.sums: dict[str, torch.Tensor] = {}
+        self.bar: ProgressBar | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Forget epochs that a resumed run will do again."""
+        self.rows = [row for row in read_metrics(self.file.parent) if row["epoch"] <= runner.epoch]
+        start = runner.model.method.report(runner.model.student)
+        if start and not self.rows:  # what the method's figures begin with
+            self.rows.append({"epoch": 0, **start})
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[state]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = ProgressBar(*columns, console=self.console, refresh_per_second=2, expand=True)
+            self.bar.start()
+            self.line = self.bar.add_task(self.title, total=runner.max_iters, completed=runner.iter, state="")
+        self.begin, self.first = time.perf_counter(), runner.iter
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self.sums = {}
+        self.start = time.perf_counter()
+        if self.bar:
+            self.bar.update(self.line, description=f"{self.title} {runner.epoch + 1}/{runner.max_epochs}", refresh=True)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        for name, value in (outputs or {}).items():
+            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
+        if self.bar:
+            self.bar.advance(self.line)
+            if (batch_idx + 1) % READ_EVERY == 0:
+                losses = "  ".join(f"{name} {float(total) / (batch_idx + 1):.3f}" for name, total in self.sums.items())
+                speed = (batch_idx + 1) * self.batch_size / (time.perf_counter() - self.start)
+                rate = runner.optim_wrapper.get_lr()["lr"][0]
+                self.bar.update(self.line, state=f"{losses.replace('loss_', '')}  lr {rate:.1e}  {speed:.0f} images/s")
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        steps = len(runner.train_dataloader)
+        losses = {name: float(value) / steps for name, value in self.sums.items()}
+        seconds = time.perf_counter() - self.start  # after the device was waited for
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"{self.title}: {', '.join(broken)} of epoch {runner.epoch + 1} is not finite. Lower optimizer.lr, set "
+                "optimizer.clip_grad or add schedule.warmup_epochs: in `train`, or in `teacher.train` for a teacher"
+            )
+        row = {
+            "epoch": runner.epoch + 1,
+            **losses,
+            "seconds": seconds,
+            "lr": runner.optim_wrapper.get_lr()["lr"][0],
+            "images_per_second": steps * self.batch_size / seconds,
+            **runner.model.method.report(runner.model.student),
+        }
+        self.rows.append(row)
+        self._write()
+        runner.visualizer.add_scalars({k: v for k, v in row.items() if k != "epoch"}, step=runner.epoch + 1)
+        self._show(runner, row)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.rows[-1] |= metrics or {}
+        self._write()
+        runner.visualizer.add_scalars(metrics or {}, step=runner.epoch)
+        self._print(runner, "  ".join(f"{name} {value:.4f}" for name, value in (metrics or {}).items()))
+
+    def after_train(self, runner: Runner) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar off the terminal, also after an interruption."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def _show(self, runner: Runner, row: dict[str, Any]) -> None:
+        done, left = runner.iter, runner.max_iters - runner.iter
+        state = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['images_per_second']:.0f} images/s"
+        if "channels" in row:
+            state += f"  channels {row['channels']:.0f}  {row['parameters'] / 1e6:.2f} M parameters"
+            state += f"  {row['macs'] / 1e6:.1f} M MACs"
+        if self.bar:
+            self.bar.update(self.line, state=state)
+            runner.logger.info(f"epoch {row['epoch']}/{runner.max_epochs}  {state}")
+        else:
+            eta = (time.perf_counter() - self.begin) / (done - self.first) * left
+            self._print(runner, f"epoch {row['epoch']}/{runner.max_epochs}  {state}  eta {eta:.0f} s")
+
+    def _print(self, runner: Runner, text: str) -> None:
+        runner.logger.info(text)
+        self.console.print(f"{self.title}  {text}", highlight=False, soft_wrap=True)
+
+    def _write(self) -> None:
+        write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.rows))

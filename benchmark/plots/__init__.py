@@ -1,0 +1,1 @@
+"""The style and the labels that all plots share."""

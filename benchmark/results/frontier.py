@@ -1,0 +1,83 @@
+"""The picture of a leaderboard: how good, at what cost."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmark.plots.labels import Label, place_labels
+from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE, canvas, to_svg
+from benchmark.results.format import quantity
+from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def pareto_svg(rows: Sequence[Row]) -> str:
+    """SVG: mAP (percent) against MACs (log scale) of the rows of one dataset.
+
+    A marker and label per row with the standard deviation over seeds as an error bar; teachers are stars. A line joins
+    the rows that no other row beats in both figures.
+    """
+    colors = _colors(rows)
+    points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
+    errors = 100 * np.array([row.mAP.std or 0.0 for row in rows])
+    bars_are = "bars: standard deviation over seeds" if errors.any() else "one seed each"
+    with canvas(f"mAP against MACs on {rows[0].board}", f"{bars_are}; better is up and left") as (figure, axes):
+        _scale(axes, points, errors)
+        front = _front(points)
+        axes.plot(*front.T, color=NEUTRAL, alpha=0.55, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
+        for row, (x, y), error in zip(rows, points, errors, strict=True):
+            marker, size = ("*", 14) if row.method == TEACHER else ("o", 8)
+            axes.errorbar(
+                x, y, error or None, color=colors[row.method], elinewidth=1.4, capsize=3, marker=marker, markersize=size
+            )
+        bars = [np.array([(x, y - error), (x, y + error)]) for (x, y), error in zip(points, errors, strict=True)]
+        labels = [
+            Label(x, y, row.method, colors[row.method]) for row, (x, y) in zip(rows, points.tolist(), strict=True)
+        ]
+        place_labels(axes, labels, [front, *bars])
+        return to_svg(figure)
+
+
+def _colors(rows: Sequence[Row]) -> dict[str, str]:
+    methods = sorted({row.method for row in rows} - {TEACHER, BASELINE})
+    return {TEACHER: ACCENT, BASELINE: NEUTRAL} | {
+        method: PALETTE[index % len(PALETTE)] for index, method in enumerate(methods)
+    }
+
+
+def _scale(axes: "Axes", points: np.ndarray, errors: np.ndarray) -> None:
+    """Axes that leave room for labels around the outermost points, and for two ticks or more on each."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = np.log(points[:, 0].min()), np.log(points[:, 0].max())
+    margin = max(0.12 * (high - low), (np.log(6) - (high - low)) / 2)
+    axes.set_xscale("log")
+    axes.set_xlim(np.exp(low - margin), np.exp(high + margin))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high - low < np.log(20) else (1, 2, 5), numticks=20))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda macs, _: _tick(macs)))
+    axes.set_xlabel("MACs of the deployed network")
+    bottom, top = (points[:, 1] - errors).min(), (points[:, 1] + errors).max()
+    margin = 0.15 * max(top - bottom, 4.0)
+    axes.set_ylim(bottom - margin, top + margin)
+    axes.set_ylabel("mAP (%)")
+
+
+def _tick(macs: float) -> str:
+    """A round number without the decimals of `quantity`: "20 M"."""
+    number, _, unit = quantity(Statistic(macs)).partition(" ")
+    return f"{float(number):g} {unit}".rstrip()
+
+
+def _front(points: np.ndarray) -> np.ndarray:
+    """The corners of the staircase through the points that no other point beats in both figures, (n, 2)."""
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted(points.tolist(), key=lambda point: (point[0], -point[1])):
+        if not corners:
+            corners.append((x, y))
+        elif y > corners[-1][1]:
+            corners += [(x, corners[-1][1]), (x, y)]
+    return np.array(corners)
