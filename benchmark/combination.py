@@ -40,7 +40,7 @@ class Combination(Method):
 
     def _all(self) -> list[Method]:
         """The methods, the one that compresses first."""
-        return sorted(self.members.values(), key=lambda method: method.kind != "compression")
+        return sorted(self.members.values(), key=lambda method: method.kind != "pruning")
 
     def _gather(self) -> None:
         """Take over what `prepare` of a method may change."""
@@ -100,10 +100,10 @@ def combine(name: str, parts: Mapping[str, type[Method]]) -> type[Combination]:
     Raises:
         UserError: The methods do not go together.
     """
-    baselines = [part for part, method in parts.items() if method.kind == "baseline"]
+    baselines = [part for part, method in parts.items() if method.kind == "none"]
     if baselines:
         raise UserError(f"method {name!r}: {baselines[0]} adds nothing; leave it out")
-    compressing = [part for part, method in parts.items() if method.kind == "compression"]
+    compressing = [part for part, method in parts.items() if method.kind == "pruning"]
     if len(compressing) > 1:
         raise UserError(f"method {name!r}: {' and '.join(compressing)} each decide on the student's size; keep one")
     recipe: dict[str, Any] = {}

@@ -57,16 +57,16 @@ class Needs:
 
 
 KINDS = {
-    "baseline": "without a teacher",
-    "logits": "what the classifiers say",
-    "features": "maps between the layers",
-    "relations": "how the images of a batch lie to each other, in each space by itself",
-    "embeddings": "the student's embedding against the teacher's own, in one space",
-    "compression": "a network that is made smaller",
-    "combination": "several methods at once",
-    "other": "anything else",
+    "none": "no distillation",
+    "logits": "class logits of student and teacher",
+    "feature maps": "intermediate feature maps of student and teacher",
+    "sample relations": "similarities between the images of a batch, within each embedding space",
+    "embeddings": "embeddings of student and teacher in one common space",
+    "pruning": "compress the student before or during training",
+    "combination": "the sum of several methods",
+    "other": "any other kind",
 }
-"""What methods compare: the groups of `benchmark list methods`."""
+"""What a method compares, with a description of each kind: the groups of `benchmark list methods`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class AT(Method):
         form: The mean of squares of the authors' `code`, or the norm of the `paper`.
     """
 
-    kind: ClassVar[str] = "features"
+    kind: ClassVar[str] = "feature maps"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"form": "paper", "weight": 1.0}}
 
     def __init__(

@@ -45,7 +45,7 @@ class CC(Method):
         order: P, where its Taylor series ends.
     """
 
-    kind: ClassVar[str] = "relations"
+    kind: ClassVar[str] = "sample relations"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "repdistiller": {"form": "consecutive", "weight": 0.02, "normalize": False},
         "kernel": {"form": "gaussian", "weight": 500.0, "squared": True},

@@ -47,7 +47,7 @@ class DarkRank(Method):
         normalize: Whether the embeddings are L2-normalised first.
     """
 
-    kind: ClassVar[str] = "relations"
+    kind: ClassVar[str] = "sample relations"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lenscloth": {"alpha": 3.0, "beta": 3.0, "top": 4, "normalize": False},
         "original": {"weight": 0.1, "form": "original", "alpha": 1.0, "beta": 2.0},

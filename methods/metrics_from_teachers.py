@@ -40,7 +40,7 @@ class MetricsFromTeachers(Method):
         normalize: Whether the embeddings are L2-normalised first.
     """
 
-    kind: ClassVar[str] = "relations"
+    kind: ClassVar[str] = "sample relations"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {"mode": "relative", "weight": 0.3, "normalize": False},
         "absolute": {"mode": "absolute", "weight": 1.0, "normalize": False},

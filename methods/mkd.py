@@ -41,7 +41,7 @@ class MKD(Method):
         distance: Whether maps are normalised first.
     """
 
-    kind: ClassVar[str] = "features"
+    kind: ClassVar[str] = "feature maps"
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ class NoDistillation(Method):
     Equation: nothing is added to the task loss.
     """
 
-    kind: ClassVar[str] = "baseline"
+    kind: ClassVar[str] = "none"
     needs = Needs(teacher=False)
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class NST(Method):
         stages: Where maps are compared.
     """
 
-    kind: ClassVar[str] = "features"
+    kind: ClassVar[str] = "feature maps"
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class OFD(Method):
         stages: Where maps are compared.
     """
 
-    kind: ClassVar[str] = "features"
+    kind: ClassVar[str] = "feature maps"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cifar": {"weight": 1e-3}}
 
     def __init__(

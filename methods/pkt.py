@@ -31,7 +31,7 @@ class PKT(Method):
         weight: Factor of the term.
     """
 
-    kind: ClassVar[str] = "relations"
+    kind: ClassVar[str] = "sample relations"
 
     def __init__(self, weight: Annotated[float, Field(ge=0)] = 30000.0) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class RelaxedContrastive(Method):
         delta: Relative distance beyond which dissimilar pairs no longer repel.
     """
 
-    kind: ClassVar[str] = "relations"
+    kind: ClassVar[str] = "sample relations"
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class ReviewKD(Method):
         pooled: Whether the pooled feature is the deepest level.
     """
 
-    kind: ClassVar[str] = "features"
+    kind: ClassVar[str] = "feature maps"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": {"weight": 5.0}}
 
     def __init__(

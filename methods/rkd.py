@@ -38,7 +38,7 @@ class RKD(Method):
         normalize: Whether the embeddings are L2-normalised first. The authors' student is not.
     """
 
-    kind: ClassVar[str] = "relations"
+    kind: ClassVar[str] = "sample relations"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "metric_learning": {"distance_weight": 1.0, "angle_weight": 2.0}
     }

@@ -52,7 +52,7 @@ class Slimming(Method):
             a multiple of one, such as "1.25*mean". Needs both targets to be null.
     """
 
-    kind: ClassVar[str] = "compression"
+    kind: ClassVar[str] = "pruning"
     needs = Needs(teacher=False, same_backbone=True)
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
 

@@ -34,7 +34,7 @@ class SP(Method):
         stages: Stages whose maps are compared.
     """
 
-    kind: ClassVar[str] = "relations"
+    kind: ClassVar[str] = "sample relations"
 
     def __init__(
         self,

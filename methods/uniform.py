@@ -41,7 +41,7 @@ class Uniform(Method):
         target_params: The same for parameters; needs `target_macs` to be null.
     """
 
-    kind: ClassVar[str] = "compression"
+    kind: ClassVar[str] = "pruning"
     needs = Needs(teacher=False, same_backbone=True)
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
 

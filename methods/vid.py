@@ -40,7 +40,7 @@ class VID(Method):
         variance: What var starts at.
     """
 
-    kind: ClassVar[str] = "features"
+    kind: ClassVar[str] = "feature maps"
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class CompactorMethod(Method):
 
     name: ClassVar[str]
     """What the method is registered as."""
-    kind: ClassVar[str] = "compression"
+    kind: ClassVar[str] = "pruning"
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
     strength: float
     """The lasso's weight; set in `prepare`."""

@@ -64,7 +64,7 @@ def test_what_does_not_go_together(name, message):
 
 
 def test_only_one_may_decide_on_the_size(monkeypatch):
-    monkeypatch.setattr(KD, "kind", "compression")
+    monkeypatch.setattr(KD, "kind", "pruning")
     monkeypatch.setattr(METHODS, "_combinations", {})  # another test may have asked for this one
     with pytest.raises(UserError, match="cdd and kd each decide on the student's size"):
         METHODS.find("cdd+kd")
