@@ -1,13 +1,13 @@
 """The command line. Thin: every command imports what it needs when it runs, so that help and completion are instant."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmark.data import default_data_root
 from benchmark.errors import UserError
 
 app = typer.Typer(
@@ -19,10 +19,6 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Prepare, check and look at a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
-
-
-def _data_root() -> Path:
-    return Path(os.environ.get("BENCHMARK_DATA", Path.home() / ".cache" / "benchmark"))
 
 
 DataRoot = Annotated[
@@ -69,7 +65,7 @@ def run(
     recipe = compose(method, dataset, config, [*(settings or []), *runtime], seed)
     from benchmark.commands.run import execute, preview
 
-    root = data_root or _data_root()
+    root = data_root or default_data_root()
     if dry_run:
         preview(recipe, work_dir, root, device)
     else:
@@ -91,7 +87,7 @@ def reproduce(
     _load(plugin)
     from benchmark.commands.reproduce import reproduce as run_again
 
-    if not run_again(record, work_dir, data_root or _data_root(), device, resume):
+    if not run_again(record, work_dir, data_root or default_data_root(), device, resume):
         raise typer.Exit(1)
 
 
@@ -135,7 +131,7 @@ def suite(
     except ValueError:
         raise UserError(f"--seeds {seeds}: write whole numbers with commas between them, such as 0,1,2") from None
     grid = Grid.read(file, names(methods), names(datasets), numbers, settings or [], config)
-    root = data_root or _data_root()
+    root = data_root or default_data_root()
     try:
         done = run_suite(grid, jobs, ray, gpus, device, root, work_dir, leaderboards, plugin or [], dry_run)
     except KeyboardInterrupt:
@@ -232,7 +228,7 @@ def evaluate(
         raise UserError("what is to be judged? Give --run FOLDER, or --embeddings FILE with --protocol DATASET")
     from benchmark.commands.evaluate import evaluate_file, evaluate_run
 
-    root = data_root or _data_root()
+    root = data_root or default_data_root()
     if run is not None:
         if protocol is not None:
             raise UserError("--protocol is for --embeddings; a run is judged by the protocol of --dataset")
@@ -267,7 +263,7 @@ def inspect(
     _load(plugin)
     from benchmark.commands.inspect import inspect as show_queries
 
-    show_queries(run, worst, neighbours, output, dataset, settings or [], data_root or _data_root(), device)
+    show_queries(run, worst, neighbours, output, dataset, settings or [], data_root or default_data_root(), device)
 
 
 @app.command()
@@ -298,7 +294,7 @@ def check(
     _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.check(dataset, settings or [], data_root or _data_root(), decode)
+    commands.check(dataset, settings or [], data_root or default_data_root(), decode)
 
 
 @data.command()
@@ -316,7 +312,7 @@ def prepare(
     _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.prepare(dataset, archive, settings or [], data_root or _data_root(), download)
+    commands.prepare(dataset, archive, settings or [], data_root or default_data_root(), download)
 
 
 @data.command()
@@ -335,7 +331,7 @@ def sample(
     _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.sample(dataset, settings or [], data_root or _data_root(), split, rows, output)
+    commands.sample(dataset, settings or [], data_root or default_data_root(), split, rows, output)
 
 
 def _load(plugins: list[Path] | None) -> None:

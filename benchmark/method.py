@@ -18,10 +18,10 @@ from benchmark.model.surgery import ChannelSelection
 class Needs:
     """What has to be given for a method to make sense.
 
-    `benchmark.run.preflight` checks embeddings, backbones and views before anything is trained. `classifier` is checked
-    for teachers loaded from a checkpoint file; those trained here have one. `sample_index` only
-    describes the method: every batch
-    carries the indices. The intermediate features that a method reads are its `student_taps` and `teacher_taps`.
+    `benchmark.experiment.preflight` checks embeddings, backbones and views before anything is trained. `classifier` is
+    checked for teachers loaded from a checkpoint file; those trained here have one. `sample_index` only describes the
+    method: every batch carries the indices. The intermediate features that a method reads are its `student_taps` and
+    `teacher_taps`.
     """
 
     teacher: bool = True
@@ -135,6 +135,8 @@ class Method(nn.Module):
     paper and released code differ and which is followed.
     """
 
+    name: ClassVar[str]
+    """The registered name; set by the registry."""
     kind: ClassVar[str] = "other"
     """What it compares, one of `KINDS`."""
     needs: Needs = Needs()

@@ -1,124 +1,160 @@
 """The registries of methods and datasets.
 
-A plug-in registers itself by being imported. They are found in three places: the folders `methods/` and `datasets/`,
-the entry-point groups `benchmark.methods` and `benchmark.datasets` of installed packages, and files given with
-`--plugin`. One that fails to import is reported by name and leaves the others usable.
+A plugin is a Python file that registers a class when it is imported. Plugins come from three places: the folders
+`methods/` and `datasets/`, the entry-point groups `benchmark.methods` and `benchmark.datasets` of installed packages,
+and files named with `--plugin`. A plugin that cannot be imported is reported by name and does not affect the others.
 """
 
 import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
-
-from mmengine.registry import Registry
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from benchmark.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from benchmark.data.retrieval_dataset import RetrievalDataset
+    from benchmark.method import Method
 
-class PluginRegistry(Registry):
-    """An mmengine registry that finds its plug-ins and answers an unknown name with the nearest known one.
+Class = TypeVar("Class", bound=type)
+Base = TypeVar("Base")
+
+
+class PluginRegistry(Generic[Base]):
+    """Classes by name, imported when a name is first looked up.
 
     Args:
-        name: What one entry is called in messages ("method", "dataset"); also the folder `benchmark.<name>s` that is
-            searched and the entry-point group of the same name.
+        name: What one entry is called in messages and in recipes: "method" or "dataset". Plugins are searched in the
+            package `benchmark.<name>s` and in the entry-point group of the same name.
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, scope="benchmark")
+        self.name = name
         self.package = f"benchmark.{name}s"
+        self.classes: dict[str, type[Base]] = {}
+        """Classes registered so far, by name; `names` and `find` import the plugins first."""
         self.failures: dict[str, str] = {}
-        """Plug-ins that could not be imported: where they come from -> the error."""
+        """Plugins that could not be imported: origin of the plugin -> error message."""
         self._discovered = False
 
+    def register_module(self, name: str | None = None) -> Callable[[Class], Class]:
+        """Return a class decorator that registers the class and sets its attribute `name`.
+
+        Args:
+            name: The name by which users select the class; the class's own name if None.
+
+        Raises:
+            UserError: Another class has the name.
+        """
+
+        def register(cls: Class) -> Class:
+            key = name or cls.__name__
+            known = self.classes.get(key)
+            # A class of the same origin is the same class defined again, for example by rerunning a notebook's cell.
+            if known is not None and _origin(known) != _origin(cls):
+                raise UserError(f"{self.name} {key!r} is already registered by {_origin(known)}: choose another name")
+            cls.name = key  # type: ignore[attr-defined]  # declared by the base classes of methods and datasets
+            self.classes[key] = cls
+            return cls
+
+        return register
+
     def discover(self) -> None:
-        """Import every plug-in once. Failures are kept in `failures`; they do not stop the others."""
+        """Import every plugin once, and collect those that fail in `failures`."""
         if self._discovered:
             return
         self._discovered = True
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
-            self._import(f"{self.package}.{module.name}", lambda name=f"{self.package}.{module.name}": _module(name))
+            name = f"{self.package}.{module.name}"
+            self._load(name, partial(importlib.import_module, name))
         for point in entry_points(group=self.package):
-            self._import(f"{point.name} ({point.value})", point.load)
+            self._load(f"{point.name} ({point.value})", point.load)
 
-    def _import(self, origin: str, load: Any) -> None:
+    def _load(self, origin: str, load: Callable[[], object]) -> None:
         try:
             load()
         except Exception as error:
             self.failures[origin] = f"{type(error).__name__}: {error}"
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted."""
         self.discover()
-        return sorted(self.module_dict)
+        return sorted(self.classes)
 
-    def find(self, name: str) -> type[Any]:
-        """The class registered as `name`.
+    def find(self, name: str) -> type[Base]:
+        """Return the class registered as `name`.
 
         Raises:
-            UserError: There is none; the message lists what there is, the nearest name and any plug-in that failed.
+            UserError: The name is unknown. The message gives the nearest name, all names, and plugins that failed.
         """
         self.discover()
-        if name in self.module_dict:
-            return self.module_dict[name]
+        if name in self.classes:
+            return self.classes[name]
         failed = "".join(f"\n  {origin} could not be imported: {error}" for origin, error in self.failures.items())
         raise UserError(
-            f"unknown {self.name} {name!r}{nearest(name, self.module_dict)} Known: {', '.join(self.names())}.{failed}"
+            f"unknown {self.name} {name!r}{nearest(name, self.classes)} Known: {', '.join(self.names())}.{failed}"
         )
 
 
-class MethodRegistry(PluginRegistry):
-    """Methods, and their combinations: "kd+rkd" is a class too."""
+class MethodRegistry(PluginRegistry["Method"]):
+    """Methods, and their combinations: `find("kd+rkd")` returns a class, too."""
 
-    def find(self, name: str) -> type[Any]:
-        """The class registered as `name`, or the combination of those whose names "+" joins.
+    def __init__(self) -> None:
+        super().__init__("method")
+        self._combinations: dict[str, type[Method]] = {}
+
+    def find(self, name: str) -> "type[Method]":
+        """Return the class registered as `name`, or the combination of methods joined by "+".
 
         Raises:
-            UserError: There is none, or the methods do not go together.
+            UserError: A name is unknown or given twice, or the methods cannot be combined.
         """
         parts = name.split("+")
         if len(parts) == 1 or name in self.names():
             return super().find(name)
         if len(set(parts)) < len(parts):
-            raise UserError(f"method {name!r} names one method twice")
+            raise UserError(f"method {name!r}: a method is named twice; name each method once")
         if name not in self._combinations:
-            from benchmark.combination import combine  # which needs torch, and what a registry knows does not
+            from benchmark.combination import combine  # imports torch
 
-            self._combinations[name] = combine(name, {part: super(MethodRegistry, self).find(part) for part in parts})
+            combination = combine(name, {part: super(MethodRegistry, self).find(part) for part in parts})
+            combination.name = name
+            self._combinations[name] = combination
         return self._combinations[name]
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._combinations: dict[str, type[Any]] = {}
 
-
-METHODS = MethodRegistry("method")
-DATASETS = PluginRegistry("dataset")
+METHODS = MethodRegistry()
+"""All distillation methods."""
+DATASETS: "PluginRegistry[RetrievalDataset]" = PluginRegistry("dataset")
+"""All retrieval datasets."""
 
 
 def load_plugin(path: Path) -> None:
-    """Import a user's own file, so that what it registers can be named.
+    """Import a user's Python file, which registers methods or datasets.
 
     Raises:
-        UserError: The file is missing, fails to import, or registers a name that is taken.
+        UserError: The file is missing, cannot be imported, or registers a name that is taken.
     """
     if not path.is_file():
-        raise UserError(f"plug-in file {path} does not exist")
+        raise UserError(f"plugin {path}: the file does not exist")
     METHODS.discover()
     DATASETS.discover()
     name = f"benchmark_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"plug-in file {path} is not a Python file")
+        raise UserError(f"plugin {path}: not a Python file (*.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"plug-in {path} could not be imported: {type(error).__name__}: {error}") from error
+        raise UserError(f"plugin {path} could not be imported: {type(error).__name__}: {error}") from error
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(name)
+def _origin(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

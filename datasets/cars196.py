@@ -35,7 +35,6 @@ class Cars196(ListedDataset):
         split: "zero_shot", or "closed" for the archive's own.
     """
 
-    name = "cars196"
     card: ClassVar[Card] = Card(
         title="Cars196",
         citation="Krause, Stark, Deng, Fei-Fei. 3D Object Representations for Fine-Grained Categorization. ICCVW 2013.",

@@ -32,7 +32,6 @@ class CUB200(ListedDataset):
         split: "zero_shot", or "closed" for the archive's own.
     """
 
-    name = "cub200"
     card: ClassVar[Card] = Card(
         title="CUB-200-2011",
         citation="Wah, Branson, Welinder, Perona, Belongie. The Caltech-UCSD Birds-200-2011 Dataset. CNS-TR-2011-001.",

@@ -48,7 +48,6 @@ class Folder(RetrievalDataset):
         closed_set: Whether training and test may show the same identities.
     """
 
-    name = "folder"
     card: ClassVar[Card] = Card(
         title="Your own images",
         citation="Yours.",

@@ -70,7 +70,6 @@ class Glyphs(RetrievalDataset):
         test_identities: Identities to test on; the same ones whatever `train_identities` is.
     """
 
-    name = "glyphs"
     card: ClassVar[Card] = Card(
         title="Glyphs",
         citation="Rendered by this suite from the DejaVu and STIX typefaces.",

@@ -30,7 +30,6 @@ class InShop(ListedDataset):
     high-resolution archive, as the benchmark's description says.
     """
 
-    name = "inshop"
     card: ClassVar[Card] = Card(
         title="In-Shop Clothes Retrieval (DeepFashion)",
         citation=(

@@ -26,7 +26,6 @@ class Market1501(RetrievalDataset):
     boxes named 0000 are distractors, which stay in the gallery and are never a correct answer.
     """
 
-    name = "market1501"
     card: ClassVar[Card] = Card(
         title="Market-1501",
         citation="Zheng, Shen, Tian, Wang, Wang, Tian. Scalable Person Re-identification: A Benchmark. ICCV 2015.",

@@ -38,7 +38,6 @@ class MSMT17(ListedDataset):
         validation: Train on the validation list too.
     """
 
-    name = "msmt17"
     card: ClassVar[Card] = Card(
         title="MSMT17",
         citation=(

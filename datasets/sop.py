@@ -23,7 +23,6 @@ class StanfordOnlineProducts(ListedDataset):
     All test images are queries, each of which searches all others.
     """
 
-    name = "sop"
     card: ClassVar[Card] = Card(
         title="Stanford Online Products",
         citation=(

@@ -36,7 +36,6 @@ class VehicleID(ListedDataset):
         seed: Draws the gallery; empty for the run's seed.
     """
 
-    name = "vehicleid"
     card: ClassVar[Card] = Card(
         title="VehicleID",
         citation="Liu, Tian, Yang, Pang, Huang. Deep Relative Distance Learning: Tell the Difference Between Similar "

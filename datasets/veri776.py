@@ -34,7 +34,6 @@ class VeRi776(RetrievalDataset):
         ranked: What the gallery is made of: "images", or the "tracks" of test_track.txt.
     """
 
-    name = "veri776"
     card: ClassVar[Card] = Card(
         title="VeRi-776",
         citation=(

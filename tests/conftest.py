@@ -150,7 +150,7 @@ def finished(tmp_path_factory, command):
 @pytest.fixture
 def whole(finished, data_root, tiny):
     """The experiment that is `finished`."""
-    from benchmark.run.experiment import Experiment
+    from benchmark.experiment.experiment import Experiment
 
     return Experiment(tiny("cdd", *SHRINKING), finished / "runs", data_root, torch.device("cpu"), resume=False)
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmark import cli
+from benchmark.data import default_data_root
 from benchmark.errors import UserError
 from benchmark.registry import DATASETS, METHODS
 
@@ -73,8 +74,8 @@ def benchmark(capsys, monkeypatch, tmp_path):
             cli.main()
             raise SystemExit(0)
         for registry, names in before:
-            for name in set(registry.module_dict).difference(names):
-                registry.module_dict.pop(name)
+            for name in set(registry.classes).difference(names):
+                registry.classes.pop(name)
         captured = capsys.readouterr()
         return Output(ended.value.code or 0, captured.out, captured.err)
 
@@ -162,7 +163,7 @@ class TestShow:
         assert "root" not in starts
 
     def test_a_name_that_is_both(self, benchmark):
-        METHODS.register_module("glyphs", module=METHODS.find("none"))
+        METHODS.register_module("glyphs")(type("Same", (METHODS.find("none"),), {}))
         out = benchmark("show", "glyphs").out
         assert "glyphs (method)" in out
         assert "glyphs (dataset)" in out
@@ -344,10 +345,10 @@ class TestMistakes:
 
 def test_data_root_is_the_option_the_variable_or_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path))
-    assert cli._data_root() == tmp_path
+    assert default_data_root() == tmp_path
     monkeypatch.delenv("BENCHMARK_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cli._data_root() == tmp_path / ".cache" / "benchmark"
+    assert default_data_root() == tmp_path / ".cache" / "benchmark"
 
 
 class TestLeaderboardCheck:

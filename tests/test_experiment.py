@@ -17,6 +17,7 @@ from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import QuietRunner, load_checkpoint
 from benchmark.engine.train import LAST
 from benchmark.errors import UserError
+from benchmark.experiment.experiment import Experiment
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
@@ -25,7 +26,6 @@ from benchmark.model.serialize import load_student, weights_hash
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import METHODS
 from benchmark.results.record import Record
-from benchmark.run.experiment import Experiment
 
 CPU = torch.device("cpu")
 BOARD = "glyphs-test_identities-20-train_identities-40"
@@ -47,9 +47,9 @@ class Pulled(Method):
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    METHODS.register_module("pulled", module=Pulled)
+    METHODS.register_module("pulled")(Pulled)
     yield
-    del METHODS.module_dict["pulled"]
+    del METHODS.classes["pulled"]
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_an_installed_copy_finds_its_methods_and_datasets(installed, tmp_path, w
 
 
 def test_an_installed_copy_does_not_take_the_repository_it_lies_in_for_its_own(installed):
-    check = "from benchmark.run.environment import commit; print(commit())"
+    check = "from benchmark.experiment.environment import commit; print(commit())"
     assert python("-c", check, folder=installed, PYTHONPATH=str(installed)) == "None\n"
     assert len(python("-c", check, folder=ROOT).strip().removesuffix("-dirty")) == 40
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
+from benchmark.experiment.preflight import check_pairing
 from benchmark.method import Method, Needs
 from benchmark.model.features import Features
 from benchmark.recipe import compose
 from benchmark.registry import METHODS
-from benchmark.run.preflight import check_pairing
 
 
 class Asking(Method):

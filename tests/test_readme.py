@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark.experiment.folders import RunFolders
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import save_student
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.record import Record
-from benchmark.run.folders import RunFolders
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

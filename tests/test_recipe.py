@@ -77,10 +77,10 @@ def registered() -> Iterator[None]:
         (DATASETS, "swatches", Swatches),
     ]
     for registry, name, added_class in added:
-        registry.register_module(name, module=added_class)
+        registry.register_module(name)(added_class)
     yield
     for registry, name, _ in added:
-        registry.module_dict.pop(name)
+        registry.classes.pop(name)
 
 
 @pytest.fixture

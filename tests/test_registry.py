@@ -87,7 +87,22 @@ def test_a_name_given_twice_is_refused_and_the_first_stays(widgets, tmp_path):
     write(tmp_path / "widgets/first.py", GOOD.format(name="same"))
     write(tmp_path / "widgets/second.py", GOOD.format(name="same"))
     assert widgets.find("same").__module__ == "benchmark.widgets.first"
-    assert "same is already registered" in widgets.failures["benchmark.widgets.second"]
+    assert (
+        "widget 'same' is already registered by benchmark.widgets.first.Widget"
+        in (widgets.failures["benchmark.widgets.second"])
+    )
+
+
+def test_registering_sets_the_name(widgets):
+    widget = widgets.register_module("small")(type("Widget", (), {}))
+    assert widget.name == "small"
+    assert widgets.register_module()(type("Large", (), {})).name == "Large"
+
+
+def test_a_class_can_be_defined_again(widgets):
+    widgets.register_module("small")(type("Widget", (), {}))
+    again = widgets.register_module("small")(type("Widget", (), {}))  # as when a notebook's cell is run twice
+    assert widgets.find("small") is again
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_list(widgets, tmp_path):
@@ -122,10 +137,10 @@ class Mine(Method):
     @pytest.fixture(autouse=True)
     def forget(self):
         METHODS.discover()
-        before = set(METHODS.module_dict)
+        before = set(METHODS.classes)
         yield
-        for name in set(METHODS.module_dict) - before:
-            METHODS.module_dict.pop(name)
+        for name in set(METHODS.classes) - before:
+            METHODS.classes.pop(name)
 
     def refused(self, path: Path) -> str:
         with pytest.raises(UserError) as raised:
@@ -141,7 +156,7 @@ class Mine(Method):
     def test_may_not_take_a_name(self, tmp_path):
         kd = METHODS.find("kd")
         write(tmp_path / "mine.py", self.METHOD.format(name="kd"))
-        assert "kd is already registered" in self.refused(tmp_path / "mine.py")
+        assert "method 'kd' is already registered" in self.refused(tmp_path / "mine.py")
         assert METHODS.find("kd") is kd
 
     def test_that_is_missing(self, tmp_path):

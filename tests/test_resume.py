@@ -14,8 +14,8 @@ from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.hooks import read_metrics
 from benchmark.engine.train import LAST
 from benchmark.errors import UserError
+from benchmark.experiment.experiment import Experiment
 from benchmark.results.record import Record
-from benchmark.run.experiment import Experiment
 
 KILLER = '''
 """Sends $SIGNAL to this process at call number $CALL of the function $AT, or half way through what it writes."""
@@ -99,7 +99,7 @@ def test_killed_in_every_stage_a_run_ends_bit_for_bit_the_same(kill, finished, c
     died = kill(STEP, STEPS + 4)
     assert (died.code, died.epochs("teacher")) == (-signal.SIGKILL, (1, 1)), died.shown
 
-    died = kill("benchmark.run.experiment:save_student", 1)  # the teacher's
+    died = kill("benchmark.experiment.experiment:save_student", 1)  # the teacher's
     assert (died.code, died.epochs("teacher")) == (-signal.SIGKILL, (2, 2)), died.shown
     assert not (died.folder("teacher") / "student.pt").exists()
 

@@ -23,11 +23,11 @@ from benchmark.data.loaders import Loading, train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.optimization import build_optimizer
 from benchmark.engine.train import assemble, optim_wrapper
+from benchmark.experiment.environment import device_name
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Network, Recipe, compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.step_costs import StepCosts
-from benchmark.run.environment import device_name
 
 BASELINE = "none"
 BATCHES = 3

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.errors import UserError, nearest
+from benchmark.experiment.environment import choose_device
+from benchmark.experiment.finished import FinishedRun
 from benchmark.model.layers import FlipTTA
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
-from benchmark.run.environment import choose_device
-from benchmark.run.finished import FinishedRun
 from benchmark.utils.atomic import write_text
 from benchmark.utils.distributed import process_group
 

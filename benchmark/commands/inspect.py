@@ -7,13 +7,13 @@ import typer
 
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
+from benchmark.experiment.environment import choose_device
+from benchmark.experiment.finished import FinishedRun
 from benchmark.inspection import inspect as choose
 from benchmark.inspection import inspection_page, inspection_sheet
 from benchmark.model.embedder import Embedder
 from benchmark.retrieval import Embeddings, Scores
 from benchmark.retrieval._tracks import Tracks
-from benchmark.run.environment import choose_device
-from benchmark.run.finished import FinishedRun
 from benchmark.utils.atomic import write_text
 
 

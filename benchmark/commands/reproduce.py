@@ -5,17 +5,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmark.commands.run import experiment_of
 from benchmark.engine.train import uses_bfloat16
 from benchmark.errors import UserError
+from benchmark.experiment.environment import environment, use_threads
+from benchmark.experiment.experiment import Experiment
+from benchmark.experiment.preflight import checked_experiment
 from benchmark.recipe import Recipe, replay
 from benchmark.results.console import reproduction_table
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction, Verdict
 from benchmark.results.rows import summarise
 from benchmark.results.store import load_records, record_name
-from benchmark.run.environment import environment, use_threads
-from benchmark.run.experiment import Experiment
 
 
 def reproduce(path: Path, work_dir: Path, data_root: Path, device: str, resume: bool) -> bool:
@@ -32,7 +32,7 @@ def reproduce(path: Path, work_dir: Path, data_root: Path, device: str, resume: 
         ) from error
     recipe = _recipe(record, path)
     others = _other_seeds(record, path)
-    experiment = experiment_of(recipe, work_dir, data_root, device, resume)
+    experiment = checked_experiment(recipe, work_dir, data_root, device, resume)
     experiment.dataset.prepare()
     told = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     for difference in _differences(record, experiment):

@@ -10,14 +10,14 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.experiment.environment import choose_device
+from benchmark.experiment.experiment import Experiment
 from benchmark.recipe import Recipe
 from benchmark.results.format import MISSING, percent
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.rows import Statistic
 from benchmark.results.store import add_record, load_records
-from benchmark.run.environment import choose_device
-from benchmark.run.experiment import Experiment
 from benchmark.suite.executors import Cluster, Processes
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job

@@ -17,7 +17,7 @@ from benchmark.utils.mappings import merge
 def compose(
     method: str | None = None,
     dataset: str | None = None,
-    config: Path | None = None,
+    config: Path | Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     seed: int | None = None,
 ) -> Recipe:
@@ -28,7 +28,11 @@ def compose(
             where it was given, and the nearest valid name; of several mistakes, each.
     """
     chosen = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
-    file = _with_names(strict_yaml.read(config, "config", "seed: 1")) if config else {}
+    if isinstance(config, Path):
+        config_name, content_of_config = str(config), strict_yaml.read(config, "config", "seed: 1")
+    else:
+        config_name, content_of_config = "config", dict(config or {})
+    file = _with_names(content_of_config)
     command_line: dict[str, Any] = {} if seed is None else {"seed": seed}
     for setting in settings:
         command_line = merge(command_line, _with_names(parse_setting(setting)))
@@ -39,7 +43,7 @@ def compose(
     if "version" in file:
         if absent := _absent(file):
             raise UserError(
-                f"{config} has the key 'version' of a recipe saved by a run, but not {', '.join(absent)}. "
+                f"{config_name} has the key 'version' of a recipe saved by a run, but not {', '.join(absent)}. "
                 "Remove 'version' to lay the file over the built-in recipes."
             )
         content = merge({"method": preset}, user)
@@ -50,7 +54,7 @@ def compose(
     def origin(path: Keys) -> tuple[Keys, str]:
         if inherited and path[0] == "student" and not has(user, path):
             path = ("teacher", "network", *path[1:])
-        return path, "--set" if has(command_line, path) else str(config) if has(file, path) else "a built-in recipe"
+        return path, "--set" if has(command_line, path) else config_name if has(file, path) else "a built-in recipe"
 
     return validated(content, origin)
 
@@ -159,6 +163,7 @@ def _fragments(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str
     content = _lay(defaults, fragment)
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
     suited, found = DATASETS.find(dataset).method_arguments, METHODS.find(method)
+    arguments: Mapping[str, Any]
     if combined := getattr(found, "combined", {}):
         arguments = {name: suited[name] for name in combined if name in suited and name not in preset}
     else:

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmark.errors import UserError
+from benchmark.experiment.environment import device_name, use_threads
 from benchmark.model import cost
 from benchmark.model.serialize import load_student
 from benchmark.results.record import Cost, Record
 from benchmark.results.store import add_record, record_name
-from benchmark.run.environment import device_name, use_threads
 from benchmark.suite.job import Job
 
 

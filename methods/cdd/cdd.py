@@ -67,7 +67,6 @@ class CDD(CompactorMethod):
         target_params: The same for parameters.
     """
 
-    name: ClassVar[str] = "cdd"
     needs = Needs(classifier=True, same_backbone=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {"lasso": 0.004, "dynamic": False, "teacher_batch_statistics": True}

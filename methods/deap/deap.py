@@ -66,7 +66,6 @@ class DEAP(CompactorMethod):
         target_params: The same for parameters.
     """
 
-    name: ClassVar[str] = "deap"
     needs = Needs(classifier=True, same_backbone=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": {"lasso": 0.003, "dynamic": False}}
 

@@ -73,7 +73,6 @@ class ResRep(CompactorMethod):
         dynamic: Remove rows during training.
     """
 
-    name: ClassVar[str] = "resrep"
     needs = Needs(classifier=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {

@@ -9,8 +9,8 @@ from benchmark.data.card import Split
 from benchmark.data.check import check
 from benchmark.datasets.msmt17 import MSMT17, NAME
 from benchmark.errors import UserError
+from benchmark.experiment.experiment import Experiment
 from benchmark.recipe import compose
-from benchmark.run.experiment import Experiment
 
 TRAIN, TEST = (0, 1, 7, 1040), (0, 1, 3059)
 

@@ -5,8 +5,8 @@ import torch
 
 from benchmark.data.card import Split
 from benchmark.data.check import check
+from benchmark.experiment.experiment import Experiment
 from benchmark.recipe import compose
-from benchmark.run.experiment import Experiment
 
 TRAIN, EACH = (1, 2, 3, 26000), 4
 

@@ -8,11 +8,11 @@ import torch
 from benchmark.data.loaders import Loading
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
+from benchmark.experiment.folders import RunFolders
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import load_student
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import DATASETS
-from benchmark.run.folders import RunFolders
 
 
 class FinishedRun:

@@ -20,6 +20,8 @@ from benchmark.engine.hooks import note_skipped, read_metrics, read_skipped
 from benchmark.engine.train import LAST, train, uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
+from benchmark.experiment.environment import commit, device_name, environment, use_threads
+from benchmark.experiment.folders import RunFolders, with_seed
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
@@ -32,8 +34,6 @@ from benchmark.registry import DATASETS, METHODS
 from benchmark.results import record as parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Scores
-from benchmark.run.environment import commit, device_name, environment, use_threads
-from benchmark.run.folders import RunFolders, with_seed
 from benchmark.utils.atomic import write_text
 
 EXAMPLES = 256

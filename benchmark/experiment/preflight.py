@@ -2,13 +2,58 @@
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, nearest
+from benchmark.experiment.environment import choose_device
+from benchmark.experiment.experiment import Experiment
 from benchmark.method import Method
+from benchmark.model import cost
 from benchmark.model.embedder import Embedder, stage_channels
 from benchmark.recipe import Recipe
+from benchmark.registry import METHODS
+
+
+def checked_experiment(recipe: Recipe, work_dir: Path, data_root: Path, device: str, resume: bool) -> Experiment:
+    """The experiment, once all is known to be right that can be known before the first image is read.
+
+    A student that cannot be built would otherwise show only when its teacher is trained.
+
+    Raises:
+        UserError: Something the recipe names does not exist, or does not go together.
+    """
+    chosen = choose_device(device)
+    method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
+    for key, network in (("teacher.network", recipe.teacher.network), ("student", recipe.student)):
+        try:
+            with torch.device("meta"):
+                built = Embedder(**network.model_dump(exclude={"weights"}))
+            cost.count(built, recipe.image_size)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+        except (AssertionError, RuntimeError) as error:
+            height, width = recipe.image_size
+            raise UserError(f"{key}: {network.backbone} takes no {height} x {width} images: {error}") from error
+        if network.weights not in ("imagenet", "random", "teacher") and not Path(network.weights).is_file():
+            raise UserError(
+                f"{key}.weights: {network.weights!r} is neither a file nor one of imagenet, random and teacher"
+                f"{nearest(network.weights, ('imagenet', 'random', 'teacher'))}"
+            )
+    check_pairing(method, recipe)
+    checkpoint = recipe.teacher.checkpoint
+    if checkpoint is not None and not Path(checkpoint).exists():
+        raise UserError(f"teacher.checkpoint: {checkpoint} does not exist")
+    backend = recipe.runtime.compile
+    if backend is not None and backend not in (known := torch.compiler.list_backends(())):
+        raise UserError(
+            f"runtime.compile: unknown backend {backend!r}{nearest(backend, known)} Known: {', '.join(known)}."
+        )
+    if recipe.runtime.tensorboard and find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard: `pip install tensorboard`")
+    return Experiment(recipe, work_dir, data_root, chosen, resume)
 
 
 def check_pairing(method: Method, recipe: Recipe) -> None:

@@ -45,7 +45,7 @@ def environment(device: torch.device, bfloat16: bool) -> Environment:
 
 def commit() -> str | None:
     """The suite's git commit, with "-dirty" where files differ from it; None for an installed copy."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():  # or git would find a repository that an installed copy happens to lie in
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
