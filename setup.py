@@ -24,6 +24,6 @@ setup(
         "benchmark.methods": "methods",
         "benchmark.datasets": "datasets",
     },
-    package_data={"benchmark": ["py.typed"]},
+    package_data={"": ["assets/*"], "benchmark": ["py.typed"]},
     cmdclass={"build_py": FreshBuild},
 )
