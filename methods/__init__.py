@@ -1,1 +1,1 @@
-"""One file or folder per distillation method. Each registers itself; nothing here lists them."""
+"""Distillation methods, one file or folder each. Every method registers itself, so none is listed here."""

@@ -18,24 +18,33 @@ from benchmark.registry import METHODS
 
 @METHODS.register_module("at")
 class AT(Method):
-    """Attention transfer: where in the image a stage is active approaches where the teacher's is.
+    """Attention transfer: match the spatial attention map of each stage.
 
     Zagoruyko, Komodakis: Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks
     via Attention Transfer. ICLR 2017.
 
-    Equation: weight * sum over stages of mean_b,x (a_s,b,x - a_t,b,x)^2, where a_b, a map over positions x, is mean_c
-    |f_c|^p of the stage's output f, L2-normalised for every image b. For odd p the codes' f^p can be negative; here it
-    is |f|^p. Widths may differ; the larger of two maps is averaged down to the smaller's (h, w), in RepDistiller to a
-    square (h, h). The paper has the norm of the difference, mean_b ||a_s,b - a_t,b||_2, not squared: `form: paper`. The
-    mean of squares is what the codes compute (RepDistiller; torchdistill offers both), with a weight of 1000 in
-    RepDistiller, the default here. A normalised map knows no scale of features, so the weight holds for other networks,
-    but the mean over x makes large maps count less. The preset `paper` is the paper's form with weight 1.
+    Equation:
+
+        weight * sum over stages of mean_{b,x} (a_s[b, x] - a_t[b, x])^2
+
+    where s is the student, t the teacher, and a[b, x] the attention map of image b at position x: mean_c |f[b, c, x]|^p
+    over the channels c of the stage's output f, L2-normalized over the positions of each image. Channel counts may
+    differ.
+
+    Implementation: the paper takes the norm of the difference without squaring it, mean_b ||a_s[b] - a_t[b]||_2
+    (`form: paper`). The released codes take the mean of squares (RepDistiller; torchdistill offers both), which is the
+    default (`form: code`). For odd p their f^p can be negative; here it is |f|^p. Where map sizes differ, the larger
+    map is average-pooled to the smaller one's (h, w); RepDistiller pools to a square (h, h).
+
+    Defaults: weight 1000 is RepDistiller's for the mean of squares. A normalized map does not depend on the scale of
+    the features, so the weight holds for other networks, but the mean over x gives large maps less weight. The preset
+    `paper` is the paper's form with weight 1.
 
     Args:
-        weight: Factor of the term.
-        stages: Where maps are compared.
-        power: p.
-        form: The mean of squares of the authors' `code`, or the norm of the `paper`.
+        weight: Weight of the loss term.
+        stages: Stages whose outputs are compared.
+        power: Exponent p of the attention map.
+        form: `code` for the mean of squares of the released codes, `paper` for the norm of the paper.
     """
 
     kind: ClassVar[str] = "feature maps"
@@ -58,7 +67,7 @@ class AT(Method):
         terms = []
         for tap in self.student_taps:
             s, t = match_size(student.taps[tap], teacher.taps[tap])
-            difference = attention(s, self.power) - attention(t, self.power)
+            difference = _attention(s, self.power) - _attention(t, self.power)
             if self.form == "paper":
                 terms.append(torch.linalg.vector_norm(difference, dim=1).mean())
             else:
@@ -66,6 +75,6 @@ class AT(Method):
         return {"at": self.weight * torch.stack(terms).sum()}
 
 
-def attention(maps: Tensor, power: int) -> Tensor:
-    """(B, C, H, W) -> (B, H * W) of norm 1, or 0 where the maps are 0."""
+def _attention(maps: Tensor, power: int) -> Tensor:
+    """Compute (B, H * W) attention maps of norm 1 from (B, C, H, W); all-zero maps stay zero."""
     return F.normalize(maps.abs().pow(power).mean(dim=1).flatten(1))

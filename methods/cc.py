@@ -18,31 +18,43 @@ from benchmark.utils.precision import full_precision, upcast
 
 @METHODS.register_module("cc")
 class CC(Method):
-    """Correlation congruence: correlations between the images of a batch agree with the teacher's.
+    """Correlation congruence: match the correlations between the images of a batch.
 
     Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV 2019.
 
-    Equation of the paper, `form` gaussian or bilinear: weight * ||C_s - C_t||_F^2 / B^2, where C = exp(-2 gamma) *
-    sum_{p=0..P} (2 gamma)^p / p! * (F F^T)^p, powers taken entry by entry (the Taylor series of the Gaussian kernel
-    between unit rows), or C = F F^T; F the (B, D) embeddings of the B images in the batch, whose sizes may differ.
-    torchdistill, whose gamma and P are the defaults, takes the norm without its square, as is the default here
-    (`squared` gives the paper's), and does not normalise the rows, which its series assumes normalised.
+    Equation of the paper (`form: gaussian` or `form: bilinear`):
 
-    The codes in use, RepDistiller and AIR_Distiller, compute something else, `form` consecutive and the default:
-    weight / (B - 1) * sum_{i<B} sum_c d_i,c * d_{i+1,c}, with d = |f_s - f_t| entry by entry. It depends on the order
-    of the batch, needs embeddings of one size, and pulls the student's onto the teacher's.
+        weight * ||C_s - C_t||_F^2 / B^2
 
-    L2-normalised rows and weight 5 are AIR_Distiller's, for retrieval; the preset `repdistiller` is 0.02 without
-    normalisation, for classification. The weight 500 of the preset `kernel`, the paper's Gaussian form, is this
-    benchmark's, chosen so that the gradient is of the size of the task loss's on glyphs.
+        gaussian: C = exp(-2 gamma) * sum_{p=0..P} (2 gamma)^p / p! * (F F^T)^p
+        bilinear: C = F F^T
+
+    where s is the student, t the teacher, and F the (B, D) embeddings of the B images in the batch, whose sizes D may
+    differ. Powers are taken entry by entry: the series is the Taylor expansion of the Gaussian kernel between unit
+    rows.
+
+    Equation of the released codes (`form: consecutive`, the default):
+
+        weight / (B - 1) * sum_{i<B} sum_c d[i, c] * d[i + 1, c],  d = |f_s - f_t| entry by entry
+
+    where f are the embeddings. RepDistiller and AIR_Distiller compute this form. It depends on the order of the batch,
+    needs embeddings of equal size, and trains the student into the teacher's embedding space.
+
+    Implementation: torchdistill, whose gamma and P are the defaults, does not square the norm of the kernel forms, and
+    neither does the default here; `squared` gives the paper's equation. torchdistill does not normalize the rows
+    either, although its series assumes normalized rows.
+
+    Defaults: L2-normalized rows and weight 5 are AIR_Distiller's, for retrieval. The preset `repdistiller` is weight
+    0.02 without normalization, for classification. The preset `kernel` is the paper's Gaussian form; its weight of 500
+    was chosen for this benchmark, so that the term's gradient is about as large as the task loss's on glyphs.
 
     Args:
-        form: See above.
-        weight: Factor of the term.
-        normalize: Whether the embeddings are L2-normalised first.
-        squared: For the two kernels: whether the norm is squared.
-        gamma: Of the Gaussian kernel.
-        order: P, where its Taylor series ends.
+        form: Which of the three equations is computed.
+        weight: Weight of the loss term.
+        normalize: Whether to L2-normalize the embeddings first.
+        squared: Whether to square the norm of the two kernel forms.
+        gamma: Parameter gamma of the Gaussian kernel.
+        order: Order P of its Taylor series.
     """
 
     kind: ClassVar[str] = "sample relations"
@@ -67,21 +79,17 @@ class CC(Method):
         self.needs = Needs(equal_embeddings=self.aligned)
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        prepared = l2_normalize if self.normalize else upcast
-        s, t = prepared(student.embedding), prepared(teacher.embedding)
-        return {"cc": self.weight * (self._consecutive(s, t) if self.form == "consecutive" else self._kernel(s, t))}
-
-    @staticmethod
-    def _consecutive(student: Tensor, teacher: Tensor) -> Tensor:
-        apart = (student - teacher).abs()
-        return (apart[:-1] * apart[1:]).sum(dim=1).mean()
+        prepare = l2_normalize if self.normalize else upcast
+        s, t = prepare(student.embedding), prepare(teacher.embedding)
+        term = _consecutive(s, t) if self.form == "consecutive" else self._kernel(s, t)
+        return {"cc": self.weight * term}
 
     def _kernel(self, student: Tensor, teacher: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(self.correlations(student) - self.correlations(teacher))
         return (norm.square() if self.squared else norm) / len(student) ** 2
 
     def correlations(self, rows: Tensor) -> Tensor:
-        """C, (B, B)."""
+        """Compute the (B, B) correlation matrix C of (B, D) rows, by a kernel form."""
         with full_precision(rows.device):
             products: Tensor = rows @ rows.T
         if self.form == "bilinear":
@@ -89,3 +97,8 @@ class CC(Method):
         factors = [(2 * self.gamma) ** p / math.factorial(p) for p in range(self.order + 1)]
         series = torch.stack([factor * products**p for p, factor in enumerate(factors)]).sum(dim=0)
         return math.exp(-2 * self.gamma) * series
+
+
+def _consecutive(student: Tensor, teacher: Tensor) -> Tensor:
+    differences = (student - teacher).abs()
+    return (differences[:-1] * differences[1:]).sum(dim=1).mean()

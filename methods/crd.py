@@ -21,32 +21,38 @@ Positive = Annotated[float, Field(gt=0)]
 
 @METHODS.register_module("crd")
 class CRD(Method):
-    """Contrastive representation distillation: an image's two embeddings find each other among many.
+    """Contrastive representation distillation: contrast an image's two embeddings with those of other images.
 
     Tian, Krishnan, Isola: Contrastive Representation Distillation. ICLR 2020.
 
-    Equation: weight * [L(v_s, M_t) + L(v_t, M_s)], v the embeddings after a learned linear layer each and L2
-    normalisation, M what v was for each of the N training images when last seen, and for an anchor v of image y
+    Equation:
 
-        L(v, M) = -log(o_y / (o_y + c)) - sum_{k=1..K} log((K / N) / (o_k + c)),  o_i = exp(<v, M_i> / tau) / Z,
+        weight * [L(v_s, M_t) + L(v_t, M_s)], averaged over the B images in the batch
 
-    c = K / N + 1e-7, averaged over the B images in the batch. The K negatives k are drawn anew at every step, with
-    replacement, from the images of other identities. Z is N times the mean of exp over the first batch, and then
-    constant. After the loss, M_y <- n(m * M_y + (1 - m) * v), n the L2 normalisation; an image that is several times in
-    the batch enters with its first view. Embedding sizes may differ.
+        L(v, M) = -log(o[y] / (o[y] + c)) - sum_{k=1..K} log((K / N) / (o[k] + c))
+        o[i] = exp(<v, M[i]> / tau) / Z,  c = K / N + 1e-7
 
-    As in the authors' code, except: memories start in random directions of length 1 (theirs: uniform components, of
-    length 1 on average); o is computed as a logarithm, so that a small tau cannot overflow; scores are computed for all
-    N images and counted as often as drawn, which gives the same sum without a gathered (B, K, dim) tensor. It needs O(B
-    N) memory. All defaults are the authors' (RepDistiller), for classification; v is normalised, so that they depend on
-    no scale of the features. K beyond the number of images only draws some of them again.
+    where v_s and v_t are the embeddings of student and teacher, each after a learned linear layer and L2 normalization;
+    M is a memory of v for each of the N training images; and y is the index of the anchor's own image. The K negatives
+    k are drawn at every step, with replacement, from the images of other identities. Z is N times the mean of the
+    exponential over the first batch and constant from then on. After the loss, M[y] <- n(m * M[y] + (1 - m) * v), where
+    n is L2 normalization; an image that occurs several times in the batch is updated with its first view. Embedding
+    sizes may differ.
+
+    Implementation: follows the authors' code with three exceptions. Memories start as random unit vectors (authors:
+    uniform components, of length 1 on average). o is computed as a logarithm, so that a small tau cannot overflow.
+    Scores are computed for all N images and counted as often as each image was drawn, which gives the same sum without
+    a gathered (B, K, dim) tensor and needs O(B N) memory.
+
+    Defaults: the authors' (RepDistiller), for classification. v is normalized, so they do not depend on the scale of
+    the features. A K above the number of images draws some images more than once.
 
     Args:
-        weight: Factor of the term.
+        weight: Weight of the loss term.
         dim: Size of v.
-        negatives: K.
-        temperature: tau.
-        momentum: m.
+        negatives: Number K of negatives per anchor.
+        temperature: Temperature tau.
+        momentum: Momentum m of the memory update.
     """
 
     kind: ClassVar[str] = "embeddings"
@@ -54,9 +60,9 @@ class CRD(Method):
     memory_student: Tensor
     memory_teacher: Tensor
     log_z: Tensor
-    by_identity: Tensor
-    first: Tensor
-    siblings: Tensor
+    sorted_images: Tensor
+    block_start: Tensor
+    block_size: Tensor
 
     def __init__(
         self,
@@ -75,13 +81,13 @@ class CRD(Method):
         self.embed_teacher = nn.Linear(teacher.dim, self.dim)
         for name in ("memory_student", "memory_teacher"):
             self.register_buffer(name, l2_normalize(torch.randn(plan.images, self.dim)))
-        self.register_buffer("log_z", torch.full((2,), float("nan")))  # of the student's anchors, of the teacher's
-        # Images sorted by identity, and for each image where its identity's begin and how many they are.
+        self.register_buffer("log_z", torch.full((2,), float("nan")))  # for student anchors, for teacher anchors
+        # Images sorted by identity; for each image, where its identity's block starts and how long it is.
         labels = torch.from_numpy(plan.labels)
         sizes = labels.bincount(minlength=plan.identities)
-        self.register_buffer("by_identity", labels.argsort(stable=True), persistent=False)
-        self.register_buffer("first", (sizes.cumsum(0) - sizes)[labels], persistent=False)
-        self.register_buffer("siblings", sizes[labels], persistent=False)
+        self.register_buffer("sorted_images", labels.argsort(stable=True), persistent=False)
+        self.register_buffer("block_start", (sizes.cumsum(0) - sizes)[labels], persistent=False)
+        self.register_buffer("block_size", sizes[labels], persistent=False)
         self.seed, self.draws = int(torch.randint(1 << 31, ())), 0
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
@@ -89,56 +95,63 @@ class CRD(Method):
         return {"crd": self.weight * self.contrast(student.embedding, teacher.embedding, batch.indices, negatives)}
 
     def draw(self, indices: Tensor) -> Tensor:
-        """(B,) images -> (B, K): images of other identities, all with the same probability."""
-        # Seeded for every step, so that what was drawn is known from a count that the state carries.
+        """Draw (B, K) negatives for the (B,) images `indices`, uniformly among the images of other identities."""
+        # Seeded for every step, so that a resumed run draws the same negatives: the state holds seed and step count.
         generator = torch.Generator(indices.device).manual_seed(self.seed + self.draws)
         self.draws += 1
         shape = len(indices), self.negatives
         number = torch.randint(1 << 62, shape, generator=generator, device=indices.device)
-        first, siblings = self.first[indices, None], self.siblings[indices, None]
-        place = number % (len(self.by_identity) - siblings)
-        return self.by_identity[place + siblings * (place >= first)]
+        start, size = self.block_start[indices, None], self.block_size[indices, None]
+        position = number % (len(self.sorted_images) - size)
+        return self.sorted_images[position + size * (position >= start)]  # skips the block of the own identity
 
     def contrast(self, student: Tensor, teacher: Tensor, indices: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of images `indices`, (B,), against images `negatives`, (B, K); then the memories are updated."""
+        """Compute the unweighted loss and update the memories.
+
+        Args:
+            student: (B, D) embeddings.
+            teacher: (B, D') embeddings.
+            indices: (B,) training images that the embeddings belong to.
+            negatives: (B, K) training images they are contrasted with.
+        """
         with full_precision(student.device):
             v_s = l2_normalize(self.embed_student(upcast(student)))
             v_t = l2_normalize(self.embed_teacher(upcast(teacher)))
-            found = [self._scores(v_s, self.memory_teacher, indices), self._scores(v_t, self.memory_student, indices)]
-        drawn = torch.zeros_like(found[0][1]).scatter_add_(1, negatives, v_s.new_ones(negatives.shape))
+            sides = [self._scores(v_s, self.memory_teacher, indices), self._scores(v_t, self.memory_student, indices)]
+        counts = torch.zeros_like(sides[0][1]).scatter_add_(1, negatives, v_s.new_ones(negatives.shape))
         with torch.no_grad():
-            fresh = torch.stack([self._log_mean(*scores, drawn) for scores in found])
-            self.log_z = torch.where(self.log_z.isnan(), fresh + math.log(len(self.memory_student)), self.log_z)
+            log_means = torch.stack([self._log_mean(*scores, counts) for scores in sides])
+            self.log_z = torch.where(self.log_z.isnan(), log_means + math.log(len(self.memory_student)), self.log_z)
             self.memory_student = self._updated(self.memory_student, indices, v_s)
             self.memory_teacher = self._updated(self.memory_teacher, indices, v_t)
-        sides = [self._side(*scores, drawn, log_z) for scores, log_z in zip(found, self.log_z, strict=True)]
-        return torch.stack(sides).sum()
+        terms = [self._term(*scores, counts, log_z) for scores, log_z in zip(sides, self.log_z, strict=True)]
+        return torch.stack(terms).sum()
 
     def _scores(self, anchors: Tensor, memory: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """<v, M_i> / tau of the anchors' own images, (B,), and of all, (B, N)."""
+        """Compute <v, M[i]> / tau for the anchors' own images, (B,), and for all images, (B, N)."""
         own = (anchors * memory[indices]).sum(dim=1)
         return own / self.temperature, anchors @ memory.T / self.temperature
 
-    def _log_mean(self, own: Tensor, scores: Tensor, drawn: Tensor) -> Tensor:
-        """log of the mean of exp over the batch's own images and negatives."""
-        terms = torch.cat([own, (scores + drawn.log()).flatten()])
+    def _log_mean(self, own: Tensor, scores: Tensor, counts: Tensor) -> Tensor:
+        """Compute the log of the mean exponential over the batch's own images and negatives."""
+        terms = torch.cat([own, (scores + counts.log()).flatten()])
         return terms.logsumexp(dim=0) - math.log(len(own) * (1 + self.negatives))
 
-    def _side(self, own: Tensor, scores: Tensor, drawn: Tensor, log_z: Tensor) -> Tensor:
-        share = self.negatives / len(self.memory_student)
-        log_c = math.log(share + 1e-7)
-        found = F.logsigmoid(own - log_z - log_c)
-        refused = F.logsigmoid(log_c + log_z - scores) + (math.log(share) - log_c)
-        return -(found.sum() + (drawn * refused).sum()) / len(own)
+    def _term(self, own: Tensor, scores: Tensor, counts: Tensor, log_z: Tensor) -> Tensor:
+        ratio = self.negatives / len(self.memory_student)
+        log_c = math.log(ratio + 1e-7)
+        positive = F.logsigmoid(own - log_z - log_c)
+        negative = F.logsigmoid(log_c + log_z - scores) + (math.log(ratio) - log_c)
+        return -(positive.sum() + (counts * negative).sum()) / len(own)
 
-    def _updated(self, memory: Tensor, indices: Tensor, fresh: Tensor) -> Tensor:
-        """A new tensor: backward still reads the old one."""
-        rows = l2_normalize(self.momentum * memory[indices] + (1 - self.momentum) * fresh)
-        earliest = (indices[:, None] == indices).int().argmax(dim=1)
-        return memory.index_copy(0, indices, rows[earliest])
+    def _updated(self, memory: Tensor, indices: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the updated memory as a new tensor, because backward still reads the old one."""
+        rows = l2_normalize(self.momentum * memory[indices] + (1 - self.momentum) * embeddings)
+        first_view = (indices[:, None] == indices).int().argmax(dim=1)
+        return memory.index_copy(0, indices, rows[first_view])
 
     def get_extra_state(self) -> Tensor:
-        """Where the sequence of draws stands; a tensor, because checkpoints hold nothing else."""
+        """Return seed and step count of the negatives' random draws, as a tensor for the checkpoint."""
         return torch.tensor([self.seed, self.draws])
 
     def set_extra_state(self, state: Tensor) -> None:

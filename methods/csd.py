@@ -17,27 +17,32 @@ Temperature = Annotated[float, Field(gt=0)]
 
 @METHODS.register_module("csd")
 class CSD(Method):
-    """Contextual similarity distillation: to the teacher's neighbours the student is as similar as the teacher is.
+    """Contextual similarity distillation: match the similarities to each image's neighbors in the teacher's space.
 
     Wu, Wang, Zhou, Li, Tian: Contextual Similarity Distillation for Asymmetric Image Retrieval. CVPR 2022.
 
-    Equation: weight / B * sum_i KL(softmax_n(cos(t_i, t_n) / tau_t) || softmax_n(cos(s_i, t_n) / tau_s)), i over the B
-    images in the batch, n over the K of them that are nearest to i in the teacher's space, i among them, s and t the
-    embeddings of student and teacher. The gallery is the teacher's on both sides, so that student queries come to fit
-    it; labels are not used.
+    Equation:
 
-    The paper takes the neighbours from a gallery of the whole training set, prepared beforehand; here they are the
-    batch's, as in AIR_Distiller, the only public code that was found, which draws a batch of 256 images at random
-    beside the one of the task loss. Here it is the task's own batch, whose positives are among the neighbours. A K
-    above the batch is the whole batch. Temperatures, K and weight are AIR_Distiller's for CUB and In-Shop, beside
-    cross-entropy and triplet loss; the preset `msmt17` is its weight there. With its unequal temperatures, a student
-    equal to its teacher is not at the minimum.
+        weight / B * sum_i KL(softmax_n(cos(t_i, t_n) / tau_t) || softmax_n(cos(s_i, t_n) / tau_s))
+
+    where s and t are the embeddings of student and teacher, i runs over the B images in the batch, and n over the K of
+    them that are nearest to i in the teacher's space, i included. Both sides compare with the teacher's embeddings, so
+    student queries are trained to search a teacher gallery. Labels are not used.
+
+    Implementation: the paper takes the neighbors from a precomputed gallery of the whole training set. Here they are
+    images of the batch, as in AIR_Distiller, the only public code that was found. AIR_Distiller draws a batch of 256
+    random images for this term, in addition to the task loss's; here it is the task loss's own batch, so positives are
+    among the neighbors. A K above the batch size selects the whole batch.
+
+    Defaults: temperatures, K and weight are AIR_Distiller's for CUB and In-Shop, used with cross-entropy and triplet
+    loss. The preset `msmt17` is its weight for MSMT17. Because the two temperatures differ, a student equal to its
+    teacher is not at the minimum.
 
     Args:
-        top_k: K.
-        student_temperature: tau_s.
-        teacher_temperature: tau_t.
-        weight: Factor of the term.
+        top_k: Number K of neighbors.
+        student_temperature: Temperature tau_s.
+        teacher_temperature: Temperature tau_t.
+        weight: Weight of the loss term.
     """
 
     kind: ClassVar[str] = "embeddings"

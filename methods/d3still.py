@@ -15,35 +15,42 @@ from benchmark.registry import METHODS
 
 Weight = Annotated[float, Field(ge=0)]
 OFFSET = 0.1
-"""Keeps a relative error finite where the teacher's difference is none."""
+"""Keeps the relative error finite where the teacher's two similarities are equal."""
 
 
 @METHODS.register_module("d3still")
 class D3still(Method):
-    """D3still: differences between similarities to the teacher's neighbours follow the teacher's, wrong orders first.
+    """D3still: match differences of similarities to the teacher's neighbors, with a weight for wrongly ordered pairs.
 
-    Xie, Lin, Cai, Xu, Zhang, Du, He: D3still: Decoupled Differential Distillation for Asymmetric Image Retrieval.
-    CVPR 2024.
+    Xie, Lin, Cai, Xu, Zhang, Du, He: D3still: Decoupled Differential Distillation for Asymmetric Image Retrieval. CVPR
+    2024.
 
-    Equation: with T_m = cos(t_i, t_m) and S_m = cos(s_i, t_m) over the K images m nearest to i in the teacher's space,
-    i the first of them, i over the B images in the batch, s and t the embeddings of student and teacher:
+    Equation:
 
-        feature_weight / B * || T_1 - S_1 ||_2                                        the norm over the batch
-        + hard_weight / (B (K - 1)) * sum_i || r on pairs (m, n) with dS / dT < 0 ||_2
-        + easy_weight / (B (K - 1)) * sum_i || r on pairs (m, n) with dS / dT > 0 ||_2
-        dT = T_n - T_m, dS = S_n - S_m, r = (dS - dT) / (0.1 + |dT|), m and n from 2 to K
+        feature_weight / B * ||T_1 - S_1||_2, the norm over the batch
+        + hard_weight / (B (K - 1)) * sum_i ||r over pairs (m, n) with dS / dT < 0||_2
+        + easy_weight / (B (K - 1)) * sum_i ||r over pairs (m, n) with dS / dT > 0||_2
 
-    Every pair counts in both orders, and K - 1 divides also where the batch holds fewer than K, as in the authors'
-    code. The neighbours are the batch's: there one of 256 images drawn at random, here the task loss's own. A pair that
-    the teacher holds equal (up to rounding) belongs to neither set; the authors' code puts 1 for such a dT and counts
-    it as soon as rounding parts the student's. K and weights are those of the authors' code for CUB and In-Shop, beside
-    cross-entropy and triplet loss (the paper trains without those); the preset `msmt17` is its choice there.
+        T_m = cos(t_i, t_m),  S_m = cos(s_i, t_m)
+        dT = T_n - T_m,  dS = S_n - S_m,  r = (dS - dT) / (0.1 + |dT|)
+
+    where s and t are the embeddings of student and teacher, i runs over the B images in the batch, and m and n over the
+    K of them that are nearest to i in the teacher's space. The nearest is i itself; pairs are formed of the others, 2
+    to K, and every pair counts in both orders.
+
+    Implementation: as in the authors' code, K - 1 is the divisor even where the batch holds fewer than K images. The
+    neighbors are images of the task loss's batch; the authors' code draws a batch of 256 random images. A pair to which
+    the teacher is equally similar (up to rounding) belongs to neither set; the authors' code sets such a dT to 1 and
+    counts the pair as soon as rounding separates the student's similarities.
+
+    Defaults: K and the weights are those of the authors' code for CUB and In-Shop, used with cross-entropy and triplet
+    loss (the paper trains without these). The preset `msmt17` holds its weights for MSMT17.
 
     Args:
-        top_k: K.
-        feature_weight: Factor of the image's own similarity (alpha).
-        hard_weight: Factor of pairs in the wrong order (beta).
-        easy_weight: Factor of pairs in the right order (gamma).
+        top_k: Number K of neighbors.
+        feature_weight: Weight of the image's own similarity (alpha in the code).
+        hard_weight: Weight of pairs in the wrong order (beta).
+        easy_weight: Weight of pairs in the right order (gamma).
     """
 
     kind: ClassVar[str] = "embeddings"
@@ -66,10 +73,10 @@ class D3still(Method):
         s, t = ranked_similarities(student.embedding, teacher.embedding, self.top_k)
         feature = torch.linalg.vector_norm(t[:, 0] - s[:, 0]) / len(t)
         ds, dt = (x[:, None, 1:] - x[:, 1:, None] for x in (s, t))
-        relative = (ds - dt) / (OFFSET + dt.abs())
+        errors = (ds - dt) / (OFFSET + dt.abs())
         agreement = ds.detach() * dt.masked_fill(dt.abs() <= 16 * torch.finfo(dt.dtype).eps, 0).sign()
         hard, easy = (
-            torch.linalg.vector_norm(relative.masked_fill(~pairs, 0), dim=(1, 2)).mean() / (self.top_k - 1)
+            torch.linalg.vector_norm(errors.masked_fill(~pairs, 0), dim=(1, 2)).mean() / (self.top_k - 1)
             for pairs in (agreement < 0, agreement > 0)
         )
         return {

@@ -19,32 +19,40 @@ Positive = Annotated[float, Field(gt=0)]
 
 @METHODS.register_module("darkrank")
 class DarkRank(Method):
-    """DarkRank: each image ranks the others of the batch as the teacher does.
+    """DarkRank: rank the images of the batch by distance to each anchor in the teacher's order.
 
     Chen, Wang, Zhang: DarkRank, Accelerating Deep Metric Learning via Cross Sample Similarities Transfer. AAAI 2018.
 
-    Equation: weight * mean over anchors of -log P, P = prod_{i=1..L} exp(S_i) / sum_{j=i..L} exp(S_j), where S_i =
-    -alpha * |s - s_i|^beta is the student's score of the sample that is i-th nearest to the anchor in the teacher's
-    embedding (the anchor itself is not in the list). Embedding sizes may differ.
+    Equation:
 
-    `form` hard, as in lenscloth's code: the list is the `top` nearest, every image is an anchor. `form` original, as in
-    the authors' MXNet code: the list is the whole batch, the anchors are its first half. Their score
-    -(scale * |s - s_i|^2)^power is alpha = scale^power and beta = 2 * power. Their log(P + 1e-12) has no slope left
-    once the list is long (P is below 1e-12 with 24 images), and their backward pass leaves out the gradient of the
-    anchor's own row; here log P is a sum of log-sum-exps and the gradient is whole.
+        weight * mean over anchors of -log P
 
-    alpha 3, beta 3 and 4 nearest are the defaults of lenscloth's class, the preset `lenscloth`, which takes rows as
-    they come; its command line has alpha 2. The original normalises rows, and so does the default here: 512
-    batch-normalised dimensions lie about 30 apart, and the cube of that drowns every other term. Weight 1 is the plain
-    sum with the task loss. The list of the preset `original` is as long as the batch, hence its weight of 0.1.
+        P = prod_{i=1..L} exp(S_i) / sum_{j=i..L} exp(S_j),  S_i = -alpha * |s - s_i|^beta
+
+    where s is the student's embedding of the anchor and s_i that of the image which is i-th nearest to the anchor in
+    the teacher's space. The anchor itself is not in the list. Embedding sizes may differ.
+
+    `form: hard`, the default, follows lenscloth's code: the list is the `top` nearest images, and every image is an
+    anchor. `form: original` follows the authors' MXNet code: the list is the whole batch, and the anchors are its first
+    half. Their score -(scale * |s - s_i|^2)^power corresponds to alpha = scale^power and beta = 2 * power.
+
+    Implementation: the authors' log(P + 1e-12) has no gradient once the list is long (P is below 1e-12 with 24 images),
+    and their backward pass omits the gradient of the anchor's own row. Here log P is a sum of log-sum-exps, and the
+    gradient is complete.
+
+    Defaults: alpha 3, beta 3 and 4 nearest images are the defaults of lenscloth's class, which does not normalize the
+    embeddings (preset `lenscloth`); its command line has alpha 2. The authors' code normalizes them, and so does the
+    default here: batch-normalized embeddings of 512 dimensions are about 30 apart, and the cube of that outweighs every
+    other term. Weight 1 is the plain sum with the task loss. The list of the preset `original` is as long as the batch,
+    hence its weight of 0.1.
 
     Args:
-        weight: Factor of the term.
-        form: See above.
-        alpha: Factor in the score.
-        beta: Power in the score.
-        top: L of the hard form; no more than the batch has others.
-        normalize: Whether the embeddings are L2-normalised first.
+        weight: Weight of the loss term.
+        form: Which images are ranked, and which are anchors.
+        alpha: Factor of the score.
+        beta: Exponent of the score.
+        top: List length L of `form: hard`, at most the number of other images in the batch.
+        normalize: Whether to L2-normalize the embeddings first.
     """
 
     kind: ClassVar[str] = "sample relations"
@@ -68,24 +76,31 @@ class DarkRank(Method):
         self.top, self.normalize = top, normalize
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        return {"darkrank": self.weight * self.costs(student.embedding, teacher.embedding).mean()}
+        return {"darkrank": self.weight * self.anchor_losses(student.embedding, teacher.embedding).mean()}
 
-    def costs(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(anchors,): -log P of every anchor's list."""
-        prepared = l2_normalize if self.normalize else upcast
-        ours, theirs = pairwise_distance(prepared(student)), pairwise_distance(prepared(teacher))
-        others = len(ours) - 1
+    def anchor_losses(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute -log P of every anchor's list, (anchors,)."""
+        prepare = l2_normalize if self.normalize else upcast
+        d_s, d_t = pairwise_distance(prepare(student)), pairwise_distance(prepare(teacher))
+        others = len(d_s) - 1
         if self.form == "original":
-            ours, theirs, length = ours[: len(ours) // 2], theirs[: len(ours) // 2], others
+            d_s, d_t, length = d_s[: len(d_s) // 2], d_t[: len(d_s) // 2], others
         else:
             length = min(self.top, others)
-        own = torch.eye(*theirs.shape, dtype=torch.bool, device=theirs.device)
-        nearest = theirs.masked_fill(own, float("inf")).argsort(dim=1, stable=True)[:, :length]
-        return list_costs(-self.alpha * ours.gather(1, nearest) ** self.beta)
+        anchor = torch.eye(*d_t.shape, dtype=torch.bool, device=d_t.device)
+        nearest = d_t.masked_fill(anchor, float("inf")).argsort(dim=1, stable=True)[:, :length]
+        return permutation_nll(-self.alpha * d_s.gather(1, nearest) ** self.beta)
 
 
-def list_costs(scores: Tensor) -> Tensor:
-    """(N, L) scores in the order that is wanted -> (N,): -log of the likelihood of that order."""
+def permutation_nll(scores: Tensor) -> Tensor:
+    """Compute the negative log-likelihood of ranking the items of a list in the given order (Plackett-Luce).
+
+    Args:
+        scores: (N, L) scores of the items, in the order whose likelihood is computed.
+
+    Returns:
+        (N,).
+    """
     length = scores.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=scores.device).tril(-1)
     remaining = scores[:, None, :].masked_fill(before, -float("inf")).logsumexp(dim=2)

@@ -17,21 +17,29 @@ Weight = Annotated[float, Field(ge=0)]
 
 @METHODS.register_module("dist")
 class DIST(Method):
-    """DIST: class probabilities correlate with the teacher's, over the classes and over the batch.
+    """DIST: maximize the correlation of class probabilities with the teacher's, over classes and over the batch.
 
     Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher. NeurIPS 2022.
 
-    Equation: T^2 * [beta * (1 - mean_b rho(p_s[b, :], p_t[b, :])) + gamma * (1 - mean_c rho(p_s[:, c], p_t[:, c]))],
-    with p = softmax(z / T), z (B, C) the logits of the B images in the batch over C classes, and rho Pearson's
-    correlation, <x, y> / (|x| |y| + 1e-8) of vectors less their means. A vector that is constant up to rounding has no
-    correlation: it counts as rho = 0 and passes no gradient, where the released code divides by 1e-8. The constant also
-    makes classes that are improbable in the whole batch count for little. No retrieval code has weights; the defaults
-    are the authors', beta = gamma = 1 and T = 1.
+    Equation:
+
+        T^2 * [beta * (1 - mean_b rho(p_s[b, :], p_t[b, :])) + gamma * (1 - mean_c rho(p_s[:, c], p_t[:, c]))]
+
+        rho(x, y) = <x, y> / (|x| |y| + 1e-8) of the centered vectors
+
+    where p = softmax(z / T), z are the (B, C) logits of student (s) and teacher (t) for the B images in the batch over
+    C classes, and rho is Pearson's correlation.
+
+    Implementation: a vector that is constant up to rounding has no correlation. It counts as rho = 0 and passes no
+    gradient; the released code divides by 1e-8. The constant also reduces the contribution of classes that are
+    improbable in the whole batch.
+
+    Defaults: the authors', beta = gamma = 1 and T = 1. No retrieval code has weights.
 
     Args:
-        temperature: T.
-        inter_weight: beta, of the correlation over classes within an image.
-        intra_weight: gamma, of the correlation over images within a class.
+        temperature: Temperature T.
+        inter_weight: Weight beta of the correlation over the classes of an image.
+        intra_weight: Weight gamma of the correlation over the images of a class.
     """
 
     kind: ClassVar[str] = "logits"
@@ -57,15 +65,24 @@ class DIST(Method):
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
-    """(N,): Pearson's correlation of the rows of (N, M); 0 without gradient where a row is constant."""
-    (x, x_norm, x_constant), (y, y_norm, y_constant) = _centred(x), _centred(y)
+    """Compute Pearson's correlation of corresponding rows; 0 without gradient where a row is constant.
+
+    Args:
+        x: (N, M).
+        y: (N, M).
+
+    Returns:
+        (N,), in -1 .. 1.
+    """
+    (x, x_norm, x_constant), (y, y_norm, y_constant) = _center(x), _center(y)
     constant = x_constant | y_constant
     norms = (x_norm * y_norm).masked_fill(constant, 1)
     return ((x * y).sum(dim=1) / (norms + 1e-8)).masked_fill(constant, 0)
 
 
-def _centred(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    centred = rows - rows.mean(dim=1, keepdim=True)
-    norms = torch.linalg.vector_norm(centred, dim=1)
+def _center(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the centered rows, their norms, and which of them are constant up to rounding."""
+    centered = rows - rows.mean(dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(centered, dim=1)
     rounding = 10 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows.detach(), dim=1)
-    return centred, norms, norms.detach() <= rounding
+    return centered, norms, norms.detach() <= rounding

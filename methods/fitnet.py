@@ -1,4 +1,4 @@
-"""FitNets: the student's features against the teacher's own."""
+"""FitNets: regression of the teacher's features."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,26 +18,34 @@ from benchmark.utils.precision import upcast
 
 @METHODS.register_module("fitnet")
 class FitNet(Method):
-    """FitNets: the student's features, through a linear map where sizes differ, approach the teacher's.
+    """FitNets: regress the teacher's embeddings or feature maps.
 
     Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets. ICLR 2015.
 
-    Equation: weight * mean (r(f_s) - f_t)^2 over all entries, summed over the stages; f are the features and r, the
-    regressor, is learnt.
+    Equation:
 
-    What retrieval papers call FitNet, and the default here, takes the embedding for f and no regressor, so that the
-    student can be searched in the teacher's gallery: AIR_Distiller, whose weight of 2 beside the whole task loss is the
-    default (the paper of D3still trains it without a task loss). Where embeddings differ in size r is a linear map
-    without bias, and the spaces stay apart. `on: stages` is the paper's hint: f are the maps that end a stage, and r a
-    1x1 convolution without bias, as in the codes of RKD and LabelRelaxation (four stages); the larger of two maps is
-    averaged down to the smaller's size. The paper trains on the hint first and on the task afterwards; here, as in the
-    codes, both run together. The preset `published` is the hint at one middle stage, with the weight of RepDistiller,
-    which is meant for the features of CIFAR networks.
+        weight * sum over features of mean (r(f_s) - f_t)^2
+
+    where f_s and f_t are the features of student and teacher, r is a learned regressor, and the mean runs over all
+    entries.
+
+    `on: embedding`, the default, is what retrieval papers call FitNet: f is the embedding, without a regressor, and the
+    student is trained into the teacher's embedding space. Where embedding sizes differ, r is a linear layer without
+    bias, which does not align the two spaces. `on: stages` is the paper's hint: f are the outputs of the stages and r
+    is a 1x1 convolution without bias, as in the codes of RKD and LabelRelaxation (four stages). Where map sizes differ,
+    the larger map is average-pooled to the smaller one's size.
+
+    Implementation: the paper trains on the hint first and on the task afterwards; here, as in the released codes, both
+    are trained together.
+
+    Defaults: weight 2, in addition to the whole task loss, is AIR_Distiller's (the paper of D3still trains FitNet
+    without a task loss). The preset `published` is the hint at one middle stage with RepDistiller's weight, which is
+    meant for the features of CIFAR networks.
 
     Args:
-        on: What approaches the teacher's: the `embedding`, or the maps of `stages`.
-        weight: Factor of the term.
-        stages: Which ones, with `on: stages`.
+        on: What is regressed: the `embedding`, or the outputs of the `stages`.
+        weight: Weight of the loss term.
+        stages: Stages whose outputs are compared with `on: stages`.
     """
 
     kind: ClassVar[str] = "embeddings"

@@ -1,4 +1,4 @@
-"""The symmetric divergence of fast-reid."""
+"""Symmetric divergence of fast-reid."""
 
 from typing import Annotated, ClassVar
 
@@ -14,19 +14,26 @@ from benchmark.registry import METHODS
 
 @METHODS.register_module("js")
 class JS(Method):
-    """Symmetric divergence: class probabilities approach the teacher's in both directions of the divergence.
+    """Symmetric divergence of fast-reid: match class probabilities by the KL divergence in both directions.
 
     He, Liao, Liu, Liu, Cheng, Mei: FastReID, A Pytorch Toolbox for General Instance Re-identification. arXiv, 2020; in
     its project FastDistill.
 
-    Equation: weight * T^2 / (2 B) * sum_b [KL(p_t || p_s) + KL(p_s || p_t)], p = softmax(z / T), z the logits of the
-    classifier heads, B the number of images in the batch. fast-reid calls it Jensen-Shannon; it has no mixture of the
-    two distributions and is half of Jeffreys' divergence, which is what is computed here too. Gradient flows through
-    the student's side of both directions. Temperature 16 and weight 1 beside the task loss are fast-reid's.
+    Equation:
+
+        weight * T^2 / (2 B) * sum_b [KL(p_t || p_s) + KL(p_s || p_t)],  p = softmax(z / T)
+
+    where z are the logits of student (s) and teacher (t) and b runs over the B images in the batch.
+
+    Implementation: fast-reid calls this loss Jensen-Shannon divergence, but it has no mixture of the two distributions:
+    it is half of Jeffreys' divergence, and so is the loss here. The student's probabilities pass gradient in both
+    directions.
+
+    Defaults: temperature 16 and weight 1, in addition to the task loss, are fast-reid's.
 
     Args:
-        temperature: T.
-        weight: Factor of the term.
+        temperature: Temperature T.
+        weight: Weight of the loss term.
     """
 
     kind: ClassVar[str] = "logits"

@@ -1,4 +1,4 @@
-"""Knowledge distillation by the teacher's class probabilities."""
+"""Knowledge distillation from class probabilities."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -15,18 +15,23 @@ from benchmark.registry import METHODS
 
 @METHODS.register_module("kd")
 class KD(Method):
-    """Knowledge distillation: the student's softened class probabilities approach the teacher's.
+    """Knowledge distillation: match the teacher's softened class probabilities.
 
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. NIPS Deep Learning Workshop, 2014.
 
-    Equation: weight * T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T)), z the logits of the classifier heads, B
-    the number of images in the batch. Temperature 2 and weight 1 beside the whole task loss, as retrieval codes have it
-    (AIR_Distiller, CDD, DEAP). The preset `classification` is the temperature of RepDistiller and mdistiller, which
-    take 0.9 of this and 0.1 of the cross-entropy: the same proportion is weight 9.
+    Equation:
+
+        weight * T^2 / B * sum_b KL(softmax(z_t / T) || softmax(z_s / T))
+
+    where z are the logits of student (s) and teacher (t) and b runs over the B images in the batch.
+
+    Defaults: temperature 2 and weight 1, in addition to the whole task loss, as in retrieval codes (AIR_Distiller, CDD,
+    DEAP). The preset `classification` has the temperature of RepDistiller and mdistiller, which combine 0.9 of this
+    term with 0.1 of the cross-entropy: the same ratio is weight 9.
 
     Args:
-        temperature: T.
-        weight: Factor of the term.
+        temperature: Temperature T.
+        weight: Weight of the loss term.
     """
 
     kind: ClassVar[str] = "logits"

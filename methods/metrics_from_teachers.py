@@ -18,26 +18,32 @@ from benchmark.utils.precision import upcast
 
 @METHODS.register_module("metrics_from_teachers")
 class MetricsFromTeachers(Method):
-    """Metrics from teachers: distances in the batch, or the embeddings, approach the teacher's.
+    """Metrics from teachers: match the distances within the batch, or the embeddings themselves.
 
     Yu, Yazici, Liu, van de Weijer, Cheng, Ramisa: Learning Metrics from Teachers, Compact Networks for Image Embedding.
     CVPR 2019.
 
-    Equation, `mode` relative: weight * ||D_s - D_t||_F with D_ij = max(|f_i - f_j|, 1e-6), f the embeddings, whose
-    sizes may differ. It is one norm over the whole batch, neither squared nor divided, and so grows with the batch.
-    `mode` absolute: weight * mean_b |f_s,b - f_t,b + 1e-6|, which needs embeddings of one size and pulls the student's
-    onto the teacher's; the constant, in every component, is that of the authors' code, and costs a student equal to its
-    teacher 1e-6 * sqrt(d) in d dimensions.
+    Equation:
 
-    Beside the triplet loss the authors weight relative and absolute with 0.3 and 1.0 for CUB-200-2011, 0.1 and 1.5 for
-    Cars196, 1.0 and 2.0 for Stanford Online Products. The presets `published` and `absolute` are those for CUB. On
-    batch-normalised embeddings `published` drowns the task loss, as `absolute` does not; the default, relative,
-    therefore L2-normalises first and takes the largest of the relative weights, 1.0.
+        relative: weight * ||D_s - D_t||_F,  D[i, j] = max(|f_i - f_j|, 1e-6)
+        absolute: weight * mean_b |f_s[b] - f_t[b] + 1e-6|
+
+    where f are the embeddings of student (s) and teacher (t). `mode: relative`, the default, allows different embedding
+    sizes. It is one norm over the whole batch, neither squared nor divided, so it grows with the batch size.
+    `mode: absolute` needs embeddings of equal size and trains the student into the teacher's embedding space. Its
+    constant, added to every component, is that of the authors' code; with it, a student equal to its teacher costs 1e-6
+    * sqrt(d) in d dimensions.
+
+    Defaults: in addition to the triplet loss, the authors weight relative and absolute with 0.3 and 1.0 for
+    CUB-200-2011, 0.1 and 1.5 for Cars196, and 1.0 and 2.0 for Stanford Online Products. The presets `published`
+    (relative) and `absolute` have the weights for CUB. On batch-normalized embeddings `published` outweighs the task
+    loss and `absolute` does not. The default, relative, therefore L2-normalizes first and has the largest of the
+    relative weights, 1.0.
 
     Args:
-        mode: See above.
-        weight: Factor of the term.
-        normalize: Whether the embeddings are L2-normalised first.
+        mode: Whether distances (`relative`) or embeddings (`absolute`) are compared.
+        weight: Weight of the loss term.
+        normalize: Whether to L2-normalize the embeddings first.
     """
 
     kind: ClassVar[str] = "sample relations"
@@ -58,10 +64,10 @@ class MetricsFromTeachers(Method):
         self.needs = Needs(equal_embeddings=self.aligned)
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        prepared = l2_normalize if self.normalize else upcast
-        s, t = prepared(student.embedding), prepared(teacher.embedding)
+        prepare = l2_normalize if self.normalize else upcast
+        s, t = prepare(student.embedding), prepare(teacher.embedding)
         if self.mode == "absolute":
-            apart = F.pairwise_distance(s, t, eps=1e-6).mean()
+            distance = F.pairwise_distance(s, t, eps=1e-6).mean()
         else:
-            apart = torch.linalg.vector_norm(pairwise_distance(s) - pairwise_distance(t))
-        return {f"metrics_from_teachers_{self.mode}": self.weight * apart}
+            distance = torch.linalg.vector_norm(pairwise_distance(s) - pairwise_distance(t))
+        return {f"metrics_from_teachers_{self.mode}": self.weight * distance}

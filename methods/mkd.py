@@ -1,4 +1,4 @@
-"""Asymmetric relations between attention maps."""
+"""Asymmetric relation distillation of attention maps."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -19,26 +19,34 @@ Weight = Annotated[float, Field(ge=0)]
 
 @METHODS.register_module("mkd")
 class MKD(Method):
-    """MKD: distances of the student's attention maps to the teacher's approach those within the teacher.
+    """MKD: match distances between attention maps of student and teacher to those within the teacher.
 
     Xie et al.: Distillation Embedded Absorbable Pruning for Fast Object Re-identification. Pattern Recognition 152,
     2024, which calls it asymmetric relation knowledge distillation; MKD is its name in the code.
 
-    Equation, for the B images in the batch: sum over stages of 1 / B * (alpha * sum_i E_ii + beta * sum_(i != j) E_ij),
-    with E_ij = (D(t_i, t_j) - D(s_i, t_j))^2 and D(x, y) = max(||x - y||, 1e-6). s_i and t_i are the attention maps of
-    image i, mean_c |f_c|^p over the positions of a stage's output f, L2-normalised under `distance: cosine` and left as
-    they are under `l2`. Hence E_ii pulls the student's map onto the teacher's. For odd p the code's f^p can be
-    negative; here it is |f|^p. Widths may differ; the larger of two maps is averaged down to the smaller's (h, w), in
-    the code to a square (h, h). Values and stages are those of the authors' code for VeRi-776, beside cross-entropy and
-    triplet loss. As there, the second sum is divided by B, not by B (B - 1), and so grows with the batch. Its cast to
-    float32, in which an expanded ||x - y||^2 makes D(t_i, t_i) rounding noise, is not followed.
+    Equation:
+
+        sum over stages of 1 / B * (alpha * sum_i E[i, i] + beta * sum_{i != j} E[i, j])
+
+        E[i, j] = (D(t_i, t_j) - D(s_i, t_j))^2,  D(x, y) = max(||x - y||, 1e-6)
+
+    where i and j run over the B images in the batch, and s_i and t_i are the attention maps of image i: mean_c |f[c]|^p
+    at every position of a stage's output f in student and teacher, L2-normalized with `distance: cosine` and unchanged
+    with `distance: l2`. E[i, i] therefore trains the student's map to equal the teacher's. Channel counts may differ.
+
+    Implementation: as in the authors' code, the second sum is divided by B, not by B (B - 1), so it grows with the
+    batch size. For odd p the code's f^p can be negative; here it is |f|^p. Where map sizes differ, the larger map is
+    average-pooled to the smaller one's (h, w); the code pools to a square (h, h). The code's cast to float32 is not
+    followed: with an expanded ||x - y||^2 it turns D(t_i, t_i) into rounding noise.
+
+    Defaults: those of the authors' code for VeRi-776, used with cross-entropy and triplet loss.
 
     Args:
-        alpha: Weight of an image with itself.
-        beta: Weight of different images.
-        stages: Where maps are compared.
-        power: p.
-        distance: Whether maps are normalised first.
+        alpha: Weight of the distance between both maps of one image.
+        beta: Weight of the distances between maps of different images.
+        stages: Stages whose outputs are compared.
+        power: Exponent p of the attention map.
+        distance: `cosine` to L2-normalize the maps first, `l2` to leave them unchanged.
     """
 
     kind: ClassVar[str] = "feature maps"
@@ -63,17 +71,17 @@ class MKD(Method):
         for tap in self.student_taps:
             s, t = (self._attention(maps) for maps in match_size(student.taps[tap], teacher.taps[tap]))
             errors = (_distances(t, t) - _distances(s, t)).square()
-            same = torch.eye(len(s), dtype=torch.bool, device=s.device)
+            diagonal = torch.eye(len(s), dtype=torch.bool, device=s.device)
             own.append(errors.diagonal().sum() / len(s))
-            other.append(errors.masked_fill(same, 0).sum() / len(s))
+            other.append(errors.masked_fill(diagonal, 0).sum() / len(s))
         return {"mkd_own": self.alpha * torch.stack(own).sum(), "mkd_other": self.beta * torch.stack(other).sum()}
 
     def _attention(self, maps: Tensor) -> Tensor:
-        """(B, H * W)."""
+        """Compute (B, H * W) attention maps from (B, C, H, W)."""
         attention = maps.abs().pow(self.power).mean(dim=1).flatten(1)
         return F.normalize(attention) if self.distance == "cosine" else attention
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # From differences: the expanded square loses the digits of near pairs, of which the diagonal is made.
+    # From differences: the expanded square loses the digits of near pairs, such as those on the diagonal.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=MIN_DISTANCE)

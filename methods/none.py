@@ -1,4 +1,4 @@
-"""The student alone: the row that every comparison needs."""
+"""No distillation: the baseline of every comparison."""
 
 from typing import ClassVar
 
@@ -12,9 +12,9 @@ from benchmark.registry import METHODS
 
 @METHODS.register_module("none")
 class NoDistillation(Method):
-    """No distillation: the student is trained by the task loss alone.
+    """No distillation: the student is trained with the task loss alone.
 
-    Equation: nothing is added to the task loss.
+    Equation: no term is added to the task loss.
     """
 
     kind: ClassVar[str] = "none"

@@ -18,22 +18,27 @@ from benchmark.utils.precision import full_precision
 
 @METHODS.register_module("nst")
 class NST(Method):
-    """Neuron selectivity transfer: the distribution of a stage's channels over the image approaches the teacher's.
+    """Neuron selectivity transfer: match the distribution of the channels' activation patterns.
 
     Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. arXiv 2017.
 
-    Equation: weight * sum over stages of mean_b [mean k(t, t') + mean k(s, s') - 2 mean k(s, t)], the squared maximum
-    mean discrepancy of the channels' maps s and t of an image, each L2-normalised over its positions, under the kernel
-    k(x, y) = <x, y>^2; the means run over all pairs of channels, a channel with itself included. As in RepDistiller.
-    Widths may differ; the larger of two maps is averaged down to the smaller's (h, w), in RepDistiller to a square
-    (h, h).
+    Equation:
 
-    No weight for retrieval is known. The default puts the term at the size of the task loss when training starts and
-    the networks are far apart. Maps are normalised, so it holds for other scales of features.
+        weight * sum over stages of mean_b [mean k(t, t') + mean k(s, s') - 2 mean k(s, t)],  k(x, y) = <x, y>^2
+
+    where s and t are the maps of single channels of an image b in student and teacher, each L2-normalized over its
+    positions. The means run over all pairs of channels, a channel with itself included. The term is the squared maximum
+    mean discrepancy (MMD) of the channels under the kernel k. Channel counts may differ.
+
+    Implementation: as in RepDistiller. Where map sizes differ, the larger map is average-pooled to the smaller one's
+    (h, w); RepDistiller pools to a square (h, h).
+
+    Defaults: no weight for retrieval is known. The default makes the term about as large as the task loss at the start
+    of training, when the networks are far apart. Maps are normalized, so it holds for other scales of features.
 
     Args:
-        weight: Factor of the term.
-        stages: Where maps are compared.
+        weight: Weight of the loss term.
+        stages: Stages whose outputs are compared.
     """
 
     kind: ClassVar[str] = "feature maps"
@@ -48,18 +53,24 @@ class NST(Method):
         self.student_taps = self.teacher_taps = [f"stage{stage}" for stage in stages]
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        terms = [discrepancy(*match_size(student.taps[tap], teacher.taps[tap])) for tap in self.student_taps]
+        terms = [squared_mmd(*match_size(student.taps[tap], teacher.taps[tap])) for tap in self.student_taps]
         return {"nst": self.weight * torch.stack(terms).sum()}
 
 
-def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-    """mean_b of the squared discrepancy of (B, C, H, W) and (B, C', H, W), as the equation of `NST` has it.
+def squared_mmd(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute the squared maximum mean discrepancy of `NST`, averaged over the batch.
 
-    With the channels as the rows of S, sum <s, s'>^2 = ||S S^T||_F^2 = ||S^T S||_F^2 and sum <s, t>^2 =
-    <S^T S, T^T T>, so that the discrepancy is also ||S^T S / C - T^T T / C'||_F^2. Whichever products are smaller are
-    computed: between channels, or between positions.
+    Args:
+        student: (B, C, H, W).
+        teacher: (B, C', H, W).
+
+    Returns:
+        A scalar.
     """
     s, t = (F.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
+    # With the channels as the rows of S, sum <s, s'>^2 = ||S S^T||_F^2 = ||S^T S||_F^2 and sum <s, t>^2 =
+    # <S^T S, T^T T>, so the result equals ||S^T S / C - T^T T / C'||_F^2. The smaller products are computed: between
+    # channels, or between positions.
     with full_precision(s.device):
         if s.shape[2] <= max(s.shape[1], t.shape[1]):
             return (s.mT @ s / s.shape[1] - t.mT @ t / t.shape[1]).square().sum(dim=(1, 2)).mean()

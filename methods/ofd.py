@@ -1,4 +1,4 @@
-"""The overhaul of feature distillation."""
+"""Overhaul of feature distillation."""
 
 import math
 from collections.abc import Mapping
@@ -20,25 +20,33 @@ from benchmark.utils.precision import upcast
 
 @METHODS.register_module("ofd")
 class OFD(Method):
-    """Overhaul of feature distillation: maps before a stage's last ReLU approach the teacher's positive responses.
+    """Overhaul of feature distillation: match the teacher's positive responses before the last ReLU of each stage.
 
     Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019.
 
-    Equation: weight * sum over stages j = 0 .. n - 1 of 2^-(n - j - 1) / B * sum over all entries of (r(s) - t')^2
-    where r(s) > t' or t' > 0, and 0 elsewhere: a negative response of the teacher asks only for a response that is not
-    above it. B is the number of images in the batch; s and t are the maps before the activation that ends the stage
-    (its output, where none does), r a 1x1 convolution and a batch-norm, and t' = max(t, m_c). The margin m_c is the
-    mean of the negative half of a normal distribution with the bias as mean and the scale as deviation of the
-    batch-norm that ends the teacher's stage, in channel c, and -3 deviations where less than a thousandth is negative.
-    In a residual block that leaves out the shortcut, as the authors' code does.
+    Equation:
 
-    The authors' code divides by 1000 for CIFAR, the preset `cifar`, and by 10000 for ImageNet, as does fast-reid, which
-    adds it to a retrieval network's task loss: the default weight. The sum grows with image and teacher. Where maps
-    differ in size, which the paper does not provide for, the larger of two is averaged down to the smaller's.
+        weight * sum over stages j = 0 .. n - 1 of 2^-(n - j - 1) / B * sum over all entries of d
+
+        d = (r(s) - t')^2 where r(s) > t' or t' > 0, and 0 elsewhere,  t' = max(t, m_c)
+
+    where B is the number of images in the batch, s and t are the maps of student and teacher before the activation that
+    ends the stage (the stage's output if there is none), and r is a 1x1 convolution followed by batch norm. A negative
+    response of the teacher thus only requires that the student's does not exceed it. The margin m_c of channel c is the
+    mean of the negative half of a normal distribution, whose mean and standard deviation are the bias and the scale of
+    the batch norm that ends the teacher's stage; it is -3 standard deviations where less than a thousandth of the
+    distribution is negative. In a residual block, the margin ignores the shortcut, as in the authors' code.
+
+    Implementation: where map sizes differ, which the paper does not cover, the larger map is average-pooled to the
+    smaller one's size.
+
+    Defaults: the authors' code divides by 10000 for ImageNet, as does fast-reid, which adds the term to a retrieval
+    network's task loss: this is the default weight. It divides by 1000 for CIFAR (preset `cifar`). The sum grows with
+    the size of the image and of the teacher.
 
     Args:
-        weight: Factor of the term.
-        stages: Where maps are compared.
+        weight: Weight of the loss term.
+        stages: Stages whose maps are compared.
     """
 
     kind: ClassVar[str] = "feature maps"
@@ -57,7 +65,7 @@ class OFD(Method):
 
     def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
         for stage, channels in zip(self.stages, stage_channels(teacher, self.stages), strict=True):
-            _last_norm(teacher, stage, channels)
+            _last_batchnorm(teacher, stage, channels)
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         outputs = stage_channels(teacher, self.stages)
@@ -65,8 +73,8 @@ class OFD(Method):
             convolution = nn.Conv2d(width, channels, 1, bias=False)
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
             self.connectors.append(nn.Sequential(convolution, nn.BatchNorm2d(channels)))
-            norm = _last_norm(teacher, stage, channels)
-            self.register_buffer(f"margin{stage}", negative_mean(norm.bias.detach(), norm.weight.detach()))
+            norm = _last_batchnorm(teacher, stage, channels)
+            self.register_buffer(f"margin{stage}", negative_half_mean(norm.bias.detach(), norm.weight.detach()))
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         terms = []
@@ -78,22 +86,35 @@ class OFD(Method):
 
 
 def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """The sum over all entries of (B, C, H, W) maps, as the equation of `OFD` has it, with (C,) margins."""
+    """Compute the sum of d over all entries, as in the equation of `OFD`.
+
+    Args:
+        student: (B, C, H, W) maps after the connector, r(s).
+        teacher: (B, C, H, W) maps before the activation, t.
+        margin: (C,) margins m_c.
+
+    Returns:
+        A scalar.
+    """
     target = teacher.maximum(margin[:, None, None])
-    counts = (student > target) | (target > 0)
-    return (student - target).square().where(counts, 0).sum()
+    counted = (student > target) | (target > 0)
+    return (student - target).square().where(counted, 0).sum()
 
 
-def negative_mean(mean: Tensor, deviation: Tensor) -> Tensor:
-    """E[x | x < 0] of normal distributions; -3 |deviation| where P(x < 0) is at most 0.001."""
+def negative_half_mean(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Compute E[x | x < 0] of normal distributions; -3 |deviation| where P(x < 0) is at most 0.001."""
     m, s = mean.double(), deviation.double().abs().clamp(min=1e-12)
-    share = torch.special.ndtr(-m / s)
+    probability = torch.special.ndtr(-m / s)
     density = (-0.5 * (m / s).square()).exp() / math.sqrt(2 * math.pi)
-    return torch.where(share > 1e-3, m - s * density / share.clamp(min=1e-3), -3 * s).to(mean.dtype)
+    return torch.where(probability > 1e-3, m - s * density / probability.clamp(min=1e-3), -3 * s).to(mean.dtype)
 
 
-def _last_norm(network: Embedder, stage: int, channels: int) -> nn.BatchNorm2d:
-    """The batch-norm of the stage's output, the shortcuts' left out."""
+def _last_batchnorm(network: Embedder, stage: int, channels: int) -> nn.BatchNorm2d:
+    """Return the last batch norm of a stage's main path.
+
+    Raises:
+        UserError: The stage has no batch norm of this width.
+    """
     path = network.backbone.feature_info[-4:][stage - 1]["module"]
     norms = [
         module
@@ -102,7 +123,7 @@ def _last_norm(network: Embedder, stage: int, channels: int) -> nn.BatchNorm2d:
     ]
     if not norms:
         raise UserError(
-            f"ofd takes its margins from the batch-norm that ends a stage, and stage {stage} of "
-            f"{network.architecture['backbone']} has none: choose another teacher.network.backbone"
+            f"teacher.network.backbone: stage {stage} of {network.architecture['backbone']} does not end with a batch "
+            "norm, from which ofd takes its margins; choose another backbone, such as a ResNet"
         )
     return norms[-1]

@@ -17,18 +17,27 @@ EPSILON = 1e-7
 
 @METHODS.register_module("pkt")
 class PKT(Method):
-    """Probabilistic knowledge transfer: each image's cosines to the batch, as probabilities, match the teacher's.
+    """Probabilistic knowledge transfer: match each image's cosine similarities to the batch as probabilities.
 
     Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018.
 
-    Equation: weight / B^2 * sum_ij P_t,ij * log((P_t,ij + e) / (P_s,ij + e)), where P_ij = K_ij / sum_j K_ij, K_ij =
-    (cos(f_i, f_j) + 1) / 2, f the embeddings of the B images in the batch and e = 1e-7. As in the released codes, the
-    sums include the diagonal, the lengths in the cosine are |f| + e, and the result is a mean over the B^2 entries,
-    hence small; a zero row, whose gradient those codes scale by 1 / e, passes none here. Embedding sizes may differ.
-    Weight 30000 is that of RepDistiller, mdistiller and AIR_Distiller, the last a retrieval code.
+    Equation:
+
+        weight / B^2 * sum_ij P_t[i, j] * log((P_t[i, j] + e) / (P_s[i, j] + e))
+
+        P[i, j] = K[i, j] / sum_j K[i, j],  K[i, j] = (cos(f_i, f_j) + 1) / 2
+
+    where f are the embeddings of student (s) and teacher (t) for the B images in the batch, and e = 1e-7. Embedding
+    sizes may differ.
+
+    Implementation: as in the released codes, the sums include the diagonal, the norms in the cosine are |f| + e, and
+    the result is a mean over the B^2 entries, hence small. A zero row passes no gradient; the released codes scale its
+    gradient by 1 / e.
+
+    Defaults: weight 30000 is that of RepDistiller, mdistiller and AIR_Distiller, the last a retrieval code.
 
     Args:
-        weight: Factor of the term.
+        weight: Weight of the loss term.
     """
 
     kind: ClassVar[str] = "sample relations"
@@ -38,17 +47,17 @@ class PKT(Method):
         self.weight = weight
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        s, t = probabilities(student.embedding), probabilities(teacher.embedding)
+        s, t = batch_probabilities(student.embedding), batch_probabilities(teacher.embedding)
         return {"pkt": self.weight * (t * ((t + EPSILON) / (s + EPSILON)).log()).mean()}
 
 
-def probabilities(features: Tensor) -> Tensor:
-    """(B, D) -> (B, B): row i is the distribution of image i over the batch, itself included."""
+def batch_probabilities(features: Tensor) -> Tensor:
+    """Compute a (B, B) matrix from (B, D) rows: row i is image i's distribution over the batch, i included."""
     features = upcast(features)
     norms = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     rows = features / (norms + EPSILON).masked_fill(norms == 0, 1)
     rows = rows.masked_fill(norms == 0, 0)
     with full_precision(features.device):
         kernel: Tensor = (rows @ rows.T + 1) / 2
-    kernel = kernel.clamp(min=0)  # opposite rows come out a rounding error below zero
+    kernel = kernel.clamp(min=0)  # for opposite rows, rounding can give a value below zero
     return kernel / kernel.sum(dim=1, keepdim=True)

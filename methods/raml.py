@@ -1,4 +1,4 @@
-"""Asymmetric metric learning of relations and of the embedding itself."""
+"""Resolution-asymmetric metric learning."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,28 +22,36 @@ EPSILON = 1e-6
 
 @METHODS.register_module("raml")
 class RAML(Method):
-    """Resolution-asymmetric metric learning: the student's embeddings and their cosines approach the teacher's.
+    """Resolution-asymmetric metric learning: match the teacher's embeddings and their cosine similarities.
 
     Suma, Tolias: Large-to-small Image Resolution Asymmetry in Deep Metric Learning. WACV 2023.
 
-    Equation: weight * sum over groups of [ mean_a (1 - s_a . t_a)^2 + mixed_weight * M(s t^T, t t^T) +
-    student_weight * M(s s^T, t t^T) ], s and t the L2-normalised embeddings of a group of A images, M the mean square
-    of the differences off the diagonal; 1e-6 is added to every difference before it is squared. In the authors' code
-    (`relations: views`) a group is all augmentations of one image. In AIR_Distiller (`batch`) it is the whole batch,
-    one view of each image: hence a mean where the authors have a sum over images, and neither weights nor learning
-    rates transfer.
+    Equation:
 
-    `batch` is the default: batches here are P identities x K images in one view, for the sake of the task loss beside.
-    Views in their stead would leave it fewer images of the same batch size, and positives that are copies. With
-    `views`, set train.sampler.views (the authors: 8); the sum over images can be tempered by `weight`. The weights are
-    the authors' for CUB; the presets `cub`, `cars` and `sop` are theirs for those sets, with `views`, and
-    `air_distiller` is what that code trains with on CUB: by an error it reads the first weight into both.
+        weight * sum over groups of [
+            mean_a (1 - <s_a, t_a>)^2 + mixed_weight * M(s t^T, t t^T) + student_weight * M(s s^T, t t^T)]
+
+    where s and t are the L2-normalized embeddings of student and teacher for a group of A images, and M is the mean
+    square of the differences off the diagonal. 1e-6 is added to every difference before it is squared.
+
+    With `relations: views`, as in the authors' code, a group is all augmentations of one image. With
+    `relations: batch`, as in AIR_Distiller, the only group is the whole batch, with one view of each image. The loss is
+    then a mean where the authors' is a sum over images, so neither weights nor learning rates transfer.
+
+    Implementation: `batch` is the default because batches here consist of P identities x K images in one view, for the
+    task loss. With views instead, the task loss would get fewer different images in a batch of the same size, and
+    positives that are copies. To use `views`, set train.sampler.views (the authors: 8); `weight` can compensate for the
+    sum over images.
+
+    Defaults: the weights are the authors' for CUB. The presets `cub`, `cars` and `sop` are theirs for these datasets,
+    with `views`. The preset `air_distiller` is what that code trains with on CUB: by a bug it reads the first weight
+    into both.
 
     Args:
-        mixed_weight: Factor of the cosines between student and teacher (lambda 1).
-        student_weight: Factor of the cosines within the student's space (lambda 2).
-        weight: Factor of all three terms.
-        relations: Among which images the cosines are compared.
+        mixed_weight: Weight of the cosines between student and teacher (lambda 1).
+        student_weight: Weight of the cosines within the student's space (lambda 2).
+        weight: Weight of all three terms.
+        relations: The images whose cosines are compared: the `batch`, or the `views` of one image.
     """
 
     kind: ClassVar[str] = "embeddings"
@@ -74,7 +82,7 @@ class RAML(Method):
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         groups = (1, len(student.embedding)) if self.relations == "batch" else (-1, self.views)
         s, t = (l2_normalize(features.embedding).unflatten(0, groups) for features in (student, teacher))
-        absolute, mixed, within = differences(s, t)
+        absolute, mixed, within = raml_terms(s, t)
         return {
             "raml_absolute": self.weight * absolute,
             "raml_mixed": self.weight * self.mixed_weight * mixed,
@@ -82,20 +90,23 @@ class RAML(Method):
         }
 
 
-def differences(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three terms without their weights, each a sum over groups.
+def raml_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the three terms of `RAML` without their weights, each a sum over groups.
 
     Args:
-        student: (groups, A, D), rows of unit length, A above 1.
+        student: (groups, A, D) rows of unit length, A above 1.
         teacher: The same shape.
+
+    Returns:
+        The terms of the embeddings, of the cosines between both networks, and of those within the student's space.
     """
     images = student.shape[1]
     with full_precision(student.device):
-        across, within, model = student @ teacher.mT, student @ student.mT, teacher @ teacher.mT
+        mixed, within, target = student @ teacher.mT, student @ student.mT, teacher @ teacher.mT
     absolute = (1 - (student * teacher).sum(dim=2) + EPSILON).square().mean(dim=1).sum()
     diagonal = torch.eye(images, dtype=torch.bool, device=student.device)
-    mixed, own = (
-        (found - model + EPSILON).square().masked_fill(diagonal, 0).sum() / (images * (images - 1))
-        for found in (across, within)
+    mixed, within = (
+        (cosines - target + EPSILON).square().masked_fill(diagonal, 0).sum() / (images * (images - 1))
+        for cosines in (mixed, within)
     )
-    return absolute, mixed, own
+    return absolute, mixed, within

@@ -16,33 +16,42 @@ from benchmark.registry import METHODS
 from benchmark.utils.precision import upcast
 
 GRIDS = (4, 2, 1)
-"""Sides of the grids to which maps are averaged, besides their own size."""
+"""Side lengths of the grids to which maps are averaged, in addition to their own size."""
 
 
 @METHODS.register_module("reviewkd")
 class ReviewKD(Method):
-    """Knowledge review: the student's maps, fused with its deeper ones, approach the teacher's on a pyramid of grids.
+    """Knowledge review: match the teacher's maps with the student's maps fused with its deeper ones.
 
     Chen, Liu, Zhao, Jia: Distilling Knowledge via Knowledge Review. CVPR 2021.
 
-    Equation: weight * sum over levels of hcl(out_j, t_j), t_j being the teacher's map. From the deepest level on,
-    x_j = BN(conv1x1(s_j)) of the student's map s_j has `middle` channels; on all other levels it is fused with
-    y = x_(j+1), resized: x_j <- z_0 x_j + z_1 y, where the maps z are the sigmoid of a 1x1 convolution of both. Then
-    x_j takes the teacher's size, and out_j = BN(conv3x3(x_j)). All resizing is by nearest neighbour. hcl is the mean
-    square of the difference of both maps, plus 1/2, 1/4 and 1/8 times that of their averages over grids of 4 x 4, 2 x 2
-    and 1 x 1, all over the sum of these factors. Grids that are not smaller than the map's height are left out, and the
-    factors go to those that are used.
+    Equation:
 
-    The levels are the ends of stages and, as the 1 x 1 level of the authors' code, the pooled feature. The weight of 1
-    is the basis of theirs, which puts the term at the size of the task loss when training starts; the preset
-    `published` is the 5 that they take for res32x4 on CIFAR-100. No retrieval code was found. Their ramp of the weight
-    over the first 20 epochs is left out, in the preset too; the recipe warms up the learning rate. `middle` is a
-    compromise: the 3x3 convolutions to the widths of a large teacher can cost more than the student itself.
+        weight * sum over levels j of hcl(out_j, t_j)
+
+        x_j = BN(conv1x1(s_j))
+        x_j <- z_0 * x_j + z_1 * y,  y = resize(x_{j+1}),  z = sigmoid(conv1x1([x_j, y])), except on the deepest level
+        out_j = BN(conv3x3(resize(x_j)))
+
+    where s_j and t_j are the maps of student and teacher, from the deepest level to the shallowest, and x_j has
+    `middle` channels. Before the 3x3 convolution x_j is resized to the teacher's map. All resizing is by nearest
+    neighbor. hcl, the hierarchical context loss, is the mean squared difference of two maps, plus 1/2, 1/4 and 1/8
+    times that of their averages over grids of 4 x 4, 2 x 2 and 1 x 1, divided by the sum of these factors. Grids that
+    are not smaller than the map's height are skipped, and the factors go to the remaining ones in this order.
+
+    Implementation: the levels are the outputs of the stages and, as the 1 x 1 level of the authors' code, the pooled
+    feature. Their ramp of the weight over the first 20 epochs is omitted, in the preset too; the recipe warms up the
+    learning rate.
+
+    Defaults: weight 1 is the authors' base weight, with which the term is about as large as the task loss at the start
+    of training. The preset `published` is the 5 that they use for res32x4 on CIFAR-100. No retrieval code was found.
+    `middle` is a compromise: the 3x3 convolutions to the widths of a large teacher can cost more than the student
+    itself.
 
     Args:
-        weight: Factor of the term.
-        stages: Which ones.
-        middle: Channels of the fused maps.
+        weight: Weight of the loss term.
+        stages: Stages whose outputs are compared.
+        middle: Number of channels of the fused maps.
         pooled: Whether the pooled feature is the deepest level.
     """
 
@@ -79,7 +88,15 @@ class ReviewKD(Method):
         return {"reviewkd": self.weight * torch.stack(terms).sum()}
 
     def review(self, student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
-        """The student's fused maps, each of the teacher's shape, from the shallowest."""
+        """Fuse the student's maps from the deepest level on.
+
+        Args:
+            student: (B, C, H, W) maps, from the shallowest level to the deepest.
+            teacher: Maps of the same levels, of which only the sizes are read.
+
+        Returns:
+            For each level, the fused map in the teacher's shape.
+        """
         outputs: list[Tensor] = []
         fused: Tensor | None = None
         for fusion, s, t in zip(reversed(self.fusions), reversed(student), reversed(teacher), strict=True):
@@ -93,13 +110,13 @@ class ReviewKD(Method):
 
 
 class Fusion(nn.Module):
-    """A level's map, with what comes from the deeper levels, at the teacher's size and width.
+    """Fusion of a student's map with the fused map of the next deeper level.
 
     Args:
         inputs: Channels of the student's map.
-        middle: Channels of what is fused.
+        middle: Channels of the fused map.
         outputs: Channels of the teacher's map.
-        fuses: False for the deepest level.
+        fuses: Whether there is a deeper level.
     """
 
     def __init__(self, inputs: int, middle: int, outputs: int, fuses: bool) -> None:
@@ -109,18 +126,27 @@ class Fusion(nn.Module):
         self.expand = nn.Sequential(nn.Conv2d(middle, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, maps: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """(B, inputs, H, W) and the fused map of the deeper level -> (B, outputs, *size) and the fused map."""
+        """Fuse two maps.
+
+        Args:
+            maps: (B, inputs, H, W) map of this level.
+            deeper: Fused map of the next deeper level, (B, middle, H', W'), or None on the deepest.
+            size: Height and width of the teacher's map.
+
+        Returns:
+            The output, (B, outputs, *size), and the fused map, (B, middle, *size).
+        """
         fused = self.reduce(maps)
         if self.attend is not None and deeper is not None:
             deeper = _resize(deeper, fused.shape[2:])
-            shares = self.attend(torch.cat([fused, deeper], dim=1)).sigmoid()
-            fused = fused * shares[:, :1] + deeper * shares[:, 1:]
+            attention = self.attend(torch.cat([fused, deeper], dim=1)).sigmoid()
+            fused = fused * attention[:, :1] + deeper * attention[:, 1:]
         fused = _resize(fused, size)
         return self.expand(fused), fused
 
 
 def hcl(student: Tensor, teacher: Tensor) -> Tensor:
-    """The hierarchical context loss of two (B, C, H, W) maps, a scalar."""
+    """Compute the hierarchical context loss of two (B, C, H, W) maps, a scalar."""
     s, t = upcast(student), upcast(teacher)
     total, factors = F.mse_loss(s, t), 1.0
     for k, side in enumerate((grid for grid in GRIDS if grid < s.shape[2]), start=1):

@@ -20,22 +20,28 @@ Weight = Annotated[float, Field(ge=0)]
 
 @METHODS.register_module("rkd")
 class RKD(Method):
-    """Relational knowledge distillation: distances and angles between embeddings approach the teacher's.
+    """Relational knowledge distillation: match distances and angles between embeddings.
 
     Park, Kim, Lu, Cho: Relational Knowledge Distillation. CVPR 2019.
 
-    Equation: w_d * mean_ij huber(psi_s - psi_t) + w_a * mean_ijk huber(a_s - a_t), where i, j and k are of the B images
-    in the batch, huber(x) is x^2 / 2 up to |x| = 1 and |x| - 1/2 beyond, psi_ij is the distance of i and j over the
-    mean distance in the batch, and a_ijk the cosine of the angle at i between j and k. Embedding sizes may differ. The
-    paper sums over distinct pairs and triples; here, as in the authors' code, the final means run over all B^2 and B^3
-    entries, degenerate ones (equal on both sides) included. Weights 25 and 50 are those that codes use beside a task
-    loss (RepDistiller, mdistiller, AIR_Distiller). The preset `metric_learning` is the authors' 1 and 2, for training
-    without one.
+    Equation:
+
+        w_d * mean_ij huber(psi_s[i, j] - psi_t[i, j]) + w_a * mean_ijk huber(a_s[i, j, k] - a_t[i, j, k])
+
+    where i, j and k run over the B images in the batch, s is the student and t the teacher, psi[i, j] is the distance
+    between i and j divided by the mean distance in the batch, a[i, j, k] is the cosine of the angle at i between j and
+    k, and huber(x) is x^2 / 2 up to |x| = 1 and |x| - 1/2 beyond. Embedding sizes may differ.
+
+    Implementation: the paper sums over distinct pairs and triples. Here, as in the authors' code, the final means run
+    over all B^2 and B^3 entries, including degenerate ones, which are equal in student and teacher.
+
+    Defaults: weights 25 and 50 are used by codes that add the terms to a task loss (RepDistiller, mdistiller,
+    AIR_Distiller). The preset `metric_learning` has the authors' 1 and 2, for training without a task loss.
 
     Args:
-        distance_weight: w_d.
-        angle_weight: w_a.
-        normalize: Whether the embeddings are L2-normalised first. The authors' student is not.
+        distance_weight: Weight w_d of the distances.
+        angle_weight: Weight w_a of the angles.
+        normalize: Whether to L2-normalize the embeddings first. The authors do not normalize the student's.
     """
 
     kind: ClassVar[str] = "sample relations"
@@ -50,8 +56,8 @@ class RKD(Method):
         self.normalize = normalize
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        prepared = l2_normalize if self.normalize else upcast
-        s, t = prepared(student.embedding), prepared(teacher.embedding)
+        prepare = l2_normalize if self.normalize else upcast
+        s, t = prepare(student.embedding), prepare(teacher.embedding)
         return {
             "rkd_distance": self.distance_weight * F.smooth_l1_loss(relative_distances(s), relative_distances(t)),
             "rkd_angle": self.angle_weight * F.smooth_l1_loss(angles(s), angles(t)),
@@ -59,7 +65,10 @@ class RKD(Method):
 
 
 def relative_distances(features: Tensor) -> Tensor:
-    """(B, B): distances over their mean; the mean excludes the diagonal, which is 0, but passes gradient."""
+    """Compute (B, B) distances of (B, D) rows divided by their mean.
+
+    The mean excludes the diagonal, which is 0, and passes gradient.
+    """
     rows = len(features)
     distances = pairwise_distance(features)
     distances = distances.masked_fill(torch.eye(rows, dtype=torch.bool, device=features.device), 0)
@@ -67,13 +76,14 @@ def relative_distances(features: Tensor) -> Tensor:
 
 
 def angles(features: Tensor) -> Tensor:
-    """(B, B, B): entry ijk is the cosine at i between j and k, 0 without gradient where i coincides with j or k.
+    """Compute (B, B, B) cosines of (B, D) rows: entry ijk is that of the angle at i between j and k.
 
-    The authors' code divides a coincident pair's zero difference by 1e-12, which scales its gradient by 1e12.
+    The entry is 0, without gradient, where i coincides with j or k. The authors' code divides the zero difference of
+    such a pair by 1e-12, which scales its gradient by 1e12.
     """
     differences = features[None] - features[:, None]
     norms = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
-    same = norms <= 1e-12
-    directions = (differences / norms.masked_fill(same, 1)).masked_fill(same, 0)
+    coincident = norms <= 1e-12
+    directions = (differences / norms.masked_fill(coincident, 1)).masked_fill(coincident, 0)
     with full_precision(features.device):
         return directions @ directions.mT

@@ -14,33 +14,39 @@ from benchmark.model.features import Features
 from benchmark.registry import METHODS
 
 Weight = Annotated[float, Field(ge=0)]
-HARD = 1e-6
-"""Temperature of the teacher's comparisons: steps, for cosines that differ by more than rounding."""
+TEACHER_TEMPERATURE = 1e-6
+"""Temperature of the teacher's indicator: a step function for cosines that differ by more than rounding."""
 
 
 @METHODS.register_module("rop")
 class ROP(Method):
-    """Rank order preservation: which of two neighbours is the nearer one, the student is to see as the teacher does.
+    """Rank order preservation: match the pairwise order of each image's neighbors in the teacher's space.
 
     Wu, Wang, Zhou, Li: A General Rank Preserving Framework for Asymmetric Image Retrieval. ICLR 2023.
 
-    Equation: weight / (B K) * sum_i sum_mn w_m (sigmoid((T_n - T_m) / 1e-6) - sigmoid((S_n - T_m) / tau))^2, where i
-    runs over the B images in the batch, m and n over the K of them nearest to i in the teacher's space, i the first of
-    them; T_m = cos(t_i, t_m) and S_m = cos(s_i, t_m), s and t the embeddings of student and teacher; w_m = m *
-    softmax_m(rank_weight * T_m), m counted from 1.
+    Equation:
 
-    As in AIR_Distiller, whose values this meets: the student's indicator subtracts the TEACHER's similarity T_m, not
-    S_m, so that the similarities themselves are pulled together, not their order alone, and a student equal to its
-    teacher is not quite at zero; the neighbours are the batch's, not those of a gallery of the training set. There the
-    batch is of 256 images drawn at random, here the task loss's own. A K above the batch is the whole batch. K, tau,
-    rank_weight and weight are AIR_Distiller's for CUB and In-Shop, beside cross-entropy and triplet loss; the preset
-    `msmt17` is its weight there.
+        weight / (B K) * sum_i sum_mn w_m * (sigmoid((T_n - T_m) / 1e-6) - sigmoid((S_n - T_m) / tau))^2
+
+        T_m = cos(t_i, t_m),  S_m = cos(s_i, t_m),  w_m = m * softmax_m(rank_weight * T_m)
+
+    where s and t are the embeddings of student and teacher, i runs over the B images in the batch, and m and n over the
+    K of them that are nearest to i in the teacher's space, counted from 1. The first is i itself.
+
+    Implementation: follows AIR_Distiller and reproduces its values. The student's indicator subtracts the teacher's
+    similarity T_m, not S_m, so the loss matches the similarities themselves and not only their order, and a student
+    equal to its teacher does not quite reach zero. The neighbors are images of the batch, not of a gallery of the
+    training set. AIR_Distiller draws a batch of 256 random images; here it is the task loss's own. A K above the batch
+    size selects the whole batch.
+
+    Defaults: K, tau, rank_weight and weight are AIR_Distiller's for CUB and In-Shop, used with cross-entropy and
+    triplet loss. The preset `msmt17` is its weight for MSMT17.
 
     Args:
-        top_k: K.
-        temperature: tau.
-        rank_weight: How much more the teacher's nearest count.
-        weight: Factor of the term.
+        top_k: Number K of neighbors.
+        temperature: Temperature tau of the student's indicator.
+        rank_weight: How much more weight the teacher's nearest neighbors get.
+        weight: Weight of the loss term.
     """
 
     kind: ClassVar[str] = "embeddings"
@@ -60,9 +66,9 @@ class ROP(Method):
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         s, t = ranked_similarities(student.embedding, teacher.embedding, self.top_k)
-        # Rows are m, columns n.
-        expected = torch.sigmoid((t[:, None, :] - t[:, :, None]) / HARD)
-        found = torch.sigmoid((s[:, None, :] - t[:, :, None]) / self.temperature)
+        # Rows are m, columns are n.
+        target = torch.sigmoid((t[:, None, :] - t[:, :, None]) / TEACHER_TEMPERATURE)
+        indicator = torch.sigmoid((s[:, None, :] - t[:, :, None]) / self.temperature)
         ranks = torch.arange(1, t.shape[1] + 1, device=t.device)
         weights = ranks * torch.softmax(self.rank_weight * t, dim=1)
-        return {"rop": self.weight * (weights[:, :, None] * (expected - found).square()).sum() / t.numel()}
+        return {"rop": self.weight * (weights[:, :, None] * (target - indicator).square()).sum() / t.numel()}

@@ -17,21 +17,27 @@ from benchmark.utils.precision import full_precision, upcast
 
 @METHODS.register_module("sp")
 class SP(Method):
-    """Similarity-preserving distillation: which images of the batch activate alike is as in the teacher.
+    """Similarity-preserving distillation: match the pairwise similarities of the batch's activations.
 
     Tung, Mori: Similarity-Preserving Knowledge Distillation. ICCV 2019.
 
-    Equation: weight * sum over maps of || n(F_s F_s^T) - n(F_t F_t^T) ||_F^2 / B^2, F the (B, C * H * W) flattened maps
-    of the B images in the batch and n division of every row by its L2 norm (a zero row stays zero and passes no
-    gradient). Channels and sizes may differ. RepDistiller reads the last stage; `of: embedding` compares embeddings
-    instead, in the same way. A row norm of L1, as torchdistill has it, is not followed.
+    Equation:
 
-    No retrieval code has a weight; 3000 is RepDistiller's.
+        weight * sum over maps of || n(F_s F_s^T) - n(F_t F_t^T) ||_F^2 / B^2
+
+    where F are the (B, C * H * W) flattened maps of student (s) and teacher (t) for the B images in the batch, and n
+    divides every row by its L2 norm. A zero row stays zero and passes no gradient. Channel counts and map sizes may
+    differ.
+
+    Implementation: RepDistiller compares the last stage. `of: embedding` compares the embeddings instead, in the same
+    way. torchdistill's L1 norm of the rows is not followed.
+
+    Defaults: weight 3000 is RepDistiller's. No retrieval code has a weight.
 
     Args:
-        weight: Factor of the term.
-        of: What is compared: the maps of `stages`, or the embedding.
-        stages: Stages whose maps are compared.
+        weight: Weight of the loss term.
+        of: What is compared: the outputs of the `stages`, or the `embedding`.
+        stages: Stages whose outputs are compared with `of: stages`.
     """
 
     kind: ClassVar[str] = "sample relations"
@@ -54,7 +60,7 @@ class SP(Method):
 
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """|| n(F_s F_s^T) - n(F_t F_t^T) ||_F^2 / B^2 of (B, ...) tensors."""
+    """Compute || n(F_s F_s^T) - n(F_t F_t^T) ||_F^2 / B^2 of (B, ...) tensors."""
     return (_similarities(student) - _similarities(teacher)).square().mean()
 
 

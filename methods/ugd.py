@@ -1,4 +1,4 @@
-"""Global and local distillation where the teacher is right."""
+"""Unambiguous granularity distillation."""
 
 from collections.abc import Callable
 from typing import Annotated, ClassVar
@@ -18,41 +18,48 @@ from benchmark.registry import METHODS
 from benchmark.utils.precision import full_precision, upcast
 
 Weight = Annotated[float, Field(ge=0)]
-PIXELS = 16
-"""Pixels of the student's image along each side of a cell of the finer grid."""
-Cells = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""(N, C) pooled maps -> (N, D) embeddings and (N, identities) logits."""
+CELL_PIXELS = 16
+"""Side length of a cell of the finer grid, in pixels of the student's image."""
+CellHead = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Function from (N, C) pooled maps to (N, D) embeddings and (N, identities) logits."""
 
 
 @METHODS.register_module("ugd")
 class UGD(Method):
-    """UGD: whole images, and those parts of them that the teacher classifies rightly, are embedded as it does.
+    """UGD: match the teacher's embeddings of whole images and of the image parts that it classifies correctly.
 
     Zhang et al.: Unambiguous Granularity Distillation for Asymmetric Image Retrieval. Neural Networks, 2025; as
     released in AIR_Distiller (SCY-X/D3still).
 
-    Equation: global_weight * mean_b || n(t_b) - n(s_b) ||_2 + local_weight * (L_P + L_P/2), n the L2-normalisation, s
-    and t the embeddings of student and teacher. For L_P, the last map of the teacher is averaged within the cells of a
-    grid, and its neck and classifier are applied to each as if it were a pooled image; a stage of the student is
-    averaged alike and projected by BN - Linear - BN, learned, for each grid its own. L_P is the mean of || n(t_c) -
-    n(s_c) ||_2 over the cells c whose class the teacher gets right, 0 where there is none. The grid has a cell for
-    every 16 pixels of the student's image (as its third stage has, where the stem is ImageNet's), that of L_P/2 half as
-    many along each side.
+    Equation:
 
-    As in AIR_Distiller, whose stage and weights these are, beside cross-entropy and triplet loss. There grids are
-    square; here they follow the image. There the batch is of 96 images drawn at random; here it is the task loss's own.
+        global_weight * mean_b || n(t_b) - n(s_b) ||_2 + local_weight * (L_P + L_P/2)
+
+        L_P = mean of || n(t_c) - n(s_c) ||_2 over the correctly classified cells c of a grid, 0 if there are none
+
+    where n is L2 normalization and s and t are the embeddings of student and teacher. For L_P, the teacher's last map
+    is averaged within the cells of a grid, and the teacher's neck and classifier are applied to each cell as if it were
+    a pooled image: t_c and its class. The map of one of the student's stages is averaged in the same way and projected
+    to s_c by a learned BN - Linear - BN, one for each grid. The grid of L_P has one cell for every 16 pixels of the
+    student's image along each side (the resolution of its third stage, with the stem of ImageNet networks), that of
+    L_P/2 half as many along each side.
+
+    Implementation: follows AIR_Distiller, except that its grids are square and these have the aspect ratio of the
+    image. AIR_Distiller draws a batch of 96 random images; here it is the task loss's own.
+
+    Defaults: stage and weights are AIR_Distiller's, used with cross-entropy and triplet loss.
 
     Args:
-        global_weight: Factor of the term on whole images (alpha).
-        local_weight: Factor of the term on cells (beta).
+        global_weight: Weight of the whole images (alpha in the code).
+        local_weight: Weight of the cells (beta).
         stage: The student's stage whose cells are compared.
     """
 
     kind: ClassVar[str] = "embeddings"
     needs = Needs(classifier=True, equal_embeddings=True)
     aligned = True
-    cells: Cells
-    """The teacher's judgement of a cell. A function, not a module: the teacher is in no state and no optimiser."""
+    cell_head: CellHead
+    """The teacher's neck and classifier. A function, not a module: the teacher must not enter state or optimizer."""
 
     def __init__(
         self, global_weight: Weight = 2.0, local_weight: Weight = 2.0, stage: Annotated[int, Field(ge=1, le=4)] = 3
@@ -63,63 +70,74 @@ class UGD(Method):
         self.stage = stage
 
     def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
-        _expect_last(teacher.eval(), image_size)
+        _require_plain_head(teacher.eval(), image_size)
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         height, width = student.image_size or plan.image_size
-        self.grids = [(max(1, height // side), max(1, width // side)) for side in (PIXELS, 2 * PIXELS)]
+        self.grids = [(max(1, height // side), max(1, width // side)) for side in (CELL_PIXELS, 2 * CELL_PIXELS)]
         channels = stage_channels(student, [self.stage])[0]
         self.projectors = nn.ModuleList(projector(channels, student.dim) for _ in self.grids)
 
-        def cells(pooled: Tensor) -> tuple[Tensor, Tensor]:
+        def cell_head(pooled: Tensor) -> tuple[Tensor, Tensor]:
             assert teacher.head is not None
             embedding = teacher.neck(teacher.backbone.forward_head(pooled[:, :, None, None], pre_logits=True))
             return embedding, teacher.head(embedding)
 
-        self.cells = cells
+        self.cell_head = cell_head
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        whole = torch.linalg.vector_norm(
+        images = torch.linalg.vector_norm(
             l2_normalize(teacher.embedding) - l2_normalize(student.embedding), dim=1
         ).mean()
-        maps, models = student.taps[self.student_taps[0]], teacher.taps[self.teacher_taps[0]]
-        with full_precision(maps.device):
+        s, t = student.taps[self.student_taps[0]], teacher.taps[self.teacher_taps[0]]
+        with full_precision(s.device):
             local = [
-                self._local(_pool(maps, grid), _pool(models, grid), batch.labels, project)
+                self._local(_pool(s, grid), _pool(t, grid), batch.labels, project)
                 for grid, project in zip(self.grids, self.projectors, strict=True)
             ]
-        return {"ugd_global": self.global_weight * whole, "ugd_local": self.local_weight * torch.stack(local).sum()}
+        return {"ugd_global": self.global_weight * images, "ugd_local": self.local_weight * torch.stack(local).sum()}
 
     def _local(self, student: Tensor, teacher: Tensor, labels: Tensor, project: nn.Module) -> Tensor:
-        """Mean distance over the cells, image by image, that the teacher classifies rightly."""
+        """Compute the mean distance over the cells that the teacher classifies correctly.
+
+        Args:
+            student: (B * cells, C) pooled maps, image by image.
+            teacher: (B * cells, C') pooled maps, image by image.
+            labels: (B,) int64.
+            project: The grid's projector, from C channels to the embedding.
+        """
         with torch.no_grad():
-            model, scores = self.cells(teacher)
-            right = scores.argmax(dim=1).view(len(labels), -1) == labels[:, None]
-        distances = torch.linalg.vector_norm(l2_normalize(model) - l2_normalize(project(student)), dim=1)
-        return (distances * right.flatten()).sum() / right.sum().clamp(min=1)
+            target, logits = self.cell_head(teacher)
+            correct = logits.argmax(dim=1).view(len(labels), -1) == labels[:, None]
+        distances = torch.linalg.vector_norm(l2_normalize(target) - l2_normalize(project(student)), dim=1)
+        return (distances * correct.flatten()).sum() / correct.sum().clamp(min=1)
 
 
 def projector(channels: int, dim: int) -> nn.Sequential:
-    """From a cell of the student's stage to the embedding space."""
+    """Build the projection of a cell of the student's stage to the embedding space."""
     return nn.Sequential(nn.BatchNorm1d(channels), nn.Linear(channels, dim, bias=False), nn.BatchNorm1d(dim))
 
 
 def _pool(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) -> (B * rows * columns, C): averages, image by image and row by row."""
+    """Average (B, C, H, W) maps within grid cells: (B * rows * columns, C), image by image and row by row."""
     return F.adaptive_avg_pool2d(upcast(maps), grid).flatten(2).mT.flatten(0, 1)
 
 
 @torch.no_grad()
-def _expect_last(teacher: Embedder, image_size: tuple[int, int]) -> None:
-    """Nothing but pooling may lie between the teacher's last stage and its neck."""
-    seen: list[Tensor] = []
+def _require_plain_head(teacher: Embedder, image_size: tuple[int, int]) -> None:
+    """Check that only pooling lies between the teacher's last stage and its neck.
+
+    Raises:
+        UserError: Further layers follow the last stage.
+    """
+    outputs: list[Tensor] = []
     stage = teacher.backbone.get_submodule(teacher.backbone.feature_info[-1]["module"])
-    handle = stage.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    handle = stage.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     image = torch.zeros(2, 3, *image_size, device=next(teacher.parameters()).device)
     last = teacher.backbone.forward_features(image)
     handle.remove()
-    if not seen or last is not seen[0]:
+    if not outputs or last is not outputs[0]:
         raise UserError(
-            f"ugd applies the teacher's neck to parts of its last stage, and in {teacher.architecture['backbone']} "
-            "further layers follow it: choose another teacher, such as a ResNet"
+            f"teacher.network.backbone: in {teacher.architecture['backbone']} further layers follow the last stage, to "
+            "parts of which ugd applies the teacher's neck; choose another backbone, such as a ResNet"
         )

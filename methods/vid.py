@@ -16,28 +16,36 @@ from benchmark.model.features import Features
 from benchmark.registry import METHODS
 from benchmark.utils.precision import upcast
 
-SMALLEST = 1e-5
-"""No channel's variance is less."""
+MIN_VARIANCE = 1e-5
+"""Lower bound of every channel's variance."""
 
 
 @METHODS.register_module("vid")
 class VID(Method):
-    """Variational information distillation: the student's maps tell as much as they can about the teacher's.
+    """Variational information distillation: maximize the information that the student's maps hold about the teacher's.
 
     Ahn, Hu, Damianou, Lawrence, Dai: Variational Information Distillation for Knowledge Transfer. CVPR 2019.
 
-    Equation: weight * sum over stages of mean 1/2 [(mu(f_s) - f_t)^2 / var_c + log var_c], the mean over all entries:
-    the negative log-likelihood of the teacher's map f_t under a normal distribution around mu(f_s), less a constant,
-    which bounds the mutual information of both from below. mu is three 1x1 convolutions without bias with ReLU between
-    them, and var_c = log(1 + exp(v_c)) + 1e-5, one for every channel c of the teacher, is learnt with the student. It
-    starts at 5; the term may become negative. As in RepDistiller, whose weight of 1 is the default: the likelihood
-    adapts to the scale of the features by itself. Widths may differ; the larger of two maps is first averaged down to
-    the smaller's (h, w), in RepDistiller to a square (h, h).
+    Equation:
+
+        weight * sum over stages of mean 1/2 [(mu(f_s) - f_t)^2 / var_c + log var_c],  var_c = log(1 + exp(v_c)) + 1e-5
+
+    where f_s and f_t are the maps of student and teacher, and the mean runs over all entries. This is, up to a
+    constant, the negative log-likelihood of the teacher's map under a normal distribution with mean mu(f_s), which
+    bounds the mutual information of both maps from below. mu is three 1x1 convolutions without bias, with ReLU between
+    them. The variance var_c of every channel c of the teacher is learned with the student. The term may become
+    negative. Channel counts may differ.
+
+    Implementation: as in RepDistiller. Where map sizes differ, the larger map is first average-pooled to the smaller
+    one's (h, w); RepDistiller pools to a square (h, h).
+
+    Defaults: weight 1 is RepDistiller's. The likelihood adapts to the scale of the features by itself. The variance
+    starts at 5.
 
     Args:
-        weight: Factor of the term.
-        stages: Where maps are compared.
-        variance: What var starts at.
+        weight: Weight of the loss term.
+        stages: Stages whose outputs are compared.
+        variance: Initial variance of every channel.
     """
 
     kind: ClassVar[str] = "feature maps"
@@ -46,7 +54,7 @@ class VID(Method):
         self,
         weight: Annotated[float, Field(ge=0)] = 1.0,
         stages: Stages = (1, 2, 3, 4),
-        variance: Annotated[float, Field(gt=SMALLEST)] = 5.0,
+        variance: Annotated[float, Field(gt=MIN_VARIANCE)] = 5.0,
     ) -> None:
         super().__init__()
         self.weight = weight
@@ -57,23 +65,23 @@ class VID(Method):
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         widths = zip(stage_channels(student, self.stages), stage_channels(teacher, self.stages), strict=True)
-        self.guesses.extend(Guess(*pair, self.variance) for pair in widths)
+        self.guesses.extend(GaussianRegressor(*pair, self.variance) for pair in widths)
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         terms = [
-            guess(*match_size(student.taps[tap], teacher.taps[tap]))
-            for guess, tap in zip(self.guesses, self.student_taps, strict=True)
+            regressor(*match_size(student.taps[tap], teacher.taps[tap]))
+            for regressor, tap in zip(self.guesses, self.student_taps, strict=True)
         ]
         return {"vid": self.weight * torch.stack(terms).sum()}
 
 
-class Guess(nn.Module):
-    """A normal distribution of the teacher's map, given the student's.
+class GaussianRegressor(nn.Module):
+    """Normal distribution of the teacher's map given the student's.
 
     Args:
         inputs: Channels of the student's map.
-        outputs: Channels of the teacher's.
-        variance: What it starts at.
+        outputs: Channels of the teacher's map.
+        variance: Initial variance of every channel.
     """
 
     def __init__(self, inputs: int, outputs: int, variance: float) -> None:
@@ -85,15 +93,23 @@ class Guess(nn.Module):
             nn.ReLU(),
             nn.Conv2d(outputs, outputs, 1, bias=False),
         )
-        self.log_scale = nn.Parameter(torch.full((outputs,), _before_softplus(variance - SMALLEST)))
+        self.log_scale = nn.Parameter(torch.full((outputs,), _inverse_softplus(variance - MIN_VARIANCE)))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(B, inputs, H, W) and (B, outputs, H, W) -> the scalar term."""
+        """Compute the mean negative log-likelihood, up to a constant.
+
+        Args:
+            student: (B, inputs, H, W).
+            teacher: (B, outputs, H, W).
+
+        Returns:
+            A scalar.
+        """
         error = upcast(self.mean(student)) - teacher
-        variance = F.softplus(upcast(self.log_scale)).add(SMALLEST)[:, None, None]
+        variance = F.softplus(upcast(self.log_scale)).add(MIN_VARIANCE)[:, None, None]
         return 0.5 * (error.square() / variance + variance.log()).mean()
 
 
-def _before_softplus(value: float) -> float:
-    """x with log(1 + exp(x)) = value, for a value above 0, without overflow."""
+def _inverse_softplus(value: float) -> float:
+    """Solve log(1 + exp(x)) = value for x, with value > 0, without overflow."""
     return value + math.log(-math.expm1(-value))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.methods.darkrank import DarkRank, list_costs
+from benchmark.methods.darkrank import DarkRank, permutation_nll
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_original_equals_the_authors_values_but_for_their_saturation(golden):
         inputs, hp = values.inputs(case), values.meta[case]["hp"]
         method = DarkRank(1.0, "original", hp["scale"] ** hp["power"], 2 * hp["power"], normalize=False)
         student = inputs["student"].requires_grad_()
-        costs = method.costs(student, inputs["teacher"])
+        costs = method.anchor_losses(student, inputs["teacher"])
         values.check(case, -((-costs.detach()).exp() + 1e-12).log().mean())
         if f"{case}/grad_full" not in values.arrays.files:  # a list so long that theirs is saturated
             assert costs.mean() > 27.64
@@ -72,7 +72,7 @@ def test_the_likelihoods_of_all_orders_sum_to_one(length, seed):
     scores = torch.randn(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     places = torch.cartesian_prod(*[torch.arange(length)] * length)
     orders = places[[len(set(row)) == length for row in places.tolist()]]
-    assert (-list_costs(scores[orders])).exp().sum().item() == pytest.approx(1, rel=1e-9)
+    assert (-permutation_nll(scores[orders])).exp().sum().item() == pytest.approx(1, rel=1e-9)
 
 
 @pytest.mark.parametrize("form", ["hard", "original"])
@@ -99,7 +99,7 @@ def test_only_the_original_depends_on_who_comes_first(cost, draw):
 
 
 def test_the_teachers_order_costs_least(draw):
-    costs = DarkRank(alpha=20.0).costs
+    costs = DarkRank(alpha=20.0).anchor_losses
     teacher = draw((6, 8))[0]
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     assert (costs(teacher, teacher) <= costs(teacher[order], teacher)).all()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.methods.nst import NST, discrepancy
+from benchmark.methods.nst import NST, squared_mmd
 
 
 def test_equals_the_authors_values(golden, features):
@@ -41,25 +41,25 @@ def by_loop(student: torch.Tensor, teacher: torch.Tensor) -> float:
 def test_equals_a_loop_with_more_channels_than_positions_and_with_fewer(channels, size):
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(3, c, *size, generator=generator).double() for c in channels)
-    assert discrepancy(student, teacher).item() == pytest.approx(by_loop(student, teacher), rel=1e-9, abs=1e-12)
+    assert squared_mmd(student, teacher).item() == pytest.approx(by_loop(student, teacher), rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (5, 6)], ids=["between positions", "between channels"])
 def test_blind_to_order_scale_and_sign_of_channels(draw, size):
     student, teacher, scales = draw((4, 8, *size), (4, 8, *size), (4, 8, 1, 1))
-    expected = discrepancy(student, teacher)
+    expected = squared_mmd(student, teacher)
     for changed in (
-        discrepancy(student.flip(1), teacher),
-        discrepancy(scales * student, teacher),
-        discrepancy(student.flip(0), teacher.flip(0)),
-        discrepancy(student.flip(2), teacher.flip(2)),
-        discrepancy(teacher, student),
-        discrepancy(student.repeat(1, 3, 1, 1), teacher),
+        squared_mmd(student.flip(1), teacher),
+        squared_mmd(scales * student, teacher),
+        squared_mmd(student.flip(0), teacher.flip(0)),
+        squared_mmd(student.flip(2), teacher.flip(2)),
+        squared_mmd(teacher, student),
+        squared_mmd(student.repeat(1, 3, 1, 1), teacher),
     ):
         assert torch.allclose(changed, expected, rtol=1e-9)
-    assert discrepancy(scales * teacher.flip(1), teacher).abs() < 1e-12
-    assert not torch.allclose(discrepancy(student.flip(2), teacher), expected, rtol=1e-2)
-    assert not torch.allclose(discrepancy(student + 1, teacher), expected, rtol=1e-2)
+    assert squared_mmd(scales * teacher.flip(1), teacher).abs() < 1e-12
+    assert not torch.allclose(squared_mmd(student.flip(2), teacher), expected, rtol=1e-2)
+    assert not torch.allclose(squared_mmd(student + 1, teacher), expected, rtol=1e-2)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (5, 6)])
@@ -72,7 +72,7 @@ def test_degenerate_maps_have_finite_gradients(size, case):
         "almost equal": teacher + 1e-6,
         "equal channels": teacher[:, :1].repeat(1, 8, 1, 1),
     }[case].requires_grad_()
-    loss = discrepancy(student, teacher)
+    loss = squared_mmd(student, teacher)
     loss.backward()
     assert loss.isfinite() and loss > -1e-6
     assert student.grad.abs().max() < 1
@@ -102,4 +102,4 @@ def test_stages_of_other_sizes_add_up(features, draw):
     both = NST(2.0, (1, 3)).loss(
         features(taps={"stage1": first, "stage3": larger}), features(taps={"stage1": second, "stage3": first}), None
     )["nst"]
-    assert torch.allclose(both, 2 * (discrepancy(first, second) + discrepancy(averaged, first)), rtol=1e-9)
+    assert torch.allclose(both, 2 * (squared_mmd(first, second) + squared_mmd(averaged, first)), rtol=1e-9)

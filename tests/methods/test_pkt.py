@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmark.methods.pkt import PKT, probabilities
+from benchmark.methods.pkt import PKT, batch_probabilities
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_zero_and_opposite_rows_have_finite_gradients(cost):
 
 
 def test_every_row_is_a_distribution(draw):
-    found = probabilities(draw((6, 8))[0])
+    found = batch_probabilities(draw((6, 8))[0])
     assert torch.allclose(found.sum(dim=1), torch.ones(6, dtype=torch.float64))
     assert (found >= 0).all()
 

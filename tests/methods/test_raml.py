@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.methods.raml import RAML, differences
+from benchmark.methods.raml import RAML, raml_terms
 from benchmark.model.features import Features
 
 EMPTY = torch.empty(0)
@@ -42,7 +42,7 @@ def test_equals_the_authors_values(golden):
     for case in values.cases:
         inputs, hp = values.inputs(case), values.meta[case]["hp"]
         student, teacher = inputs["student"].requires_grad_(), inputs["teacher"]
-        absolute, mixed, within = differences(student, teacher)
+        absolute, mixed, within = raml_terms(student, teacher)
         loss = absolute + hp["lam_1"] * mixed + hp["lam_2"] * within
         loss.backward()
         values.check(case, loss.detach(), student=student.grad)

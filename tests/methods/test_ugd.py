@@ -37,7 +37,7 @@ def test_equals_the_authors_values(golden, features, case):
     assert case in values.cases
     inputs, hp = values.inputs(case), values.meta[case]["hp"]
     method = made(12, 5, (hp["P"], hp["P"]), global_weight=hp["alpha"], local_weight=hp["beta"])
-    method.cells = judge(inputs["head_feature"], inputs["head_score"])
+    method.cell_head = judge(inputs["head_feature"], inputs["head_score"])
     for project, prefix in zip(method.projectors, ("proj", "half"), strict=True):
         first, linear, last = project
         linear.weight.data = inputs[f"{prefix}_weight"]
@@ -75,7 +75,7 @@ def test_equals_a_loop_over_cells(features, draw):
     student, teacher, maps, models, feature, score = draw((4, 7), (4, 7), (4, 5, 4, 8), (4, 6, 8, 8), (7, 6), (3, 7))
     labels = torch.tensor([0, 1, 2, 0])
     method = made(7, 5, (2, 4), global_weight=3.0, local_weight=5.0).eval()
-    method.cells = judge(feature, score)
+    method.cell_head = judge(feature, score)
     local, counts = 0.0, []
     for project, grid in zip(method.projectors, method.grids, strict=True):
         distances = []
@@ -102,7 +102,7 @@ def setting(rows: int, dtype: torch.dtype = torch.float64):
     shapes = ((rows, 7), (rows, 7), (rows, 5, 4, 4), (rows, 6, 4, 4))
     tensors = [torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
     method = made(7, 5, (2, 2)).to(dtype)
-    method.cells = judge(*(torch.randn(*shape, generator=generator).to(dtype) for shape in ((7, 6), (3, 7))))
+    method.cell_head = judge(*(torch.randn(*shape, generator=generator).to(dtype) for shape in ((7, 6), (3, 7))))
     return method, tensors, torch.arange(rows) % 3
 
 
@@ -158,7 +158,7 @@ def test_the_teachers_head_is_its_neck_and_classifier_on_a_cell_as_if_it_were_an
     with torch.no_grad():
         said = student.teacher.features(cells)
         maps = said.taps["stage4"]
-        embedding, scores = student.method.cells(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+        embedding, scores = student.method.cell_head(F.adaptive_avg_pool2d(maps, 1).flatten(1))
     assert torch.allclose(embedding, said.embedding, rtol=0, atol=1e-5)
     assert torch.allclose(scores, said.logits, rtol=0, atol=1e-4)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.methods.vid import VID, Guess
+from benchmark.methods.vid import VID, GaussianRegressor
 from benchmark.model.embedder import Embedder
 
 
@@ -62,7 +62,7 @@ def test_equals_a_loop(features, draw):
 def test_the_best_variance_is_the_mean_squared_error_of_each_channel(draw):
     student, teacher = draw((6, 3, 4, 4), (6, 2, 4, 4))
     teacher = teacher * torch.tensor([0.5, 3.0]).view(2, 1, 1)
-    guess = Guess(3, 2, 5.0).double()
+    guess = GaussianRegressor(3, 2, 5.0).double()
     errors = (guess.mean(student) - teacher).square().mean(dim=(0, 2, 3)).detach()
     guess.log_scale.data = torch.log(torch.expm1(errors - 1e-5))
     least = guess(student, teacher)
@@ -82,7 +82,7 @@ def test_blind_to_the_order_of_images_and_positions_but_not_of_channels(features
 
 @pytest.mark.parametrize("scale", [-200.0, -20.0, 200.0])
 def test_extreme_variances_and_zero_maps_stay_finite(scale):
-    guess = Guess(3, 4, 5.0)
+    guess = GaussianRegressor(3, 4, 5.0)
     guess.log_scale.data.fill_(scale)
     student = torch.zeros(2, 3, 4, 4, requires_grad=True)
     loss = guess(student, torch.randn(2, 4, 4, 4))
