@@ -6,10 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
-from benchmark.method import Method, Needs
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
+from benchmark import METHODS, Batch, Features, Method, Needs
 from benchmark.utils.precision import upcast
 
 Weight = Annotated[float, Field(ge=0)]

@@ -8,12 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
-from benchmark.method import Method, Needs, Progress
-from benchmark.model.embedder import Embedder
-from benchmark.model.features import Features
-from benchmark.model.surgery import ChannelSelection
-from benchmark.registry import METHODS
+from benchmark import METHODS, Batch, ChannelSelection, Embedder, Features, Method, Needs, Progress
 from benchmark.utils.precision import upcast
 
 Weight = Annotated[float, Field(ge=0)]

@@ -7,12 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Embedder, Features, Method, Plan
 from benchmark.losses import match_size
-from benchmark.method import Method, Plan
-from benchmark.model.embedder import Embedder, Stages, stage_channels
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
+from benchmark.model.embedder import Stages, stage_channels
 from benchmark.utils.precision import upcast
 
 

@@ -5,11 +5,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Features, Method, Needs
 from benchmark.losses import kl_divergence
-from benchmark.method import Method, Needs
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 
 
 @METHODS.register_module("js")

@@ -8,11 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Features, Method, Needs
 from benchmark.losses import l2_normalize, pairwise_distance
-from benchmark.method import Method, Needs
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 from benchmark.utils.precision import upcast
 
 

@@ -4,10 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from benchmark.data.batch import Batch
-from benchmark.method import Method, Needs
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
+from benchmark import METHODS, Batch, Features, Method, Needs
 
 
 @METHODS.register_module("none")

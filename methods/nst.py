@@ -7,12 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Features, Method
 from benchmark.losses import match_size
-from benchmark.method import Method
 from benchmark.model.embedder import Stages
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 from benchmark.utils.precision import full_precision
 
 

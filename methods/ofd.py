@@ -8,13 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.data.batch import Batch
-from benchmark.errors import UserError
+from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, UserError
 from benchmark.losses import match_size
-from benchmark.method import Method, Plan
-from benchmark.model.embedder import Embedder, Stages, stage_channels
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
+from benchmark.model.embedder import Stages, stage_channels
 from benchmark.utils.precision import upcast
 
 
@@ -124,6 +120,6 @@ def _last_batchnorm(network: Embedder, stage: int, channels: int) -> nn.BatchNor
     if not norms:
         raise UserError(
             f"teacher.network.backbone: stage {stage} of {network.architecture['backbone']} does not end with a batch "
-            "norm, from which ofd takes its margins; choose another backbone, such as a ResNet"
+            f"norm, from which {OFD.name} takes its margins; choose another backbone, such as a ResNet"
         )
     return norms[-1]

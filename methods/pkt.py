@@ -6,10 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
-from benchmark.method import Method
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
+from benchmark import METHODS, Batch, Features, Method
 from benchmark.utils.precision import full_precision, upcast
 
 EPSILON = 1e-7

@@ -7,12 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan
 from benchmark.losses import l2_normalize
-from benchmark.method import Method, Needs, Plan
-from benchmark.model.embedder import Embedder
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 from benchmark.utils.precision import full_precision
 
 Weight = Annotated[float, Field(ge=0)]

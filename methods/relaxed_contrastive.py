@@ -7,11 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Features, Method
 from benchmark.losses import l2_normalize, pairwise_distance
-from benchmark.method import Method
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -7,11 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Features, Method, Needs
 from benchmark.losses import ranked_similarities
-from benchmark.method import Method, Needs
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 
 Weight = Annotated[float, Field(ge=0)]
 TEACHER_TEMPERATURE = 1e-6

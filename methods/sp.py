@@ -6,12 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark import METHODS, Batch, Features, Method
 from benchmark.losses import l2_normalize
-from benchmark.method import Method
 from benchmark.model.embedder import Stages
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 from benchmark.utils.precision import full_precision, upcast
 
 

@@ -8,13 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.data.batch import Batch
-from benchmark.errors import UserError
+from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, UserError
 from benchmark.losses import l2_normalize
-from benchmark.method import Method, Needs, Plan
-from benchmark.model.embedder import Embedder, stage_channels
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
+from benchmark.model.embedder import stage_channels
 from benchmark.utils.precision import full_precision, upcast
 
 Weight = Annotated[float, Field(ge=0)]
@@ -139,5 +135,5 @@ def _require_plain_head(teacher: Embedder, image_size: tuple[int, int]) -> None:
     if not outputs or last is not outputs[0]:
         raise UserError(
             f"teacher.network.backbone: in {teacher.architecture['backbone']} further layers follow the last stage, to "
-            "parts of which ugd applies the teacher's neck; choose another backbone, such as a ResNet"
+            f"parts of which {UGD.name} applies the teacher's neck; choose another backbone, such as a ResNet"
         )
