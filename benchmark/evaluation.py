@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,8 @@ from benchmark.data.loaders import BatchLoader, EvaluationImages, Loading, eval_
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Sample
 from benchmark.errors import UserError
+from benchmark.recipe import Recipe
+from benchmark.registry import DATASETS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate, evaluate_sharded
 from benchmark.utils.distributed import share
 
@@ -34,6 +38,30 @@ class TestSet:
         self.loading = loading
         self.batch_size = batch_size
         self.protocol = protocol or dataset.protocol
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, data_root: Path, device: torch.device, image_size: tuple[int, int] | None = None
+    ) -> Self:
+        """Build the test set that a recipe describes, with the recipe's evaluation settings.
+
+        A dataset option named `seed` that is None takes the run's seed.
+
+        Args:
+            recipe: Names the dataset, its options, the evaluation settings and how images are loaded.
+            data_root: Folder of all datasets.
+            device: Device on which images are embedded.
+            image_size: (height, width) of the images in pixels; `recipe.image_size` if None.
+
+        Raises:
+            UserError: The dataset is unknown, an option is invalid, or the evaluation settings exclude each other.
+        """
+        options = with_seed(recipe.dataset.arguments, recipe.seed)
+        dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **options)
+        runtime = recipe.runtime
+        cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
+        loading = Loading(image_size or recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
+        return cls(dataset, loading, recipe.evaluate.batch_size, recipe.evaluate.judged_by(dataset.protocol))
 
     @cached_property
     def images(self) -> EvaluationImages:
@@ -129,3 +157,8 @@ class TestSet:
 
     def _unreadable(self, split: str) -> UserError:
         return UserError(f"{self.dataset.folder}: none of the {split} images can be read")
+
+
+def with_seed(options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return a dataset's options with the run's `seed` in place of a `seed` option that is None."""
+    return options | {"seed": seed} if options.get("seed", seed) is None else options

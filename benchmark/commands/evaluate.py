@@ -118,7 +118,7 @@ def evaluate_run(
 def _list(arrays: dict[str, Any], name: str, protocol: Protocol, device: torch.device) -> Embeddings:
     """The query or gallery list in a file's arrays."""
     needed = [name, f"{name}_ids"]
-    needed += [f"{name}_cams"] if protocol.camera_rule or protocol.multi_query else []
+    needed += [f"{name}_cams"] if protocol.camera_rule else []
     needed += [f"{name}_tracks"] if protocol.tracks and name == "gallery" else []
     missing = [key for key in needed if key not in arrays]
     if missing:

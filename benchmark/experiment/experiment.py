@@ -14,14 +14,13 @@ from rich.console import Console
 
 from benchmark.data.card import Split
 from benchmark.data.check import warnings
-from benchmark.data.loaders import Loading
 from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
 from benchmark.engine.hooks import note_skipped, read_metrics, read_skipped
 from benchmark.engine.train import LAST, train, uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import commit, device_name, environment, use_threads
-from benchmark.experiment.folders import RunFolders, with_seed
+from benchmark.experiment.folders import RunFolders
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
@@ -30,7 +29,7 @@ from benchmark.model.serialize import load_student, load_weights, save_student, 
 from benchmark.recipe import Evaluate, Plugin, Recipe
 from benchmark.recipe import Network as NetworkSettings
 from benchmark.recipe.sections import RULES
-from benchmark.registry import DATASETS, METHODS
+from benchmark.registry import METHODS
 from benchmark.results import record as parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Scores
@@ -64,17 +63,12 @@ class Experiment:
         self.device = device
         self.resume = resume
         self.commit = commit()  # the code in this process, whatever is checked out by the time it ends
-        given = with_seed(recipe.dataset.arguments, recipe.seed)
-        self.dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **given)
-        options = {name: getattr(self.dataset, name) for name in given}
+        self.test = TestSet.from_recipe(recipe, data_root, device)
+        self.dataset: RetrievalDataset = self.test.dataset
+        options = {name: getattr(self.dataset, name) for name in recipe.dataset.arguments}
         self.recipe = recipe.model_copy(update={"dataset": Plugin(name=recipe.dataset.name, **options)})
         """The recipe given, with the dataset's options as the dataset understood them."""
         self.folders = RunFolders(work_dir, self.dataset)
-        runtime = recipe.runtime
-        cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
-        loading = Loading(recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
-        protocol = recipe.evaluate.judged_by(self.dataset.protocol)
-        self.test = TestSet(self.dataset, loading, recipe.evaluate.batch_size, protocol)
 
     def run(self) -> Record:
         """Do whatever of the run is not done yet, and return its record.

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from benchmark.data.loaders import Loading
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import RunFolders
@@ -56,13 +55,9 @@ class FinishedRun:
             recipe = compose(config=self.folder / "recipe.yaml", settings=settings)
         else:
             recipe = compose("none", dataset, None, settings)
-        found = DATASETS.find(recipe.dataset.name)(self._data_root, **recipe.dataset.arguments)
-        found.prepare()
-        runtime = recipe.runtime
-        cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
-        loading = Loading(self.recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
-        protocol = recipe.evaluate.judged_by(found.protocol)
-        return TestSet(found, loading, recipe.evaluate.batch_size, protocol)
+        test = TestSet.from_recipe(recipe, self._data_root, device, self.recipe.image_size)
+        test.dataset.prepare()
+        return test
 
     def student(self, device: torch.device) -> Embedder:
         """The deployed student."""

@@ -2,9 +2,9 @@
 
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.evaluation import with_seed
 from benchmark.recipe import Plugin, Recipe
 
 
@@ -43,8 +43,3 @@ class RunFolders:
                 "evaluate": recipe.evaluate.default_rules(),
             }
         )
-
-
-def with_seed(options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A dataset's options; one called "seed" that nobody has set is the run's."""
-    return options | {"seed": seed} if options.get("seed", seed) is None else options

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmark.errors import UserError
 from benchmark.utils.atomic import write_text
@@ -21,7 +21,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 USUAL_RULES: Mapping[str, Any] = {
     "average_precision": "rectangular",
     "tracks": False,
-    "multi_query": False,
     "junk": [],
     "distractors": [],
     "ties": "pessimistic",
@@ -58,6 +57,14 @@ class Data(Part):
     versions: dict[str, str]
     skipped: dict[str, Count] = {}
     broken: Count = 0
+
+    @field_validator("protocol")
+    @classmethod
+    def _without_pooled_queries(cls, protocol: dict[str, Any]) -> dict[str, Any]:
+        """Drop the key `multi_query` of earlier versions, whose only supported value is false."""
+        if protocol.get("multi_query", False) is not False:
+            raise ValueError("protocol.multi_query: pooled queries are not supported; only false is valid")
+        return {rule: value for rule, value in protocol.items() if rule != "multi_query"}
 
 
 class Cost(Part):

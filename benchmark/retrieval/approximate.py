@@ -141,7 +141,7 @@ def evaluate_approximately(
         ValueError: faiss cannot build the index for this gallery; the protocol ranks something else than images by
             their similarity; otherwise as `evaluate`.
     """
-    for rule in ("tracks", "multi_query", "expansion", "reranking"):
+    for rule in ("tracks", "expansion", "reranking"):
         if getattr(protocol, rule):
             raise ValueError(f"approximate search ranks images by their similarity: no protocol with {rule}")
     if k < 1:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from benchmark.retrieval._chunks import chunks
 
@@ -110,22 +109,6 @@ class Embeddings:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Embeddings":
         labels = (label if label is None else change(label) for label in (self.cameras, self.tracks))
         return Embeddings(change(self.vectors), change(self.identities), *labels)
-
-    def pooled(self) -> "Embeddings":
-        """One vector for all images of an identity from a camera: the mean of the unit vectors; sorted by both.
-
-        Takes the memory of the vectors in float32 again.
-
-        Raises:
-            ValueError: The cameras are not known.
-        """
-        if self.cameras is None:
-            raise ValueError("images of one identity from one camera cannot be pooled: the cameras are not given")
-        pairs = torch.stack([self.identities, self.cameras], dim=1)
-        groups, member = pairs.unique(dim=0, return_inverse=True)
-        unit = functional.normalize(self.vectors.float(), dim=1)
-        total = unit.new_zeros(len(groups), unit.shape[1]).index_add_(0, member, unit)
-        return Embeddings(total / member.bincount()[:, None], *groups.T)
 
 
 def _tensor(name: str, values: Any) -> Tensor:

@@ -39,7 +39,7 @@ def evaluate(
 
     Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), of any number of queries and
     images, as long as no more than a million images are of one identity. Where tracks are ranked, no more than a
-    million of them. Re-ranking, expansion and pooling take more, as they say; lower precision, nine bytes of a query.
+    million of them. Re-ranking and expansion take more, as they say; lower precision, nine bytes of a query.
 
     Args:
         query: The images that are looked for.
@@ -53,8 +53,6 @@ def evaluate(
         ValueError: The two lists do not fit each other or the protocol, or no query has a valid positive.
     """
     gallery = gallery_of(query, gallery, protocol)
-    if protocol.multi_query:
-        query = query.pooled()
     search = Search(query, gallery, protocol, precision)
     values, neighbours = search.measure(keep)
     scores = scored(values, neighbours, search)
@@ -109,12 +107,12 @@ def evaluate_sharded(
 
     The parts, in the order of the ranks, make up the lists; they may differ in length. Every process gets the whole
     gallery, searches it for its own queries, and gets the measurements of all: the scores are the same on each, and
-    the same as of one process. Only re-ranking and pooling need all queries too; every process then does all the work.
+    the same as of one process. Only re-ranking needs all queries too; every process then does all the work.
 
     Raises:
         ValueError: As `evaluate`, on every process.
     """
-    if protocol.reranking is not None or protocol.multi_query:
+    if protocol.reranking is not None:
         return evaluate(_gathered(query), None if gallery is None else _gathered(gallery), protocol, keep=keep)
     whole = _gathered(gallery_of(query, gallery, protocol))
     before = sum(_everywhere(len(query), query.vectors.device)[: dist.get_rank()])

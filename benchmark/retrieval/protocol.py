@@ -29,8 +29,6 @@ class Protocol:
     points (the evaluation code that Oxford buildings, Market-1501 and VeRi-776 were published with)."""
     tracks: bool = False
     """Rank tracks instead of images; a track is as similar to a query as the most similar of its images."""
-    multi_query: bool = False
-    """Images of one identity from one camera are one query: the mean of their unit embeddings (Market-1501's)."""
     junk: tuple[int, ...] = ()
     """Identities whose gallery images are ignored, whoever asks, as Market-1501's -1."""
     distractors: tuple[int, ...] = ()
@@ -53,8 +51,6 @@ class Protocol:
             object.__setattr__(self, name, tuple(map(int, numbers)))
         if self.tracks and self.query_in_gallery:
             raise ValueError("tracks and query_in_gallery exclude each other: a query is no track")
-        if self.multi_query and self.query_in_gallery:
-            raise ValueError("multi_query and query_in_gallery exclude each other: a mean is not in the gallery")
         if self.reranking is not None and self.query_in_gallery:
             raise ValueError("reranking and query_in_gallery exclude each other: an image would be its own neighbour")
         if not self.recall_at or min(self.recall_at) < 1:

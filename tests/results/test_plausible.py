@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from benchmark.commands.leaderboard import check
@@ -64,11 +65,19 @@ def test_a_record_of_the_first_versions_lacks_its_average_precisions_alone():
     content["scores"]["average_precision"] = None
     for scores in (content["scores"]["symmetric"], content["teacher"]["scores"]):
         scores |= {"precision": {}, "mAP_at_R": None, "R_precision": None}
-    for rule in ("ties", "junk", "distractors", "tracks", "multi_query", "expansion", "reranking"):
+    for rule in ("ties", "junk", "distractors", "tracks", "expansion", "reranking"):
         del content["data"]["protocol"][rule]
     found = wrong(content)
     assert found.keys() == {"scores.average_precision"}
     assert "is missing, expected that of every query" in found["scores.average_precision"]
+
+
+def test_pooled_queries_of_earlier_versions_are_refused():
+    content = ALL[0].model_dump(mode="json")
+    assert "multi_query" not in content["data"]["protocol"]
+    content["data"]["protocol"]["multi_query"] = True
+    with pytest.raises(ValidationError, match=r"protocol\.multi_query: pooled queries are not supported"):
+        Record.model_validate(content)
 
 
 def test_what_a_run_leaves_is_plausible(finished):

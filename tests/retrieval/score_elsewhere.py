@@ -18,7 +18,6 @@ PROTOCOLS = {
     "one list": Protocol(camera_rule=False, query_in_gallery=True),
     "streamed": Protocol(),
     "tracks": Protocol(tracks=True),
-    "several queries": Protocol(multi_query=True),
     "junk and distractors": Protocol(junk=(3,), distractors=(4,)),
     "expansion": Protocol(expansion=QueryExpansion(k=3)),
     "re-ranking": Protocol(reranking=KReciprocal(k1=6, k2=3)),

@@ -235,7 +235,6 @@ def test_faiss_and_torch_use_several_threads_in_turn():
     ("protocol", "rule"),
     [
         (Protocol(tracks=True), "tracks"),
-        (Protocol(multi_query=True), "multi_query"),
         (Protocol(expansion=QueryExpansion()), "expansion"),
         (Protocol(reranking=KReciprocal()), "reranking"),
     ],

@@ -152,8 +152,6 @@ def test_cameras_are_needed_by_the_camera_rule_alone():
     assert evaluate(query, gallery, Protocol(camera_rule=False)).queries == 50
     with pytest.raises(ValueError, match="the queries have no cameras: give them, or Protocol\\(camera_rule=False\\)"):
         evaluate(query, gallery, Protocol())
-    with pytest.raises(ValueError, match="cameras are not given"):
-        evaluate(query, gallery, Protocol(camera_rule=False, multi_query=True))
 
 
 @pytest.mark.parametrize("protocol", [Protocol(), LEAVE_ONE_OUT, Protocol(ties="optimistic", junk=(3,))])
@@ -225,20 +223,6 @@ def test_a_precision_that_the_device_lacks_is_refused(precision: str):
         evaluate(clustered(5), clustered(50), precision=precision)
 
 
-def test_several_images_of_one_query():
-    """Images of an identity from a camera are one query, whose vector is the mean of their directions."""
-    query, gallery = clustered(150), clustered(700, seed=1)
-    groups = sorted({(int(i), int(c)) for i, c in zip(query.identities, query.cameras, strict=True)})
-    unit = torch.nn.functional.normalize(query.vectors)
-    means = [unit[(query.identities == i) & (query.cameras == c)].mean(dim=0) for i, c in groups]
-    identities, cameras = torch.tensor(groups).T
-    expected = evaluate(Embeddings(torch.stack(means), identities, cameras), gallery, Protocol())
-    found = evaluate(query, gallery, Protocol(multi_query=True))
-    assert found.queries == len(groups)
-    assert found.mAP == pytest.approx(expected.mAP, abs=1e-9)
-    assert found.mAP > evaluate(query, gallery, Protocol()).mAP
-
-
 def test_expansion_and_re_ranking_come_before_the_metrics():
     query, gallery = clustered(150), clustered(700, seed=1)
     plain = evaluate(query, gallery, Protocol())
@@ -251,13 +235,9 @@ def test_expansion_and_re_ranking_come_before_the_metrics():
     torch.testing.assert_close(again.neighbours.similarity, -distances.sort(dim=1).values[:, :5])
 
 
-@pytest.mark.parametrize(
-    "rules",
-    [{"tracks": True}, {"multi_query": True}],
-)
-def test_rules_that_exclude_each_other(rules: dict[str, bool]):
+def test_rules_that_exclude_each_other():
     with pytest.raises(ValueError, match="exclude each other"):
-        Protocol(query_in_gallery=True, **rules)
+        Protocol(query_in_gallery=True, tracks=True)
 
 
 @pytest.mark.parametrize("ks", [(), (0, 1)])

@@ -18,7 +18,6 @@ PROTOCOLS = {
         camera_rule=False, query_in_gallery=True, expansion=QueryExpansion(k=3), ties="optimistic"
     ),
     "re-ranked": Protocol(reranking=KReciprocal(k1=5, k2=2)),
-    "pooled": Protocol(multi_query=True),
 }
 
 
