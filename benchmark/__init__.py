@@ -13,7 +13,7 @@ Add a method: a class in a Python file, named with `--plugin` or placed in `meth
 
     @METHODS.register_module("mine")
     class Mine(Method):
-        def loss(self, student: Features, teacher: Features | None, batch: Batch): ...
+        def loss(self, student: Features, teacher: Features, batch: Batch): ...
 
 Score embeddings of any origin with `evaluate`, and load a trained student with `load_student`.
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from benchmark.method import Needs as Needs
     from benchmark.method import Plan as Plan
     from benchmark.method import Progress as Progress
+    from benchmark.method import RecipePlan as RecipePlan
     from benchmark.model.embedder import Embedder as Embedder
     from benchmark.model.features import Features as Features
     from benchmark.model.serialize import load_student as load_student
@@ -72,6 +73,7 @@ _MODULES = {
     "Plan": "method",
     "Progress": "method",
     "Protocol": "retrieval",
+    "RecipePlan": "method",
     "Record": "results.record",
     "RetrievalDataset": "data.retrieval_dataset",
     "Sample": "data.samples",

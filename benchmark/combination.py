@@ -1,13 +1,13 @@
-"""Several methods at once: `--method kd+rkd`."""
+"""The sum of several methods: `--method kd+rkd`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method, Needs, Plan, Progress
+from benchmark.method import Method, Needs, Plan, Progress, RecipePlan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import ChannelSelection
@@ -15,53 +15,43 @@ from benchmark.utils.mappings import merge
 
 
 class Combination(Method):
-    """The sum of several methods' terms, each with its own weights.
+    """The sum of the loss terms of several methods, each with its own weights.
 
-    At most one of the methods may compress the student; it prepares first, so that the others see the student as it
-    starts.
+    At most one of the methods compresses the student. It prepares first, so that the others see the edited student.
 
     Args:
-        arguments: For each method by name, its arguments: `--set method.rkd.angle_weight=10`.
+        arguments: The arguments of each method, by its name: `--set method.rkd.angle_weight=10`.
     """
 
     kind: ClassVar[str] = "combination"
-    combined: ClassVar[Mapping[str, type[Method]]]
-    """The methods, in the order of their names in the combination's."""
 
     def __init__(self, **arguments: Mapping[str, Any]) -> None:
         super().__init__()
-        self.members = {name: part(**arguments.get(name, {})) for name, part in self.combined.items()}
+        self.members = {name: part(**arguments.get(name, {})) for name, part in self.parts.items()}
         self.methods = nn.ModuleDict(self.members)
+        self._ordered = sorted(self.members.values(), key=lambda method: not method.compresses)
         self.needs = Needs(teacher=False)
-        for method in self._all():
+        for method in self._ordered:
             self.needs = self.needs | method.needs
-        self.budget = next((method.budget for method in self._all() if method.budget is not None), None)
+        self.budget = next((method.budget for method in self._ordered if method.budget is not None), None)
         self._gather()
 
-    def _all(self) -> list[Method]:
-        """The methods, the one that compresses first."""
-        return sorted(self.members.values(), key=lambda method: method.kind != "pruning")
-
     def _gather(self) -> None:
-        """Take over what `prepare` of a method may change."""
-        self.aligned = any(method.aligned for method in self._all())
-        self.student_taps = list(dict.fromkeys(tap for method in self._all() for tap in method.student_taps))
-        self.teacher_taps = list(dict.fromkeys(tap for method in self._all() for tap in method.teacher_taps))
+        """Collect the attributes that `prepare` may change."""
+        self.aligned = any(method.aligned for method in self._ordered)
+        self.student_taps = list(dict.fromkeys(tap for method in self._ordered for tap in method.student_taps))
+        self.teacher_taps = list(dict.fromkeys(tap for method in self._ordered for tap in method.teacher_taps))
 
-    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
-        for method in self._all():
-            method.check(student, teacher, image_size)
+    def check(self, student: Embedder, teacher: Embedder | Any, plan: RecipePlan) -> None:
+        for method in self._ordered:
+            method.check(student, teacher, plan)
 
-    def check_training(self, optimizer: str, batch_size: int) -> None:
-        for method in self._all():
-            method.check_training(optimizer, batch_size)
-
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        for method in self._all():
+    def prepare(self, student: Embedder, teacher: Embedder | Any, plan: Plan) -> None:
+        for method in self._ordered:
             method.prepare(student, teacher, plan)
         self._gather()
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, student: Features, teacher: Features | Any, batch: Batch) -> dict[str, Tensor]:
         return {
             term if term.startswith(name) else f"{name}_{term}": value
             for name, method in self.members.items()
@@ -69,11 +59,11 @@ class Combination(Method):
         }
 
     def after_backward(self, student: Embedder) -> None:
-        for method in self._all():
+        for method in self._ordered:
             method.after_backward(student)
 
     def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
-        return [change for method in self._all() for change in method.after_epoch(student, progress)]
+        return [change for method in self._ordered for change in method.after_epoch(student, progress)]
 
     def structure(self) -> dict[str, Any]:
         return {name: method.structure() for name, method in self.members.items()}
@@ -83,31 +73,49 @@ class Combination(Method):
             method.restore(student, structure[name])
 
     def report(self, student: Embedder) -> dict[str, float]:
-        return {key: value for method in self._all() for key, value in method.report(student).items()}
+        return {key: value for method in self._ordered for key, value in method.report(student).items()}
 
-    def minimal_student(self, student: Embedder) -> Embedder | None:
-        return self._all()[0].minimal_student(student)
+    def progress_line(self, report: Mapping[str, float]) -> str:
+        return "  ".join(line for method in self._ordered if (line := method.progress_line(report)))
+
+    @classmethod
+    def plots(cls, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
+        return {name: svg for part in cls.parts.values() for name, svg in part.plots(metrics).items()}
+
+    def minimal_student(self, student: Embedder) -> Embedder:
+        return self._ordered[0].minimal_student(student)
 
     def compact(self, student: Embedder) -> Embedder:
-        for method in self._all():
+        for method in self._ordered:
             student = method.compact(student)
         return student
 
 
 def combine(name: str, parts: Mapping[str, type[Method]]) -> type[Combination]:
-    """The class of the combination called `name`, for example "kd+rkd".
+    """Create the class of a combination.
+
+    Args:
+        name: The combination's name, for example "kd+rkd".
+        parts: The combined methods by name, in the order of the name.
 
     Raises:
-        UserError: The methods do not go together.
+        UserError: The methods cannot be combined.
     """
     baselines = [part for part, method in parts.items() if method.kind == "none"]
     if baselines:
-        raise UserError(f"method {name!r}: {baselines[0]} adds nothing; leave it out")
-    compressing = [part for part, method in parts.items() if method.kind == "pruning"]
+        raise UserError(f"method {name!r}: {baselines[0]} has no loss terms; remove it")
+    compressing = [part for part, method in parts.items() if method.compresses]
     if len(compressing) > 1:
-        raise UserError(f"method {name!r}: {' and '.join(compressing)} each decide on the student's size; keep one")
+        raise UserError(f"method {name!r}: {' and '.join(compressing)} both compress the student; keep one")
     recipe: dict[str, Any] = {}
     for method in parts.values():
         recipe = merge(recipe, method.recipe)
-    doc = f"The sum of {' and '.join(parts)}, each with its own weights.\n\nSee `benchmark show` of each."
-    return type(name, (Combination,), {"combined": dict(parts), "recipe": recipe, "__doc__": doc})
+    attributes = {
+        "name": name,
+        "parts": dict(parts),
+        "recipe": recipe,
+        "compresses": bool(compressing),
+        "__doc__": f"The sum of {' and '.join(parts)}, each with its own weights.\n\n"
+        "`benchmark show METHOD` describes each of them.",
+    }
+    return type(name, (Combination,), attributes)

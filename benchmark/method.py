@@ -1,8 +1,8 @@
-"""The contract of a distillation method."""
+"""The contract between a distillation method and the training engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,48 +13,8 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import ChannelSelection
 
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What has to be given for a method to make sense.
-
-    `benchmark.experiment.preflight` checks embeddings, backbones and views before anything is trained. `classifier` is
-    checked for teachers loaded from a checkpoint file; those trained here have one. `sample_index` only describes the
-    method: every batch carries the indices. The intermediate features that a method reads are its `student_taps` and
-    `teacher_taps`.
-    """
-
-    teacher: bool = True
-    """A teacher. Without one none is run, and `loss` gets the student's features twice."""
-    classifier: bool = False
-    """The teacher's logits over the identities of the training set."""
-    equal_embeddings: bool = False
-    """Embeddings of one size."""
-    same_backbone: bool = False
-    """A student that starts with the teacher's architecture, block by block."""
-    sample_index: bool = False
-    """`Batch.indices`: it remembers something of every training image."""
-    views: bool = False
-    """Several augmentations of every image in a batch: `train.sampler.views` above 1."""
-
-    def __or__(self, other: "Needs") -> "Needs":
-        """What both need."""
-        return Needs(*(getattr(self, name) or getattr(other, name) for name in self.__slots__))
-
-    def describe(self) -> str:
-        """A sentence for people."""
-        parts = {
-            "a teacher" if self.teacher else "no teacher": True,
-            "the teacher's classifier": self.classifier,
-            "embeddings of one size": self.equal_embeddings,
-            "a student with the teacher's architecture to start from": self.same_backbone,
-            "the index of every sample": self.sample_index,
-            "several views of every image (train.sampler.views)": self.views,
-        }
-        named = [part for part, needed in parts.items() if needed]
-        listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-        return f"Needs {listed}."
-
+if TYPE_CHECKING:
+    from benchmark.recipe import Recipe
 
 KINDS = {
     "none": "no distillation",
@@ -70,41 +30,104 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a method may know about the training to come."""
+class Needs:
+    """Requirements of a method.
+
+    Embedding sizes, backbones and views are checked before training. `classifier` is checked for a teacher that is
+    loaded from a checkpoint file; a teacher trained by the suite has a classifier. `sample_index` is informative: every
+    batch carries the indices.
+    """
+
+    teacher: bool = True
+    """A teacher network. If False, `prepare`, `loss` and `check` receive None in its place."""
+    classifier: bool = False
+    """The teacher's logits over the training identities."""
+    equal_embeddings: bool = False
+    """Student and teacher embeddings of equal size."""
+    same_backbone: bool = False
+    """A student that starts with the teacher's backbone, block by block."""
+    sample_index: bool = False
+    """`Batch.indices`, because the method stores something for every training image."""
+    views: bool = False
+    """Several augmented views of every image in a batch: `train.sampler.views` above 1."""
+
+    def __or__(self, other: "Needs") -> "Needs":
+        """Return the requirements of both."""
+        return Needs(*(getattr(self, name) or getattr(other, name) for name in self.__slots__))
+
+    def describe(self) -> str:
+        """Return the requirements as an English sentence."""
+        parts = {
+            "a teacher" if self.teacher else "no teacher": True,
+            "the teacher's classifier": self.classifier,
+            "embeddings of one size": self.equal_embeddings,
+            "a student with the teacher's architecture to start from": self.same_backbone,
+            "the index of every sample": self.sample_index,
+            "several views of every image (train.sampler.views)": self.views,
+        }
+        named = [part for part, needed in parts.items() if needed]
+        listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+        return f"Needs {listed}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipePlan:
+    """The training settings that follow from the recipe alone, known before any image is read."""
+
+    image_size: tuple[int, int]
+    """(height, width) of training images, in pixels."""
+    batch_size: int
+    """Images in a batch; every view of an image counts."""
+    views: int
+    """Augmented views of each image in a batch; the views of an image are consecutive."""
+    epochs: int
+    optimizer: Literal["sgd", "adamw"]
+    momentum: float
+    """Momentum of SGD; 0 for other optimizers."""
+    weight_decay: float
+
+    @classmethod
+    def from_recipe(cls, recipe: "Recipe", **data: Any) -> Self:
+        """Read the settings from a recipe.
+
+        Args:
+            recipe: A composed recipe.
+            **data: The fields of a `Plan` that the recipe does not determine.
+        """
+        settings = recipe.train
+        return cls(
+            image_size=recipe.image_size,
+            batch_size=settings.sampler.batch_size,
+            views=settings.sampler.views,
+            epochs=settings.schedule.epochs,
+            optimizer=settings.optimizer.type,
+            momentum=settings.optimizer.momentum if settings.optimizer.type == "sgd" else 0.0,
+            weight_decay=settings.optimizer.weight_decay,
+            **data,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(RecipePlan):
+    """The settings of a training whose images are known."""
 
     labels: np.ndarray
-    """(images,) int64 in 0 .. identities - 1: the identity of each training image; `Batch.indices` point into it."""
+    """(images,) int64 in 0 .. identities - 1: the identity of each training image, indexed by `Batch.indices`."""
     identities: int
-    batch_size: int
-    """Images of a batch, every view of an image counted."""
-    views: int
-    """Augmentations of an image that follow each other in a batch."""
-    epochs: int
-    steps_per_epoch: int
-    learning_rates: np.ndarray
-    """(epochs * steps_per_epoch,): the learning rate of every step."""
-    optimizer: str
-    """"sgd" or "adamw"."""
-    momentum: float
-    weight_decay: float
-    image_size: tuple[int, int]
-    """(height, width) of a training image."""
+    steps: int
+    """Optimizer steps of the whole training."""
+    learning_rate: Callable[[int], float]
+    """The learning rate of a step, counted from 0."""
 
     @property
     def images(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return len(self.labels)
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole training."""
-        return self.epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands: `epoch` of `epochs` are complete, and so are `step` optimiser steps in all."""
+    """Position in the training: `epoch` of `epochs` epochs and `step` optimizer steps are complete."""
 
     epoch: int
     epochs: int
@@ -113,97 +136,134 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A cost that a compressed student is to meet, as a fraction of its teacher's."""
+    """Target cost of a compressed student, as a fraction of its teacher's cost."""
 
     kind: Literal["macs", "parameters"]
     target: float
 
-    def of(self, size: Size) -> int:
-        """The figure of `size` that the budget is about."""
+    def cost(self, size: Size) -> int:
+        """Return the MACs or the parameters of `size`, whichever the budget limits."""
         return getattr(size, self.kind)
 
 
 class Method(nn.Module):
-    """A way to train a student with a teacher's help. Subclasses register with `METHODS` and override what they change.
+    """Base class of distillation methods.
 
-    Learnable adapters are ordinary submodules: they are optimised with the student and are absent from its deployed
-    weights. Whatever must survive a kill (queues, masks, counters) belongs in buffers. Constructor arguments are the
-    method's parameters in a recipe; they are validated against their type hints, so every one needs a hint and a
+    Register a subclass with `METHODS.register_module()` and override what it changes; only `loss` is required.
+    Learnable adapters are ordinary submodules: they are optimized with the student and are not part of the deployed
+    network. Everything that a resumed run needs (queues, masks, counters) belongs in buffers. Constructor arguments are
+    the parameters that a recipe can set. They are validated against their type hints, so each needs a hint and a
     default.
 
-    The class docstring is the method's card: a summary line, the citation, the equation, what each symbol is, where
-    paper and released code differ and which is followed.
+    The class docstring is the method's card: a summary line, the citation, the equation, its symbols, and any deviation
+    from the paper or its code.
+
+    A teacher is annotated as `Embedder | Any` or `Features | Any`: an override may declare `teacher: Features` if its
+    `needs.teacher` is true, and has to accept `Features | None` if it is false.
     """
 
     name: ClassVar[str]
-    """The registered name; set by the registry."""
+    """The registered name."""
+    parts: ClassVar[Mapping[str, type["Method"]]] = {}
+    """The methods that a combination adds up, by name; empty for a single method."""
     kind: ClassVar[str] = "other"
-    """What it compares, one of `KINDS`."""
+    """What the method compares: a key of `KINDS`."""
+    compresses: ClassVar[bool] = False
+    """Whether the student becomes smaller than the recipe describes it. Such a method implements `minimal_student`."""
     needs: Needs = Needs()
-    """What has to be given; an instance may need more or less, by its arguments."""
+    """Requirements; an instance may change them according to its arguments."""
     aligned: bool = False
-    """Whether the student's embedding comes to lie where the teacher's does, so that a student's query can be searched
-    in a gallery that the teacher embedded (the asymmetric protocol). An instance may differ, by its arguments."""
+    """Whether the student is trained into the teacher's embedding space, so that student queries can be searched in a
+    gallery embedded by the teacher (asymmetric retrieval). An instance may change it according to its arguments."""
     recipe: ClassVar[Mapping[str, Any]] = {}
-    """Recipe fragment merged over the dataset's, for example `{"student": {"like": "teacher"}}`."""
+    """Recipe fragment that overrides the dataset's, for example `{"student": {"like": "teacher"}}`."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Named sets of arguments, such as the published ones where the defaults are others: `--set method.preset=NAME`."""
+    """Named sets of arguments, such as published values that are not the defaults: `--set method.preset=NAME`."""
     student_taps: Sequence[str] = ()
-    """Intermediate features read from the student: a stage ("stage3"), what its last activation gets ("stage3:pre"), or
-    the name of a module ("layer1.0.bn2")."""
+    """Feature maps of the student that `loss` reads: a stage ("stage3"), the input of its last activation
+    ("stage3:pre"), or a module by name ("layer1.0.bn2")."""
     teacher_taps: Sequence[str] = ()
-    """The same for the teacher. Both are read after `prepare`, which may set them; those that the constructor sets are
-    checked before anything is trained, and must be maps, (B, C, H, W)."""
+    """Feature maps of the teacher that `loss` reads. Taps are read after `prepare`, which may set them. Taps set by the
+    constructor are checked before training and have to be (B, C, H, W) feature maps."""
     budget: Budget | None = None
-    """The cost at which compression is to stop; the record says whether it was met."""
+    """The cost at which compression stops; the record states whether it was met."""
 
-    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
-        """Refuse networks that it cannot work on, by a UserError, before anything is trained.
-
-        They have shapes and no values: their tensors are on the `meta` device.
-        """
-
-    def check_training(self, optimizer: str, batch_size: int) -> None:
-        """Refuse a training that it cannot take part in, by a UserError, before anything is trained.
+    def check(self, student: Embedder, teacher: Embedder | Any, plan: RecipePlan) -> None:
+        """Check that the method can train these networks by this plan. Called before any image is read.
 
         Args:
-            optimizer: "sgd" or "adamw".
-            batch_size: Images in a batch, all views counted.
+            student: On the `meta` device: its tensors have shapes and no values.
+            teacher: On the `meta` device; None if no teacher is needed.
+            plan: What the recipe determines.
+
+        Raises:
+            UserError: The method does not support a network or a setting.
         """
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        """Build adapters and edit the student, once, before the optimiser is made."""
+    def prepare(self, student: Embedder, teacher: Embedder | Any, plan: Plan) -> None:
+        """Build adapters and edit the student. Called once, before the optimizer is built.
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms, already weighted, that are added to the task loss. Called at every step.
+        Args:
+            student: On the training device, with its initial weights.
+            teacher: Frozen and in eval mode; None if no teacher is needed.
+            plan: The coming training.
+        """
 
-        `teacher` is computed without gradient. Values that should only be logged are not returned here. The one thing
-        that a method has to define: a run of one that does not is refused before anything is trained.
+    def loss(self, student: Features, teacher: Features | Any, batch: Batch) -> dict[str, Tensor]:
+        """Compute the loss terms that are added to the task loss. Called at every step; every method defines it.
+
+        Args:
+            student: Outputs of the student for the batch, with gradient.
+            teacher: Outputs of the teacher for the batch, without gradient; None if no teacher is needed.
+            batch: Images, labels, cameras and indices.
+
+        Returns:
+            Weighted scalar terms by name. Each is optimized and logged.
         """
         raise NotImplementedError
 
     def after_backward(self, student: Embedder) -> None:
-        """Edit gradients, between backward and the optimiser's step."""
+        """Edit gradients between the backward pass and the optimizer step."""
 
     def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
-        """Change the student's structure between epochs, in place; return every parameter that was narrowed."""
+        """Change the student's structure in place between epochs.
+
+        Returns:
+            Every parameter that was narrowed, so that the optimizer's state can follow.
+        """
         return []
 
     def structure(self) -> dict[str, Any]:
-        """What `restore` needs to repeat all structural changes so far, as tensors, numbers, strings, lists, dicts."""
+        """Return what `restore` needs to repeat all structural changes: tensors, numbers, strings, lists and dicts."""
         return {}
 
     def restore(self, student: Embedder, structure: dict[str, Any]) -> None:
-        """Repeat the structural changes on a freshly prepared student, so that a checkpoint's weights fit."""
+        """Repeat structural changes on a freshly prepared student, so that the weights of a checkpoint fit."""
 
     def report(self, student: Embedder) -> dict[str, float]:
-        """Figures about the student or the method, logged after every epoch."""
+        """Return values to log after every epoch, and once before the first."""
         return {}
 
-    def minimal_student(self, student: Embedder) -> Embedder | None:
-        """The smallest network that `compact` could give for this student; None for a method that does not compress."""
-        return None
+    def progress_line(self, report: Mapping[str, float]) -> str:
+        """Return a short text on the values of `report` for the progress display; empty for none."""
+        return ""
+
+    @classmethod
+    def plots(cls, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
+        """Draw the course of a finished training.
+
+        Args:
+            metrics: The rows of the run's `metrics.jsonl`, one per epoch, which include the values of `report`.
+
+        Returns:
+            SVG text by file name, written to the run folder.
+        """
+        return {}
+
+    def minimal_student(self, student: Embedder) -> Embedder:
+        """Return the smallest network that `compact` can produce from this student. Called if `compresses` is true."""
+        raise NotImplementedError
 
     def compact(self, student: Embedder) -> Embedder:
-        """The network that is deployed and measured, in eval mode; called once, at the end, and may edit in place."""
+        """Return the network that is deployed and measured, in eval mode. Called once, after training; may edit it."""
         return student

@@ -122,9 +122,7 @@ class MethodRegistry(PluginRegistry["Method"]):
         if name not in self._combinations:
             from benchmark.combination import combine  # imports torch
 
-            combination = combine(name, {part: super(MethodRegistry, self).find(part) for part in parts})
-            combination.name = name
-            self._combinations[name] = combination
+            self._combinations[name] = combine(name, {part: super(MethodRegistry, self).find(part) for part in parts})
         return self._combinations[name]
 
 

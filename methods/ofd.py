@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, UserError
+from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, RecipePlan, UserError
 from benchmark.losses import match_size
 from benchmark.model.embedder import Stages, stage_channels
 from benchmark.utils.precision import upcast
@@ -59,7 +59,7 @@ class OFD(Method):
         self.student_taps = self.teacher_taps = [f"stage{stage}:pre" for stage in stages]
         self.connectors = nn.ModuleList()
 
-    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+    def check(self, student: Embedder, teacher: Embedder, plan: RecipePlan) -> None:
         for stage, channels in zip(self.stages, stage_channels(teacher, self.stages), strict=True):
             _last_batchnorm(teacher, stage, channels)
 

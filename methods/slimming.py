@@ -1,18 +1,18 @@
 """Network slimming."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.compression.compactor_method import one_budget
+from benchmark.compression.compression_method import CompressionMethod, budget_from
 from benchmark.compression.lasso import lasso_strength, require_derivable
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method, Needs, Plan, Progress
+from benchmark.method import Needs, Plan, Progress, RecipePlan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.residual_blocks import deployed_size, fewest, inner_widths, narrowed
@@ -24,7 +24,7 @@ _NAMED = r"^(\d+(\.\d+)?\s*\*\s*)?(mean|median)$"
 
 
 @METHODS.register_module("slimming")
-class Slimming(Method):
+class Slimming(CompressionMethod):
     """Network slimming: channels whose batch-norm scale a lasso has made small are removed, and the rest trained on.
 
     Liu, Li, Shen, Huang, Yan, Zhang: Learning Efficient Convolutional Networks through Network Slimming. ICCV 2017.
@@ -52,9 +52,7 @@ class Slimming(Method):
             a multiple of one, such as "1.25*mean". Needs both targets to be null.
     """
 
-    kind: ClassVar[str] = "pruning"
     needs = Needs(teacher=False, same_backbone=True)
-    recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
 
     def __init__(
         self,
@@ -66,7 +64,7 @@ class Slimming(Method):
     ) -> None:
         super().__init__()
         self.lasso, self.prune_at, self.threshold = lasso, prune_at, threshold
-        self.budget = one_budget("slimming", target_macs, target_params)
+        self.budget = budget_from("slimming", target_macs, target_params)
         if (self.budget is None) == (threshold is None):
             raise UserError(
                 "slimming: give one of target_macs, target_params and threshold, and switch the others off, as in "
@@ -74,20 +72,18 @@ class Slimming(Method):
             )
         self.pruned = False
 
-    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+    def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
         inner_widths(student, "slimming")
+        require_derivable("slimming", self.lasso, plan.optimizer)
 
-    def check_training(self, optimizer: str, batch_size: int) -> None:
-        require_derivable("slimming", self.lasso, optimizer)
-
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+    def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         self.widths = [place.width for place in inner_widths(student, "slimming")]
         self.image_size = plan.image_size
-        self.reference = deployed_size(teacher, plan.image_size)
+        self.reference = deployed_size(teacher or student, plan.image_size)
         self.prune_after = max(1, round(self.prune_at * plan.epochs))
         self.strength = lasso_strength("slimming", self.lasso, plan, start=0, vanish_at=self.prune_after / plan.epochs)
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         return {}
 
     def after_backward(self, student: Embedder) -> None:
@@ -157,12 +153,12 @@ class Slimming(Method):
             assert self.threshold is not None
             limit = _limit(self.threshold, torch.cat(list(layers)))
             return sum(float(layers[i][channel]) < limit for i, channel in order)
-        allowed = budget.target * budget.of(self.reference)
+        allowed = budget.target * budget.cost(self.reference)
 
         def met(removed: int) -> bool:
             gone = Counter(i for i, _ in order[:removed])
             widths = [len(layer) - gone[i] for i, layer in enumerate(layers)]
-            return budget.of(deployed_size(student, self.image_size, widths)) <= allowed
+            return budget.cost(deployed_size(student, self.image_size, widths)) <= allowed
 
         return fewest(len(order), met)
 

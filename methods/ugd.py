@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, UserError
+from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, RecipePlan, UserError
 from benchmark.losses import l2_normalize
 from benchmark.model.embedder import stage_channels
 from benchmark.utils.precision import full_precision, upcast
@@ -65,8 +65,8 @@ class UGD(Method):
         self.student_taps, self.teacher_taps = [f"stage{stage}"], ["stage4"]
         self.stage = stage
 
-    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
-        _require_plain_head(teacher.eval(), image_size)
+    def check(self, student: Embedder, teacher: Embedder, plan: RecipePlan) -> None:
+        _require_plain_head(teacher.eval(), plan.image_size)
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         height, width = student.image_size or plan.image_size

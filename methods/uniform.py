@@ -1,15 +1,14 @@
 """Narrowing by one factor."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.compression.compactor_method import one_budget
+from benchmark.compression.compression_method import CompressionMethod, budget_from
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method, Needs, Plan
+from benchmark.method import Needs, Plan, RecipePlan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.residual_blocks import deployed_size, fewest, inner_widths, narrowed
@@ -19,7 +18,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 @METHODS.register_module("uniform")
-class Uniform(Method):
+class Uniform(CompressionMethod):
     """Uniform width: the teacher's architecture with every inner width times one factor, trained from the start.
 
     The filters that stay are those of Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets.
@@ -41,40 +40,38 @@ class Uniform(Method):
         target_params: The same for parameters; needs `target_macs` to be null.
     """
 
-    kind: ClassVar[str] = "pruning"
     needs = Needs(teacher=False, same_backbone=True)
-    recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
 
     def __init__(self, target_macs: Fraction | None = 0.5, target_params: Fraction | None = None) -> None:
         super().__init__()
-        self.budget = one_budget("uniform", target_macs, target_params)
+        self.budget = budget_from("uniform", target_macs, target_params)
         if self.budget is None:
             raise UserError("uniform: give target_macs or target_params, such as --set method.target_macs=0.5")
 
-    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+    def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
         inner_widths(student, "uniform")
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+    def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         assert self.budget is not None
         budget, self.image_size = self.budget, plan.image_size
         places = inner_widths(student, "uniform")
         widths = [place.width for place in places]
         most = max(widths)
-        allowed = budget.target * budget.of(deployed_size(teacher, plan.image_size))
+        allowed = budget.target * budget.cost(deployed_size(teacher or student, plan.image_size))
 
         def scaled(removed: int) -> list[int]:
             """Widths at which the widest has lost this many channels."""
             return [max(1, round(width * (most - removed) / most)) for width in widths]
 
         def affordable(removed: int) -> bool:
-            return budget.of(deployed_size(student, plan.image_size, scaled(removed))) <= allowed
+            return budget.cost(deployed_size(student, plan.image_size, scaled(removed))) <= allowed
 
         removed = fewest(most - 1, affordable)
         largest = [_largest(place.conv.weight, width) for place, width in zip(places, scaled(removed), strict=True)]
         for place, channels in zip(places, largest, strict=True):
             place.keep(channels)
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         return {}
 
     def report(self, student: Embedder) -> dict[str, float]:

@@ -92,8 +92,8 @@ def test_what_gives_no_maps_is_named(network, backbone, what):
         ("deap+kd", "vit_tiny_patch16_224", "residual blocks of timm's ResNet family"),
         ("uniform", "resnext50_32x4d", "uniform removes channels one by one, which the grouped convolution"),
         ("slimming", "mobilenetv3_small_050", "slimming narrows the residual blocks of timm's ResNet family"),
-        ("ofd", "convnext_atto", "ofd takes its margins from the batch-norm that ends a stage"),
-        ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow it"),
+        ("ofd", "convnext_atto", "ofd takes its margins"),
+        ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow the last stage"),
     ],
 )
 def test_what_a_method_cannot_work_on_is_known_without_weights(method, teacher, message):

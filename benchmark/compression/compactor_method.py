@@ -1,38 +1,24 @@
 """What the methods share that put compactors into a student."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark.compression.compactor import Compactable, compactable_blocks
+from benchmark.compression.compression_method import CompressionMethod
 from benchmark.compression.lasso import edit_gradients, group_norms
 from benchmark.errors import UserError
-from benchmark.method import Budget, Method, Plan, Progress
+from benchmark.method import Budget, Plan, Progress, RecipePlan
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.residual_blocks import deployed_size, fewest
 from benchmark.model.surgery import ChannelSelection
 
 
-def one_budget(method: str, macs: float | None, parameters: float | None) -> Budget | None:
-    """The budget from `target_macs` and `target_params`, of which at most one may be given.
-
-    Raises:
-        UserError: Both are.
-    """
-    if macs is not None and parameters is not None:
-        raise UserError(
-            f"{method}: target_macs and target_params are both set; switch one off, as in --set method.target_macs=null"
-        )
-    if macs is not None:
-        return Budget("macs", macs)
-    return None if parameters is None else Budget("parameters", parameters)
-
-
-class CompactorMethod(Method):
+class CompactorMethod(CompressionMethod):
     """A method whose student starts as large as its teacher and loses rows of compactors until a budget is met.
 
     Rows below `threshold` are removed, the smallest first, at the end of every epoch (`dynamic`) or once at the end of
@@ -45,10 +31,6 @@ class CompactorMethod(Method):
         budget: Where to stop; None for never.
     """
 
-    name: ClassVar[str]
-    """What the method is registered as."""
-    kind: ClassVar[str] = "pruning"
-    recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
     strength: float
     """The lasso's weight; set in `prepare`."""
 
@@ -70,18 +52,18 @@ class CompactorMethod(Method):
     def kept(self, place: int, index: Tensor) -> None:
         """Called after a place has lost rows: of its rows, only `index`, ascending, remain."""
 
-    def insert(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+    def insert(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         """Put the compactors into the student; what it is compared with is the teacher's cost."""
         self.plan = plan
-        self.reference = deployed_size(teacher, plan.image_size)
+        self.reference = deployed_size(teacher or student, plan.image_size)
         places = self.places(student)
         for place in places:
             place.insert()
         self.widths = [place.width for place in places]
 
-    def check(self, student: Embedder, teacher: Embedder, image_size: tuple[int, int]) -> None:
+    def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
         self.places(student)
-        if self.needs.same_backbone:
+        if self.needs.same_backbone and teacher is not None:
             self.expect_alike(student, teacher)
 
     def expect_alike(self, student: Embedder, teacher: Embedder) -> None:
@@ -114,7 +96,7 @@ class CompactorMethod(Method):
 
         It is a step's length: closer to zero than this, the full pull would carry a row across.
         """
-        return self.plan.learning_rates[self.step] * self.strength / (1 - self.plan.momentum)
+        return self.plan.learning_rate(self.step) * self.strength / (1 - self.plan.momentum)
 
     def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
         return self._remove_rows(student) if self.dynamic else []
@@ -194,11 +176,11 @@ class CompactorMethod(Method):
         if budget is None:
             return len(order)
         widths = [place.width for place in places]
-        allowed = budget.target * budget.of(self.reference)
+        allowed = budget.target * budget.cost(self.reference)
 
         def met(rows: int) -> bool:
             left = [width - order[:rows].count(i) for i, width in enumerate(widths)]
-            return budget.of(self._size(student, left)) <= allowed
+            return budget.cost(self._size(student, left)) <= allowed
 
         if not met(len(order)):
             return len(order)

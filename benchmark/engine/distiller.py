@@ -74,7 +74,7 @@ class Distiller(InitialisedModel):
         if mode == "predict":
             return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
         batch = Batch(images, labels, cameras, indices)
-        student = teacher = self.student_features(images)
+        student, teacher = self.student_features(images), None
         if self.teacher_features is not None:
             with torch.no_grad():
                 teacher = self.teacher_features(images)

@@ -285,9 +285,8 @@ class ProgressHook(Hook):
     def _show(self, runner: Runner, row: dict[str, Any]) -> None:
         done, left = runner.iter, runner.max_iters - runner.iter
         state = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['images_per_second']:.0f} images/s"
-        if "channels" in row:
-            state += f"  channels {row['channels']:.0f}  {row['parameters'] / 1e6:.2f} M parameters"
-            state += f"  {row['macs'] / 1e6:.1f} M MACs"
+        if extra := runner.model.method.progress_line(row):
+            state += f"  {extra}"
         if self.bar:
             self.bar.update(self.line, state=state)
             runner.logger.info(f"epoch {row['epoch']}/{runner.max_epochs}  {state}")

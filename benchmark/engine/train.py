@@ -125,23 +125,15 @@ def assemble(
     settings = recipe.train
     if teacher is not None:
         teacher.requires_grad_(False).eval()
-    method.prepare(
-        student,
-        teacher if teacher is not None else student,
-        Plan(
-            labels=np.array([dataset.labels[sample.identity] for sample in dataset.train]),
-            identities=len(dataset.labels),
-            batch_size=settings.sampler.batch_size,
-            views=settings.sampler.views,
-            epochs=settings.schedule.epochs,
-            steps_per_epoch=steps_per_epoch,
-            learning_rates=learning_rates(settings.optimizer, settings.schedule, steps_per_epoch),
-            optimizer=settings.optimizer.type,
-            momentum=settings.optimizer.momentum if settings.optimizer.type == "sgd" else 0.0,
-            weight_decay=settings.optimizer.weight_decay,
-            image_size=recipe.image_size,
-        ),
+    rates = learning_rates(settings.optimizer, settings.schedule, steps_per_epoch)
+    plan = Plan.from_recipe(
+        recipe,
+        labels=np.array([dataset.labels[sample.identity] for sample in dataset.train]),
+        identities=len(dataset.labels),
+        steps=len(rates),
+        learning_rate=lambda step: float(rates[step]),
     )
+    method.prepare(student, teacher, plan)
     student.tap(method.student_taps)
     if teacher is not None:
         teacher.tap(method.teacher_taps)

@@ -256,7 +256,7 @@ class Experiment:
         images = self.test.example(EXAMPLES)
         with torch.no_grad():  # taps need tensors that count their changes, which inference mode does not give
             before = trained.student.features(images).embedding
-            minimal = trained.method.minimal_student(trained.student)
+            minimal = method.minimal_student(trained.student) if method.compresses else None
             compact = _without_head(fold_batchnorm(trained.method.compact(trained.student), images[:2]))
         save_student(compact, folder / "student.pt", recipe.image_size)
         deployed = load_student(folder / "student.pt", self.device)  # what is measured is what the file holds
@@ -290,7 +290,7 @@ class Experiment:
             data=self._data(len(read_skipped(folder))),
             variant=self._variant(),
             network=parts.Network(
-                name=recipe.student.title(compressed=minimal is not None),
+                name=recipe.student.title(compressed=method.compresses),
                 embedding=deployed.dim,
                 cost=figures,
                 weights=weights_hash(deployed),

@@ -10,7 +10,7 @@ import torch
 from benchmark.errors import UserError, nearest
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.experiment import Experiment
-from benchmark.method import Method
+from benchmark.method import Method, RecipePlan
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder, stage_channels
 from benchmark.recipe import Recipe
@@ -68,7 +68,6 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
     large, small = recipe.teacher.network, recipe.student
     if type(method).loss is Method.loss:
         raise UserError(f"{name} has no loss: define `loss(self, student, teacher, batch)` in {type(method).__name__}")
-    method.check_training(recipe.train.optimizer.type, recipe.train.sampler.batch_size)
     if needs.same_backbone and (large.backbone, large.args) != (small.backbone, small.args):
         raise UserError(
             f"{name}'s student starts as large as its teacher, block by block: leave `student` as `{{like: teacher}}`, "
@@ -84,7 +83,7 @@ def check_pairing(method: Method, recipe: Recipe) -> None:
         )
     if small.weights == "teacher" and _shapes(student) != _shapes(teacher):
         raise UserError("student.weights: teacher needs the teacher's own architecture, and the student has another")
-    method.check(student, teacher, recipe.image_size)
+    method.check(student, teacher if needs.teacher else None, RecipePlan.from_recipe(recipe))
     if not needs.teacher:
         return
     if needs.equal_embeddings and student.dim != teacher.dim:

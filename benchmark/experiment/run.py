@@ -10,7 +10,7 @@ from benchmark.engine.hooks import read_metrics
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.preflight import checked_experiment
 from benchmark.recipe import compose
-from benchmark.results.compression_plot import compression_svg
+from benchmark.registry import METHODS
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
@@ -75,9 +75,9 @@ def run_experiment(experiment: Experiment, leaderboards: Path | None) -> Record:
         with NamedTemporaryFile(prefix=".", dir=records):
             pass  # fails now, instead of after hours of training, if the folder cannot be written to
     record = experiment.run()
-    trace = read_metrics(experiment.folder)
-    if "channels" in trace[0]:
-        write_text(experiment.folder / "compression.svg", compression_svg(trace))
+    method = METHODS.find(experiment.recipe.method.name)
+    for name, svg in method.plots(read_metrics(experiment.folder)).items():
+        write_text(experiment.folder / name, svg)
     if leaderboards is not None:
         add_record(record, records)
         if experiment.teacher_record.exists():

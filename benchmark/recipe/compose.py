@@ -128,9 +128,8 @@ def _preset(method: str, user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     """
     found = METHODS.find(method)
     given = user["method"]
-    parts = getattr(found, "combined", {})
     arguments: dict[str, Any] = {
-        name: _preset(name, {"method": given[name]})[0] for name in parts if isinstance(given.get(name), Mapping)
+        name: _preset(name, {"method": given[name]})[0] for name in found.parts if isinstance(given.get(name), Mapping)
     }
     name = given.get("preset")
     if name is not None:
@@ -164,8 +163,8 @@ def _fragments(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
     suited, found = DATASETS.find(dataset).method_arguments, METHODS.find(method)
     arguments: Mapping[str, Any]
-    if combined := getattr(found, "combined", {}):
-        arguments = {name: suited[name] for name in combined if name in suited and name not in preset}
+    if found.parts:
+        arguments = {name: suited[name] for name in found.parts if name in suited and name not in preset}
     else:
         arguments = {} if preset else suited.get(method, {})
     return merge(_lay(content, found.recipe), {"method": arguments})

@@ -81,7 +81,7 @@ def _strictly(model: type[Model], content: Mapping[str, Any]) -> Model:
 
 def _argument_model(registry: PluginRegistry, name: str) -> type[BaseModel]:
     """What a plug-in's constructor takes, by its type hints; of a combination, what those of its parts take."""
-    parts = getattr(registry.find(name), "combined", {})
+    parts = METHODS.find(name).parts if registry is METHODS else {}
     if parts:
         models = {part: _argument_model(registry, part) for part in parts}
         fields: dict[str, Any] = {part: (model, model()) for part, model in models.items()}

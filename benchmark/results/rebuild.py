@@ -13,7 +13,6 @@ from torch import nn
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
-from benchmark.method import Method
 from benchmark.model.cost import Size, count
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
@@ -121,11 +120,9 @@ def _cost_at_most(cost: Cost, size: Size) -> Iterator[Violation]:
 def _compresses(record: Record, name: str) -> bool:
     """Whether the method makes the student smaller; of one that is not registered here, whether the record says so."""
     try:
-        method = METHODS.find(name)
+        return METHODS.find(name).compresses
     except UserError:
         return record.saved is not None and record.saved.ceiling_macs is not None
-    parts = getattr(method, "combined", {name: method}).values()
-    return any(part.minimal_student is not Method.minimal_student for part in parts)
 
 
 def _dataset(recipe: Recipe) -> RetrievalDataset | None:

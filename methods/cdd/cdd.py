@@ -6,12 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.compression.compactor_method import CompactorMethod, one_budget
+from benchmark.compression.compactor_method import CompactorMethod
+from benchmark.compression.compression_method import budget_from
 from benchmark.compression.lasso import lasso_strength, require_derivable
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
 from benchmark.losses import feature_distance, global_avg_pool, kl_divergence
-from benchmark.method import Needs, Plan
+from benchmark.method import Needs, Plan, RecipePlan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.registry import METHODS
@@ -91,7 +92,7 @@ class CDD(CompactorMethod):
         target_macs: Fraction | None = None,
         target_params: Fraction | None = None,
     ) -> None:
-        super().__init__(threshold, dynamic, one_budget("cdd", target_macs, target_params))
+        super().__init__(threshold, dynamic, budget_from("cdd", target_macs, target_params))
         if lasso == "auto" and not vanish_at > reset_from:
             raise UserError(f"cdd: vanish_at ({vanish_at}) must come after reset_from ({reset_from})")
         self.temperature, self.kl_weight, self.feature_weight = temperature, kl_weight, feature_weight
@@ -100,16 +101,16 @@ class CDD(CompactorMethod):
         self.recompute, self.queue = recompute, queue
         self.teacher_batch_statistics = teacher_batch_statistics
 
-    def check_training(self, optimizer: str, batch_size: int) -> None:
-        require_derivable("cdd", self.lasso, optimizer)
-        if self.neighbours > batch_size or self.queue < batch_size:
+    def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
+        super().check(student, teacher, plan)
+        require_derivable("cdd", self.lasso, plan.optimizer)
+        if self.neighbours > plan.batch_size or self.queue < plan.batch_size:
             raise UserError(
-                f"cdd: with batches of {batch_size}, neighbours ({self.neighbours}) may be no more and queue "
+                f"cdd: with batches of {plan.batch_size}, neighbours ({self.neighbours}) may be no more and queue "
                 f"({self.queue}) no less than that"
             )
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        self.expect_alike(student, teacher)
         self.insert(student, teacher, plan)
         self.after = [place.where for place in self.places(student)]
         self.before = [f"{name}.norm" for name in self.after]

@@ -8,11 +8,12 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor
 
 from benchmark.compression.compactor import Compactable, compactable_blocks
-from benchmark.compression.compactor_method import CompactorMethod, one_budget
+from benchmark.compression.compactor_method import CompactorMethod
+from benchmark.compression.compression_method import budget_from
 from benchmark.compression.lasso import lasso_strength, require_derivable
 from benchmark.data.batch import Batch
 from benchmark.losses import feature_distance, global_avg_pool, kl_divergence
-from benchmark.method import Needs, Plan
+from benchmark.method import Needs, Plan, RecipePlan
 from benchmark.methods.mkd import MKD
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
@@ -82,7 +83,7 @@ class DEAP(CompactorMethod):
         target_macs: Share | None = None,
         target_params: Share | None = None,
     ) -> None:
-        super().__init__(threshold, dynamic, one_budget("deap", target_macs, target_params))
+        super().__init__(threshold, dynamic, budget_from("deap", target_macs, target_params))
         self.kl_weight, self.temperature = kl_weight, temperature
         self.feature_weight, self.mkd_weight = feature_weight, mkd_weight
         self.lasso, self.vanish_at = lasso, vanish_at
@@ -97,11 +98,11 @@ class DEAP(CompactorMethod):
             places.append(block)
         return places
 
-    def check_training(self, optimizer: str, batch_size: int) -> None:
-        require_derivable("deap", self.lasso, optimizer)
+    def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
+        super().check(student, teacher, plan)
+        require_derivable("deap", self.lasso, plan.optimizer)
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        self.expect_alike(student, teacher)
         self.insert(student, teacher, plan)
         self.strength = lasso_strength("deap", self.lasso, plan, 0, self.vanish_at)
         self.sums = [f"{block.name}:pre" for block in compactable_blocks(student)]

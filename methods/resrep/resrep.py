@@ -116,7 +116,7 @@ class ResRep(CompactorMethod):
     def places(self, network: Embedder) -> list[CompactableBlock]:
         return compactable_blocks(network, both=True)
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+    def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         self.insert(student, teacher, plan)
         self.allowed = self.budget.target * self.reference.macs if self.budget else 0
         example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=next(student.parameters()).device)
@@ -142,8 +142,8 @@ class ResRep(CompactorMethod):
             value = self.get_buffer(name)
             setattr(self, name, value.index_select(0, index.to(value.device)))
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        if not self.kl_weight:
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        if not self.kl_weight or teacher is None:
             return {}
         return {"resrep_kl": self.kl_weight * kl_divergence(student.logits, teacher.logits, self.temperature)}
 
@@ -169,7 +169,7 @@ class ResRep(CompactorMethod):
     @torch.no_grad()
     def _move(self, weights: list[nn.Parameter]) -> None:
         """SGD on the compactors; their gradients are used up, so that the optimiser passes them by."""
-        rate = float(self.plan.learning_rates[self.step])
+        rate = self.plan.learning_rate(self.step)
         for i, weight in enumerate(weights):
             assert weight.grad is not None
             velocity, masked = self.get_buffer(f"velocity{i}"), along(self.masks[i] == 0, weight, 0)

@@ -278,5 +278,6 @@ def test_a_plan_says_what_is_to_come(tiny, train_tiny, tmp_path):
     train_tiny(tiny("none"), tmp_path, method=method)
     plan = method.plan
     assert (plan.identities, plan.batch_size, plan.epochs, plan.optimizer) == (40, 32, 2, "sgd")
-    assert plan.steps_per_epoch == plan.images // 32 == len(plan.learning_rates) // 2
+    assert plan.steps == 2 * (plan.images // 32)
+    assert plan.learning_rate(0) == 0.05
     assert (plan.momentum, plan.weight_decay, plan.image_size) == (0.9, 5e-4, (32, 32))

@@ -29,8 +29,8 @@ PLAN = Plan(
     batch_size=32,
     views=1,
     epochs=4,
-    steps_per_epoch=5,
-    learning_rates=np.full(20, 0.02),
+    steps=20,
+    learning_rate=lambda step: 0.02,
     optimizer="sgd",
     momentum=0.9,
     weight_decay=5e-4,
@@ -109,6 +109,12 @@ def plan() -> Plan:
 
 
 @pytest.fixture(scope="session")
+def scheduled(plan):
+    """`scheduled(rates)`: the plan with these learning rates, one for each step."""
+    return lambda rates: replace(plan, steps=len(rates), learning_rate=lambda step: float(rates[step]))
+
+
+@pytest.fixture(scope="session")
 def rig(glyphs, batches):
     """`rig(CDD(), backbone="resnet18")` puts a method to work on random networks; the same ones at every call.
 
@@ -129,11 +135,11 @@ def rig(glyphs, batches):
         labels = np.array([glyphs.labels[sample.identity] for sample in glyphs.train])
         momentum = plan.momentum if optimizer == "sgd" else 0.0
         plan = replace(plan, labels=labels, optimizer=optimizer, momentum=momentum)
-        method.prepare(small, large, plan)
+        method.prepare(small, large if method.needs.teacher else None, plan)
         small.tap(method.student_taps)
         large.tap(method.teacher_taps)
         distiller = Distiller(small, large if method.needs.teacher else None, method, TaskLoss(Task()))
-        rate = Optimizer(type=optimizer, lr=float(plan.learning_rates[0]))
+        rate = Optimizer(type=optimizer, lr=plan.learning_rate(0))
         wrapper = DistillOptimWrapper(
             build_optimizer(distiller, rate), before_step=lambda: method.after_backward(small), autocast=None
         )

@@ -171,14 +171,14 @@ def test_an_unknown_pooling_within_a_block_is_refused(rig):
     made = rig(CDD())
     made.teacher.backbone.layer2[0].aa = nn.MaxPool2d(2)
     with pytest.raises(UserError, match=r"cannot narrow the MaxPool2d of resnet14t at layer2\.0\.aa"):
-        CDD().prepare(made.teacher, made.teacher, made.plan)
+        CDD().check(made.teacher, made.teacher, made.plan)
 
 
 def test_student_and_teacher_must_be_alike(rig):
     made = rig(CDD())
     other = Embedder("resnet14t", {"channels": [8, 8, 16, 8], "stem_width": 8}, identities=40)
     with pytest.raises(UserError, match="starts as large as its teacher"):
-        CDD().prepare(other, made.teacher, made.plan)
+        CDD().check(other, made.teacher, made.plan)
 
 
 def norms(weight: Tensor) -> Tensor:

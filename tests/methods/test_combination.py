@@ -53,8 +53,8 @@ def test_each_has_its_own_part_of_the_recipe():
     ("name", "message"),
     [
         ("kd+rdk", "unknown method 'rdk'; did you mean 'rkd'"),
-        ("kd+kd", "names one method twice"),
-        ("none+kd", "none adds nothing; leave it out"),
+        ("kd+kd", "a method is named twice"),
+        ("none+kd", "none has no loss terms; remove it"),
         ("kd+", "unknown method ''"),
     ],
 )
@@ -64,9 +64,9 @@ def test_what_does_not_go_together(name, message):
 
 
 def test_only_one_may_decide_on_the_size(monkeypatch):
-    monkeypatch.setattr(KD, "kind", "pruning")
+    monkeypatch.setattr(KD, "compresses", True)
     monkeypatch.setattr(METHODS, "_combinations", {})  # another test may have asked for this one
-    with pytest.raises(UserError, match="cdd and kd each decide on the student's size"):
+    with pytest.raises(UserError, match="cdd and kd both compress the student"):
         METHODS.find("cdd+kd")
 
 

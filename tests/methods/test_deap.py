@@ -1,7 +1,6 @@
 """DEAP: its terms, its lasso over columns and rows, its structural steps, its end."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,9 +180,9 @@ def test_gradients_are_those_of_the_loss_with_the_lasso_in_it(rig):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_a_column_rests_at_zero_against_a_weaker_objective(rig, nesterov):
+def test_a_column_rests_at_zero_against_a_weaker_objective(rig, scheduled, nesterov):
     """Half the lasso pulls it away, at a learning rate that does not decay: below the threshold nevertheless."""
-    plan = replace(rig(DEAP()).plan, learning_rates=np.full(200, 0.2), epochs=40)
+    plan = scheduled(np.full(200, 0.2))
     made = rig(DEAP(lasso=0.02), plan=plan)
     weights = [place.weight for place in places(made)]
     optimizer = torch.optim.SGD(weights, lr=0.2, momentum=0.9, nesterov=nesterov)
@@ -200,15 +199,14 @@ def test_a_column_rests_at_zero_against_a_weaker_objective(rig, nesterov):
 
 def test_the_automatic_lasso_follows_from_the_schedule(rig):
     made = rig(DEAP(vanish_at=0.7))
-    plan = made.plan
-    assert made.method.strength == auto_lasso(plan.learning_rates, 0, 14, plan.momentum, plan.weight_decay)
+    assert made.method.strength == auto_lasso([0.02] * 14, made.plan.momentum, made.plan.weight_decay)
     assert rig(DEAP(lasso=0.01), optimizer="adamw").method.strength == 0.01
 
 
 def test_the_published_lambda_is_what_vanish_at_stands_for(rig):
     """VeRi-776 by CDD's schedule: 393 steps an epoch, 0.01 after ten epochs of warming up."""
     rates = np.repeat([0.01 * min(1, 0.1 + 0.09 * epoch) for epoch in range(90)], 393)
-    assert auto_lasso(rates, 0, round(0.14 * len(rates)), 0.9, 5e-4) == pytest.approx(0.003, rel=0.1)
+    assert auto_lasso(rates[: round(0.14 * len(rates))], 0.9, 5e-4) == pytest.approx(0.003, rel=0.1)
 
 
 def test_published_constants_are_a_preset(rig):
@@ -364,4 +362,4 @@ def test_student_and_teacher_must_be_alike(rig):
     made = rig(DEAP())
     other = Embedder("resnet14t", {"channels": [8, 8, 16, 8], "stem_width": 8}, identities=40)
     with pytest.raises(UserError, match="deap's student starts as large as its teacher"):
-        DEAP().prepare(other, made.teacher, made.plan)
+        DEAP().check(other, made.teacher, made.plan)

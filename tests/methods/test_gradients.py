@@ -48,7 +48,7 @@ def choices(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """A method's cases with their arguments."""
     method = METHODS.find(name)
     yield name, {}
-    if method.kind == "pruning":  # they choose how the network is made smaller, not what the loss is
+    if method.compresses:  # they choose how the network is made smaller, not what the loss is
         return
     hints = get_type_hints(method.__init__)
     for parameter in inspect.signature(method).parameters.values():

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,7 +161,7 @@ def test_gradients_forget_and_the_lasso_reaches_every_row(rig):
     before = [weight.detach().clone() for weight in weights(made)]
     made.step(0)
     assert sum(int((mask == 0).sum()) for mask in made.method.masks) == 20
-    rate = made.plan.learning_rates[0]
+    rate = made.plan.learning_rate(0)
     for weight, old, gradient, mask in zip(weights(made), before, objective, made.method.masks, strict=True):
         pull = 0.3 * old / norms(old).view(-1, 1, 1, 1)
         expected = old - rate * (mask.view(-1, 1, 1, 1) * gradient + pull)
@@ -170,9 +169,9 @@ def test_gradients_forget_and_the_lasso_reaches_every_row(rig):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_compactors_move_by_their_own_sgd(rig, optimizer):
+def test_compactors_move_by_their_own_sgd(rig, scheduled, optimizer):
     """Whatever moves the rest: momentum 0.99, no weight decay, the schedule's learning rate."""
-    plan = replace(rig(ResRep()).plan, learning_rates=np.linspace(0.02, 0.01, 20))
+    plan = scheduled(np.linspace(0.02, 0.01, 20))
     made = rig(ResRep(lasso=0.0, mask_from=0.9, mask_until=0.95, vanish_at=1.0), optimizer=optimizer, plan=plan)
     twins = [nn.Parameter(weight.detach().clone()) for weight in weights(made)]
     reference = torch.optim.SGD(twins, lr=0.02, momentum=0.99)
@@ -182,7 +181,7 @@ def test_compactors_move_by_their_own_sgd(rig, optimizer):
     for number in range(4):
         seen.clear()
         made.step(number)
-        reference.param_groups[0]["lr"] = plan.learning_rates[number]
+        reference.param_groups[0]["lr"] = plan.learning_rate(number)
         for twin, gradient in zip(twins, seen, strict=True):
             twin.grad = gradient
         reference.step()
@@ -225,15 +224,16 @@ def test_masked_rows_come_to_rest_at_zero_and_do_not_come_back(rig):
     assert all((norms(w)[z] == 0).all() for w, z in zip(weights(made), zero, strict=True))
 
 
-def test_the_automatic_settings_follow_from_the_schedule(rig):
-    plan = replace(rig(ResRep()).plan, steps_per_epoch=500, learning_rates=np.linspace(0.02, 0.001, 2000))
+def test_the_automatic_settings_follow_from_the_schedule(rig, scheduled):
+    rates = np.linspace(0.02, 0.001, 2000)
+    plan = scheduled(rates)
     made = rig(ResRep(mask_from=0.1, mask_until=0.3, vanish_at=0.4), plan=plan)
     method = made.method
     assert (method.mask_step, method.every) == (200, 4)
     rankings = len(range(200, 600, 4))
     assert method.more == math.ceil(sum(WIDTHS) / rankings)
     assert method.more * rankings >= sum(WIDTHS)
-    assert method.strength == auto_lasso(plan.learning_rates, 600, 800, 0.99, 0.0)
+    assert method.strength == auto_lasso(rates[600:800], 0.99, 0.0)
     rig(ResRep(), optimizer="adamw")  # whose steps the compactors do not take
 
 
@@ -367,9 +367,9 @@ def test_resuming_continues_bit_for_bit_across_structural_steps(tiny, train_tiny
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_the_target_is_met_and_ends_compression(rig, tmp_path):
+def test_the_target_is_met_and_ends_compression(rig, scheduled, tmp_path):
     """Trained to the end."""
-    plan = replace(rig(ResRep()).plan, steps_per_epoch=15, learning_rates=np.linspace(0.05, 0.005, 60))
+    plan = scheduled(np.linspace(0.05, 0.005, 60))
     made = rig(ResRep(target_macs=0.85, lasso=0.25, mask_from=0.05, mask_until=0.3, momentum=0.9), plan=plan)
     channels = []
     for epoch in range(4):
@@ -400,7 +400,7 @@ def test_once_the_target_is_met_rows_feel_the_objective_alone(rig):
     gradients = [weight.grad.clone() for weight in weights(made)]
     made.method.after_backward(made.student)
     for weight, old, gradient in zip(weights(made), before, gradients, strict=True):
-        assert torch.allclose(weight, old - made.plan.learning_rates[0] * gradient)
+        assert torch.allclose(weight, old - made.plan.learning_rate(0) * gradient)
     remove(made, share=0.5)
     assert made.end_epoch(2) == []
 

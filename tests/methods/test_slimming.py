@@ -60,7 +60,7 @@ def test_auto_brings_a_free_scale_to_zero_when_channels_go(rig):
     gamma = nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([gamma], lr=1, momentum=plan.momentum, weight_decay=plan.weight_decay)
     path = []
-    for rate in plan.learning_rates[: plan.steps // 2]:
+    for rate in map(plan.learning_rate, range(plan.steps // 2)):
         optimizer.param_groups[0]["lr"] = rate
         gamma.grad = made.method.strength * gamma.detach().sign()
         optimizer.step()

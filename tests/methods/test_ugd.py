@@ -198,11 +198,12 @@ def test_the_grid_follows_the_students_image(rig):
     assert method.grids == [(3, 2), (1, 1)]
 
 
-def test_a_teacher_with_layers_behind_its_last_stage_is_refused():
+def test_a_teacher_with_layers_behind_its_last_stage_is_refused(plan):
+    plan = replace(plan, image_size=(64, 64))
     with torch.device("meta"):
         fitting, other = (
             Embedder(name, dim=16, identities=40) for name in ("mobilenetv3_small_050", "efficientnet_lite0")
         )
-    UGD().check(fitting, fitting, (64, 64))  # whose layers come behind the pooling
+    UGD().check(fitting, fitting, plan)  # whose layers come behind the pooling
     with pytest.raises(UserError, match="in efficientnet_lite0 further layers follow"):
-        UGD().check(fitting, other, (64, 64))
+        UGD().check(fitting, other, plan)

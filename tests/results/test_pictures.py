@@ -10,9 +10,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from benchmark.plots.compression import _LINE_HEIGHT, _spread, compression_svg
 from benchmark.plots.labels import Label, place_labels
 from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE, canvas
-from benchmark.results.compression_plot import _LINE_HEIGHT, _spread, compression_svg
 from benchmark.results.frontier import _front, pareto_svg
 from benchmark.results.rows import summarise
 
