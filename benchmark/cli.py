@@ -142,33 +142,38 @@ def suite(
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="methods, datasets or backbones")], plugin: Plugins = None) -> None:
-    """List what can be named in a recipe."""
+def list_(
+    kind: Annotated[str, typer.Argument(help="What to list: methods, datasets or backbones.")], plugin: Plugins = None
+) -> None:
+    """List the methods, datasets or timm backbones that a recipe can name."""
     _load(plugin)
-    from benchmark.commands.cards import listing
+    from benchmark.commands.cards import list_names
 
-    listing(kind)
+    list_names(kind)
 
 
 @app.command()
-def show(name: str, plugin: Plugins = None) -> None:
-    """Print the card of a method or dataset: citation, equation or counts, parameters with defaults, needs."""
+def show(
+    name: Annotated[str, typer.Argument(help="A method, a combination such as kd+rkd, or a dataset.")],
+    plugin: Plugins = None,
+) -> None:
+    """Print the card of a method or dataset: citation, equation or image counts, needs, parameters with defaults."""
     _load(plugin)
-    from benchmark.commands.cards import show as card
+    from benchmark.commands.cards import show as show_card
 
-    card(name)
+    show_card(name)
 
 
 @app.command()
 def cards(
-    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("methods") / "README.md",
+    output: Annotated[Path, typer.Option(help="Markdown file to write.")] = Path("methods") / "README.md",
     plugin: Plugins = None,
 ) -> None:
-    """Write the cards of all methods as one Markdown page."""
+    """Write the cards of all methods to a Markdown page."""
     _load(plugin)
-    from benchmark.commands.cards import cards as write
+    from benchmark.commands.cards import write_cards
 
-    write(output)
+    write_cards(output)
     typer.echo(output)
 
 

@@ -1,19 +1,18 @@
-"""The page of all methods' cards."""
+"""The Markdown page with the cards of all methods."""
 
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmark.commands.cards import page
-from benchmark.data.batch import Batch
-from benchmark.method import Method
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
+import pytest
+
+from benchmark import METHODS, Batch, Features, Method
+from benchmark.commands.cards import markdown_page
 
 PAGE = Path(__file__).parents[1] / "methods" / "README.md"
 
 
-class Odd(Method):
-    """Odd: a card with <everything> that Markdown would take for markup.
+class Example(Method):
+    """Example: a card with <everything> that Markdown would take for markup.
 
     Equation: a * b * c_i_j, |x| and `a * b` in code.
 
@@ -23,31 +22,37 @@ class Odd(Method):
         weight: Factor of |x|.
     """
 
+    name: ClassVar[str] = "example"
     presets: ClassVar[dict[str, Any]] = {"louder": {"weight": 2.0}}
     recipe: ClassVar[dict[str, Any]] = {"student": {"like": "teacher"}}
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict:
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict:
         return {}
 
 
-def test_making_it_again_changes_nothing():
-    committed = PAGE.read_text(encoding="utf-8")
-    assert committed == page({name: METHODS.find(name) for name in METHODS.names()}), "run `benchmark cards`"
+def test_committed_page_is_current():
+    methods = [METHODS.find(name) for name in METHODS.names()]
+    assert PAGE.read_text(encoding="utf-8") == markdown_page(methods), "run `benchmark cards`"
 
 
-def test_every_method_is_on_it():
+def test_committed_page_has_every_method():
     committed = PAGE.read_text(encoding="utf-8")
     assert all(f"\n### `{name}`\n" in committed for name in METHODS.names())
 
 
-def test_what_markdown_would_take_for_markup_is_text():
-    text = page({"odd": Odd})
-    assert r"with \<everything\> that" in text
-    assert r"a \* b \* c\_i\_j, \|x\| and `a * b` in code." in text
-    assert "\n    sum_i * x_i    indented\n" in text
-    assert r"| `weight`    | `1`       | Factor of \|x\|. |" in text
-    assert "- Preset (--set method.preset=louder): weight=2." in text
-    assert "```yaml\nstudent:\n  like: teacher\n```" in text
+@pytest.mark.parametrize(
+    "line",
+    [
+        r"with \<everything\> that",
+        r"a \* b \* c\_i\_j, \|x\| and `a * b` in code.",
+        "\n    sum_i * x_i    indented\n",
+        r"| `weight`    | `1`       | Factor of \|x\|. |",
+        "- Preset (--set method.preset=louder): weight=2.",
+        "```yaml\nstudent:\n  like: teacher\n```",
+    ],
+)
+def test_card_escapes_text_but_not_code(line):
+    assert line in markdown_page([Example])

@@ -1,205 +1,273 @@
-"""`benchmark cards`: the cards of all methods as one Markdown page."""
+"""`benchmark list`, `benchmark show` and `benchmark cards`: what methods and datasets exist, and their cards.
+
+The class docstring of a method or dataset is its card. `show` prints it with the parameters and the class attributes;
+`cards` writes the cards of all methods to a Markdown page.
+"""
+
+# Methods import torch and datasets import their decoders: both are imported only where they are shown.
 
 import inspect
 import json
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
+import typer
 from tabulate import tabulate
 
-from benchmark.data.check import shown_count
-from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
-from benchmark.method import KINDS, Method
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
-from benchmark.retrieval.protocol import Protocol
 from benchmark.utils import strict_yaml
 from benchmark.utils.atomic import write_text
 
-
-def docstring(described: type) -> tuple[str, dict[str, str]]:
-    """The text of a class's docstring, and of its `Args:` section by argument."""
-    text, _, section = (inspect.getdoc(described) or "").partition("\nArgs:\n")
-    arguments: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break
-        if line.startswith(" " * 8):
-            arguments[name] += f" {line.strip()}"
-        elif line:
-            name, _, start = line.strip().partition(": ")
-            arguments[name] = start
-    return text.rstrip(), arguments
-
-
-def described_parameters(described: type) -> list[tuple[str, Any, str]]:
-    """Name, default and meaning of each of a constructor's arguments that a recipe may set."""
-    meanings = docstring(described)[1]
-    return [
-        (key, parameter.default, meanings.get(key, ""))
-        for key, parameter in inspect.signature(described).parameters.items()
-        if key != "root"
-        and parameter.kind is not parameter.VAR_KEYWORD
-        and parameter.kind is not parameter.VAR_POSITIONAL
-    ]
-
-
-def declared(method: type[Method]) -> list[str]:
-    """Sentences on what a method compares, needs and serves, with its default arguments, and on its presets."""
-    lines = [f"Kind: {method.kind} ({KINDS[method.kind]})."]
-    if all(default is not inspect.Parameter.empty for _, default, _ in described_parameters(method)):
-        made = method()
-        lines.append(made.needs.describe())
-        if made.needs.teacher:
-            apart = "no, it leaves the student's embeddings apart from the teacher's."
-            lines.append(f"Asymmetric protocol: {'yes.' if made.aligned else apart}")
-    for name, arguments in method.presets.items():
-        settings = ", ".join(f"{key}={shown(value)}" for key, value in arguments.items())
-        lines.append(f"Preset (--set method.preset={name}): {settings}.")
-    return lines
-
-
-def shown(default: Any) -> str:
-    """As it is written in a recipe."""
-    if default is inspect.Parameter.empty:
-        return "(required)"
-    if isinstance(default, float):
-        return f"{default:.4g}"
-    return default if isinstance(default, str) else json.dumps(default, default=str)
-
+if TYPE_CHECKING:
+    from benchmark.data.retrieval_dataset import RetrievalDataset
+    from benchmark.method import Method
+    from benchmark.retrieval.protocol import Protocol
 
 LISTS = ("methods", "datasets", "backbones")
+REQUIRED = "(required)"
 
 
-def listing(kind: str) -> None:
-    """Print every method or dataset with its first line, or the names of timm's backbones.
+def list_names(kind: str) -> None:
+    """Print all methods or datasets with their summaries, or the names of timm's backbones.
+
+    Args:
+        kind: One of `LISTS`.
 
     Raises:
-        UserError: There is no such kind.
+        UserError: The kind is unknown.
     """
     if kind == "backbones":
         import timm
 
         print("\n".join(timm.list_models()))
     elif kind == "methods":
-        _methods()
+        _list_methods()
+        _warn_of_failures(METHODS)
     elif kind == "datasets":
-        _registered(DATASETS)
+        _print_summaries(DATASETS, DATASETS.names())
+        _warn_of_failures(DATASETS)
     else:
-        raise UserError(f"cannot list {kind!r}{nearest(kind, LISTS)} Choose methods, datasets or backbones.")
-
-
-def _methods() -> None:
-    """Every method under its kind."""
-    kinds = {name: METHODS.find(name).kind for name in METHODS.names()}
-    for kind, about in KINDS.items():
-        members = [name for name, its in kinds.items() if its == kind]
-        if members:
-            print(f"{kind}: {about}")
-            _lines(METHODS, members, max(map(len, kinds)), indent="  ")
-    print("Combinations: --method kd+rkd adds the terms of both.")
-    _failures(METHODS)
-
-
-def _registered(registry: PluginRegistry) -> None:
-    names = registry.names()
-    _lines(registry, names, max(map(len, names), default=0))
-    _failures(registry)
-
-
-def _lines(registry: PluginRegistry, names: Sequence[str], width: int, indent: str = "") -> None:
-    for name in names:
-        print(f"{indent}{name:{width}}  {(inspect.getdoc(registry.find(name)) or '').partition(chr(10))[0]}")
-
-
-def _failures(registry: PluginRegistry) -> None:
-    warnings = Console(stderr=True, highlight=False)
-    for origin, error in registry.failures.items():
-        warnings.print(f"{origin} could not be imported: {error}", style="yellow", markup=False)
+        raise UserError(f"cannot list {kind!r}{nearest(kind, LISTS)} Choose {', '.join(LISTS[:-1])} or {LISTS[-1]}.")
 
 
 def show(name: str) -> None:
-    """Print the card of a method or dataset.
+    """Print the card of a method, a combination of methods or a dataset; both if a name is a method and a dataset.
 
     Raises:
-        UserError: Neither is called so.
+        UserError: The name is unknown.
     """
-    known = [*METHODS.names(), *DATASETS.names()]
-    if "+" in name:
-        METHODS.find(name)
-        known.append(name)
-    if name not in known:
+    cards = []
+    if name in METHODS.names() or "+" in name:
+        cards.append(_method_card(METHODS.find(name)))
+    if name in DATASETS.names():
+        cards.append(_dataset_card(DATASETS.find(name)))
+    if not cards:
+        known = [*METHODS.names(), *DATASETS.names()]
         raise UserError(f"no method or dataset {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
-    print("\n\n".join(_text_card(name, registry) for registry in (METHODS, DATASETS) if name in registry.names()))
+    print("\n\n".join(cards))
 
 
-def _text_card(name: str, registry: PluginRegistry) -> str:
-    found = registry.find(name)
-    text, _ = docstring(found)
-    parts = [f"{name} ({registry.name})", text]
-    if issubclass(found, RetrievalDataset):
-        parts.append(_data(found))
-    parameters = described_parameters(found)
-    if parameters:
-        parts.append(f"Parameters (--set {registry.name}.NAME=VALUE), with defaults:\n{_table(parameters)}")
-    if issubclass(found, Method):
-        parts.append("\n".join(declared(found)))
-    for title, fragment in (
-        ("Its part of the recipe", found.recipe),
-        ("Arguments that suit methods to it", getattr(found, "method_arguments", {})),
-    ):
-        if fragment:
-            lines = strict_yaml.dump(json.loads(json.dumps(fragment))).rstrip()
-            parts.append(f"{title}:\n{textwrap.indent(lines, '  ')}")
-    return "\n\n".join(parts)
+def write_cards(output: Path) -> None:
+    """Write the cards of all methods to a Markdown page."""
+    write_text(output, markdown_page([METHODS.find(name) for name in METHODS.names()]))
 
 
-def _table(parameters: list[tuple[str, Any, str]]) -> str:
-    names = max(len(name) for name, _, _ in parameters)
-    defaults = max(len(shown(default)) for _, default, _ in parameters)
-    indent = names + defaults + 6
-    width = max(min(shutil.get_terminal_size((100, 24)).columns, 120), indent + 30)
-    return "\n".join(
-        textwrap.fill(
-            f"{name:{names}}  {shown(default):{defaults}}  {text}",
-            width,
-            initial_indent="  ",
-            subsequent_indent=" " * indent,
-        )
-        for name, default, text in parameters
-    )
+def markdown_page(methods: Iterable["type[Method]"]) -> str:
+    """Return a Markdown page with the cards of methods, grouped by kind."""
+    from benchmark.method import KINDS
 
-
-def _data(dataset: type[RetrievalDataset]) -> str:
-    card = dataset.card
-    rows = [
-        (split, size.images, size.identities, size.cameras and shown_count("cameras", size.cameras))
-        for split, size in card.splits.items()
+    methods = list(methods)
+    parts = [
+        "<!-- Generated by `benchmark cards` from the docstrings of the methods. Do not edit. -->",
+        "# Methods",
+        "`benchmark run --method NAME` runs a method and `--method kd+rkd` the sum of several. "
+        "`--set method.PARAMETER=VALUE` sets a parameter, `--set method.preset=PRESET` a named set of parameters. "
+        "The terms of a method are added to the whole task loss.",
     ]
-    parts = {
+    for kind, description in KINDS.items():
+        members = [method for method in methods if method.kind == kind]
+        if members:
+            parts += [f"## {kind}: {description}", *map(_markdown_card, members)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _list_methods() -> None:
+    from benchmark.method import KINDS
+
+    kinds = {name: METHODS.find(name).kind for name in METHODS.names()}
+    width = max(map(len, kinds))
+    for kind, description in KINDS.items():
+        members = [name for name in kinds if kinds[name] == kind]
+        if members:
+            print(f"{kind}: {description}")
+            _print_summaries(METHODS, members, width, indent="  ")
+    print("Combinations: --method kd+rkd adds the terms of both.")
+
+
+def _print_summaries(registry: PluginRegistry[Any], names: Sequence[str], width: int = 0, indent: str = "") -> None:
+    width = width or max(map(len, names), default=0)
+    for name in names:
+        summary = (inspect.getdoc(registry.find(name)) or "").partition("\n")[0]
+        print(f"{indent}{name:{width}}  {summary}")
+
+
+def _warn_of_failures(registry: PluginRegistry[Any]) -> None:
+    for origin, error in registry.failures.items():
+        typer.secho(f"{origin} could not be imported: {error}", fg=typer.colors.YELLOW, err=True)
+
+
+def _method_card(method: "type[Method]") -> str:
+    parts = [
+        f"{method.name} (method)",
+        _parse_docstring(method)[0],
+        _parameter_list("method", method),
+        "\n".join(_properties(method)),
+        _yaml_section("Recipe of this method", method.recipe),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _dataset_card(dataset: "type[RetrievalDataset]") -> str:
+    from benchmark.data.check import shown_count
+
+    card = dataset.card
+    facts = {
         "Citation": card.citation,
         "Terms": card.terms,
         "Obtain": card.obtain,
         "Known defects": card.defects,
-        "Protocol": _protocol(dataset.protocol),
+        "Protocol": _describe_protocol(dataset.protocol),
     }
-    return "\n\n".join(
-        [
-            "\n".join(f"{title}: {text}" for title, text in parts.items() if text),
-            f"Files below the data root:\n{textwrap.indent(card.tree, '  ')}",
-            *([tabulate(rows, headers=("split", "images", "identities", "cameras"), missingval="?")] if rows else []),
-        ]
-    )
+    counts = [
+        (split, size.images, size.identities, size.cameras and shown_count("cameras", size.cameras))
+        for split, size in card.splits.items()
+    ]
+    parts = [
+        f"{dataset.name} (dataset)",
+        _parse_docstring(dataset)[0],
+        "\n".join(f"{title}: {text}" for title, text in facts.items() if text),
+        f"Files below the data root:\n{textwrap.indent(card.tree, '  ')}",
+        tabulate(counts, headers=("split", "images", "identities", "cameras"), missingval="?") if counts else "",
+        _parameter_list("dataset", dataset),
+        _yaml_section("Recipe of this dataset", dataset.recipe),
+        _yaml_section("Arguments of methods on this dataset", dataset.method_arguments),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
-def _protocol(protocol: Protocol) -> str:
-    rules = [f"mAP ({protocol.average_precision}), mINP and Recall@{', '.join(map(str, protocol.recall_at))}"]
+def _markdown_card(method: "type[Method]") -> str:
+    parts = [
+        f"### `{method.name}`",
+        "\n".join(map(_escape, _parse_docstring(method)[0].splitlines())),
+        "\n".join(f"- {_escape(line)}" for line in _properties(method)),
+    ]
+    rows = [(f"`{p.name}`", f"`{p.default}`", _escape(p.description)) for p in _parameters(method)]
+    if rows:
+        headers = ["parameter", "default", "description"]
+        parts.append(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+    if method.recipe:
+        parts.append(f"Recipe of this method:\n\n```yaml\n{_to_yaml(method.recipe)}\n```")
+    return "\n\n".join(parts)
+
+
+def _escape(line: str) -> str:
+    """Escape Markdown markup in a line of a docstring, except in `code` and in indented blocks."""
+    if line.startswith("    "):
+        return line
+    pieces = line.split("`")
+    pieces[::2] = [re.sub(r"([\\*_<>|\[\]~#$])", r"\\\1", piece) for piece in pieces[::2]]
+    return "`".join(pieces)
+
+
+class _Parameter(NamedTuple):
+    """Constructor argument that a recipe can set."""
+
+    name: str
+    default: str
+    """As written in a recipe, or `REQUIRED`."""
+    description: str
+
+
+def _parameters(cls: type) -> list[_Parameter]:
+    descriptions = _parse_docstring(cls)[1]
+    return [
+        _Parameter(name, _format_value(parameter.default), descriptions.get(name, ""))
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if name != "root"  # of a dataset: the data root, which is no part of a recipe
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+
+
+def _parse_docstring(cls: type) -> tuple[str, dict[str, str]]:
+    """Split a class docstring into the text before its `Args:` section and the description of each argument."""
+    text, _, section = (inspect.getdoc(cls) or "").partition("\nArgs:\n")
+    descriptions: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if line and not line.startswith(" "):
+            break
+        if line.startswith(" " * 8):
+            descriptions[name] += f" {line.strip()}"
+        elif line:
+            name, _, start = line.strip().partition(": ")
+            descriptions[name] = start
+    return text.rstrip(), descriptions
+
+
+def _format_value(value: Any) -> str:
+    if value is inspect.Parameter.empty:
+        return REQUIRED
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _parameter_list(section: str, cls: type) -> str:
+    """Return a table of the parameters for the terminal, "" if there are none."""
+    parameters = _parameters(cls)
+    if not parameters:
+        return ""
+    names = max(len(parameter.name) for parameter in parameters)
+    defaults = max(len(parameter.default) for parameter in parameters)
+    indent = names + defaults + 6
+    width = max(min(shutil.get_terminal_size((100, 24)).columns, 120), indent + 30)
+    lines = [
+        textwrap.fill(
+            f"{name:{names}}  {default:{defaults}}  {description}",
+            width,
+            initial_indent="  ",
+            subsequent_indent=" " * indent,
+        )
+        for name, default, description in parameters
+    ]
+    return "\n".join([f"Parameters (--set {section}.NAME=VALUE), with defaults:", *lines])
+
+
+def _properties(method: "type[Method]") -> list[str]:
+    """Describe a method's kind, its needs and its asymmetric use with default arguments, and its presets."""
+    from benchmark.method import KINDS
+
+    lines = [f"Kind: {method.kind} ({KINDS[method.kind]})."]
+    if all(parameter.default != REQUIRED for parameter in _parameters(method)):
+        instance = method()
+        lines.append(instance.needs.describe())
+        if instance.needs.teacher:
+            supported = "yes" if instance.aligned else "no, the method does not align the two embedding spaces"
+            lines.append(f"Asymmetric protocol (student queries, teacher gallery): {supported}.")
+    for name, arguments in method.presets.items():
+        settings = ", ".join(f"{key}={_format_value(value)}" for key, value in arguments.items())
+        lines.append(f"Preset (--set method.preset={name}): {settings}.")
+    return lines
+
+
+def _describe_protocol(protocol: "Protocol") -> str:
+    ranks = ", ".join(map(str, protocol.recall_at))
+    rules = [f"mAP ({protocol.average_precision}), mINP and Recall@{ranks}"]
     if protocol.camera_rule:
         rules.append("gallery images of the query's identity from the query's camera are ignored")
     if protocol.query_in_gallery:
@@ -207,47 +275,9 @@ def _protocol(protocol: Protocol) -> str:
     return "; ".join(rules) + "."
 
 
-GENERATED = "<!-- Generated by `benchmark cards` from the methods' docstrings. Do not edit. -->"
+def _yaml_section(title: str, content: Mapping[str, Any]) -> str:
+    return f"{title}:\n{textwrap.indent(_to_yaml(content), '  ')}" if content else ""
 
 
-def cards(output: Path) -> None:
-    """Write the page."""
-    write_text(output, page({name: METHODS.find(name) for name in METHODS.names()}))
-
-
-def page(methods: dict[str, type[Method]]) -> str:
-    """Markdown of the methods, by kind."""
-    parts = [
-        GENERATED,
-        "# Methods",
-        "`benchmark run --method NAME` runs one, `--method kd+rkd` the sum of several, `--set method.PARAMETER=VALUE` "
-        "sets a parameter, `--set method.preset=PRESET` a named set of them. Weights are beside the whole task loss.",
-    ]
-    for kind, about in KINDS.items():
-        members = {name: method for name, method in methods.items() if method.kind == kind}
-        if members:
-            parts += [f"## {kind}: {about}", *(_markdown_card(name, method) for name, method in members.items())]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_card(name: str, method: type[Method]) -> str:
-    text = "\n".join(map(_escaped, docstring(method)[0].splitlines()))
-    parts = [f"### `{name}`", text, "\n".join(f"- {_escaped(line)}" for line in declared(method))]
-    rows = [
-        [f"`{key}`", f"`{shown(default)}`", _escaped(meaning)] for key, default, meaning in described_parameters(method)
-    ]
-    if rows:
-        parts.append(tabulate(rows, ["parameter", "default", "meaning"], tablefmt="github", disable_numparse=True))
-    if method.recipe:
-        recipe = strict_yaml.dump(json.loads(json.dumps(method.recipe))).rstrip()
-        parts.append(f"Its part of the recipe:\n\n```yaml\n{recipe}\n```")
-    return "\n\n".join(parts)
-
-
-def _escaped(line: str) -> str:
-    """The line with nothing that Markdown would take for markup, but for `code` and indented blocks."""
-    if line.startswith("    "):
-        return line
-    pieces = line.split("`")
-    pieces[::2] = [re.sub(r"([\\*_<>|\[\]~#$])", r"\\\1", piece) for piece in pieces[::2]]
-    return "`".join(pieces)
+def _to_yaml(content: Mapping[str, Any]) -> str:
+    return strict_yaml.dump(json.loads(json.dumps(content))).rstrip()
