@@ -249,34 +249,46 @@ def evaluate(
 @app.command()
 def inspect(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    worst: Annotated[int, typer.Option(min=1, help="Queries to show: those with the lowest average precision.")] = 20,
-    neighbours: Annotated[int, typer.Option(min=1, help="Gallery images to show of each.")] = 12,
+    worst: Annotated[int, typer.Option(min=1, help="Number of queries to show, lowest average precision first.")] = 20,
+    neighbors: Annotated[int, typer.Option(min=1, help="Number of gallery images to show per query.")] = 12,
     output: Annotated[
         Path | None,
-        typer.Option(help="The page; a .png goes beside it. Default: RUN/inspect.html.", show_default=False),
+        typer.Option(
+            help="The page to write; a contact sheet (.png) is written next to it. Default: RUN/inspect.html.",
+            show_default=False,
+        ),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Look at this dataset instead of the run's own.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Evaluate on this dataset instead of the run's own.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a rule of the evaluation; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one evaluation setting; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_root: DataRoot = None,
     plugin: Plugins = None,
 ) -> None:
-    """Show the worst queries of a run as a page: what the student found, and what its teacher found."""
+    """Write a web page of the queries with the lowest AP, and of the largest drops from teacher to student."""
     _load(plugin)
-    from benchmark.commands.inspect import inspect as show_queries
+    from benchmark.commands.inspect import inspect as inspect_run
 
-    show_queries(run, worst, neighbours, output, dataset, settings or [], data_root or default_data_root(), device)
+    inspect_run(
+        run,
+        worst=worst,
+        neighbors=neighbors,
+        output=output,
+        dataset=dataset,
+        settings=settings or [],
+        data_root=data_root or default_data_root(),
+        device=device,
+    )
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of two finished runs or more.")],
-    output: Annotated[Path, typer.Option(help="The picture, an .svg or .png.")] = Path("compare.svg"),
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of two or more finished runs.")],
+    output: Annotated[Path, typer.Option(help="The plot to write, an .svg or .png.")] = Path("compare.svg"),
 ) -> None:
-    """Compare finished runs with the first: figures, recipes, training curves, gains and losses on every query."""
+    """Compare finished runs with the first one: scores, costs, recipes, training curves and AP of every query."""
     from benchmark.commands.compare import compare as compare_runs
 
     compare_runs(runs, output)

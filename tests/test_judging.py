@@ -234,4 +234,4 @@ def test_a_page_of_the_worst_queries(ask, student, teacher, tmp_path):
 
 def test_a_page_of_another_name(ask, student):
     code, _, err = ask("inspect", student, "--output", "page.txt")
-    assert code == 2 and "the page's name ends in .html" in err
+    assert code == 2 and "the name of the page must end in .html" in err

@@ -9,7 +9,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.finished import FinishedRun
-from benchmark.inspection import inspect as choose
+from benchmark.inspection import inspect as select_queries
 from benchmark.inspection import inspection_page, inspection_sheet
 from benchmark.model.embedder import Embedder
 from benchmark.retrieval import Embeddings, Scores
@@ -19,45 +19,55 @@ from benchmark.utils.atomic import write_text
 
 def inspect(
     run: Path,
+    *,
     worst: int,
-    neighbours: int,
+    neighbors: int,
     output: Path | None,
     dataset: str | None,
     settings: Sequence[str],
-    root: Path,
+    data_root: Path,
     device: str,
 ) -> None:
-    """Write a page, and a picture, of the queries that the run's student answers worst, and its teacher's answers.
+    """Write a web page and a contact sheet of the queries with the lowest AP and those furthest below the teacher.
+
+    Args:
+        run: Folder of a finished run.
+        worst: Number of queries in each of the two selections.
+        neighbors: Number of gallery images per ranked list.
+        output: Path of the page; None for `inspect.html` in the run folder. The contact sheet is next to it.
+        dataset: Name of the dataset to evaluate on; None for the run's own.
+        settings: Changes of the evaluation settings, as `key=value`.
+        data_root: Folder of all datasets.
+        device: "auto", "cpu" or "cuda".
 
     Raises:
-        UserError: There is no such run or dataset, or the page cannot be written there.
+        UserError: The run or dataset does not exist, or `output` is not an HTML file name.
     """
-    target = output or run / "inspect.html"
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output {target}: the page's name ends in .html")
-    finished = FinishedRun(run, root)
+    page = output or run / "inspect.html"
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {page}: the name of the page must end in .html")
+    finished = FinishedRun(run, data_root)
     chosen = choose_device(device)
     test = finished.test_set(dataset, settings, chosen)
-    networks = {"student": finished.student(chosen)}
+    student, embeddings = _search(test, finished.student(chosen), neighbors)
+    teacher = None
     if not finished.is_teacher:
-        networks["teacher"] = finished.teacher(chosen)
-    found = {name: _search(test, network, neighbours) for name, network in networks.items()}
-    scores, gallery = found["student"]
-    teacher, _ = found.get("teacher", (None, None))
-    queries = test.readable("query")
-    images = test.readable("gallery")
-    shown = [images[index] for index in Tracks(gallery).member.tolist()] if test.protocol.tracks else images
-    inspection = choose(queries, shown, scores, teacher, worst)
-    name = "teacher" if finished.is_teacher else finished.recipe.method.name
-    title = f"{name} on {test.dataset.name}"
+        teacher, _ = _search(test, finished.teacher(chosen), neighbors)
+    gallery = test.readable("gallery")
+    if test.protocol.tracks:  # a track is shown by one of its images
+        gallery = [gallery[index] for index in Tracks(embeddings).member.tolist()]
+    inspection = select_queries(test.readable("query"), gallery, student=student, teacher=teacher, count=worst)
+    method = "teacher" if finished.is_teacher else finished.recipe.method.name
+    title = f"{method} on {test.dataset.name}"
     facts = {"Dataset": test.dataset.card.title, "Seed": str(finished.recipe.seed), "Run": str(run)}
-    write_text(target, inspection_page(inspection, title, facts, test.dataset))
-    inspection_sheet(inspection, title, test.dataset, target.with_suffix(".png"))
-    typer.echo(f"{target}\n{target.with_suffix('.png')}")
+    write_text(page, inspection_page(inspection, title=title, facts=facts, names=test.dataset))
+    sheet = page.with_suffix(".png")
+    inspection_sheet(inspection, sheet, title=title, names=test.dataset)
+    typer.echo(f"{page}\n{sheet}")
 
 
-def _search(test: TestSet, network: Embedder, neighbours: int) -> tuple[Scores, Embeddings]:
-    """What a network finds, and the gallery it searched."""
+def _search(test: TestSet, network: Embedder, neighbors: int) -> tuple[Scores, Embeddings]:
+    """Return the scores of a network with the top of every ranked list, and the gallery's embeddings."""
     query = test.embed(network, "query")
     gallery = query if test.protocol.query_in_gallery else test.embed(network, "gallery")
-    return test.score(query, gallery, keep=neighbours), gallery
+    return test.score(query, gallery, keep=neighbors), gallery

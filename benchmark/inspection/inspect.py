@@ -1,15 +1,16 @@
-"""The queries that a run answers worst."""
+"""Selection of the queries to inspect: those with the lowest AP, and those furthest below the teacher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor
 
 from benchmark.data.samples import Sample
-from benchmark.errors import UserError
 from benchmark.retrieval import Scores
+
+BINS = 10
+"""Number of bins of the histogram of average precision."""
 
 
 class Entry(NamedTuple):
@@ -17,46 +18,46 @@ class Entry(NamedTuple):
 
     sample: Sample
     rank: int | None
-    """Counted from 1 among what is not ignored; None for what is."""
+    """Rank from 1 among the entries that the protocol does not ignore; None for an ignored entry."""
     similarity: float
-    """Minus the distance where the list was re-ranked."""
-    relation: int
-    """1 for a correct answer, 0 for a wrong one, -1 for what the protocol ignores."""
+    """Similarity to the query; the negated distance if the list was re-ranked."""
+    relevance: int
+    """1 for a correct match, 0 for a wrong match, -1 if the protocol ignores the image (junk)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankedList:
-    """The first entries of a ranked list, and how the whole list scores."""
+    """The top of a query's ranked list, with scores over the complete list."""
 
     average_precision: float
     """A fraction from 0 to 1."""
     first_match_rank: int
-    """The rank of the first correct answer, which may come after the last entry."""
+    """Rank of the first correct match, which may lie below the last entry."""
     entries: tuple[Entry, ...]
-    """The most similar first; what the protocol ignores is among them."""
+    """The most similar gallery images in descending order of similarity, ignored ones included."""
 
     @classmethod
     def of(cls, scores: Scores, row: int, gallery: Sequence[Sample]) -> Self:
-        """The list of the query at position `row`; `scores` have neighbours, whose columns index `gallery`."""
+        """Return the list of the query at index `row`; the neighbors of `scores` are indices into `gallery`."""
         assert scores.neighbours is not None
         entries: list[Entry] = []
-        counted = 0
+        rank = 0
         columns, similarities, relations = (
             getattr(scores.neighbours, name)[row].tolist() for name in ("columns", "similarity", "relation")
         )
-        for column, similarity, relation in zip(columns, similarities, relations, strict=True):
-            counted += relation >= 0
-            entries.append(Entry(gallery[column], counted if relation >= 0 else None, similarity, relation))
+        for column, similarity, relevance in zip(columns, similarities, relations, strict=True):
+            rank += relevance >= 0
+            entries.append(Entry(gallery[column], rank if relevance >= 0 else None, similarity, relevance))
         return cls(scores.average_precision[row].item(), int(scores.first_match_rank[row]), tuple(entries))
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedQuery:
-    """A query with the student's ranked list, and the teacher's where there is one."""
+    """A query with the ranked lists of the student and, if there is one, the teacher."""
 
     sample: Sample
     positives: int
-    """How many correct answers the gallery holds under the protocol."""
+    """Number of correct matches in the gallery under the protocol."""
     student: RankedList
     teacher: RankedList | None
 
@@ -67,101 +68,107 @@ class InspectedQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """On how many queries the student's average precision is higher than the teacher's, the same, and lower."""
-
-    better: int
-    equal: int
-    worse: int
-
-    @classmethod
-    def of(cls, difference: Tensor) -> Self:
-        """From (Q,) differences, the student's average precision minus the teacher's; NaN for skipped queries."""
-        return cls(int((difference > 0).sum()), int((difference == 0).sum()), int((difference < 0).sum()))
-
-
-BINS = 10
-
-
-@dataclass(frozen=True, slots=True)
 class Summary:
-    """Means over the queries that count, and how their average precision is spread."""
+    """Scores of one network over all evaluated queries."""
 
     mAP: float
     """A fraction from 0 to 1."""
     recall: dict[int, float]
     """Recall@K by K, fractions from 0 to 1."""
     histogram: tuple[int, ...]
-    """How many queries have an average precision in each of `BINS` equal parts of [0, 1]; 1 is in the last."""
+    """Number of queries per bin of average precision: `BINS` equal bins of [0, 1], the last of which includes 1."""
 
     @classmethod
     def of(cls, scores: Scores) -> Self:
-        parts = (scores.average_precision[scores.valid] * BINS).long().clamp(max=BINS - 1)
-        return cls(scores.mAP, scores.recall, tuple(parts.bincount(minlength=BINS).tolist()))
+        """Summarize the queries that have a correct match."""
+        bins = (scores.average_precision[scores.valid] * BINS).long().clamp(max=BINS - 1)
+        return cls(scores.mAP, scores.recall, tuple(bins.bincount(minlength=BINS).tolist()))
+
+
+class PairedCounts(NamedTuple):
+    """Number of queries on which the student's average precision is above, equal to and below the teacher's."""
+
+    higher: int
+    equal: int
+    lower: int
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The worst queries of a student, those that it lost against its teacher, and figures over all queries.
+    """Selected queries of a student and statistics over all queries.
 
-    Without a teacher, `teacher` and `comparison` are None and `lost` is empty.
+    Without a teacher, `teacher` and `comparison` are None and `drops` is empty.
     """
 
     worst: tuple[InspectedQuery, ...]
-    """Those with the student's lowest average precision, ascending; the first of equals in the list of queries."""
-    lost: tuple[InspectedQuery, ...]
-    """Those on which the student is below the teacher, the largest difference of average precision first."""
+    """The queries with the student's lowest average precision, ascending; ties in the order of the query list."""
+    drops: tuple[InspectedQuery, ...]
+    """The queries on which the student is below the teacher, largest difference of average precision first."""
     queries: int
-    """All of them, those skipped included."""
+    """Number of queries, including the skipped ones."""
     skipped: int
-    """How many have no correct answer under the protocol, and count nowhere."""
+    """Number of queries without a correct match under the protocol. They are excluded from all scores."""
     student: Summary
     teacher: Summary | None
-    comparison: Comparison | None
+    comparison: PairedCounts | None
 
 
 def inspect(
-    query: Sequence[Sample], gallery: Sequence[Sample], student: Scores, teacher: Scores | None, worst: int
+    query: Sequence[Sample],
+    gallery: Sequence[Sample],
+    *,
+    student: Scores,
+    teacher: Scores | None = None,
+    count: int,
 ) -> Inspection:
-    """The `worst` queries of a student, and at most as many that it lost against its teacher.
+    """Select the queries with the lowest average precision and those furthest below the teacher.
 
     Args:
-        query: What the rows of both scores stand for.
-        gallery: What the columns of their neighbours stand for: the queries, where both are one list; an image of each
-            track, where tracks are ranked.
-        student: Scores with neighbours.
-        teacher: The same queries' scores by the teacher, with neighbours; None where there is no teacher.
-        worst: How many queries, at least 1; all, where there are fewer.
+        query: The query images, one for each row of the scores.
+        gallery: The images that the scores' neighbors index: the gallery, the queries themselves if the protocol uses
+            one list for both, or one image of each track if tracks are ranked.
+        student: Scores of the student, with neighbors.
+        teacher: Scores of the teacher on the same queries and gallery, with neighbors; None without a teacher.
+        count: Maximum number of queries in each of the two selections, at least 1.
 
     Raises:
-        UserError: `worst` is not positive.
-        ValueError: The lists and scores do not fit each other, or scores have no neighbours.
+        ValueError: `count` is not positive, the lists and scores do not fit each other, or scores have no neighbors.
     """
-    if worst < 1:
-        raise UserError(f"at least 1 query is inspected, not {worst}")
-    for whose, scores in (("student", student), ("teacher", teacher)):
-        if scores is not None:
-            _require_fitting(whose, scores, query, gallery)
-    if teacher is not None and not torch.equal(student.positives, teacher.positives):
-        raise ValueError("student and teacher were not scored on the same queries and gallery")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
+    _check(student, "student", query, gallery)
+    if teacher is not None:
+        _check(teacher, "teacher", query, gallery)
+        if not torch.equal(student.positives, teacher.positives):
+            raise ValueError("student and teacher were scored on different queries or galleries")
 
-    def inspected(row: int) -> InspectedQuery:
-        answers = RankedList.of(student, row, gallery)
-        teachers = None if teacher is None else RankedList.of(teacher, row, gallery)
-        return InspectedQuery(query[row], int(student.positives[row]), answers, teachers)
+    def select(rows: torch.Tensor) -> tuple[InspectedQuery, ...]:
+        return tuple(
+            InspectedQuery(
+                query[row],
+                int(student.positives[row]),
+                RankedList.of(student, row, gallery),
+                None if teacher is None else RankedList.of(teacher, row, gallery),
+            )
+            for row in rows.tolist()
+        )
 
-    skipped_last = student.average_precision.nan_to_num(torch.inf)
-    lowest = skipped_last.argsort(stable=True)[: min(worst, student.queries - student.skipped)]
-    lost: list[int] = []
+    # Skipped queries have an average precision of NaN; as infinity they come last.
+    lowest = student.average_precision.nan_to_num(torch.inf).argsort(stable=True)
+    worst = lowest[: min(count, student.queries - student.skipped)]
+    drops = lowest[:0]
     comparison = None
     if teacher is not None:
         difference = student.average_precision - teacher.average_precision
-        comparison = Comparison.of(difference)
-        most = difference.nan_to_num(torch.inf).argsort(stable=True)[: min(worst, comparison.worse)]
-        lost = most.tolist()
+        comparison = PairedCounts(
+            higher=int((difference > 0).sum()),
+            equal=int((difference == 0).sum()),
+            lower=int((difference < 0).sum()),
+        )
+        drops = difference.nan_to_num(torch.inf).argsort(stable=True)[: min(count, comparison.lower)]
     return Inspection(
-        worst=tuple(inspected(row) for row in lowest.tolist()),
-        lost=tuple(inspected(row) for row in lost),
+        worst=select(worst),
+        drops=select(drops),
         queries=student.queries,
         skipped=student.skipped,
         student=Summary.of(student),
@@ -170,11 +177,15 @@ def inspect(
     )
 
 
-def _require_fitting(whose: str, scores: Scores, query: Sequence[Sample], gallery: Sequence[Sample]) -> None:
+def _check(scores: Scores, name: str, query: Sequence[Sample], gallery: Sequence[Sample]) -> None:
     if scores.neighbours is None:
-        raise ValueError(f"the {whose}'s scores have no neighbours: evaluate with `keep`")
+        raise ValueError(f"the scores of the {name} have no neighbors: call `evaluate` with `keep`")
     if scores.queries != len(query):
-        raise ValueError(f"the {whose} has scores of {scores.queries} queries, not of {len(query)}")
+        raise ValueError(
+            f"the scores of the {name} are of {scores.queries} queries, but {len(query)} queries are given"
+        )
     columns = scores.neighbours.columns
     if columns.numel() and int(columns.max()) >= len(gallery):
-        raise ValueError(f"the {whose}'s neighbours name entry {int(columns.max())} of a gallery of {len(gallery)}")
+        raise ValueError(
+            f"the neighbors of the {name} include index {int(columns.max())}, but the gallery has {len(gallery)} images"
+        )

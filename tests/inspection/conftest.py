@@ -1,4 +1,4 @@
-"""A small set of images, and scores of them."""
+"""A small dataset of images, and hand-written scores of a student and a teacher on it."""
 
 import math
 
@@ -11,13 +11,13 @@ from benchmark.data.samples import Sample
 from benchmark.inspection import inspect
 from benchmark.retrieval import Neighbours, Scores
 
-SIDES = (40, 30), (200, 100), (16, 48)
+SIZES = (40, 30), (200, 100), (16, 48)
 BROKEN = 3
-"""The gallery image that cannot be decoded."""
+"""Index of the gallery image that cannot be decoded."""
 
 
-class TrickyNames:
-    """Names that mean something in HTML."""
+class HostileNames:
+    """Names that would be markup if they were not escaped."""
 
     def identity_name(self, identity):
         return f'<b id="{identity}">Zoë & Bob\'s</b>'
@@ -28,51 +28,51 @@ class TrickyNames:
 
 @pytest.fixture
 def names():
-    return TrickyNames()
+    return HostileNames()
 
 
 @pytest.fixture
 def samples(tmp_path):
-    """Four queries, then a gallery of six, each image of its own colour."""
-    made = []
+    """Four queries and a gallery of six images, each image of a different color and with a hostile file name."""
+    samples = []
     for index in range(10):
         path = tmp_path / f"{index}<&>.png"
-        Image.fromarray(np.full((*SIDES[index % 3], 3), 25 * index, dtype=np.uint8)).save(path)
-        made.append(Sample(path, index % 3, index % 2))
-    made[4 + BROKEN].path.write_bytes(b"no image")
-    return made[:4], made[4:]
+        Image.fromarray(np.full((*SIZES[index % 3], 3), 25 * index, dtype=np.uint8)).save(path)
+        samples.append(Sample(path, index % 3, index % 2))
+    samples[4 + BROKEN].path.write_bytes(b"not an image")
+    return samples[:4], samples[4:]
 
 
-def scores(average_precision, columns, relation):
-    """Scores whose query has this average precision; NaN for a skipped one."""
+def scores(average_precision, gallery_index, relevance):
+    """Scores with these average precisions (NaN: a skipped query) and ranked lists."""
     values = torch.tensor(average_precision, dtype=torch.float64)
     positives = (~values.isnan()).long() * 2
-    similarity = torch.linspace(0.9, 0.1, len(columns[0])).expand(len(columns), -1)
-    neighbours = Neighbours(torch.tensor(columns), similarity, torch.tensor(relation, dtype=torch.int8))
+    similarity = torch.linspace(0.9, 0.1, len(gallery_index[0])).expand(len(gallery_index), -1)
+    neighbours = Neighbours(torch.tensor(gallery_index), similarity, torch.tensor(relevance, dtype=torch.int8))
     precision = values[:, None].expand(-1, 2)
-    hits = positives * 2  # rank 4
-    return Scores((1, 5), positives, hits, values, values, values, values, precision, neighbours=neighbours)
+    first_match_rank = positives * 2  # rank 4
+    return Scores((1, 5), positives, first_match_rank, values, values, values, values, precision, neighbours=neighbours)
 
 
 @pytest.fixture
 def student():
-    columns = [[0, 1, 2], [3, 2, 1], [5, 4, 3], [1, 2, 3]]
-    return scores([0.5, 0.1, math.nan, 0.5], columns, [[-1, 0, 1], [0, 0, 0], [-1, -1, -1], [1, -1, 0]])
+    gallery_index = [[0, 1, 2], [3, 2, 1], [5, 4, 3], [1, 2, 3]]
+    return scores([0.5, 0.1, math.nan, 0.5], gallery_index, [[-1, 0, 1], [0, 0, 0], [-1, -1, -1], [1, -1, 0]])
 
 
 @pytest.fixture
 def teacher():
-    columns = [[1, 0, 2], [0, 2, 3], [4, 5, 3], [2, 1, 3]]
-    return scores([0.75, 0.05, math.nan, 0.5], columns, [[1, -1, 0], [0, 0, 0], [-1, -1, -1], [-1, 1, 0]])
+    gallery_index = [[1, 0, 2], [0, 2, 3], [4, 5, 3], [2, 1, 3]]
+    return scores([0.75, 0.05, math.nan, 0.5], gallery_index, [[1, -1, 0], [0, 0, 0], [-1, -1, -1], [-1, 1, 0]])
 
 
 @pytest.fixture
-def compared(samples, student, teacher):
-    """Student and teacher on all queries."""
-    return inspect(*samples, student, teacher, 20)
+def inspection(samples, student, teacher):
+    """All queries of student and teacher."""
+    return inspect(*samples, student=student, teacher=teacher, count=20)
 
 
 @pytest.fixture
-def alone(samples, student):
-    """The student without a teacher."""
-    return inspect(*samples, student, None, 20)
+def without_teacher(samples, student):
+    """All queries of the student alone."""
+    return inspect(*samples, student=student, count=20)
