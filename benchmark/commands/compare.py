@@ -6,28 +6,42 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from benchmark.comparison import SUFFIXES, QueryGains, draw, figures_table, open_runs, recipe_table, why_unpaired
+from benchmark.comparison import (
+    SUFFIXES,
+    QueryGains,
+    open_runs,
+    plot_comparison,
+    recipe_table,
+    results_table,
+    unpaired_reason,
+)
 from benchmark.errors import UserError
 
 
 def compare(folders: Sequence[Path], output: Path) -> None:
-    """Print the figures of finished runs side by side and what differs between their recipes, and draw a picture.
+    """Print the results of finished runs and the differences between their recipes, and write a plot.
+
+    Args:
+        folders: Folders of two or more finished runs. The first is the reference.
+        output: Path of the plot, an .svg or .png.
 
     Raises:
-        UserError: They are fewer than two different runs, one is not finished, or the picture cannot be written there.
+        UserError: There are fewer than two different runs, one is not finished, or `output` has another suffix.
     """
     if output.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--output {output}: the picture's name ends in {' or '.join(SUFFIXES)}")
+        raise UserError(f"--output {output}: the name of the plot must end in {' or '.join(SUFFIXES)}")
     runs = open_runs(folders)
-    first, *others = runs
-    found = {name: QueryGains.of(runs[name], runs[first]) for name in others}
-    gains = {name: each for name, each in found.items() if each is not None}
-    draw(runs, gains, output)
+    reference, *others = runs
+    gains: dict[str, QueryGains] = {}
+    for name in others:
+        if (gain := QueryGains.between(runs[name], runs[reference])) is not None:
+            gains[name] = gain
+    plot_comparison(runs, gains, output)
     console = Console(highlight=False)
-    console.print(figures_table(runs, gains))
+    console.print(results_table(runs, gains))
     for name in others:
         if name not in gains:
-            typer.echo(f"{name} is not compared with {first} query by query: {why_unpaired(name, runs)}")
+            typer.echo(f"no per-query comparison of {name} with {reference}: {unpaired_reason(name, runs)}")
     recipes = recipe_table(runs)
-    console.print(recipes if recipes.row_count else "the recipes are the same")
+    console.print(recipes if recipes.row_count else "the recipes are identical")
     typer.echo(output)

@@ -1,15 +1,22 @@
-"""Finished runs side by side: their figures, their recipes, how they learned, and query by query."""
+"""Comparison of finished runs: scores and costs, recipes, training curves, and average precision of every query."""
 
-from benchmark.comparison.compare import ComparedRun, QueryGains, figures_table, open_runs, recipe_table, why_unpaired
-from benchmark.comparison.plot import SUFFIXES, draw
+from benchmark.comparison.compare import (
+    ComparedRun,
+    QueryGains,
+    open_runs,
+    recipe_table,
+    results_table,
+    unpaired_reason,
+)
+from benchmark.comparison.plot import SUFFIXES, plot_comparison
 
 __all__ = [
     "SUFFIXES",
     "ComparedRun",
     "QueryGains",
-    "draw",
-    "figures_table",
     "open_runs",
+    "plot_comparison",
     "recipe_table",
-    "why_unpaired",
+    "results_table",
+    "unpaired_reason",
 ]

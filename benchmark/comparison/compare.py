@@ -1,4 +1,4 @@
-"""Finished runs side by side."""
+"""The runs of a comparison, and the tables of their results and recipes."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,42 +20,42 @@ from benchmark.results.record import Record
 from benchmark.results.rows import Row, summarise
 from benchmark.utils.recipe_hash import significant
 
-_FILES = {
-    "recipe.yaml": ("is no run's folder", "`benchmark run` ends with the folder to name here"),
+_REQUIRED_FILES = {
+    "recipe.yaml": ("not a run folder", "pass the folder that `benchmark run` prints when it ends"),
     "record.json": (
-        "holds no run that is finished and judged by the usual rules",
-        "The `benchmark run` that began it, with --resume, finishes it",
+        "not a finished run with the default evaluation settings",
+        "finish it with the same `benchmark run` command and --resume",
     ),
-    METRICS: ("holds a part of a run", "Copy the whole folder, or delete it and do the run again"),
+    METRICS: ("an incomplete run folder", "copy the whole folder, or delete it and run again"),
 }
-"""Of a run's folder: what it means that one is missing, and what to do then."""
+"""Required files of a run folder, each with what its absence means and the remedy."""
 
-_NUMBERS = ("epoch", "loss", "mAP", "macs")
-"""Of a row of metrics: what is drawn."""
+_PLOTTED = ("epoch", "loss", "mAP", "macs")
+"""Keys of `metrics.jsonl` that are plotted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
-    """A run among others."""
+    """A finished run."""
 
     folder: Path
     row: Row
-    """That its record alone makes on a leaderboard."""
+    """The leaderboard row of this run alone."""
     metrics: list[dict[str, Any]]
-    """A row per epoch."""
+    """The rows of `metrics.jsonl`, one per epoch."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The run in `<work dir>/<dataset>/<method>/seed<k>-<hash>`.
+        """Read the run in `<work dir>/<dataset>/<method>/seed<k>-<hash>`.
 
         Raises:
-            UserError: It is no folder of a finished run, or a file in it is damaged.
+            UserError: The folder is not that of a finished run, or a file in it is damaged.
         """
-        for name, (meaning, remedy) in _FILES.items():
+        for name, (problem, remedy) in _REQUIRED_FILES.items():
             if not (folder / name).is_file():
-                raise UserError(f"{folder} {meaning}: it has no {name}. {remedy}")
+                raise UserError(f"{folder}: {problem}, because it has no {name}; {remedy}")
         (row,) = summarise([Record.read(folder / "record.json")])
-        return cls(folder, row, _metrics(folder))
+        return cls(folder, row, _read_metrics(folder))
 
     @property
     def record(self) -> Record:
@@ -63,42 +63,50 @@ class ComparedRun:
         return self.row.records[0]
 
     def curve(self, key: str, scale: float = 1.0) -> NDArray[np.float64]:
-        """(n, 2) points: the epochs whose rows have this key, and its values times `scale`."""
+        """Return (n, 2) points: the epochs that have this metric, and its values times `scale`."""
         points = [(row["epoch"], scale * row[key]) for row in self.metrics if key in row]
         return np.array(points, dtype=np.float64).reshape(-1, 2)
 
 
-def _metrics(folder: Path) -> list[dict[str, Any]]:
+def _read_metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / METRICS
     try:
         rows = read_metrics(folder)
     except ValueError as error:
-        raise UserError(f"{folder / METRICS} is damaged: {error}") from error
-    whole = all(isinstance(row, dict) and "epoch" in row for row in rows)
-    if not whole or not any("loss" in row for row in rows):
-        raise UserError(f"{folder / METRICS} is damaged: a line is a JSON object with an epoch, and perhaps its loss")
+        raise UserError(f"{path}: damaged: {error}") from error
+    if not all(isinstance(row, dict) and "epoch" in row for row in rows):
+        raise UserError(f"{path}: damaged: every line must be a JSON object with the key epoch")
+    if not any("loss" in row for row in rows):
+        raise UserError(f"{path}: damaged: no line has the key loss")
     for line, row in enumerate(rows, start=1):
-        for key in _NUMBERS:
+        for key in _PLOTTED:
             if key in row and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):
-                raise UserError(f"{folder / METRICS} is damaged: line {line}: {key} is {row[key]!r} and not a number")
+                raise UserError(f"{path}: damaged: line {line}: {key} must be a number, not {row[key]!r}")
     return rows
 
 
 def open_runs(folders: Sequence[Path]) -> dict[str, ComparedRun]:
-    """The runs in the order given, each under a name as short as tells them apart: "kd", "kd seed1-0123abcd", the path.
+    """Read runs and name each by its method, by method and folder name, or by path: the shortest that is unique.
+
+    Args:
+        folders: Folders of two or more finished runs.
+
+    Returns:
+        The runs by name, in the order of `folders`. Names are such as "kd" or "kd seed1-0123abcd".
 
     Raises:
-        UserError: They are fewer than two, one is named twice, or one is no finished run.
+        UserError: There are fewer than two folders, one is given twice, or one is not a finished run.
     """
     if len(folders) < 2:
-        raise UserError("a comparison is of two runs or more: name another folder")
-    places: dict[Path, Path] = {}
+        raise UserError(f"a comparison needs at least two runs, not {len(folders)}: add the folder of another run")
+    seen: dict[Path, Path] = {}
     for folder in folders:
-        earlier = places.setdefault(folder.resolve(), folder)
+        earlier = seen.setdefault(folder.resolve(), folder)
         if earlier is not folder:
-            raise UserError(f"{folder} is the same run as {earlier}: name each folder once")
+            raise UserError(f"{folder}: the same run as {earlier}; pass each folder once")
     runs = [ComparedRun.read(folder) for folder in folders]
     methods = [run.row.method for run in runs]
-    seeds = [f"{run.row.method} {place.name}" for run, place in zip(runs, places, strict=True)]
+    seeds = [f"{run.row.method} {resolved.name}" for run, resolved in zip(runs, seen, strict=True)]
     paths = [str(folder) for folder in folders]
     names = next(names for names in (methods, seeds, paths) if len(set(names)) == len(runs))
     return dict(zip(names, runs, strict=True))
@@ -106,72 +114,74 @@ def open_runs(folders: Sequence[Path]) -> dict[str, ComparedRun]:
 
 @dataclass(frozen=True, slots=True)
 class QueryGains:
-    """What a run gains and loses on every query."""
+    """Differences of average precision between two runs, paired by query."""
 
     differences: NDArray[np.float64]
-    """(Q,) differences of average precision, ascending, of the queries that count."""
-    gain: Gain
-    """Their mean."""
+    """(Q,) differences in ascending order, of the queries that have a correct match."""
+    mean: Gain
+    """The mean difference, which is the difference of mAP, with its confidence interval."""
 
     @classmethod
-    def of(cls, run: ComparedRun, first: ComparedRun) -> Self | None:
-        """Of `run` over `first`; None where their queries cannot be paired."""
-        if run.row.board != first.row.board:
+    def between(cls, run: ComparedRun, reference: ComparedRun) -> Self | None:
+        """Return the gains of `run` over `reference`; None if their queries cannot be paired."""
+        if run.row.board != reference.row.board:
             return None
-        differences = query_differences(run.row, first.row)
+        differences = query_differences(run.row, reference.row)
         return None if differences is None else cls(np.sort(differences), Gain.mean_of(differences))
 
     @property
-    def gained(self) -> int:
-        """On how many queries the average precision is higher."""
+    def improved(self) -> int:
+        """Number of queries with a higher average precision than in the reference run."""
         return int((self.differences > 0).sum())
 
     @property
-    def lost(self) -> int:
-        """On how many it is lower."""
+    def degraded(self) -> int:
+        """Number of queries with a lower average precision."""
         return int((self.differences < 0).sum())
 
     @property
-    def equal(self) -> int:
-        """On how many it is the same, to the five digits of a record."""
-        return len(self.differences) - self.gained - self.lost
+    def unchanged(self) -> int:
+        """Number of queries with equal average precision, at the five digits of a record."""
+        return len(self.differences) - self.improved - self.degraded
 
 
-def why_unpaired(name: str, runs: Mapping[str, ComparedRun]) -> str:
-    """Why the queries of the run of this name cannot be paired with those of the first."""
+def unpaired_reason(name: str, runs: Mapping[str, ComparedRun]) -> str:
+    """Return the reason why the queries of a run cannot be paired with those of the first run."""
     first = next(iter(runs))
-    ours, theirs = runs[name], runs[first]
-    if ours.row.board != theirs.row.board:
-        return f"it was judged on {ours.row.board}, {first} on {theirs.row.board}"
+    run, reference = runs[name], runs[first]
+    if run.row.board != reference.row.board:
+        return f"{name} was evaluated on {run.row.board}, {first} on {reference.row.board}"
     for each in (name, first):
         if runs[each].record.scores.average_precision is None:
             return (
-                f"the record of {each} is an old one, which lacks the average precision of every query; delete "
-                f"{runs[each].folder / 'record.json'}, and the `benchmark run` that made it, with --resume, judges it "
-                "again"
+                f"the record of {each} is of an older version, without the average precision of every query. To "
+                f"evaluate it again, delete {runs[each].folder / 'record.json'} and repeat its `benchmark run` command "
+                "with --resume"
             )
-    return f"it did not see the same images as {first}"
+    return f"{name} was trained or evaluated on other images than {first}"
 
 
-def figures_table(runs: Mapping[str, ComparedRun], gains: Mapping[str, QueryGains]) -> Table:
-    """A column per run; `gains` are those over the first, of the runs whose queries can be paired with its own."""
+def results_table(runs: Mapping[str, ComparedRun], gains: Mapping[str, QueryGains]) -> Table:
+    """Return the table of scores and costs, with one column per run.
+
+    Args:
+        runs: The runs by name. The first is the reference.
+        gains: Gains over the first run, of the runs whose queries can be paired with it.
+    """
     table = Table(caption=Text(_caption(runs, gains)), caption_justify="left", box=HORIZONTALS, padding=(0, 1, 0, 0))
     table.add_column("")
     for name in runs:
         table.add_column(Text(name), justify="right")
-    columns = [_figures(run.row) for run in runs.values()]
+    columns = [_results(run.row) for run in runs.values()]
     if gains:
-        first = next(iter(runs))
-        columns = [
-            column | _gained(gains.get(name), f"mAP against {first}")
-            for name, column in zip(runs, columns, strict=True)
-        ]
-    for figure in columns[0]:
-        table.add_row(Text(figure), *(Text(column[figure]) for column in columns))
+        header = f"mAP gain over {next(iter(runs))}"
+        columns = [column | _gains(header, gains.get(name)) for name, column in zip(runs, columns, strict=True)]
+    for header in columns[0]:
+        table.add_row(Text(header), *(Text(column[header]) for column in columns))
     return table
 
 
-def _figures(row: Row) -> dict[str, str]:
+def _results(row: Row) -> dict[str, str]:
     (record,) = row.records
     return {
         "dataset": row.board,
@@ -179,7 +189,7 @@ def _figures(row: Row) -> dict[str, str]:
         "seed": str(record.seed),
         "mAP": percent(row.mAP),
         "R@1": percent(row.recall(1)),
-        "parameters": quantity(row.over(lambda record: record.network.cost.parameters)),
+        "parameters": quantity(row.parameters),
         "MACs": quantity(row.macs),
         "saved": f"{percent(row.saved('parameters'))} / {percent(row.saved('macs'))}" if record.saved else MISSING,
         "latency": f"{milliseconds(row.latency(1))} / {milliseconds(row.latency(64))}",
@@ -187,71 +197,67 @@ def _figures(row: Row) -> dict[str, str]:
     }
 
 
-def _gained(gains: QueryGains | None, against: str) -> dict[str, str]:
-    if gains is None:
-        return dict.fromkeys((against, "queries gained", "queries lost", "queries equal"), MISSING)
+def _gains(header: str, gains: QueryGains | None) -> dict[str, str]:
     return {
-        against: difference(gains.gain),
-        "queries gained": f"{gains.gained:,}",
-        "queries lost": f"{gains.lost:,}",
-        "queries equal": f"{gains.equal:,}",
+        header: MISSING if gains is None else difference(gains.mean),
+        "queries improved": MISSING if gains is None else f"{gains.improved:,}",
+        "queries degraded": MISSING if gains is None else f"{gains.degraded:,}",
+        "queries unchanged": MISSING if gains is None else f"{gains.unchanged:,}",
     }
 
 
 def _caption(runs: Mapping[str, ComparedRun], gains: Mapping[str, QueryGains]) -> str:
     devices = {name: run.row.devices[0] for name, run in runs.items()}
-    where = set(devices.values())
-    lines = [
-        "scores and savings (parameters / MACs) in %; training in minutes",
-        f"latency in ms for a batch of 1 / 64 on {where.pop()}"
-        if len(where) == 1
-        else "latency in ms for a batch of 1 / 64; not comparable: "
-        + "; ".join(f"{name} on {device}" for name, device in devices.items()),
-    ]
+    latency = "latency in ms for a batch of 1 / 64"
+    if len(set(devices.values())) == 1:
+        latency += f" on {next(iter(devices.values()))}"
+    else:
+        latency += f"; not comparable: {'; '.join(f'{name} on {device}' for name, device in devices.items())}"
+    lines = ["scores and savings (parameters / MACs) in %; training time in minutes", latency]
     if gains:
         lines.append(
-            "differences of mAP in points, with the 95 % interval of a paired bootstrap over the queries; "
-            "≈ where it holds zero"
+            "mAP gains in points with the 95 % interval of a paired bootstrap over the queries; "
+            "≈ if the interval contains zero"
         )
     return "\n".join(lines)
 
 
 def recipe_table(runs: Mapping[str, ComparedRun]) -> Table:
-    """A row for every key whose value is not the same in all recipes, a column for the values of each run."""
+    """Return the table of the recipe keys whose values differ between runs, with one column per run."""
     table = Table(title="recipes", box=HORIZONTALS, padding=(0, 1, 0, 0))
     table.add_column("key", no_wrap=True)
     for name in runs:
         table.add_column(Text(name), justify="right", overflow="fold")
-    for key, values in _differences(list(runs.values())).items():
+    for key, values in _recipe_differences(list(runs.values())).items():
         table.add_row(Text(key), *map(Text, values))
     return table
 
 
-def _differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    """The dotted keys whose values are not the same in all runs, sorted, each with its value in every one.
+def _recipe_differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
+    """Return the dotted keys whose values differ, in order, each with its value in every run.
 
-    A key that an older recipe lacks, and that says in another what its absence means, makes no difference.
+    A key that is missing in an older recipe makes no difference if its value elsewhere is what its absence means.
     """
-    recipes = [_told(run) for run in runs]
+    recipes = [_recipe(run) for run in runs]
     written = [dict(_leaves(recipe)) for recipe in recipes]
-    meant = [dict(_leaves({**significant(recipe), "runtime": recipe.get("runtime", {})})) for recipe in recipes]
-    keys = sorted({key for leaves in meant for key in leaves})
-    students = [leaves for leaves, run in zip(meant, runs, strict=True) if run.record.role == "student"]
+    effective = [dict(_leaves({**significant(recipe), "runtime": recipe.get("runtime", {})})) for recipe in recipes]
+    students = [leaves for leaves, run in zip(effective, runs, strict=True) if run.record.role == "student"]
+    keys = sorted({key for leaves in effective for key in leaves})
     return {
         key: [leaves.get(key, MISSING) for leaves in written]
         for key in keys
-        if len({leaves.get(key) for leaves in (students if key.startswith("teacher.") else meant)}) > 1
+        if len({leaves.get(key) for leaves in (students if key.startswith("teacher.") else effective)}) > 1
     }
 
 
-def _told(run: ComparedRun) -> dict[str, Any]:
-    """The recipe; a teacher's own without the section on its teacher, which it has not."""
+def _recipe(run: ComparedRun) -> dict[str, Any]:
+    """Return the recipe of a run; that of a teacher's run without the section `teacher`, which it does not use."""
     recipe = run.record.recipe
     return {key: value for key, value in recipe.items() if key != "teacher" or run.record.role == "student"}
 
 
 def _leaves(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """The dotted keys of what is no mapping, and the values as `--set KEY=VALUE` takes them."""
+    """Yield the dotted keys of all values that are not mappings, and the values as in `--set KEY=VALUE`."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*path, key))

@@ -1,4 +1,4 @@
-"""Folders of runs that nobody did."""
+"""Run folders without training, and the command."""
 
 import json
 from pathlib import Path
@@ -12,36 +12,44 @@ LOSSES = [{"epoch": 1, "loss": 8.0}, {"epoch": 2, "loss": 4.0}]
 
 @pytest.fixture
 def run(record, tmp_path):
-    """`run("kd", [0.5, None, 0.7])`: the folder of a run with these average precisions; `changes` are a record's."""
+    """`run("kd", [0.5, None, 0.7])` writes the folder of a run with these average precisions (None: skipped query).
 
-    def make(
-        method, precisions=(0.4, 0.6), *, metrics=LOSSES, recipe=None, non_default=None, work="runs", **changes
+    `changes` replace fields of the record.
+    """
+
+    def write(
+        method,
+        average_precision=(0.4, 0.6),
+        *,
+        metrics=LOSSES,
+        recipe=None,
+        non_default=None,
+        work_dir="runs",
+        **changes,
     ) -> Path:
-        known = [value for value in precisions or [0.5] if value is not None]
-        content = record(method, mAP=sum(known) / len(known), **changes).model_dump(mode="json")
+        valid = [value for value in average_precision or [0.5] if value is not None]
+        content = record(method, mAP=sum(valid) / len(valid), **changes).model_dump(mode="json")
         content |= {"recipe": recipe or content["recipe"], "variant": non_default or {}}
-        if precisions is not None:
-            content["scores"]["average_precision"] = precisions
-            content["scores"]["symmetric"] |= {"queries": len(precisions), "skipped": len(precisions) - len(known)}
-        made = Record.model_validate(content)
-        label = "teacher" if made.role == "teacher" else method
-        folder = tmp_path / work / made.board / label / f"seed{made.seed}-{made.recipe_hash.encode().hex()[-8:]}"
-        made.write(folder / "record.json")
+        if average_precision is not None:
+            queries = len(average_precision)
+            content["scores"]["average_precision"] = average_precision
+            content["scores"]["symmetric"] |= {"queries": queries, "skipped": queries - len(valid)}
+        written = Record.model_validate(content)
+        label = "teacher" if written.role == "teacher" else method
+        name = f"seed{written.seed}-{written.recipe_hash.encode().hex()[-8:]}"
+        folder = tmp_path / work_dir / written.board / label / name
+        written.write(folder / "record.json")
         (folder / "recipe.yaml").write_text(json.dumps(content["recipe"]))
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
         return folder
 
-    return make
+    return write
 
 
 @pytest.fixture
 def compare(command_line, monkeypatch, tmp_path):
-    """`compare(folder, folder)` runs the command in an empty folder: its exit code, and what it printed."""
+    """`compare(folder, folder)` runs the command in an empty folder and returns exit code, stdout and stderr."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLUMNS", "160")
-
-    def ask(*arguments: object) -> tuple[int, str, str]:
-        return command_line("compare", *arguments)
-
-    return ask
+    return lambda *arguments: command_line("compare", *arguments)

@@ -1,4 +1,4 @@
-"""`benchmark compare`: what it prints of finished runs, and what it refuses."""
+"""`benchmark compare`: its tables and the runs that it rejects."""
 
 import re
 from pathlib import Path
@@ -6,65 +6,66 @@ from pathlib import Path
 import pytest
 
 from benchmark.comparison import open_runs
+from benchmark.errors import UserError
 from benchmark.results.record import Record
 
 
-def rows(printed: str) -> dict[str, list[str]]:
-    """The rows of the tables that were printed, by their first cell."""
+def cells(printed: str) -> dict[str, list[str]]:
+    """The cells of printed tables by the first cell of their row."""
     lines = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
-    return {cells[0]: cells[1:] for cells in lines if len(cells) > 1}
+    return {row[0]: row[1:] for row in lines if len(row) > 1}
 
 
-def in_a_line(printed: str) -> str:
-    """What is below a table is as narrow as the table."""
+def unwrapped(printed: str) -> str:
+    """The printed text on one line: a caption is wrapped at the width of its table."""
     return " ".join(printed.split())
 
 
-def test_figures_stand_side_by_side(run, compare):
+def test_results(run, compare):
     timing = {"train_seconds": 90.0, "evaluate_seconds": 1.0}
     code, out, _ = compare(run("none", macs=30e6), run("kd", [0.5, 0.9], macs=15e6, timing=timing))
     assert code == 0
-    found = rows(out)
-    assert found["dataset"] == ["glyphs", "glyphs"] and found["method"] == ["none", "kd"]
-    assert found["seed"] == ["0", "0"]
-    assert found["mAP"] == ["50.0", "70.0"] and found["R@1"] == ["60.0", "80.0"]
-    assert found["parameters"] == ["1.50 M", "750 k"] and found["MACs"] == ["30.0 M", "15.0 M"]
-    assert found["saved"] == ["50.0 / 50.0", "75.0 / 75.0"]
-    assert found["latency"] == ["3.00 / 150", "1.50 / 75.0"] and found["training"] == ["3.3", "1.5"]
-    assert "latency in ms for a batch of 1 / 64 on cpu, 2 threads" in in_a_line(out)
+    table = cells(out)
+    assert table["dataset"] == ["glyphs", "glyphs"] and table["method"] == ["none", "kd"]
+    assert table["seed"] == ["0", "0"]
+    assert table["mAP"] == ["50.0", "70.0"] and table["R@1"] == ["60.0", "80.0"]
+    assert table["parameters"] == ["1.50 M", "750 k"] and table["MACs"] == ["30.0 M", "15.0 M"]
+    assert table["saved"] == ["50.0 / 50.0", "75.0 / 75.0"]
+    assert table["latency"] == ["3.00 / 150", "1.50 / 75.0"] and table["training"] == ["3.3", "1.5"]
+    assert "latency in ms for a batch of 1 / 64 on cpu, 2 threads" in unwrapped(out)
     assert out.splitlines()[-1] == "compare.svg" and Path("compare.svg").is_file()
 
 
-def test_a_teacher_has_saved_nothing(run, compare):
+def test_teacher_has_no_savings(run, compare):
     _, out, _ = compare(run("kd"), run("none", role="teacher"))
-    assert rows(out)["method"] == ["kd", "teacher"]
-    assert rows(out)["saved"][1] == "-"
+    assert cells(out)["method"] == ["kd", "teacher"]
+    assert cells(out)["saved"][1] == "-"
 
 
-def test_latencies_of_different_devices_are_not_to_be_compared(run, record, compare):
+def test_latencies_of_different_devices_are_not_comparable(run, record, compare):
     network = record().model_dump(mode="json")["network"]
     network["cost"] |= {"device": "another [cpu]"}
     _, out, _ = compare(run("kd"), run("none", network=network))
-    assert "not comparable: kd on cpu, 2 threads; none on another [cpu], 2 threads" in in_a_line(out)
+    assert "not comparable: kd on cpu, 2 threads; none on another [cpu], 2 threads" in unwrapped(out)
 
 
-def test_queries_are_compared_with_the_first_run(run, compare):
-    """A query without a valid match, the second, does not count."""
+def test_gains_over_the_first_run(run, compare):
+    """The second query is skipped: it has no correct match."""
     first = run("none", [0.5, None] + [0.5] * 40)
     better = run("kd", [0.6, None] + [0.6] * 40)
     mixed = run("rkd", [0.5, None] + [0.7, 0.3] * 20)
     code, out, _ = compare(first, better, mixed)
-    found = rows(out)
+    table = cells(out)
     assert code == 0
-    assert found["mAP against none"][:2] == ["-", "+10.0 [+10.0, +10.0]"]
-    assert re.fullmatch(r"≈ [+-]0\.0 \[-\d\.\d, \+\d\.\d\]", found["mAP against none"][2])
-    assert found["queries gained"] == ["-", "41", "20"]
-    assert found["queries lost"] == ["-", "0", "20"]
-    assert found["queries equal"] == ["-", "0", "1"]
-    assert "95 % interval of a paired bootstrap" in in_a_line(out)
+    assert table["mAP gain over none"][:2] == ["-", "+10.0 [+10.0, +10.0]"]
+    assert re.fullmatch(r"≈ [+-]0\.0 \[-\d\.\d, \+\d\.\d\]", table["mAP gain over none"][2])
+    assert table["queries improved"] == ["-", "41", "20"]
+    assert table["queries degraded"] == ["-", "0", "20"]
+    assert table["queries unchanged"] == ["-", "0", "1"]
+    assert "95 % interval of a paired bootstrap" in unwrapped(out)
 
 
-def test_the_recipes_keys_that_differ(run, compare):
+def test_recipe_differences(run, compare):
     base = {"seed": 0, "train": {"optimizer": {"lr": 0.1, "type": "sgd"}, "sampler": {"images": 4}}}
     new = {
         "seed": 0,
@@ -76,7 +77,7 @@ def test_the_recipes_keys_that_differ(run, compare):
         run("none", recipe=base | {"method": {"name": "none"}, "runtime": {"workers": 2}}),
         run("kd", recipe=new | {"method": {"name": "kd", "weight": 1.5}}),
     )
-    assert rows(out.partition("recipes")[2]) == {
+    assert cells(out.partition("recipes")[2]) == {
         "key": ["none", "kd"],
         "image_size": ["-", "[32, 32]"],
         "method.name": ["none", "kd"],
@@ -86,19 +87,19 @@ def test_the_recipes_keys_that_differ(run, compare):
     }
 
 
-def test_a_teachers_recipe_has_no_teacher(run, compare):
+def test_teacher_section_is_ignored_for_a_teacher(run, compare):
     student = {"method": {"name": "none"}, "teacher": {"seed": 3, "train": {"epochs": 4}}}
     unused = {"method": {"name": "none"}, "teacher": {"seed": 3, "train": {"epochs": 120}}}
     _, out, _ = compare(run("none", recipe=student), run("none", role="teacher", recipe=unused))
-    assert "the recipes are the same" in out
+    assert "the recipes are identical" in out
     other = student | {"teacher": {"seed": 4, "train": {"epochs": 4}}}
     folders = run("none", recipe=student), run("kd", recipe=other), run("none", role="teacher", recipe=unused)
     _, out, _ = compare(*folders)
-    assert rows(out.partition("recipes")[2]) == {"key": ["none", "kd", "teacher"], "teacher.seed": ["3", "4", "-"]}
+    assert cells(out.partition("recipes")[2]) == {"key": ["none", "kd", "teacher"], "teacher.seed": ["3", "4", "-"]}
 
 
-def test_names_tell_the_runs_apart(run):
-    zero, one, elsewhere, none = run("kd"), run("kd", seed=1), run("kd", work="elsewhere"), run("none")
+def test_names_are_unique(run):
+    zero, one, elsewhere, none = run("kd"), run("kd", seed=1), run("kd", work_dir="elsewhere"), run("none")
     assert zero.name == elsewhere.name
     assert list(open_runs([zero, none])) == ["kd", "none"]
     assert list(open_runs([zero, one, none])) == [f"kd {zero.name}", f"kd {one.name}", f"none {none.name}"]
@@ -106,98 +107,99 @@ def test_names_tell_the_runs_apart(run):
 
 
 @pytest.mark.parametrize(
-    ("other", "why"),
+    ("other", "reason"),
     [
-        ({"dataset": "market1501"}, "it was judged on market1501, none on glyphs"),
-        ({"non_default": {"dataset.split": "closed"}}, "it was judged on glyphs-closed, none on glyphs"),
-        ({"precisions": None}, "the record of kd is an old one, which lacks the average precision of every query"),
-        ({"precisions": [0.5, 0.5, 0.5]}, "it did not see the same images as none"),
-        ({"data": {"broken": 1}}, "it did not see the same images as none"),
+        ({"dataset": "market1501"}, "kd was evaluated on market1501, none on glyphs"),
+        ({"non_default": {"dataset.split": "closed"}}, "kd was evaluated on glyphs-closed, none on glyphs"),
+        ({"average_precision": None}, "the record of kd is of an older version"),
+        ({"average_precision": [0.5, 0.5, 0.5]}, "kd was trained or evaluated on other images than none"),
+        ({"data": {"broken": 1}}, "kd was trained or evaluated on other images than none"),
     ],
 )
-def test_why_queries_are_not_compared(run, record, compare, other, why):
+def test_unpaired_queries(run, record, compare, other, reason):
     data = record().model_dump(mode="json")["data"] | other.get("data", {})
-    odd = run("kd", **other | {"data": data})
-    code, out, _ = compare(run("none"), odd)
+    unpaired = run("kd", **other | {"data": data})
+    code, out, _ = compare(run("none"), unpaired)
     assert code == 0
-    assert f"kd is not compared with none query by query: {why}" in out
-    assert "queries gained" not in out and "bootstrap" not in out
+    assert f"no per-query comparison of kd with none: {reason}" in out
+    assert "queries improved" not in out and "bootstrap" not in out
     svg = Path("compare.svg").read_text()
-    assert "Loss" in svg and "Average precision" not in svg
-    code, out, _ = compare(run("none"), odd, run("rkd", [0.5, 0.6]))
-    assert code == 0 and why in out
-    assert [rows(out)[name] for name in ("queries gained", "queries equal")] == [["-", "-", "1"], ["-", "-", "1"]]
+    assert "Training loss" in svg and "AP gain" not in svg
 
 
-def test_an_old_first_record_says_how_it_is_judged_again(run, compare):
+def test_paired_and_unpaired_queries(run, compare):
+    code, out, _ = compare(run("none"), run("kd", None), run("rkd", [0.5, 0.6]))
+    assert code == 0 and "no per-query comparison of kd with none" in out
+    table = cells(out)
+    assert table["queries improved"] == table["queries unchanged"] == ["-", "-", "1"]
+
+
+def test_old_record_of_the_first_run(run, compare):
     first = run("none", None)
     _, out, _ = compare(first, run("kd"))
-    assert f"the record of none is an old one, which lacks the average precision of every query; delete {first}" in out
+    assert "the record of none is of an older version, without the average precision of every query" in out
+    assert f"delete {first / 'record.json'}" in out
 
 
-def test_fewer_than_two_runs_are_refused(run, compare):
+def test_rejects_fewer_than_two_runs(run, compare):
     code, _, err = compare(run("kd"))
-    assert code == 2 and err.startswith("benchmark: a comparison is of two runs or more")
+    assert code == 2 and err.startswith("benchmark: a comparison needs at least two runs, not 1")
 
 
-def test_a_run_twice_is_refused(run, compare):
+def test_rejects_duplicate_run(run, compare):
     kd = run("kd")
     code, _, err = compare(kd, run("none"), kd / ".." / kd.name)
-    assert code == 2 and f"is the same run as {kd}: name each folder once" in err
+    assert code == 2 and f"the same run as {kd}; pass each folder once" in err
     assert not Path("compare.svg").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "what", "remedy"),
+    ("name", "problem", "remedy"),
     [
-        ("recipe.yaml", "is no run's folder", "`benchmark run` ends with the folder to name here"),
-        ("record.json", "holds no run that is finished", "`benchmark run` that began it, with --resume, finishes it"),
-        ("metrics.jsonl", "holds a part of a run", "Copy the whole folder"),
+        ("recipe.yaml", "not a run folder", "pass the folder that `benchmark run` prints"),
+        ("record.json", "not a finished run", "finish it with the same `benchmark run` command and --resume"),
+        ("metrics.jsonl", "an incomplete run folder", "copy the whole folder"),
     ],
 )
-def test_a_folder_that_is_no_finished_run_is_refused(run, compare, name, what, remedy):
+def test_rejects_folder_without_required_file(run, name, problem, remedy):
     folder = run("kd")
     (folder / name).unlink()
-    code, out, err = compare(run("none"), folder)
-    assert (code, out) == (2, "")
-    assert f"{folder} {what}" in err and f"it has no {name}. " in err and remedy in err
+    with pytest.raises(UserError) as error:
+        open_runs([run("none"), folder])
+    message = str(error.value)
+    assert message.startswith(f"{folder}: {problem}") and f"has no {name}; " in message and remedy in message
 
 
 @pytest.mark.parametrize("line", ["", "{", "3", '{"loss": 1.0}', '{"epoch": 1}', "\xff"])
-def test_damaged_metrics_are_refused(run, compare, line):
+def test_rejects_damaged_metrics(run, line):
     folder = run("kd")
     (folder / "metrics.jsonl").write_bytes(line.encode("latin-1"))
-    code, _, err = compare(run("none"), folder)
-    assert code == 2 and f"benchmark: {folder / 'metrics.jsonl'} is damaged: " in err
+    with pytest.raises(UserError, match=re.escape(f"{folder / 'metrics.jsonl'}: damaged: ")):
+        open_runs([run("none"), folder])
 
 
-@pytest.mark.parametrize("key", ["epoch", "loss", "mAP", "macs"])
-@pytest.mark.parametrize("value", ["four", None, True, [4.0]])
-def test_metrics_that_are_no_numbers_are_refused(run, compare, key, value):
-    folder = run(
-        "kd", metrics=[{"epoch": 0, "macs": 1e6}, {"epoch": 1, "loss": 8.0, "mAP": 0.5, "macs": 1} | {key: value}]
-    )
-    code, _, err = compare(run("none"), folder)
-    assert code == 2
-    assert f"{folder / 'metrics.jsonl'} is damaged: line 2: {key} is {value!r} and not a number" in err
+@pytest.mark.parametrize(("key", "value"), [("epoch", "four"), ("loss", None), ("mAP", True), ("macs", [4.0])])
+def test_rejects_metrics_that_are_not_numbers(run, key, value):
+    second = {"epoch": 1, "loss": 8.0, "mAP": 0.5, "macs": 1} | {key: value}
+    folder = run("kd", metrics=[{"epoch": 0, "macs": 1e6}, second])
+    with pytest.raises(UserError, match=re.escape(f"damaged: line 2: {key} must be a number, not {value!r}")):
+        open_runs([run("none"), folder])
 
 
-def test_a_picture_is_an_svg_or_a_png(run, compare):
-    folders = run("kd"), run("none")
-    code, _, err = compare(*folders, "--output", "compare.pdf")
-    assert code == 2 and "--output compare.pdf: the picture's name ends in .svg or .png" in err
+def test_rejects_other_plot_format(run, compare):
+    code, _, err = compare(run("kd"), run("none"), "--output", "compare.pdf")
+    assert code == 2 and "--output compare.pdf: the name of the plot must end in .svg or .png" in err
 
 
-def test_a_student_and_its_teacher(student, teacher, compare):
-    """Of a real run."""
+def test_student_and_teacher_of_a_real_run(student, teacher, compare):
     code, out, err = compare(teacher, student, "--output", "both.png")
     assert code == 0, err
     ours, theirs = (Record.read(folder / "record.json").scores for folder in (student, teacher))
-    found = rows(out)
-    assert found["mAP"] == [f"{100 * each.symmetric.mAP:.1f}" for each in (theirs, ours)]
-    counted = ours.symmetric.queries - ours.symmetric.skipped
-    assert sum(int(found[f"queries {what}"][1]) for what in ("gained", "lost", "equal")) == counted
-    gain = float(found["mAP against teacher"][1].removeprefix("≈ ").split()[0])
+    table = cells(out)
+    assert table["mAP"] == [f"{100 * scores.symmetric.mAP:.1f}" for scores in (theirs, ours)]
+    queries = sum(int(table[f"queries {change}"][1]) for change in ("improved", "degraded", "unchanged"))
+    assert queries == ours.symmetric.queries - ours.symmetric.skipped
+    gain = float(table["mAP gain over teacher"][1].removeprefix("≈ ").split()[0])
     assert gain == pytest.approx(100 * (ours.symmetric.mAP - theirs.symmetric.mAP), abs=0.051)
-    assert found["method.name"] == ["none", "cdd"]
+    assert table["method.name"] == ["none", "cdd"]
     assert Path("both.png").read_bytes().startswith(b"\x89PNG")
