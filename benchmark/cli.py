@@ -74,16 +74,16 @@ def run(
 
 @app.command()
 def reproduce(
-    record: Annotated[Path, typer.Argument(help="A record, such as a file of leaderboards/records.")],
+    record: Annotated[Path, typer.Argument(help="A record, such as a file in leaderboards/records.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_root: DataRoot = None,
     work_dir: Annotated[
-        Path, typer.Option(help="Where the runs are kept, apart from those that records come from.")
+        Path, typer.Option(help="Folder for the new runs, apart from the runs that made the records.")
     ] = Path("reproduced"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Run a record's recipe again; exit with 1 where the result differs by more than seeds do."""
+    """Run the recipe of a record again; exit with 1 if the result differs by more than the spread of the seeds."""
     _load(plugin)
     from benchmark.commands.reproduce import reproduce as run_again
 
@@ -179,23 +179,25 @@ def cards(
 
 @app.command()
 def leaderboard(
-    folder: Annotated[Path, typer.Option(help="Holds records/ and gets the pages.")] = Path("leaderboards"),
+    folder: Annotated[Path, typer.Option(help="The folder with records/, to which the pages are written.")] = Path(
+        "leaderboards"
+    ),
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="Write nothing; exit with 2 where a record cannot be right, with 1 where a file is not theirs.",
+            help="Write nothing; exit with 2 if a record has impossible values, with 1 if a file is out of date.",
         ),
     ] = False,
 ) -> None:
-    """Write the pages anew from the records, and all rows as CSV, JSON and HTML."""
+    """Generate the leaderboards from the records: Markdown pages, a web page, plots and a CSV file."""
     if not (folder / "records").is_dir():
-        raise UserError(f"there is no folder {folder / 'records'}: `benchmark run` makes it, or give another --folder")
+        raise UserError(f"{folder / 'records'}: no such folder; `benchmark run` creates it, or give another --folder")
     if check:
         from benchmark.commands.leaderboard import check as differing
 
         for page in (pages := differing(folder)):
-            typer.echo(f"{page} is not what the records give: `benchmark leaderboard` mends that")
+            typer.echo(f"{page} does not match the records; run `benchmark leaderboard`")
         if pages:
             raise typer.Exit(1)
         return

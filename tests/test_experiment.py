@@ -90,7 +90,7 @@ class TestTheCommand:
         assert rows[0]["masked"] > 0
         assert rows[0]["macs"] > rows[1]["macs"] >= record.network.cost.macs
         assert rows[1]["parameters"] >= record.network.cost.parameters
-        assert "Compression while learning" in (student / "compression.svg").read_text()
+        assert "Compression during training" in (student / "compression.svg").read_text()
 
     def test_records_what_the_deployed_file_does(self, student, teacher, data_root):
         record = Record.read(student / "record.json")
@@ -108,7 +108,9 @@ class TestTheCommand:
         for found, expected in zip(record.scores.average_precision, scores.average_precision.tolist(), strict=True):
             assert found == pytest.approx(expected, abs=1e-5) or (found is None and expected != expected)
         assert record.scores.asymmetric is None
-        assert record.scores.asymmetric_reason == "cdd leaves the student's embeddings apart from the teacher's"
+        assert (
+            record.scores.asymmetric_reason == "the method does not align the embedding spaces of student and teacher"
+        )
 
     def test_records_the_teacher_and_what_is_saved(self, student, teacher):
         record, of_teacher = Record.read(student / "record.json"), Record.read(teacher / "record.json")

@@ -1,4 +1,4 @@
-"""`benchmark leaderboard --check`."""
+"""The check of `benchmark leaderboard --check`."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from benchmark.results.store import load_records, record_name
 
 
 def check(folder: Path) -> list[Path]:
-    """The pages that are not what the records give, once it is known that the records can be right.
+    """Check the records, then return the generated files that do not match them.
 
     Raises:
-        UserError: A line for every field of a record that cannot be what a run has left.
+        UserError: A record has impossible values; the message has one line for each.
     """
     records = load_records(folder / "records")
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""`benchmark reproduce`."""
+"""The command `benchmark reproduce`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,35 +14,45 @@ from benchmark.recipe import Recipe, replay
 from benchmark.results.console import reproduction_table
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction, Verdict
-from benchmark.results.rows import summarise
+from benchmark.results.rows import group_records
 from benchmark.results.store import load_records, record_name
 
 
 def reproduce(path: Path, work_dir: Path, data_root: Path, device: str, resume: bool) -> bool:
-    """Run the recipe of a record again, and print both results; whether they agree as well as can be expected.
+    """Run the recipe of a record again, and print both results and the verdict.
+
+    Args:
+        path: The record.
+        work_dir: Folder for the new runs.
+        data_root: Folder of the datasets.
+        device: "auto", "cpu" or "cuda".
+        resume: Whether to continue an unfinished run.
+
+    Returns:
+        Whether the results are bit-identical, or differ by no more than the spread of the seeds.
 
     Raises:
-        UserError: The file is no record, its recipe cannot be run here, or the work folder holds its very run.
+        UserError: The file is not a record, its recipe cannot be run here, or `work_dir` holds the run of the record.
     """
     try:
         record = Record.read(path)
     except UserError as error:
         raise UserError(
-            f"{error}\nGive a record as `benchmark run` wrote it, such as a file of leaderboards/records"
+            f"{error}\nGive a record that `benchmark run` wrote, such as a file in leaderboards/records"
         ) from error
     recipe = _recipe(record, path)
-    others = _other_seeds(record, path)
+    other_seeds = _other_seeds(record, path)
     experiment = checked_experiment(recipe, work_dir, data_root, device, resume)
     experiment.dataset.prepare()
-    told = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    log = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     for difference in _differences(record, experiment):
-        told.print(f"warning: {difference}")
+        log.print(f"warning: {difference}")
     threads = record.environment.threads
-    told.print(f"runs with {threads} thread{'' if threads == 1 else 's'}, as the record did: the bits depend on it")
-    found = experiment.run_teacher() if record.role == "teacher" else experiment.run()
-    if found.created == record.created:
-        raise UserError(f"{work_dir} holds the very run that {path} is of: give another --work-dir to do it again")
-    reproduction = Reproduction(record, found, others)
+    log.print(f"using {threads} thread{'' if threads == 1 else 's'}, as the record did, for a bit-identical result")
+    rerun = experiment.run_teacher() if record.role == "teacher" else experiment.run()
+    if rerun.created == record.created:
+        raise UserError(f"{work_dir} holds the run that made {path}; give another --work-dir to run it again")
+    reproduction = Reproduction(record, rerun, other_seeds)
     console = Console(highlight=False, soft_wrap=True)
     console.print(reproduction_table(reproduction))
     console.print(f"{reproduction.verdict}\n{reproduction.explain()}", markup=False)
@@ -50,25 +60,25 @@ def reproduce(path: Path, work_dir: Path, data_root: Path, device: str, resume: 
 
 
 def _recipe(record: Record, path: Path) -> Recipe:
-    """The recipe of the record, with as many threads as it was run with.
+    """Return the recipe of the record, with the number of threads of its run.
 
-    That of a teacher becomes the recipe of a student of this teacher.
+    The recipe of a teacher becomes that of a student of this teacher.
 
     Raises:
-        UserError: What is installed here cannot run it.
+        UserError: This release cannot run the recipe.
     """
-    made = "the release that made it" if record.commit is None else f"commit {record.commit}, which made it"
-    remedy = f"Use {made}, and give the --plugin it was made with, if any"
+    version = "the release that made it" if record.commit is None else f"commit {record.commit}, which made it"
+    remedy = f"Use {version}, and give the --plugin it was made with, if any"
     try:
         recipe = replay(record.recipe, f"the recipe of {path}")
     except UserError as error:
-        raise UserError(f"{path}: this release cannot run its recipe: {error}\n{remedy}") from error
+        raise UserError(f"{path}: this release cannot run the recipe: {error}\n{remedy}") from error
     if recipe.hash != record.recipe_hash:
         raise UserError(
-            f"{path}: its recipe is not that of its recipe_hash: the file was edited, or its method or dataset has "
-            f"options that it had not then\n{remedy}"
+            f"{path}: the recipe does not match its recipe_hash: the file was edited, or its method or dataset has "
+            f"gained options since\n{remedy}"
         )
-    elsewhere = {"cache": None, "tensorboard": False}  # a folder, and a package, of another machine
+    elsewhere = {"cache": None, "tensorboard": False}  # a folder, and a package, that this machine may lack
     runtime = recipe.runtime.model_copy(update={"threads": record.environment.threads, **elsewhere})
     teacher = recipe.teacher
     if record.role == "teacher":
@@ -77,25 +87,25 @@ def _recipe(record: Record, path: Path) -> Recipe:
 
 
 def _other_seeds(record: Record, path: Path) -> tuple[Record, ...]:
-    """The records beside this one that differ from it in nothing but the seed; none outside a leaderboard's folder."""
+    """Return the records in the same folder that differ only in the seed; none if the folder is not a leaderboard's."""
     if path.name != record_name(record):
         return ()
-    row = next(row for row in summarise(load_records(path.parent)) if record in row.records)
+    row = next(row for row in group_records(load_records(path.parent)) if record in row.records)
     return tuple(other for other in row.records if other.seed != record.seed)
 
 
 def _differences(record: Record, experiment: Experiment) -> Iterator[str]:
-    """By what the machine, the software and the data here differ from those of the record."""
+    """Yield what differs here from the record: machine, software and data."""
     use_threads(experiment.recipe.runtime.threads)
     here = environment(experiment.device, uses_bfloat16(experiment.recipe, experiment.device))
-    for name, then in record.environment:
-        if then != (now := getattr(here, name)):
-            yield f"{name}: {then} then, {now} now"
+    for name, before in record.environment:
+        if before != (now := getattr(here, name)):
+            yield f"{name}: {before} in the record, {now} here"
     if record.commit != experiment.commit:
-        yield f"commit of the suite: {record.commit} then, {experiment.commit} now"
-    before, after = record.data.versions, experiment.dataset.versions()
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            yield f"{name}, by which images are made: {before.get(name)} then, {after.get(name)} now"
+        yield f"commit of the suite: {record.commit} in the record, {experiment.commit} here"
+    versions, installed = record.data.versions, experiment.dataset.versions()
+    for name in sorted(versions.keys() | installed.keys()):
+        if versions.get(name) != installed.get(name):
+            yield f"{name}, which makes the images: {versions.get(name)} in the record, {installed.get(name)} here"
     for change in experiment.changes(record.data):
         yield f"data: {change}"

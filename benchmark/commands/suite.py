@@ -148,7 +148,7 @@ def _table(finished: Sequence[Record], outcomes: Sequence[Outcome]) -> Table:
             scores = [record.scores.symmetric for record in own]
             figures = [
                 percent(Statistic.of([score.mAP for score in scores])),
-                percent(Statistic.where_known(score.recall.get("1") for score in scores)),
+                percent(Statistic.if_complete(score.recall.get("1") for score in scores)),
             ]
         seconds = sum(record.timing.train_seconds + record.timing.evaluate_seconds for record in own)
         failed = failures.count((dataset, method))

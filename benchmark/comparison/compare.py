@@ -17,7 +17,7 @@ from benchmark.errors import UserError
 from benchmark.results.comparison import Gain, query_differences
 from benchmark.results.format import MISSING, difference, milliseconds, percent, quantity
 from benchmark.results.record import Record
-from benchmark.results.rows import Row, summarise
+from benchmark.results.rows import Row, group_records
 from benchmark.utils.recipe_hash import significant
 
 _REQUIRED_FILES = {
@@ -54,7 +54,7 @@ class ComparedRun:
         for name, (problem, remedy) in _REQUIRED_FILES.items():
             if not (folder / name).is_file():
                 raise UserError(f"{folder}: {problem}, because it has no {name}; {remedy}")
-        (row,) = summarise([Record.read(folder / "record.json")])
+        (row,) = group_records([Record.read(folder / "record.json")])
         return cls(folder, row, _read_metrics(folder))
 
     @property
@@ -127,7 +127,7 @@ class QueryGains:
         if run.row.board != reference.row.board:
             return None
         differences = query_differences(run.row, reference.row)
-        return None if differences is None else cls(np.sort(differences), Gain.mean_of(differences))
+        return None if differences is None else cls(np.sort(differences), Gain.from_differences(differences))
 
     @property
     def improved(self) -> int:

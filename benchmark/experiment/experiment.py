@@ -266,11 +266,11 @@ class Experiment:
         query, gallery = self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery")
         symmetric = self.test.score(query, gallery)
         asymmetric: Scores | None = None
-        reason: str | None = "it is the teacher"
+        reason: str | None = parts.OF_TEACHER
         if teacher:
             reason = None
             if not method.aligned:
-                reason = f"{recipe.method.name} leaves the student's embeddings apart from the teacher's"
+                reason = parts.NOT_ALIGNED
             elif deployed.dim != teacher.deployed.dim:
                 reason = f"embeddings differ in size: {deployed.dim} and {teacher.deployed.dim}"
             else:
@@ -305,7 +305,7 @@ class Experiment:
                 ),
             ),
             saved=self._saved(figures, teacher.report.cost, minimal) if teacher else None,
-            deploy=parts.Deploy(max_abs_difference=difference, images=len(images)),
+            deploy=parts.DeployCheck(max_abs_difference=difference, images=len(images)),
             budget=self._budget(method, figures, teacher.report.cost) if teacher else None,
             environment=environment(self.device, uses_bfloat16(recipe, self.device)),
             timing=parts.Timing(
@@ -374,11 +374,11 @@ class Experiment:
             broken=broken,
         )
 
-    def _saved(self, student: parts.Cost, teacher: parts.Cost, minimal: Embedder | None) -> parts.Saved:
+    def _saved(self, student: parts.Cost, teacher: parts.Cost, minimal: Embedder | None) -> parts.Savings:
         least = None
         if minimal is not None:
             least = cost.count(fold_batchnorm(minimal, self.test.example(2)), self.recipe.image_size)
-        return parts.Saved(
+        return parts.Savings(
             parameters=1 - student.parameters / teacher.parameters,
             macs=1 - student.macs / teacher.macs,
             ceiling_parameters=None if least is None else 1 - least.parameters / teacher.parameters,

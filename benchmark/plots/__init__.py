@@ -1,1 +1,1 @@
-"""The style and the labels that all plots share."""
+"""The style, the labels and the web pages that results, comparison and inspection share."""

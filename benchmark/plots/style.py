@@ -1,4 +1,4 @@
-"""The look shared by all pictures: transparent, readable on white and on black, the same bytes every time."""
+"""The style of all plots: transparent, readable on white and on black, and with reproducible bytes."""
 
 import io
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# All colours have the luminance whose contrast with white (4.3:1) equals that with GitHub's dark ground, #0d1117. Media
-# queries for dark mode would follow the browser's setting, which need not be that of the page around the picture.
+# The luminance of every color has the same contrast, 4.3:1, with white and with GitHub's dark background, #0d1117.
+# Media queries for dark mode would follow the setting of the browser, which may differ from the page around the plot.
 NEUTRAL = "#737a82"
 ACCENT = "#c15d11"
 PALETTE = ("#2279db", "#0f8c41", "#935dde", "#da4149", "#00878d", "#ca488f", "#8a7a00", "#686ce5")
@@ -39,16 +39,22 @@ _STYLE = {
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Have the look in force."""
+    """Apply the style within a context."""
     from matplotlib import style
 
-    with style.context(_STYLE, after_reset=True):  # a user's matplotlibrc has no say
+    with style.context(_STYLE, after_reset=True):  # ignores a user's matplotlibrc
         yield
 
 
 @contextmanager
 def canvas(title: str, subtitle: str, right: float = 0.03) -> Iterator[tuple["Figure", "Axes"]]:
-    """A titled figure of 7.2 x 4.4 inches and its axes, with the look in force; `right` is the margin's share."""
+    """Create a titled figure of 7.2 x 4.4 inches and its axes, with the style applied.
+
+    Args:
+        title: Title of the figure.
+        subtitle: Line below the title.
+        right: Right margin, as a fraction of the figure's width.
+    """
     from matplotlib.figure import Figure
 
     with plot_style():
@@ -60,7 +66,7 @@ def canvas(title: str, subtitle: str, right: float = 0.03) -> Iterator[tuple["Fi
 
 
 def to_svg(figure: "Figure") -> str:
-    """The figure as SVG on a transparent ground; call it while the `look` is in force."""
+    """Return the figure as SVG with a transparent background; the style must be applied, see `plot_style`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

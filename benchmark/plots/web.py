@@ -61,6 +61,3 @@ def _environment(package: str) -> Environment:
         "script_hash": script_hash,
     }
     return environment
-
-
-WEB_STYLE = read_asset(_SHARED, "page.css")

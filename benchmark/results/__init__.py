@@ -1,1 +1,1 @@
-"""Run records and the pages generated from them."""
+"""Records of runs, and the leaderboards that are generated from them."""

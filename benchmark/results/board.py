@@ -1,107 +1,34 @@
-"""A leaderboard before it is written in any format."""
+"""A leaderboard as tables, before it is written in any format."""
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from benchmark.results.comparison import Gain, mean_ranks
-from benchmark.results.equal_cost import cost_groups
-from benchmark.results.format import MISSING, Figure, Grid, Notes, cells, figures, headers, one_line, percent, quantity
+from benchmark.results.columns import columns, metrics
+from benchmark.results.comparison import CostGroup, Gain, cost_groups, mean_ranks
+from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, one_line, percent, quantity
 from benchmark.results.record import Record, TeacherReport
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 from benchmark.results.step_costs import StepCosts
 
 
-def run_command(method: str, record: Record) -> str:
-    """The command that runs a method, first seed, by the default recipe on the leaderboard that a record is on."""
-    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(record.variant.items()))
-    return f"benchmark run --method {method} --dataset {record.dataset}{options} --seed 0"
-
-
-def _setting(key: str, value: object) -> str:
-    return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
-
-
-class PlaceholderRow(NamedTuple):
-    """A line: its texts, and the numbers by which columns sort, by header. All else is not shown."""
-
-    method: str
-    texts: Mapping[str, str]
-    numbers: Mapping[str, float]
-
-
-def placeholder_rows(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[PlaceholderRow]:
-    """Teachers, the best first, each network as a record of a student of it describes it; `none`, and how it is run."""
-    recorded = {record.id for row in rows if row.method == TEACHER for record in row.records}
-    teachers: dict[str, tuple[TeacherReport, str]] = {}
-    for record in (record for row in rows for record in row.records):
-        if record.teacher is not None and record.teacher.record not in recorded:
-            teachers.setdefault(record.teacher.network, (record.teacher, record.method))
-    for teacher, student in sorted(teachers.values(), key=lambda pair: -pair[0].scores.mAP):
-        yield _teacher(teacher, student, ks, notes)
-    if BASELINE not in {row.method for row in rows}:
-        mark = notes.mark(f"Not run yet: `{run_command(BASELINE, rows[0].records[0])}` adds it.")
-        yield PlaceholderRow(BASELINE, {"method": f"`{BASELINE}`{mark}"}, {})
-
-
-def _teacher(teacher: TeacherReport, student: str, ks: Sequence[int], notes: Notes) -> PlaceholderRow:
-    shares = {"mAP": teacher.scores.mAP}
-    shares |= {f"R@{k}": teacher.scores.recall[str(k)] for k in ks if str(k) in teacher.scores.recall}
-    counts = {"parameters": teacher.cost.parameters, "MACs": teacher.cost.macs, "FLOPs": teacher.cost.flops}
-    mark = notes.mark(f"There is no record of its own: this is what that of `{student}` says of it.")
-    texts = {"method": f"{TEACHER}{mark}", "teacher": one_line(teacher.network)}
-    texts |= {name: percent(Statistic(share)) for name, share in shares.items()}
-    texts |= {name: quantity(Statistic(amount)) for name, amount in counts.items()}
-    return PlaceholderRow(TEACHER, texts, shares | counts)
-
-
-RANK = "mean rank"
-OVERVIEW_CAPTION = "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds."
-
-
-def overview(datasets: Sequence[Sequence[Row]]) -> Grid:
-    """A row per method: the teacher, `none`, the others by name; a column per dataset, and the mean rank."""
-    methods = sorted(
-        {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
-    )
-    ranks = mean_ranks(datasets)
-    cells = [
-        [
-            method if method == TEACHER else f"`{method}`",
-            *(_cell(rows, method) for rows in datasets),
-            f"{ranks[method]:.1f}" if method in ranks else MISSING,
-        ]
-        for method in methods
-    ]
-    names = [rows[0].board for rows in datasets]
-    numbers = {rows[0].board: [_best(rows, method) for method in methods] for rows in datasets}
-    return Grid(["method", *names, RANK], methods, cells, numbers | {RANK: [ranks.get(method) for method in methods]})
-
-
-def _cell(rows: Sequence[Row], method: str) -> str:
-    """A line for each of the method's rows on a dataset."""
-    lines = [
-        f"{percent(row.mAP)} / {percent(row.recall(1))} / {quantity(row.macs)}" for row in rows if row.method == method
-    ]
-    return "<br>".join(lines) or MISSING
-
-
-def _best(rows: Sequence[Row], method: str) -> float | None:
-    return max((row.mAP.mean for row in rows if row.method == method), default=None)
-
-
 class Board:
-    """The rows of one board, what each gains over others, and the table that pages show.
+    """The rows of one leaderboard, their gains over reference rows, and the table that pages show.
 
-    All rows are compared to those of no distillation and of their teacher: `gains` is what each row gains over them, by
-    method, and `compared` the methods over which any gain is known. `groups` are those of equal cost.
-    `grid` is the table, in which the teacher and `none` always have a line, and `notes` what is said below it;
-    `figures` are the numbers in it.
+    Every row is compared with the student trained alone and with its teacher.
 
-    Args:
-        rows: Of one board, in order.
-        costs: What a training step of their methods costs.
+    Attributes:
+        name: Name of the leaderboard.
+        rows: The rows, in order.
+        costs: Measured costs of a training step, if known.
+        devices: The devices on which latency was measured.
+        references: The methods over which the gain of any row is known.
+        groups: The groups of rows of equal cost.
+        metrics: The numbers of a row.
+        table: The table. It always has a row for the teacher and for the student trained alone.
+        notes: The notes below the table.
     """
 
     def __init__(self, rows: Sequence[Row], costs: StepCosts | None) -> None:
@@ -109,31 +36,18 @@ class Board:
         self.rows = rows
         self.costs = costs
         self.devices = sorted({device for row in rows for device in row.devices})
-        self.gains = {method: [self._gain(method, row) for row in rows] for method in (BASELINE, TEACHER)}
-        self.compared = [method for method, gains in self.gains.items() if any(gains)]
         self.groups = cost_groups(rows)
-        ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
-        self.figures: list[Figure] = figures(ks, costs)
-        self.notes = Notes()
-        absents = list(placeholder_rows(rows, ks, self.notes))
-        one_device = len(self.devices) == 1
-        table = [
-            cells(row, ks, self.notes, one_device, costs, [self.gains[method][index] for method in self.compared])
-            for index, row in enumerate(rows)
+        self._gains = {(method, id(row)): self._gain(method, row) for method in (BASELINE, TEACHER) for row in rows}
+        self.references = [
+            method for method in (BASELINE, TEACHER) if any(self.gain(method, row) is not None for row in rows)
         ]
-        self._mark_other_teachers(table)
-        names = headers(ks, costs, [_gain_header(method) for method in self.compared])
-        methods, numbers = [row.method for row in rows], self._numbers()
-        for absent in absents:
-            place = methods.count(TEACHER)  # nothing stands before the teacher, and only that before `none`
-            methods.insert(place, absent.method)
-            table.insert(place, [absent.texts.get(name, MISSING) for name in names])
-            for name, column in numbers.items():
-                column.insert(place, absent.numbers.get(name))
-        self.grid = Grid(names, methods, table, numbers)
+        ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
+        self.metrics = metrics(ks, costs)
+        self.notes = Notes()
+        self.table = self._table(ks)
 
     def reference(self, method: str, row: Row) -> Row | None:
-        """The row of a method to which another row is compared; of teachers, only its own."""
+        """Return the row of `method` that a row is compared with; of teachers, the row's own teacher."""
         rows = [other for other in self.rows if other.method == method]
         if not rows or row.method == method:
             return None
@@ -142,46 +56,142 @@ class Board:
         own = {record.teacher.record for record in row.records if record.teacher is not None}
         return next((other for other in rows if own & {record.id for record in other.records}), None)
 
+    def gain(self, method: str, row: Row) -> Gain | None:
+        """Return the gain of a row over its reference row of `method`; None if it is not known."""
+        return self._gains[method, id(row)]
+
     def _gain(self, method: str, row: Row) -> Gain | None:
         reference = self.reference(method, row)
-        return None if reference is None else Gain.of(row, reference)
+        return None if reference is None else Gain.between(row, reference)
 
-    def _numbers(self) -> dict[str, list[float | None]]:
-        """By which columns sort."""
-        numbers: dict[str, list[float | None]] = {}
-        for figure in self.figures:
-            if figure.header is not None:
-                numbers[figure.header] = [_mean(figure.of(row)) for row in self.rows]
-        for method in self.compared:
-            numbers[_gain_header(method)] = [_mean(gain) for gain in self.gains[method]]
-        return numbers
-
-    def _mark_other_teachers(self, table: Sequence[list[str]]) -> None:
-        """A note on students of another training of the teacher's recipe than the one whose record the board shows.
-
-        Two trainings of one recipe agree bit for bit on one machine with as many threads, and roughly on others.
-        """
-        shown = {
-            record.id: record.scores.symmetric.mAP
-            for row in self.rows
-            if row.method == TEACHER
-            for record in row.records
-        }
-        for row, cells_ in zip(self.rows, table, strict=True):
-            others: dict[str, list[str]] = {}
-            for record in row.records:
-                teacher = record.teacher
-                if teacher and abs(shown.get(teacher.record or "", teacher.scores.mAP) - teacher.scores.mAP) > 5e-4:
-                    others.setdefault(f"{100 * teacher.scores.mAP:.1f} % mAP", []).append(str(record.seed))
-            for mAP, seeds in others.items():
-                which = f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
-                cells_[1] += self.notes.mark(f"{which}: another training of this teacher's recipe, with {mAP}.")
+    def _table(self, ks: Sequence[int]) -> Table:
+        placeholders = list(_placeholders(self.rows, ks, self.notes))  # first, so that their notes come first
+        shown = columns(
+            ks,
+            self.costs,
+            gains={method: partial(self.gain, method) for method in self.references},
+            teachers={
+                record.id: record.scores.symmetric.mAP
+                for row in self.rows
+                if row.method == TEACHER
+                for record in row.records
+            },
+            one_device=len(self.devices) == 1,
+            notes=self.notes,
+        )
+        table = [TableRow(row.method, [column.cell(row) for column in shown]) for row in self.rows]
+        for method, cells in placeholders:
+            place = sum(row.method == TEACHER for row in table)  # after the teachers, in the order of a leaderboard
+            table.insert(place, TableRow(method, [cells.get(column.header, Cell(MISSING)) for column in shown]))
+        return Table([column.header for column in shown], table, {column.header for column in shown if column.numeric})
 
 
-def _gain_header(method: str) -> str:
-    """The header of the gains over the method's row."""
-    return f"mAP against {method if method == TEACHER else f'`{method}`'}"
+class _Placeholder(NamedTuple):
+    """A row without a record: its method, and the cells that are known, by header."""
+
+    method: str
+    cells: dict[str, Cell]
 
 
-def _mean(value: Statistic | Gain | None) -> float | None:
-    return None if value is None else value.mean
+def _placeholders(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Iterator[_Placeholder]:
+    """Yield rows for teachers that only the records of their students describe, and for `none` without a record."""
+    recorded = {record.id for row in rows if row.method == TEACHER for record in row.records}
+    teachers: dict[str, tuple[TeacherReport, str]] = {}
+    for record in (record for row in rows for record in row.records):
+        if record.teacher is not None and record.teacher.record not in recorded:
+            teachers.setdefault(record.teacher.network, (record.teacher, record.method))
+    for teacher, student in sorted(teachers.values(), key=lambda pair: -pair[0].scores.mAP):
+        yield _Placeholder(TEACHER, _teacher_cells(teacher, student, ks, notes))
+    if BASELINE not in {row.method for row in rows}:
+        note = notes.number(f"Not run yet; `{run_command(BASELINE, rows[0].records[0])}` adds it.")
+        yield _Placeholder(BASELINE, {"method": Cell(f"`{BASELINE}`", (note,))})
+
+
+def _teacher_cells(teacher: TeacherReport, student: str, ks: Sequence[int], notes: Notes) -> dict[str, Cell]:
+    note = notes.number(f"This teacher has no record; its values are from the record of `{student}`.")
+    fractions = {"mAP": teacher.scores.mAP}
+    fractions |= {f"R@{k}": teacher.scores.recall[str(k)] for k in ks if str(k) in teacher.scores.recall}
+    counts = {"parameters": teacher.cost.parameters, "MACs": teacher.cost.macs, "FLOPs": teacher.cost.flops}
+    return {
+        "method": Cell(TEACHER, (note,)),
+        "teacher": Cell(one_line(teacher.network)),
+        **{header: Cell(percent(Statistic(value)), sort_key=value) for header, value in fractions.items()},
+        **{header: Cell(quantity(Statistic(value)), sort_key=value) for header, value in counts.items()},
+    }
+
+
+def run_command(method: str, record: Record) -> str:
+    """Return the command that runs a method by its default recipe, with seed 0, on the leaderboard of a record."""
+    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(record.variant.items()))
+    return f"benchmark run --method {method} --dataset {record.dataset}{options} --seed 0"
+
+
+def _setting(key: str, value: object) -> str:
+    return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+
+
+OVERVIEW_CAPTION = "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds."
+
+
+def overview(datasets: Sequence[Sequence[Row]]) -> Table:
+    """Return the table over all datasets: a row per method, a column per dataset, and the mean rank.
+
+    The teacher comes first, then `none`, then the other methods by name.
+    """
+    methods = sorted(
+        {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
+    )
+    ranks = mean_ranks(datasets)
+    table = []
+    for method in methods:
+        name = Cell(method if method == TEACHER else f"`{method}`")
+        rank = Cell(f"{ranks[method]:.1f}", sort_key=ranks[method]) if method in ranks else Cell(MISSING)
+        of_datasets = [_summary_cell(row for row in rows if row.method == method) for rows in datasets]
+        table.append(TableRow(method, [name, *of_datasets, rank]))
+    numeric = [*(rows[0].board for rows in datasets), "mean rank"]
+    return Table(["method", *numeric], table, numeric)
+
+
+def _summary_cell(rows: Iterable[Row]) -> Cell:
+    """Show a line for each row of one method on one dataset."""
+    rows = list(rows)
+    lines = [f"{percent(row.mAP)} / {percent(row.recall(1))} / {quantity(row.macs)}" for row in rows]
+    return Cell("\n".join(lines) or MISSING, sort_key=max((row.mAP.mean for row in rows), default=None))
+
+
+def equal_cost_caption(groups: Sequence[CostGroup]) -> str:
+    """Explain the tables of equal cost."""
+    caption = "The MACs of the networks of a group lie within 5 % of each other."
+    if any(gain is not None for group in groups for gain in group.gains):
+        caption += (
+            " Differences from the best mAP are in points, with the 95 % confidence interval of a paired bootstrap "
+            "over the queries. ≈ marks an interval that includes zero: these queries cannot separate the two methods."
+        )
+    return caption
+
+
+def cost_range(group: CostGroup) -> str:
+    """Return the least and the most MACs of a group: "13.6 M to 13.7 M MACs"."""
+    macs = [row.macs.mean for row in group.rows]
+    limits = [quantity(Statistic(limit)) for limit in (min(macs), max(macs))]
+    return f"{' to '.join(dict.fromkeys(limits))} MACs"
+
+
+def equal_cost_table(groups: Sequence[CostGroup]) -> Table:
+    """Return the rows of groups of equal cost in one table; with several groups, a column names each row's group."""
+    several = len(groups) > 1
+    table = []
+    for number, group in enumerate(groups, start=1):
+        for row, gain in zip(group.rows, group.gains, strict=True):
+            best = row is group.rows[0]
+            cells = [
+                Cell(f"`{row.method}`"),
+                *([Cell(f"{number}: {cost_range(group)}")] if several else []),
+                Cell(percent(row.mAP), sort_key=row.mAP.mean),
+                Cell("best" if best else difference(gain), sort_key=0.0 if best else gain and gain.mean),
+                Cell(quantity(row.macs), sort_key=row.macs.mean),
+                Cell(quantity(row.parameters), sort_key=row.parameters.mean),
+            ]
+            table.append(TableRow(row.method, cells))
+    numeric = ["mAP", "against the best", "MACs", "parameters"]
+    return Table(["method", *(["group"] if several else []), *numeric], table, numeric)

@@ -1,110 +1,45 @@
-"""Whether a record can be what a run has left, as far as the record itself tells.
+"""Consistency of a record with itself: fields that contradict the recipe, another field, or mathematics.
 
-Its schema is known to be right (see `Record.read`); costs are counted anew in `benchmark.results.rebuild`.
+The schema is checked by `Record.read`; `benchmark.results.rebuild` counts the costs again.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isclose, nan
 
-from benchmark.results.record import Budget, Cost, Data, Record, Saved, ScoreReport, Scores
+from benchmark.results.record import Budget, Cost, Data, Record, Savings, ScoreReport, Scores
 from benchmark.utils.recipe_hash import recipe_hash
+
+_ROUNDING = 1e-9
+"""Largest difference between fractions that should be equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A field of a record that cannot be what a run has left: what it holds, and what it would have to."""
+    """A field of a record with an impossible value, and the value or the condition that was expected."""
 
     field: str
-    found: object
+    actual: object
     expected: object
 
     def __str__(self) -> str:
-        return f"{self.field} is {self.found}, expected {self.expected}"
-
-
-_ROUNDING = 1e-9
-"""By how much fractions that should be equal may differ."""
-
-
-def report_violations(report: ScoreReport, rule: str) -> Iterator[Violation]:
-    """What cannot be about a record's scores; `rule` is the protocol's, by which average precision was computed."""
-    yield from score_violations("scores.symmetric", report.symmetric, rule)
-    if report.asymmetric is not None:
-        yield from score_violations("scores.asymmetric", report.asymmetric, rule)
-    if (report.asymmetric is None) != (report.asymmetric_reason is not None):
-        expected = "the reason why there are no asymmetric scores" if report.asymmetric is None else "no reason"
-        yield Violation("scores.asymmetric_reason", report.asymmetric_reason, f"{expected}: one of both is given")
-    if report.average_precision is not None and "1" in report.symmetric.recall:
-        answered = report.symmetric.queries - report.symmetric.skipped
-        perfect = report.average_precision.count(1.0) / max(1, answered)
-        if report.symmetric.recall["1"] < perfect - _ROUNDING:
-            expected = f"at least {perfect}, the share of queries with an average precision of 1"
-            yield Violation("scores.symmetric.recall.1", report.symmetric.recall["1"], expected)
-
-
-def score_violations(field: str, scores: Scores, rule: str) -> Iterator[Violation]:
-    """What cannot be about the scores in `field` of a record.
-
-    mAP may well be above Recall@K, and below mINP.
-    """
-    if scores.skipped >= scores.queries:
-        yield Violation(f"{field}.skipped", scores.skipped, f"fewer than the {scores.queries} queries")
-        return
-    answered = scores.queries - scores.skipped
-    found = {
-        "recall": {k: scores.recall[str(k)] * answered for k in sorted(map(int, scores.recall))},
-        "precision": {k: scores.precision[str(k)] * answered * k for k in sorted(map(int, scores.precision))},
-    }
-    units = {"recall": "queries", "precision": "correct answers"}
-    for name, counts in found.items():
-        before = 0.0
-        for k, count in counts.items():
-            value = getattr(scores, name)[str(k)]
-            if abs(count - round(count)) > 1e-5:
-                expected = f"a whole number of {units[name]} of the {answered} that count, not {count:.3f}"
-                yield Violation(f"{field}.{name}.{k}", value, expected)
-            if count < before - 1e-5:
-                expected = f"no fewer {units[name]} than at the K before, {before:.0f} and not {count:.0f}"
-                yield Violation(f"{field}.{name}.{k}", value, expected)
-            before = count
-    for k in found["recall"].keys() & found["precision"].keys():
-        recall, precision = scores.recall[str(k)], scores.precision[str(k)]
-        if not precision - _ROUNDING <= recall <= k * precision + _ROUNDING:
-            limits = f"{recall}, which is recall.1" if k == 1 else f"from {recall / k} to {recall}, by recall.{k}"
-            yield Violation(f"{field}.precision.{k}", precision, limits)
-    # With r the rank of the last of n positives, the k-th stands at r or before: the mean of k / r_k is at least
-    # (n + 1) / 2r, which is more than half of the query's inverse negative penalty, n / r.
-    if rule == "rectangular" and scores.mINP > 2 * scores.mAP + _ROUNDING:
-        yield Violation(f"{field}.mINP", scores.mINP, f"at most {2 * scores.mAP}, twice the mAP")
-    if scores.mAP_at_R is not None:
-        limits_of = {"R_precision": scores.R_precision, "mAP": scores.mAP if rule == "rectangular" else None}
-        for name, limit in limits_of.items():
-            if limit is not None and scores.mAP_at_R > limit + _ROUNDING:
-                yield Violation(f"{field}.mAP_at_R", scores.mAP_at_R, f"at most {limit}, which is {name}")
+        return f"{self.field} is {self.actual}, expected {self.expected}"
 
 
 def violations(record: Record) -> Iterator[Violation]:
-    """Every field that contradicts the recipe, or another field, or mathematics."""
+    """Yield every field that contradicts the recipe, another field, or mathematics."""
     yield from _identity(record)
-    rule = record.data.protocol.get("average_precision", "rectangular")  # the first records did not state it
     yield from _data(record.data)
-    yield from report_violations(record.scores, rule)
-    if record.scores.average_precision is None:
-        yield Violation("scores.average_precision", "missing", "that of every query, which the mAP is the mean of")
-    yield from _lists("scores.symmetric", record.scores.symmetric, record.data)
-    if record.scores.asymmetric is not None:
-        yield from _lists("scores.asymmetric", record.scores.asymmetric, record.data)
+    yield from _report(record)
     yield from _cost("network.cost", record.network.cost)
     is_student = record.role == "student"
     for part in ("teacher", "saved"):
         if (getattr(record, part) is not None) != is_student:
-            found, expected = ("missing", "given") if is_student else ("given", "missing")
-            yield Violation(part, found, f"{expected} in the record of a {record.role}")
+            actual, expected = ("missing", "a value") if is_student else ("set", "no value")
+            yield Violation(part, actual, f"{expected} in the record of a {record.role}")
     if record.teacher is None:
         return
-    yield from score_violations("teacher.scores", record.teacher.scores, rule)
-    yield from _lists("teacher.scores", record.teacher.scores, record.data)
+    yield from _scores("teacher.scores", record.teacher.scores, record.data)
     yield from _cost("teacher.cost", record.teacher.cost)
     if record.saved is not None:
         yield from _saved(record.saved, record.network.cost, record.teacher.cost)
@@ -113,7 +48,7 @@ def violations(record: Record) -> Iterator[Violation]:
 
 
 def _identity(record: Record) -> Iterator[Violation]:
-    """The hash is of the recipe as it stands: keys that it lacks because they are newer do not count in it."""
+    # The hash covers the recipe as it is written: keys that are newer than the record do not count.
     expected = recipe_hash(record.recipe)
     if record.recipe_hash != expected:
         yield Violation("recipe_hash", record.recipe_hash, f"{expected}, the hash of the recipe")
@@ -129,23 +64,92 @@ def _identity(record: Record) -> Iterator[Violation]:
 def _data(data: Data) -> Iterator[Violation]:
     for split in ("train", "query", "gallery"):
         if split not in data.splits:
-            yield Violation(f"data.splits.{split}", "missing", "how much it holds")
+            yield Violation(f"data.splits.{split}", "missing", "the size of this split")
     if not isinstance(data.protocol.get("recall_at"), list | tuple):
         yield Violation("data.protocol.recall_at", data.protocol.get("recall_at"), "a list of every K of Recall@K")
 
 
-def _lists(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
+def _report(record: Record) -> Iterator[Violation]:
+    """Check the scores of the student, or of the teacher in its own record."""
+    report = record.scores
+    yield from _scores("scores.symmetric", report.symmetric, record.data)
+    if report.asymmetric is not None:
+        yield from _scores("scores.asymmetric", report.asymmetric, record.data)
+    if (report.asymmetric is None) != (report.asymmetric_reason is not None):
+        expected = "no reason, as there are" if report.asymmetric is not None else "the reason why there are no"
+        yield Violation("scores.asymmetric_reason", report.asymmetric_reason, f"{expected} asymmetric scores")
+    if report.average_precision is None:
+        yield Violation("scores.average_precision", "missing", "one value per query, whose mean is the mAP")
+    else:
+        yield from _perfect_queries(report)
+
+
+def _perfect_queries(report: ScoreReport) -> Iterator[Violation]:
+    """A query with an average precision of 1 has a correct match at rank 1."""
+    if report.average_precision is None or "1" not in report.symmetric.recall:
+        return
+    counted = report.symmetric.queries - report.symmetric.skipped
+    perfect = report.average_precision.count(1.0) / max(1, counted)
+    if report.symmetric.recall["1"] < perfect - _ROUNDING:
+        expected = f"at least {perfect}, the fraction of queries with an average precision of 1"
+        yield Violation("scores.symmetric.recall.1", report.symmetric.recall["1"], expected)
+
+
+def _scores(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
+    """Check scores in `field` of a record against the number of queries, and against each other."""
+    yield from _query_counts(field, scores, data)
+    if scores.skipped >= scores.queries:
+        yield Violation(f"{field}.skipped", scores.skipped, f"fewer than the {scores.queries} queries")
+        return
+    yield from _counts_at_k(field, scores)
+    # The bounds by mAP hold for the rectangular rule, which applied to the first records without stating it.
+    rectangular = data.protocol.get("average_precision", "rectangular") == "rectangular"
+    # If r is the rank of the last of n correct matches, the k-th one has at most rank r: the mean of k / r_k is at
+    # least (n + 1) / 2r, which is more than half of the query's inverse negative penalty, n / r.
+    # There is no such bound between mAP and Recall@K, and mAP may be smaller than mINP.
+    if rectangular and scores.mINP > 2 * scores.mAP + _ROUNDING:
+        yield Violation(f"{field}.mINP", scores.mINP, f"at most {2 * scores.mAP}, twice the mAP")
+    if scores.mAP_at_R is not None:
+        limits = {"R_precision": scores.R_precision, "mAP": scores.mAP if rectangular else None}
+        for name, limit in limits.items():
+            if limit is not None and scores.mAP_at_R > limit + _ROUNDING:
+                yield Violation(f"{field}.mAP_at_R", scores.mAP_at_R, f"at most {limit}, the value of {name}")
+
+
+def _query_counts(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
     """Check that every readable query image is scored, and that there is a Recall@K for every K of the protocol."""
     if "query" in data.splits:
         images = data.splits["query"].images
         if not images - data.broken <= scores.queries <= images:
-            yield Violation(
-                f"{field}.queries", scores.queries, f"{images}, as in data.splits.query, but for broken ones"
-            )
-    wanted = data.protocol.get("recall_at")
-    for k in wanted if isinstance(wanted, list | tuple) else ():
+            expected = f"{images}, as in data.splits.query, or less by at most the number of broken images"
+            yield Violation(f"{field}.queries", scores.queries, expected)
+    ks = data.protocol.get("recall_at")
+    for k in ks if isinstance(ks, list | tuple) else ():
         if str(k) not in scores.recall:
-            yield Violation(f"{field}.recall.{k}", "missing", "given: the protocol names this K")
+            yield Violation(f"{field}.recall.{k}", "missing", "a value, as the protocol lists this K")
+
+
+def _counts_at_k(field: str, scores: Scores) -> Iterator[Violation]:
+    """Check Recall@K and precision@K: they count whole queries and matches, which do not decrease with K."""
+    counted = scores.queries - scores.skipped
+    recall = {k: scores.recall[str(k)] * counted for k in sorted(map(int, scores.recall))}
+    precision = {k: scores.precision[str(k)] * counted * k for k in sorted(map(int, scores.precision))}
+    for name, counts, unit in (("recall", recall, "queries"), ("precision", precision, "correct matches")):
+        before = 0.0
+        for k, count in counts.items():
+            value = getattr(scores, name)[str(k)]
+            if abs(count - round(count)) > 1e-5:
+                expected = f"a whole number of {unit} among the {counted} queries that count, not {count:.3f}"
+                yield Violation(f"{field}.{name}.{k}", value, expected)
+            if count < before - 1e-5:
+                expected = f"at least as many {unit} as at the next smaller K: {before:.0f}, not {count:.0f}"
+                yield Violation(f"{field}.{name}.{k}", value, expected)
+            before = count
+    for k in recall.keys() & precision.keys():
+        found, limit = scores.precision[str(k)], scores.recall[str(k)]
+        if not found - _ROUNDING <= limit <= k * found + _ROUNDING:
+            limits = f"{limit}, which is recall.1" if k == 1 else f"{limit / k} to {limit}, given recall.{k}"
+            yield Violation(f"{field}.precision.{k}", found, limits)
 
 
 def _cost(field: str, cost: Cost) -> Iterator[Violation]:
@@ -153,14 +157,16 @@ def _cost(field: str, cost: Cost) -> Iterator[Violation]:
         yield Violation(f"{field}.flops", cost.flops, f"{2 * cost.macs}, which is 2 x macs")
 
 
-def _saved(saved: Saved, student: Cost, teacher: Cost) -> Iterator[Violation]:
+def _saved(saved: Savings, student: Cost, teacher: Cost) -> Iterator[Violation]:
     for kind in ("parameters", "macs"):
         expected = 1 - _share(kind, student, teacher)
         if not isclose(getattr(saved, kind), expected, rel_tol=0, abs_tol=1e-9):
             yield Violation(f"saved.{kind}", getattr(saved, kind), f"{expected}, which is 1 - student / teacher")
         ceiling = getattr(saved, f"ceiling_{kind}")
         if ceiling is not None and ceiling < getattr(saved, kind) - 1e-9:
-            yield Violation(f"saved.ceiling_{kind}", ceiling, f"at least the {getattr(saved, kind)} that is saved")
+            yield Violation(
+                f"saved.ceiling_{kind}", ceiling, f"at least {getattr(saved, kind)}, the value that is saved"
+            )
 
 
 def _budget(budget: Budget, student: Cost, teacher: Cost) -> Iterator[Violation]:
@@ -172,5 +178,5 @@ def _budget(budget: Budget, student: Cost, teacher: Cost) -> Iterator[Violation]
 
 
 def _share(kind: str, student: Cost, teacher: Cost) -> float:
-    whole: int = getattr(teacher, kind)
-    return getattr(student, kind) / whole if whole else nan
+    total: int = getattr(teacher, kind)
+    return getattr(student, kind) / total if total else nan

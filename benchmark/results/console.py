@@ -1,4 +1,4 @@
-"""Tables on the terminal."""
+"""Tables of results on the terminal."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from rich.text import Text
 from benchmark.results.format import MISSING, milliseconds, percent, quantity
 from benchmark.results.record import Cost, Record, Scores
 from benchmark.results.reproduction import Reproduction
-from benchmark.results.rows import Statistic, device_name
+from benchmark.results.rows import Statistic
 
 
 def result_table(record: Record) -> Table:
-    """Teacher (where there is one) and student of one run, side by side."""
+    """Return a table of the teacher, if there is one, and the student of one run."""
     table = Table(
         title=f"{record.method} on {record.board}, seed {record.seed}",
         caption=Text(_caption(record)),  # not a string, whose [brackets] would be markup
@@ -25,19 +25,14 @@ def result_table(record: Record) -> Table:
     ks = sorted(map(int, record.scores.symmetric.recall))[:2]
     for header in ("mAP", *(f"R@{k}" for k in ks), "params", "MACs", "FLOPs", "saved %", "latency"):
         table.add_column(header, justify="right", no_wrap=True)
-    if record.teacher is not None:
-        table.add_row(
-            "teacher",
-            *_result_figures(record.teacher.scores, ks, record.teacher.cost),
-            MISSING,
-            _latency(record.teacher.cost),
-        )
-    saved = record.saved
+    if (teacher := record.teacher) is not None:
+        table.add_row("teacher", *_values(teacher.scores, ks, teacher.cost), MISSING, _latency(teacher.cost))
+    cost, saved = record.network.cost, record.saved
     table.add_row(
         record.role,
-        *_result_figures(record.scores.symmetric, ks, record.network.cost),
+        *_values(record.scores.symmetric, ks, cost),
         f"{_percent(saved.parameters)} / {_percent(saved.macs)}" if saved else MISSING,
-        _latency(record.network.cost),
+        _latency(cost),
         style="bold",
     )
     return table
@@ -48,48 +43,48 @@ def _caption(record: Record) -> str:
     lines = [
         "; ".join([*networks, f"{record.role}: {record.network.name}"]),
         "scores and savings (parameters / MACs) in %",
-        f"latency in ms for a batch of 1 / 64 on {device_name(record)}",
+        f"latency in ms for a batch of 1 / 64 on {record.network.cost.measured_on}",
     ]
     if record.saved and record.saved.ceiling_macs is not None:
         ceilings = (record.saved.ceiling_parameters, record.saved.ceiling_macs)
-        lines.append(f"at most {' / '.join(map(_percent, ceilings))} % can be saved in this network")
+        lines.append(f"this architecture can save at most {' / '.join(map(_percent, ceilings))} %")
     if record.budget and not record.budget.met:
         reached, target = _percent(record.budget.reached), _percent(record.budget.target)
-        lines.append(f"budget missed: {reached} % of the teacher's {record.budget.kind}, {target} % were asked for")
+        lines.append(f"budget missed: {reached} % of the teacher's {record.budget.kind} instead of {target} %")
     if skipped := record.scores.symmetric.skipped:
-        lines.append(f"{skipped} of {record.scores.symmetric.queries} queries have no valid match and do not count")
+        lines.append(f"{skipped} of {record.scores.symmetric.queries} queries have no correct match and do not count")
     return "\n".join(lines)
 
 
-def _result_figures(scores: Scores, ks: Sequence[int], cost: Cost) -> list[str]:
+def _values(scores: Scores, ks: Sequence[int], cost: Cost) -> list[str]:
     fractions = (scores.mAP, *(scores.recall.get(str(k)) for k in ks))
     counts = (cost.parameters, cost.macs, cost.flops)
     return [*map(_percent, fractions), *(quantity(Statistic(count)) for count in counts)]
 
 
 def _percent(fraction: float | None) -> str:
-    return percent(Statistic.where_known([fraction]))
+    return percent(Statistic.if_complete([fraction]))
 
 
 def _latency(cost: Cost) -> str:
-    return " / ".join(milliseconds(Statistic.where_known([cost.latency_ms.get(batch)])) for batch in ("1", "64"))
+    return " / ".join(milliseconds(Statistic.if_complete([cost.latency_ms.get(batch)])) for batch in ("1", "64"))
 
 
 def reproduction_table(reproduction: Reproduction) -> Table:
-    """The figures of a record and of its reproduction, side by side; scores in percent."""
+    """Return a table of the values of a record and of its rerun; scores in percent."""
     record = reproduction.record
     name = "teacher" if record.role == "teacher" else record.method
     table = Table(title=f"{name} on {record.board}, seed {record.seed}", box=HORIZONTALS)
     table.add_column("")
     table.add_column("record", justify="right")
     table.add_column("reproduced", justify="right", style="bold")
-    before, now = _reproduced_figures(record), _reproduced_figures(reproduction.found)
-    for figure, value in before.items():
-        table.add_row(figure, value, now.get(figure, MISSING))
+    before, now = _exact_values(record), _exact_values(reproduction.rerun)
+    for name, value in before.items():
+        table.add_row(name, value, now.get(name, MISSING))
     return table
 
 
-def _reproduced_figures(record: Record) -> dict[str, str]:
+def _exact_values(record: Record) -> dict[str, str]:
     scores, cost = record.scores.symmetric, record.network.cost
     recall = {f"R@{k}": scores.recall[k] for k in sorted(scores.recall, key=int)}
     return {

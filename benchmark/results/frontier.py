@@ -1,9 +1,10 @@
-"""The picture of a leaderboard: how good, at what cost."""
+"""The plot of a leaderboard: mAP against MACs, with the Pareto frontier."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.plots.labels import Label, place_labels
 from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE, canvas, to_svg
@@ -14,20 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def pareto_svg(rows: Sequence[Row]) -> str:
-    """SVG: mAP (percent) against MACs (log scale) of the rows of one dataset.
+def frontier_svg(rows: Sequence[Row]) -> str:
+    """Return an SVG of mAP (percent) against MACs (log scale) of the rows of one dataset.
 
-    A marker and label per row with the standard deviation over seeds as an error bar; teachers are stars. A line joins
-    the rows that no other row beats in both figures.
+    Every row has a marker, a label, and its standard deviation over seeds as an error bar; teachers are stars. A dashed
+    line joins the rows that no other row beats in both values.
     """
     colors = _colors(rows)
     points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
     errors = 100 * np.array([row.mAP.std or 0.0 for row in rows])
     bars_are = "bars: standard deviation over seeds" if errors.any() else "one seed each"
     with canvas(f"mAP against MACs on {rows[0].board}", f"{bars_are}; better is up and left") as (figure, axes):
-        _scale(axes, points, errors)
-        front = _front(points)
-        axes.plot(*front.T, color=NEUTRAL, alpha=0.55, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
+        _set_axes(axes, points, errors)
+        frontier = pareto_frontier(points)
+        axes.plot(*frontier.T, color=NEUTRAL, alpha=0.55, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
         for row, (x, y), error in zip(rows, points, errors, strict=True):
             marker, size = ("*", 14) if row.method == TEACHER else ("o", 8)
             axes.errorbar(
@@ -37,8 +38,23 @@ def pareto_svg(rows: Sequence[Row]) -> str:
         labels = [
             Label(x, y, row.method, colors[row.method]) for row, (x, y) in zip(rows, points.tolist(), strict=True)
         ]
-        place_labels(axes, labels, [front, *bars])
+        place_labels(axes, labels, [frontier, *bars])
         return to_svg(figure)
+
+
+def pareto_frontier(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (m, 2) corners of the staircase through the points that no other point beats in both values.
+
+    Args:
+        points: (n, 2) points (x, y), of which low x and high y are better.
+    """
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted(points.tolist(), key=lambda point: (point[0], -point[1])):
+        if not corners:
+            corners.append((x, y))
+        elif y > corners[-1][1]:
+            corners += [(x, corners[-1][1]), (x, y)]
+    return np.array(corners)
 
 
 def _colors(rows: Sequence[Row]) -> dict[str, str]:
@@ -48,8 +64,8 @@ def _colors(rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def _scale(axes: "Axes", points: np.ndarray, errors: np.ndarray) -> None:
-    """Axes that leave room for labels around the outermost points, and for two ticks or more on each."""
+def _set_axes(axes: "Axes", points: NDArray[np.float64], errors: NDArray[np.float64]) -> None:
+    """Set limits with room for labels around the outermost points, and at least two ticks on each axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     low, high = np.log(points[:, 0].min()), np.log(points[:, 0].max())
@@ -67,17 +83,6 @@ def _scale(axes: "Axes", points: np.ndarray, errors: np.ndarray) -> None:
 
 
 def _tick(macs: float) -> str:
-    """A round number without the decimals of `quantity`: "20 M"."""
+    """Return a round number without trailing zeros: "20 M"."""
     number, _, unit = quantity(Statistic(macs)).partition(" ")
     return f"{float(number):g} {unit}".rstrip()
-
-
-def _front(points: np.ndarray) -> np.ndarray:
-    """The corners of the staircase through the points that no other point beats in both figures, (n, 2)."""
-    corners: list[tuple[float, float]] = []
-    for x, y in sorted(points.tolist(), key=lambda point: (point[0], -point[1])):
-        if not corners:
-            corners.append((x, y))
-        elif y > corners[-1][1]:
-            corners += [(x, corners[-1][1]), (x, y)]
-    return np.array(corners)

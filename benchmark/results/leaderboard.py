@@ -1,8 +1,7 @@
-"""The leaderboards' files: pure functions of the records, so that the same records give the same bytes."""
+"""The files of the leaderboards: pure functions of the records, so that the same records give the same bytes."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,149 +9,99 @@ from xml.etree import ElementTree
 from filelock import FileLock
 
 from benchmark.errors import UserError
-from benchmark.results.board import OVERVIEW_CAPTION, Board, overview
-from benchmark.results.export import boards_csv, boards_json
-from benchmark.results.frontier import pareto_svg
-from benchmark.results.html import boards_html, without_pictures
-from benchmark.results.markdown import GENERATED, SUBMITTING, dataset_page
-from benchmark.results.reported import GENERATED as GENERATED_FROM_REPORTED
-from benchmark.results.reported import Reported, load_reported, reported_page
-from benchmark.results.rows import Row, summarise
+from benchmark.results.board import Board
+from benchmark.results.export import leaderboard_csv
+from benchmark.results.frontier import frontier_svg
+from benchmark.results.html import leaderboard_html, without_plots
+from benchmark.results.markdown import GENERATED, GENERATED_FROM_REPORTED, dataset_page, index_page, reported_page
+from benchmark.results.reported import load_reported
+from benchmark.results.rows import group_records
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.utils.atomic import write_text
 
-_MARKS = {GENERATED.encode(), GENERATED_FROM_REPORTED.encode()}
-_COLUMNS = """\
-- **teacher**, **student**: the networks. `none` is the student trained alone, without a teacher.
-- **mAP**, **R@K**: mean average precision and Recall@K (CMC) in percent by the dataset's protocol, student
-  queries against a gallery embedded by the student; exact, over the whole gallery.
-- **asymmetric mAP**: student queries against a gallery embedded by the teacher, where both embeddings have one size.
-  Only for methods that make the two spaces coincide: what compares logits or distances leaves them apart.
-- **mean rank**: place by mAP, 1 for the best, averaged over the datasets; of the methods that are on all of them, among
-  each other. Places next to each other may be chance: see the intervals on the datasets' pages.
-- **parameters**, **MACs**, **FLOPs**: of the deployed network that makes the embedding (no classifier, batch-norm
-  folded where it folds) at the dataset's test size. One multiply-accumulate is two operations: FLOPs = 2 x MACs. Most
-  papers that say FLOPs print MACs.
-- **saved**: percent of the teacher's parameters and MACs that the student does without.
-- **ms**: latency, the median time of a batch of 1 and of 64 images in milliseconds on the device that the page names.
-  Comparable only between rows with the same device.
-- **training step**: time of a step, without loading, as a multiple of a step of `none`; of all methods in one run of
-  `tools/step_cost.py`, at the start of the training.
-- **seeds**: one record per seed. Where there are several, figures are mean ± sample standard deviation; a figure that
-  is the same for all seeds stands alone."""
-
-_FORMATS = (
-    "All rows as [CSV](leaderboard.csv), as [JSON](leaderboard.json), and as a [web page](leaderboard.html) whose "
-    "tables sort and filter."
-)
-_REPORTED = "- [Reported elsewhere](reported.md): what others published on these datasets; not measured here"
+_GENERATED = {GENERATED.encode(), GENERATED_FROM_REPORTED.encode()}
 
 
 def generate(folder: Path) -> list[Path]:
-    """Write the index, a page and a picture for every dataset, and all of them as CSV, JSON and HTML; return the paths.
+    """Write the index, a page and a plot per dataset, and all rows as CSV and HTML; return the paths.
 
-    From `folder`/records, and where there are such, `folder`/steps with the cost of a training step and
-    `folder`/reported with figures that others published. Pages of earlier records that are gone are removed.
+    The content comes from `folder`/records, from `folder`/steps (measured costs of a training step) and from
+    `folder`/reported (published results), if they exist. Generated pages whose records are gone are removed.
 
     Raises:
-        UserError: a record, or another file, cannot be used; nothing has been written then.
+        UserError: A record or another file is not valid; no file has been written.
     """
-    with _locked(folder):  # or an older state of the records could be written over a newer one
-        texts = _texts(folder)
-        for path, text in texts.items():
+    with _locked(folder):  # otherwise pages of an older state of the records could replace newer ones
+        contents = _contents(folder)
+        for path, text in contents.items():
             write_text(path, text)
-        for path in _stale(folder, texts):
+        for path in _stale(folder, contents):
             path.unlink()
-    return list(texts)
+    return list(contents)
 
 
 def differing(folder: Path) -> list[Path]:
-    """The files that are not there, or differ from what the records give; of pictures, only those that are no SVG.
+    """Return the files that are missing, differ from what `generate` would write, or would be removed by it.
 
-    Pages of records that are not there are among them.
+    Plots need only be SVG files, because their bytes depend on the version of matplotlib.
 
     Raises:
         UserError: A record is not valid, or the folder of the records cannot be locked.
     """
-    with _locked(folder):  # or another process could be halfway through writing them
-        texts = _texts(folder)
-        return [path for path, text in texts.items() if not _agrees(path, text)] + _stale(folder, texts)
+    with _locked(folder):  # otherwise another process could be halfway through writing them
+        contents = _contents(folder)
+        return [path for path, text in contents.items() if not _agrees(path, text)] + _stale(folder, contents)
+
+
+def _contents(folder: Path) -> dict[Path, str]:
+    """Return the content of every file."""
+    rows = group_records(load_records(folder / "records"))
+    datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
+    reported = load_reported(folder / "reported")
+    contents = {folder / "README.md": index_page(datasets, reported)}
+    if reported:
+        contents[folder / "reported.md"] = reported_page(reported, {rows[0].board for rows in datasets})
+    boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
+    plots = {board.name: frontier_svg(board.rows) for board in boards}
+    for board in boards:
+        contents[folder / f"{board.name}.md"] = dataset_page(board, reported.get(board.name))
+        contents[folder / f"{board.name}.svg"] = plots[board.name]
+    if boards:
+        contents[folder / "leaderboard.csv"] = leaderboard_csv(boards)
+        contents[folder / "leaderboard.html"] = leaderboard_html(boards, plots, reported)
+    return contents
 
 
 def _locked(folder: Path) -> AbstractContextManager[object]:
-    """Until the context ends, no other process writes or checks the files."""
+    """Lock the leaderboards against other processes until the context ends."""
     lock = folder / "records" / ".lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(lock).acquire()
     except OSError as error:
-        raise UserError(f"{lock}: cannot be locked ({error.strerror}); make the folder writable, or copy it") from error
+        raise UserError(
+            f"{lock}: cannot be locked ({error.strerror}); make the folder writable, or work on a copy of it"
+        ) from error
 
 
-def _stale(folder: Path, texts: Container[Path]) -> list[Path]:
-    """The pages that an earlier state of the records gave and this does not, known by their mark; their pictures."""
+def _stale(folder: Path, contents: Container[Path]) -> list[Path]:
+    """Return generated pages, known by their comment, and their plots, that are not in `contents`."""
     pages = [
         path
         for path in sorted([*folder.glob("[!.]*.md"), *folder.glob("[!.]*.html")])
-        if path not in texts and path.is_file() and not _MARKS.isdisjoint(path.read_bytes().splitlines()[:2])
+        if path not in contents and path.is_file() and not _GENERATED.isdisjoint(path.read_bytes().splitlines()[:2])
     ]
-    pictures = [path.with_suffix(".svg") for path in pages]
-    return pages + [path for path in pictures if path not in texts and path.is_file()]
+    plots = [path.with_suffix(".svg") for path in pages]
+    return pages + [path for path in plots if path not in contents and path.is_file()]
 
 
 def _agrees(path: Path, text: str) -> bool:
-    """Whether the file holds what the records alone decide: a picture's bytes depend on the version of matplotlib."""
+    """Return whether the file has this content, plots aside."""
     try:
-        found = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8")
         if path.suffix == ".svg":
-            return ElementTree.fromstring(found).tag == "{http://www.w3.org/2000/svg}svg"
+            return ElementTree.fromstring(content).tag == "{http://www.w3.org/2000/svg}svg"
     except (FileNotFoundError, UnicodeDecodeError, ElementTree.ParseError):
         return False
-    return without_pictures(found) == without_pictures(text)
-
-
-def _texts(folder: Path) -> dict[Path, str]:
-    """The content of every file."""
-    rows = summarise(load_records(folder / "records"))
-    datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
-    reported = load_reported(folder / "reported")
-    texts = {folder / "README.md": index_page(datasets, reported)}
-    if reported:
-        texts[folder / "reported.md"] = reported_page(reported, {rows[0].board for rows in datasets})
-    boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
-    pictures = {board.name: pareto_svg(board.rows) for board in boards}
-    for board in boards:
-        texts[folder / f"{board.name}.md"] = dataset_page(board, reported.get(board.name))
-        texts[folder / f"{board.name}.svg"] = pictures[board.name]
-    if boards:
-        texts[folder / "leaderboard.csv"] = boards_csv(boards)
-        texts[folder / "leaderboard.json"] = boards_json(boards, reported)
-        texts[folder / "leaderboard.html"] = boards_html(boards, pictures, reported)
-    return texts
-
-
-def index_page(datasets: Sequence[Sequence[Row]], reported: Mapping[str, Reported]) -> str:
-    """Markdown of the index: the rows of every dataset in one table, the pages, the columns, how to add to them."""
-    grid = overview(datasets)
-    names = {rows[0].board for rows in datasets}
-    linked = replace(grid, headers=[f"[{name}]({name}.md)" if name in names else name for name in grid.headers])
-    parts = [
-        GENERATED,
-        "# Leaderboards",
-        OVERVIEW_CAPTION,
-        linked.markdown() if names else "There are no records yet.",
-        _FORMATS if names else "",
-        "## Pages" if names or reported else "",
-        "\n".join([*(_page_line(rows) for rows in datasets), *([_REPORTED] if reported else [])]),
-        "## Columns",
-        _COLUMNS,
-        SUBMITTING,
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _page_line(rows: Sequence[Row]) -> str:
-    name = rows[0].board
-    records = sum(len(row.records) for row in rows)
-    return f"- [{name}]({name}.md): {records} record{'' if records == 1 else 's'} in {len(rows)} rows"
+    return without_plots(content) == without_plots(text)

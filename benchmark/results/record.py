@@ -12,13 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmark.errors import UserError
 from benchmark.utils.atomic import write_text
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0.0)]
-Number = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
-"""A K or a batch size, as a key."""
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-USUAL_RULES: Mapping[str, Any] = {
+SCHEMA_VERSION: Final = 1
+DEFAULT_RULES: Mapping[str, Any] = {
     "average_precision": "rectangular",
     "tracks": False,
     "junk": [],
@@ -27,202 +22,40 @@ USUAL_RULES: Mapping[str, Any] = {
     "expansion": None,
     "reranking": None,
 }
-"""Rules of a protocol that the first records did not state, and what they were."""
+"""Protocol rules that the first records do not state, with the values that applied to them."""
+NOT_ALIGNED = "the method does not align the embedding spaces of student and teacher"
+"""Reason for having no asymmetric scores: they would not be meaningful."""
+OF_TEACHER = "only students are scored on the teacher's gallery"
+"""Reason for having no asymmetric scores in the record of a teacher."""
+
+_EARLIER_REASONS = (
+    (re.compile(r"\S+ leaves the student's embeddings apart from the teacher's"), NOT_ALIGNED),
+    (re.compile(r"it is the teacher"), OF_TEACHER),
+)
+"""Earlier wordings of the reasons: without them, a rerun would differ from an earlier record."""
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+IntegerKey = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
+"""A positive integer as a JSON key: the K of Recall@K, or a batch size."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# Dataset and method become parts of file names and of commands, so they must not hold separators or spaces.
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
 
 
-class Part(BaseModel):
-    """Base of everything in a record."""
+class FrozenModel(BaseModel):
+    """Base of the models that are read from files: immutable, without unknown fields, infinities or NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Split(Part):
-    """How much one split of the dataset holds."""
-
-    images: Count
-    identities: Count
-    cameras: Count
-
-
-class Data(Part):
-    """The data a run saw; `fingerprint` is the hash of its content, `versions` those of the software that made it.
-
-    `skipped` counts the files that were left out as the dataset says, by split and reason; `broken` the images that
-    were left out because they could not be decoded.
-    """
-
-    fingerprint: str | None
-    splits: dict[str, Split]
-    protocol: dict[str, Any]
-    versions: dict[str, str]
-    skipped: dict[str, Count] = {}
-    broken: Count = 0
-
-    @field_validator("protocol")
-    @classmethod
-    def _without_pooled_queries(cls, protocol: dict[str, Any]) -> dict[str, Any]:
-        """Drop the key `multi_query` of earlier versions, whose only supported value is false."""
-        if protocol.get("multi_query", False) is not False:
-            raise ValueError("protocol.multi_query: pooled queries are not supported; only false is valid")
-        return {rule: value for rule, value in protocol.items() if rule != "multi_query"}
-
-
-class Cost(Part):
-    """Cost of the deployed network: counted (parameters, macs, flops = 2 x macs) and measured (the rest).
-
-    `latency_ms` is the median time of a batch, by batch size ("1", "64"), in milliseconds; `image_size` is (height,
-    width) in pixels; `device` and `threads` say where latency and peak memory were measured.
-    """
-
-    parameters: Count
-    macs: Count
-    flops: Count
-    image_size: tuple[int, int]
-    latency_ms: dict[Number, Amount]
-    peak_memory_mb: Amount
-    device: str
-    threads: int
-
-
-class Network(Part):
-    """The deployed network: a name people read ("resnet26 64-128-256"), and the hash of its tensors."""
-
-    name: str
-    embedding: int
-    cost: Cost
-    weights: Sha256
-
-
-class Scores(Part):
-    """Retrieval scores as fractions; `recall` by K ("1", "5"); `skipped` queries had no valid match.
-
-    Records of the first versions lack `mAP_at_R`, `R_precision` and `precision` (by K).
-    """
-
-    mAP: Fraction
-    mINP: Fraction
-    recall: dict[Number, Fraction]
-    mAP_at_R: Fraction | None = None
-    R_precision: Fraction | None = None
-    precision: dict[Number, Fraction] = {}
-    queries: Count
-    skipped: Count
-
-
-class ScoreReport(Part):
-    """Student queries against the student's gallery, and against the teacher's or why not.
-
-    `average_precision` is that of every query against the student's gallery, in the order of the query list and to five
-    digits; None for a query without a valid match. Records of the first versions lack it.
-    """
-
-    symmetric: Scores
-    asymmetric: Scores | None
-    asymmetric_reason: str | None
-    average_precision: tuple[Fraction | None, ...] | None = None
-
-    @model_validator(mode="after")
-    def _check_queries(self) -> Self:
-        if self.average_precision is None:
-            return self
-        known = [value for value in self.average_precision if value is not None]
-        queries = len(self.average_precision), len(self.average_precision) - len(known)
-        if queries != (self.symmetric.queries, self.symmetric.skipped):
-            raise ValueError(
-                f"average_precision is of {queries[0]} queries, {queries[1]} of them skipped; the scores say "
-                f"{self.symmetric.queries} and {self.symmetric.skipped}"
-            )
-        if abs(sum(known) / max(1, len(known)) - self.symmetric.mAP) > 1e-5:
-            raise ValueError(f"the mean of average_precision is not the mAP, {self.symmetric.mAP}")
-        return self
-
-
-class TeacherReport(Part):
-    """The teacher of a student; `record` is its record's id, None for a checkpoint that came without one."""
-
-    record: str | None
-    network: str
-    cost: Cost
-    scores: Scores
-
-
-class Saved(Part):
-    """What the student saves, as fractions of the teacher; the ceilings are what its architecture allows at most.
-
-    Negative for a student larger than its teacher.
-    """
-
-    parameters: float
-    macs: float
-    ceiling_parameters: float | None
-    ceiling_macs: float | None
-
-
-class Deploy(Part):
-    """The largest difference between training-time and deployed embeddings over `images` real images."""
-
-    max_abs_difference: Amount
-    images: Count
-
-
-class Budget(Part):
-    """A cost that the student was to meet; target and reached are fractions of the teacher's."""
-
-    kind: Literal["macs", "parameters"]
-    target: Amount
-    reached: Amount
-    met: bool
-
-
-class Environment(Part):
-    """Software and hardware of the run."""
-
-    python: str
-    torch: str
-    torchvision: str
-    timm: str
-    mmengine: str
-    numpy: str
-    platform: str
-    device: str
-    threads: int
-    precision: Literal["float32", "bfloat16"]
-    """Of the training's autocast; evaluation is in float32."""
-
-
-class Timing(Part):
-    """Wall-clock seconds."""
-
-    train_seconds: Amount
-    evaluate_seconds: Amount
-
-
-SCHEMA_VERSION: Final = 1
-
-# Dataset and method become parts of file names and of commands, so they may not hold separators or spaces.
-Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
-
-_NUMBERS = re.compile(r"\[\n[-+.\deE,\snul]*\]")
-
-# Fields that may differ between two runs of one recipe: when and where it ran, and what was measured with a clock.
-_VARYING: dict[str, Any] = {
-    "created": True,
-    "commit": True,
-    "timing": True,
-    "environment": True,
-    "data": {"versions"},
-    "network": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
-    "teacher": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
-}
-
-
-class Record(Part):
+class Record(FrozenModel):
     """One run of one recipe with one seed. A leaderboard is a pure function of records.
 
     `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
-    `variant` holds the keys of the recipe, and their values, by which the benchmark differs from the dataset's usual
-    one, such as `{"dataset.split": "closed"}`. `teacher` is None for a teacher's own record; so are `saved` and
-    `budget`, which need a teacher.
+    `variant` holds the recipe keys, with their values, in which the benchmark differs from the dataset's default one,
+    such as `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -235,20 +68,20 @@ class Record(Part):
     recipe: dict[str, Any]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")]
     commit: str | None
-    data: Data
+    data: "Data"
     variant: dict[str, Any] = Field(default_factory=dict)
-    network: Network
-    teacher: TeacherReport | None
-    scores: ScoreReport
-    saved: Saved | None
-    deploy: Deploy
-    budget: Budget | None
-    environment: Environment
-    timing: Timing
+    network: "Network"
+    teacher: "TeacherReport | None"
+    scores: "ScoreReport"
+    saved: "Savings | None"
+    deploy: "DeployCheck"
+    budget: "Budget | None"
+    environment: "Environment"
+    timing: "Timing"
 
     @staticmethod
     def make_id(recipe_hash: str, role: str) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of the recipe's hash and the role."""
+        """Return the first 12 hexadecimal digits of the SHA-256 of the recipe's hash and the role."""
         return hashlib.sha256(f"{recipe_hash}{role}".encode()).hexdigest()[:12]
 
     @model_validator(mode="after")
@@ -260,38 +93,38 @@ class Record(Part):
 
     @property
     def board(self) -> str:
-        """The leaderboard that the record belongs to: the dataset, and what is unusual about the benchmark."""
+        """Name of the leaderboard that the record belongs to: the dataset, and the non-default settings if any."""
         parts = [self.dataset]
         for key, value in sorted(self.variant.items()):
             parts += [value] if isinstance(value, str) else [key.rpartition(".")[2], json.dumps(value)]
         return re.sub(r"[^\w.+-]+", "_", "-".join(parts)).strip("_")
 
     def fingerprint(self) -> str:
-        """SHA-256 of what is deterministic: two runs of one recipe with the same seed agree on it."""
+        """Return the SHA-256 of `deterministic()`; equal for two bit-identical runs of one recipe and seed."""
         return hashlib.sha256(json.dumps(self.deterministic(), sort_keys=True).encode()).hexdigest()
 
     def deterministic(self) -> dict[str, Any]:
-        """What depends on neither clock nor place, as plain values."""
+        """Return the fields that depend on neither time nor machine, as plain values."""
         return self.model_dump(mode="json", exclude=_VARYING)
 
     def write(self, path: Path) -> None:
-        """Write the record to `path` as sorted, indented JSON, a list of numbers in a line, atomically."""
+        """Write the record to `path` atomically, as sorted and indented JSON with each list of numbers on one line."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+        write_text(path, _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the record at `path`.
 
         Raises:
-            UserError: the file cannot be read, is no JSON, is of another schema version, or holds a wrong field.
+            UserError: The file cannot be read, is not JSON, has another schema version, or holds a wrong field.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            json.dumps(content, ensure_ascii=False).encode()  # JSON can name half a character, which no file can hold
+            json.dumps(content, ensure_ascii=False).encode()  # JSON can escape a lone surrogate, which no file can hold
         except OSError as error:
             raise UserError(f"{path}: cannot read the record: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:  # malformed or too deep, or no UTF-8
+        except (ValueError, RecursionError) as error:  # malformed, nested too deeply, or not UTF-8
             raise UserError(f"{path}: not a record: {error}") from error
         if not isinstance(content, Mapping):
             raise UserError(f"{path}: not a record: expected a JSON object")
@@ -306,15 +139,202 @@ class Record(Part):
 
 
 def _check_version(path: Path, version: object) -> None:
-    """Refuse what this release cannot read, and say whether it or the record is too old."""
+    """Reject a schema version that this release does not read, and name the remedy."""
     if version == SCHEMA_VERSION and type(version) is int:
         return
     if version is None:
-        raise UserError(f"{path}: not a record: schema_version is missing, which every record states")
-    if type(version) is not int:  # True is an int, and 1.0 equals one
-        raise UserError(f"{path}: not a record: schema_version must be a whole number, not {version!r}")
+        raise UserError(f"{path}: not a record: the field schema_version is missing")
+    if type(version) is not int:  # True is an int, and 1.0 == 1
+        raise UserError(f"{path}: not a record: schema_version must be an integer, not {version!r}")
     relation = "newer" if version > SCHEMA_VERSION else "older"
-    remedy = "update the package" if version > SCHEMA_VERSION else "run its recipe anew"
+    remedy = "update the package" if version > SCHEMA_VERSION else "run its recipe again"
     raise UserError(
-        f"{path}: schema_version is {version}, {relation} than the {SCHEMA_VERSION} that this release reads: {remedy}"
+        f"{path}: schema_version {version} is {relation} than {SCHEMA_VERSION}, which this release reads; {remedy}"
     )
+
+
+_NUMBERS = re.compile(r"\[\n[-+.\deE,\snul]*\]")
+"""A list of numbers and nulls, as `json.dumps` indents it."""
+# Fields that may differ between two runs of one recipe: when and where it ran, and measured times and memory.
+_VARYING: dict[str, Any] = {
+    "created": True,
+    "commit": True,
+    "timing": True,
+    "environment": True,
+    "data": {"versions"},
+    "network": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
+    "teacher": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
+}
+
+
+class Split(FrozenModel):
+    """Size of one split of the dataset."""
+
+    images: Count
+    identities: Count
+    cameras: Count
+
+
+class Data(FrozenModel):
+    """The images and the protocol of a run.
+
+    `fingerprint` is the hash of the images' content, `versions` the software that made the images. `skipped` counts the
+    files that the dataset leaves out by its rules, by split and reason; `broken` counts the images that were left out
+    because they could not be decoded.
+    """
+
+    fingerprint: str | None
+    splits: dict[str, Split]
+    protocol: dict[str, Any]
+    versions: dict[str, str]
+    skipped: dict[str, Count] = {}
+    broken: Count = 0
+
+    @field_validator("protocol")
+    @classmethod
+    def _drop_pooled_queries(cls, protocol: dict[str, Any]) -> dict[str, Any]:
+        """Drop the key `multi_query` of earlier versions, whose only supported value is false."""
+        if protocol.get("multi_query", False) is not False:
+            raise ValueError("protocol.multi_query: pooled queries are not supported; only false is valid")
+        return {rule: value for rule, value in protocol.items() if rule != "multi_query"}
+
+
+class Network(FrozenModel):
+    """The deployed network; `name` is for readers ("resnet26 64-128-256"), `weights` the hash of its tensors."""
+
+    name: str
+    embedding: int
+    cost: "Cost"
+    weights: Sha256
+
+
+class Cost(FrozenModel):
+    """Cost of the deployed network: counted (parameters, macs, flops = 2 x macs) and measured (the rest).
+
+    `latency_ms` is the median time per batch in milliseconds, by batch size ("1", "64"); `image_size` is (height,
+    width) in pixels; latency and peak memory were measured on `device` with `threads` threads.
+    """
+
+    parameters: Count
+    macs: Count
+    flops: Count
+    image_size: tuple[int, int]
+    latency_ms: dict[IntegerKey, NonNegative]
+    peak_memory_mb: NonNegative
+    device: str
+    threads: int
+
+    @property
+    def measured_on(self) -> str:
+        """Where latency and peak memory were measured, such as "cpu, 2 threads"."""
+        return f"{self.device}, {self.threads} thread{'' if self.threads == 1 else 's'}"
+
+
+class Scores(FrozenModel):
+    """Retrieval scores as fractions; `skipped` of the `queries` have no correct match and do not count.
+
+    `recall` and `precision` are by K ("1", "5"). The first records lack `mAP_at_R`, `R_precision` and `precision`.
+    """
+
+    mAP: Fraction
+    mINP: Fraction
+    recall: dict[IntegerKey, Fraction]
+    mAP_at_R: Fraction | None = None
+    R_precision: Fraction | None = None
+    precision: dict[IntegerKey, Fraction] = {}
+    queries: Count
+    skipped: Count
+
+
+class ScoreReport(FrozenModel):
+    """Scores of student queries on the student's gallery and, if they are meaningful, on the teacher's.
+
+    `asymmetric_reason` says why there are no asymmetric scores. `average_precision` holds one value per query on the
+    student's gallery, in the order of the query list and rounded to five digits; None for a query without a correct
+    match. The first records lack it.
+    """
+
+    symmetric: Scores
+    asymmetric: Scores | None
+    asymmetric_reason: str | None
+    average_precision: tuple[Fraction | None, ...] | None = None
+
+    @field_validator("asymmetric_reason")
+    @classmethod
+    def _use_current_wording(cls, reason: str | None) -> str | None:
+        return next((current for earlier, current in _EARLIER_REASONS if earlier.fullmatch(reason or "")), reason)
+
+    @model_validator(mode="after")
+    def _check_queries(self) -> Self:
+        if self.average_precision is None:
+            return self
+        known = [value for value in self.average_precision if value is not None]
+        queries, skipped = len(self.average_precision), len(self.average_precision) - len(known)
+        if (queries, skipped) != (self.symmetric.queries, self.symmetric.skipped):
+            raise ValueError(
+                f"average_precision covers {queries} queries, {skipped} of them skipped; expected "
+                f"{self.symmetric.queries} and {self.symmetric.skipped}, as in symmetric"
+            )
+        if abs(sum(known) / max(1, len(known)) - self.symmetric.mAP) > 1e-5:
+            raise ValueError(f"the mean of average_precision is not the mAP, {self.symmetric.mAP}")
+        return self
+
+
+class TeacherReport(FrozenModel):
+    """The teacher of a student; `record` is the id of its record, None for a checkpoint that came without one."""
+
+    record: str | None
+    network: str
+    cost: Cost
+    scores: Scores
+
+
+class Savings(FrozenModel):
+    """Saved cost as fractions of the teacher's cost; negative for a student larger than its teacher.
+
+    The ceilings are the largest savings that the student's architecture allows; None for a method that does not
+    compress.
+    """
+
+    parameters: float
+    macs: float
+    ceiling_parameters: float | None
+    ceiling_macs: float | None
+
+
+class DeployCheck(FrozenModel):
+    """Largest difference between training-time and deployed embeddings over `images` real images."""
+
+    max_abs_difference: NonNegative
+    images: Count
+
+
+class Budget(FrozenModel):
+    """Cost that a compressed student was to reach; `target` and `reached` are fractions of the teacher's cost."""
+
+    kind: Literal["macs", "parameters"]
+    target: NonNegative
+    reached: NonNegative
+    met: bool
+
+
+class Environment(FrozenModel):
+    """Software and hardware of the run; `precision` is of the training's autocast, evaluation uses float32."""
+
+    python: str
+    torch: str
+    torchvision: str
+    timm: str
+    mmengine: str
+    numpy: str
+    platform: str
+    device: str
+    threads: int
+    precision: Literal["float32", "bfloat16"]
+
+
+class Timing(FrozenModel):
+    """Wall-clock times in seconds."""
+
+    train_seconds: NonNegative
+    evaluate_seconds: NonNegative

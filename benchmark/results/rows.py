@@ -1,4 +1,4 @@
-"""Records of one configuration over seeds, as one row of a table."""
+"""Rows of a leaderboard: records that differ only in their seeds, with the statistics over them."""
 
 import json
 import statistics
@@ -8,6 +8,11 @@ from typing import Any, Self
 
 from benchmark.results.record import Record
 from benchmark.utils.recipe_hash import significant
+
+TEACHER = "teacher"
+"""The method name of rows of teachers."""
+BASELINE = "none"
+"""The method that trains the student without a teacher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,44 +24,46 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """The statistic of at least one value."""
+        """Return the statistic of one or more values."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     @classmethod
-    def where_known(cls, values: Iterable[float | None]) -> Self | None:
-        """The statistic of `values`, or None where one of them is missing: a mean over fewer seeds would mislead."""
-        given = list(values)
-        known = [value for value in given if value is not None]
-        return cls.of(known) if known and len(known) == len(given) else None
-
-
-TEACHER = "teacher"
-BASELINE = "none"
+    def if_complete(cls, values: Iterable[float | None]) -> Self | None:
+        """Return the statistic of `values`, or None if one is missing: a mean over fewer seeds would mislead."""
+        values = list(values)
+        known = [value for value in values if value is not None]
+        return cls.of(known) if known and len(known) == len(values) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Runs that differ in nothing but the seed. `method` is "teacher" for teachers, whose `teacher` is None."""
+    """Records that differ only in their seeds.
+
+    Attributes:
+        board: Name of the leaderboard.
+        method: Name of the method, or "teacher" for teachers.
+        teacher: Name of the teacher's network; None for teachers.
+        records: The records, by seed.
+    """
 
     board: str
     method: str
     teacher: str | None
     records: tuple[Record, ...]
-    """By seed."""
 
     @property
     def networks(self) -> list[str]:
-        """Names of the networks made; more than one where the method's structure depends on the seed."""
+        """Names of the deployed networks; more than one if the method's structure depends on the seed."""
         return list(dict.fromkeys(record.network.name for record in self.records))
 
     @property
     def devices(self) -> list[str]:
-        """Where latency was measured, for example "cpu, 2 threads"."""
-        return sorted({device_name(record) for record in self.records})
+        """Where latency was measured, such as "cpu, 2 threads"."""
+        return sorted({record.network.cost.measured_on for record in self.records})
 
     @property
     def mAP(self) -> Statistic:
-        """The student's own, symmetric mAP."""
+        """Symmetric mAP: student queries on the student's gallery."""
         return Statistic.of([record.scores.symmetric.mAP for record in self.records])
 
     @property
@@ -70,51 +77,49 @@ class Row:
         return Statistic.of([record.network.cost.parameters for record in self.records])
 
     @property
-    def asymmetric_mAP(self) -> Statistic | None:
-        """Student queries against the teacher's gallery; None where a record has none or a reason against it.
+    def flops(self) -> Statistic:
+        """FLOPs of the deployed network."""
+        return Statistic.of([record.network.cost.flops for record in self.records])
 
-        The first versions scored methods to which it says nothing.
-        """
+    @property
+    def asymmetric_mAP(self) -> Statistic | None:
+        """mAP of student queries on the teacher's gallery; None if a record has none, or a reason not to show it."""
+        # Records of the first versions hold asymmetric scores of methods for which they are not meaningful.
         reports = [record.scores for record in self.records]
-        return Statistic.where_known(
+        return Statistic.if_complete(
             scores.asymmetric.mAP if scores.asymmetric and not scores.asymmetric_reason else None for scores in reports
         )
 
     def recall(self, k: int) -> Statistic | None:
-        """Recall@k, where every record has it."""
-        return self.over(lambda record: record.scores.symmetric.recall.get(str(k)))
+        """Return Recall@k."""
+        return self.statistic(lambda record: record.scores.symmetric.recall.get(str(k)))
 
     def latency(self, batch: int) -> Statistic | None:
-        """Milliseconds for a batch of this size; None where records were measured on different devices."""
+        """Return milliseconds per batch of this size; None for records that were measured on different devices."""
         if len(self.devices) > 1:
             return None
-        return self.over(lambda record: record.network.cost.latency_ms.get(str(batch)))
+        return self.statistic(lambda record: record.network.cost.latency_ms.get(str(batch)))
 
     def saved(self, field: str) -> Statistic | None:
-        """A field of `Saved`, for example "macs" or "ceiling_macs"."""
-        return self.over(lambda record: None if record.saved is None else getattr(record.saved, field))
+        """Return a field of `Savings`, such as "macs" or "ceiling_macs"."""
+        return self.statistic(lambda record: None if record.saved is None else getattr(record.saved, field))
 
-    def over(self, figure: Callable[[Record], float | None]) -> Statistic | None:
-        """Mean and deviation of any figure over the records; None where one of them lacks it."""
-        return Statistic.where_known(map(figure, self.records))
-
-
-def device_name(record: Record) -> str:
-    """Where the record's latency and memory were measured."""
-    cost = record.network.cost
-    return f"{cost.device}, {cost.threads} thread{'' if cost.threads == 1 else 's'}"
+    def statistic(self, value: Callable[[Record], float | None]) -> Statistic | None:
+        """Return mean and deviation of a value over the records; None if a record lacks it."""
+        return Statistic.if_complete(map(value, self.records))
 
 
-def summarise(records: Iterable[Record]) -> list[Row]:
-    """One row per board, method, teacher network, recipe (but for seeds) and data, in the order of a leaderboard.
+def group_records(records: Iterable[Record]) -> list[Row]:
+    """Group records that agree in board, method, teacher network, recipe (except seeds) and data into rows.
 
-    By board; the teacher first, then the student alone ("none"), then the other methods, best mean mAP first.
+    Rows are in the order of a leaderboard: by board, and on each the teachers first, then the student alone ("none"),
+    then the other methods by descending mean mAP.
     """
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.id)):
         method = TEACHER if record.role == "teacher" else record.method
         teacher = record.teacher.network if record.teacher else ""
-        # What cannot change a result, such as the number of workers, makes no row of its own.
+        # Settings that cannot change a result, such as the number of workers, do not separate rows.
         recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
         data = f"{record.data.splits} {record.data.fingerprint} {record.data.broken}"
         groups.setdefault((record.board, method, teacher, recipe + data), []).append(record)
@@ -127,7 +132,7 @@ def summarise(records: Iterable[Record]) -> list[Row]:
 
 
 def _without_seeds(recipe: Any) -> Any:
-    """The recipe without any seed: a teacher trained for one run carries its own."""
+    """Return the recipe without any `seed`, at any depth: a teacher trained for one run has its own seed."""
     if isinstance(recipe, dict):
         return {key: _without_seeds(value) for key, value in recipe.items() if key != "seed"}
     if isinstance(recipe, list):

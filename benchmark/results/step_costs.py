@@ -1,4 +1,4 @@
-"""What a training step costs, method by method."""
+"""Measured cost of a training step of every method."""
 
 from pathlib import Path
 from typing import Self
@@ -6,15 +6,21 @@ from typing import Self
 from pydantic import ValidationError
 
 from benchmark.errors import UserError
-from benchmark.results.record import Amount, Count, Part
+from benchmark.results.record import Count, FrozenModel, NonNegative
 from benchmark.utils.atomic import write_text
 
 
-class StepCosts(Part):
-    """Time of a training step of every method as a multiple of that of `none`, measured in one run.
+class StepCosts(FrozenModel):
+    """Time of a training step of every method as a multiple of a step of `none`, as `tools/step_cost.py` measures it.
 
-    `tools/step_cost.py` measures them: `ratios` are medians over `rounds` in which the methods take turns, each
-    with its default recipe on the dataset, at the start of the training (a method that compresses gets faster).
+    Attributes:
+        dataset: The dataset, whose default recipe every method uses.
+        device: Where the steps were measured.
+        threads: Number of threads.
+        torch: Version of torch.
+        batch: Images per batch.
+        rounds: Number of rounds in which the methods took turns.
+        ratios: Median over the rounds by method, at the start of training; a method that compresses gets faster later.
     """
 
     dataset: str
@@ -23,18 +29,18 @@ class StepCosts(Part):
     torch: str
     batch: Count
     rounds: Count
-    ratios: dict[str, Amount]
+    ratios: dict[str, NonNegative]
 
     def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
+        """Write the costs as JSON, atomically."""
         write_text(path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The costs in `path`; None where there is no such file.
+        """Read the costs in `path`; None if there is no such file.
 
         Raises:
-            UserError: The file is not what `write` writes.
+            UserError: The file is not valid.
         """
         if not path.is_file():
             return None

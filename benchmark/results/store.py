@@ -1,4 +1,4 @@
-"""The folder of records that leaderboards are made from."""
+"""The folder of records that leaderboards are generated from."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from benchmark.results.record import Record
 
 
 def record_name(record: Record) -> str:
-    """`glyphs-cdd-seed0-0123456789ab.json`: the file name of a record in the folder; a teacher's says "teacher"."""
+    """Return the file name of a record: `glyphs-cdd-seed0-0123456789ab.json`, with "teacher" as a teacher's method."""
     label = "teacher" if record.role == "teacher" else record.method
     return f"{record.board}-{label}-seed{record.seed}-{record.id}.json"
 
@@ -20,22 +20,22 @@ def add_record(record: Record, folder: Path) -> Path:
 
 
 def load_records(folder: Path) -> list[Record]:
-    """All records in `folder`, sorted by board, method and seed; none where there is no such folder.
+    """Load all records in `folder`, sorted by board, method and seed; an absent folder holds none.
 
     Raises:
-        UserError: a file is no valid record, is not named as `add_record` names it (pages link records by name), or
-            claims an id that another has.
+        UserError: A file is not a valid record, does not have the name that `add_record` gives it (pages link to
+            records by name), or holds the same id as another file.
     """
-    holders: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     records = []
     for path in sorted(folder.glob("*.json")):
-        if path.name.startswith("."):  # another process is about to rename it: see benchmark.utils.atomic
+        if path.name.startswith("."):  # a temporary file that another process is writing: see benchmark.utils.atomic
             continue
         record = Record.read(path)
-        if record.id in holders:
-            raise UserError(f"{path}: id {record.id} is already that of {holders[record.id].name}; remove one of them")
+        if record.id in paths:
+            raise UserError(f"{path}: has the same id, {record.id}, as {paths[record.id].name}; remove one of them")
         if path.name != record_name(record):
-            raise UserError(f"{path}: holds the record {record_name(record)}; rename the file to that")
-        holders[record.id] = path
+            raise UserError(f"{path}: the name of this record's file must be {record_name(record)}; rename the file")
+        paths[record.id] = path
         records.append(record)
     return sorted(records, key=lambda record: (record.board, record.method, record.seed, record.id))

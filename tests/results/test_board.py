@@ -1,87 +1,227 @@
-"""What the rows of a board are compared to."""
+"""The tables of a leaderboard: rows, references of gains, notes, placeholders, and tables over datasets and costs."""
 
-from benchmark.results.board import Board
-from benchmark.results.record import Record
-from benchmark.results.rows import summarise
+import numpy as np
+import pytest
 
+from benchmark.results.board import Board, cost_range, equal_cost_table, overview
+from benchmark.results.rows import group_records
+from benchmark.results.step_costs import StepCosts
 
-def test_of_several_teachers_a_row_is_compared_to_its_own(record):
-    teachers = [record("none", role="teacher", mAP=mAP, variant=name) for mAP, name in ((0.8, "a"), (0.7, "b"))]
-    student = record("kd", mAP=0.75)
-    assert student.teacher is not None
-    student = student.model_copy(update={"teacher": student.teacher.model_copy(update={"record": teachers[1].id})})
-    board = Board(summarise([with_queries(each) for each in (*teachers, student)]), None)
-    gains = {(row.method, row.mAP.mean): gain for row, gain in zip(board.rows, board.gains["teacher"], strict=True)}
-    assert round(gains["kd", 0.75].mean, 6) == 0.05
-    assert gains["teacher", 0.8] is None and gains["teacher", 0.7] is None
+COSTS = StepCosts(
+    dataset="glyphs", device="cpu", threads=1, torch="2.9.0", batch=96, rounds=9, ratios={"none": 1.0, "kd": 1.5}
+)
+CEILINGS = {"parameters": 0.63, "macs": 0.61, "ceiling_parameters": 0.71, "ceiling_macs": 0.68}
 
 
-def test_a_row_is_not_compared_to_the_teacher_of_others(record):
-    """Its own, a checkpoint say, has no record."""
-    student = record("kd", mAP=0.75)
-    assert student.teacher is not None
-    student = student.model_copy(update={"teacher": student.teacher.model_copy(update={"record": None})})
-    others = [record("none", role="teacher"), record("none"), record("rkd")]
-    board = Board(summarise([with_queries(each) for each in (*others, student)]), None)
-    of = {row.method: index for index, row in enumerate(board.rows)}
-    assert board.gains["teacher"][of["kd"]] is None and board.gains["none"][of["kd"]] is not None
-    assert board.gains["teacher"][of["rkd"]] is not None
+def board_of(*records, costs=None):
+    return Board(group_records(records), costs)
 
 
-def test_a_name_of_several_lines_stays_in_its_cell(record):
-    content = record("kd").model_dump(mode="json")
-    content["network"]["name"] = "resnet\n| 99.9 |\n"
-    *_, cells = Board(summarise([Record.model_validate(content)]), None).grid.cells
-    assert r"resnet \| 99.9 \|" in cells and "\n" not in "".join(cells)
+def texts(table):
+    """The texts of all cells, by header."""
+    return [dict(zip(table.headers, [cell.text for cell in row.cells], strict=True)) for row in table.rows]
 
 
-def test_teacher_and_none_always_have_a_line(record):
-    """Until there is a record of them: what a student's record says of its teacher, and how `none` is run."""
-    made = record("kd").model_copy(update={"variant": {"dataset.split": "closed"}})
-    board = Board(summarise([made]), None)
-    lines = [dict(zip(board.grid.headers, cells, strict=True)) for cells in board.grid.cells]
-    assert board.grid.methods == ["teacher", "none", "kd"]
-    teacher, none, _ = lines
-    assert made.teacher is not None
-    assert (teacher["mAP"], teacher["MACs"], teacher["student"]) == (
-        f"{100 * made.teacher.scores.mAP:.1f}",
-        "60.0 M",
-        "-",
+def sort_keys(table, header):
+    column = list(table.headers).index(header)
+    return [row.cells[column].sort_key for row in table.rows]
+
+
+def notes_of(board, method):
+    """The texts of the notes that the row of a method refers to, by header."""
+    (row,) = (row for row in board.table.rows if row.method == method)
+    return {
+        header: [board.notes.texts[number - 1] for number in cell.notes]
+        for header, cell in zip(board.table.headers, row.cells, strict=True)
+        if cell.notes
+    }
+
+
+def test_cells(record):
+    board = board_of(
+        record("none", role="teacher", mAP=0.735, macs=60e6),
+        *(record("none", seed=seed, mAP=0.6 + seed / 100) for seed in range(3)),
+        costs=COSTS,
     )
+    teacher, none = texts(board.table)
+    assert list(none.items())[:-1] == [
+        ("method", "`none`"),
+        ("teacher", "resnet26 64-128-256"),
+        ("student", "resnet26 32-64-128"),
+        ("mAP", "61.0 ± 1.0"),
+        ("R@1", "71.0 ± 1.0"),
+        ("R@5", "81.0 ± 1.0"),
+        ("R@10", "86.0 ± 1.0"),
+        ("asymmetric mAP", "-"),
+        ("parameters", "1.10 M"),
+        ("MACs", "22.0 M"),
+        ("FLOPs", "44.0 M"),
+        ("saved (parameters / MACs)", "63.3 / 63.3"),
+        ("ms, batch 1", "2.20"),
+        ("ms, batch 64", "110"),
+        ("training step", "x 1.00"),
+    ]
+    assert (teacher["method"], teacher["teacher"], teacher["student"]) == ("teacher", "resnet26 64-128-256", "-")
+    assert (teacher["mAP"], teacher["saved (parameters / MACs)"], teacher["training step"]) == ("73.5", "-", "-")
+    assert sort_keys(board.table, "parameters") == [3_000_000, 1_100_000]
+    assert set(board.table.headers) - set(board.table.numeric) == {"method", "teacher", "student", "seeds"}
+
+
+def test_names_with_newlines_stay_on_one_line(record, edit):
+    board = board_of(edit(record("kd"), {"network.name": "resnet\n| 99.9 |\n"}))
+    assert texts(board.table)[-1]["student"] == "resnet | 99.9 |"
+
+
+def test_rows_are_compared_with_their_own_teacher(record, edit, with_queries):
+    teachers = [record("none", role="teacher", mAP=mAP, variant=name) for mAP, name in ((0.8, "a"), (0.7, "b"))]
+    student = edit(record("kd", mAP=0.75), {"teacher.record": teachers[1].id})
+    board = board_of(*map(with_queries, (*teachers, student)))
+    first, second, kd = board.rows
+    assert [row.method for row in board.rows] == ["teacher", "teacher", "kd"] and first.mAP.mean > second.mAP.mean
+    assert board.gain("teacher", kd).mean == pytest.approx(0.05)
+    assert board.gain("teacher", first) is board.gain("teacher", second) is None
+
+
+def test_rows_are_not_compared_with_the_teacher_of_others(record, edit, with_queries):
+    student = edit(record("kd", mAP=0.75), {"teacher.record": None})  # a checkpoint without a record
+    others = [record("none", role="teacher"), record("none"), record("rkd")]
+    board = board_of(*map(with_queries, (*others, student)))
+    rows = {row.method: row for row in board.rows}
+    assert board.gain("teacher", rows["kd"]) is None and board.gain("none", rows["kd"]) is not None
+    assert board.gain("teacher", rows["rkd"]) is not None
+
+
+def test_columns_of_gains(record, with_queries):
+    generator = np.random.default_rng(0)
+    teacher = with_queries(record("none", role="teacher"), generator.uniform(0.65, 0.85, 400))
+    students = [
+        with_queries(record(method), generator.uniform(mean - 0.1, mean + 0.1, 400))
+        for method, mean in (("none", 0.6), ("kd", 0.7), ("rkd", 0.6))
+    ]
+    board = board_of(teacher, *students)
+    assert board.table.headers[4:6] == ["mAP against `none`", "mAP against teacher"]
+    rows = {row.method: cells for row, cells in zip(board.table.rows, texts(board.table), strict=True)}
+    assert rows["kd"]["mAP against `none`"].startswith("+") and rows["kd"]["mAP against teacher"].startswith("-")
+    assert rows["rkd"]["mAP against `none`"].startswith("≈ ")  # may be chance
+    assert rows["none"]["mAP against `none`"] == rows["teacher"]["mAP against teacher"] == "-"
+
+
+def test_no_columns_of_gains_without_scores_per_query(record):
+    board = board_of(record("none"), record("kd"))
+    assert board.references == [] and not any("against" in header for header in board.table.headers)
+
+
+def test_placeholders_for_teacher_and_baseline(record):
+    student = record("kd").model_copy(update={"variant": {"dataset.split": "closed"}})
+    board = board_of(student)
+    teacher, none, _ = texts(board.table)
+    assert [row.method for row in board.table.rows] == ["teacher", "none", "kd"]
+    assert (teacher["mAP"], teacher["MACs"], teacher["student"]) == ("73.5", "60.0 M", "-")
     assert none["mAP"] == none["MACs"] == "-"
-    assert board.grid.numbers["mAP"] == [made.teacher.scores.mAP, None, made.scores.symmetric.mAP]
+    assert sort_keys(board.table, "mAP") == [0.735, None, 0.72]
     assert board.notes.texts[:2] == [
-        "There is no record of its own: this is what that of `kd` says of it.",
-        "Not run yet: `benchmark run --method none --dataset glyphs --set dataset.split=closed --seed 0` adds it.",
+        "This teacher has no record; its values are from the record of `kd`.",
+        "Not run yet; `benchmark run --method none --dataset glyphs --set dataset.split=closed --seed 0` adds it.",
     ]
 
 
-def test_every_teacher_without_a_record_has_a_line(record):
-    def taught_by(method: str, network: str, mAP: float, seed: int = 0) -> Record:
-        made = record(method, seed=seed)
-        assert made.teacher is not None
-        scores = made.teacher.scores.model_copy(update={"mAP": mAP})
-        checkpoint = made.teacher.model_copy(update={"record": None, "network": network, "scores": scores})
-        return made.model_copy(update={"teacher": checkpoint})
+def test_placeholders_for_every_teacher_without_a_record(record, edit):
+    def student(method, network, mAP, seed=0):
+        changes = {"teacher.record": None, "teacher.network": network, "teacher.scores.mAP": mAP}
+        return edit(record(method, seed=seed), changes)
 
-    students = [taught_by("kd", "small", 0.6 + seed / 100, seed) for seed in range(3)]
-    students += [taught_by("rkd", "large", 0.7), taught_by("pkt", "large", 0.7 + 1e-9)]
-    board = Board(summarise([*students, record("sp"), record("none", role="teacher", mAP=0.8)]), None)
-    assert board.grid.methods == ["teacher", "teacher", "teacher", "none", "kd", "pkt", "rkd", "sp"]
-    assert [round(mAP, 6) for mAP in board.grid.numbers["mAP"][:3]] == [0.8, 0.7, 0.6]
+    students = [student("kd", "small", 0.6 + seed / 100, seed) for seed in range(3)]
+    students += [student("rkd", "large", 0.7), student("pkt", "large", 0.7 + 1e-9), record("sp")]
+    board = board_of(*students, record("none", role="teacher", mAP=0.8))
+    assert [row.method for row in board.table.rows] == [*["teacher"] * 3, "none", "kd", "pkt", "rkd", "sp"]
+    assert sort_keys(board.table, "mAP")[:3] == pytest.approx([0.8, 0.7, 0.6])
 
 
-def test_none_stands_after_every_teacher(record):
-    teachers = [record("none", role="teacher", variant=name) for name in ("default", "b")]
-    board = Board(summarise([*teachers, record("kd")]), None)
-    assert board.grid.methods == ["teacher", "teacher", "none", "kd"]
-    assert [row.method for row in board.rows] == ["teacher", "teacher", "kd"]
+def test_note_on_the_reason_against_asymmetric_scores(record, edit):
+    reason = {"scores.asymmetric_reason": "sizes differ"}
+    board = board_of(edit(record("kd"), reason), edit(record("rkd"), reason), record("cdd", asymmetric=0.6))
+    expected = {"asymmetric mAP": ["No asymmetric mAP: sizes differ."]}
+    assert notes_of(board, "kd") == notes_of(board, "rkd") == expected
+    assert notes_of(board, "cdd") == {}
+    assert texts(board.table)[2]["asymmetric mAP"] == "60.0"
 
 
-def with_queries(made: Record) -> Record:
-    """With the average precision of every query, all the same."""
-    content = made.model_dump(mode="json")
-    symmetric = content["scores"]["symmetric"]
-    counted = [symmetric["mAP"]] * (symmetric["queries"] - symmetric["skipped"])
-    content["scores"]["average_precision"] = [None] * symmetric["skipped"] + counted
-    return Record.model_validate(content)
+def test_note_on_a_missed_budget(record):
+    budget = {"kind": "macs", "target": 0.35, "reached": 0.383, "met": False}
+    met = budget | {"reached": 0.3, "met": True}
+    board = board_of(record("cdd", budget=budget), record("cdd", seed=1, budget=met), record("kd", budget=met))
+    text = "`cdd` missed its budget of 35.0 % of the teacher's MACs: it reached 38.3 % (seed 0)."
+    assert notes_of(board, "cdd")["method"] == [text]
+    assert "method" not in notes_of(board, "kd")
+
+
+def test_note_on_the_largest_savings(record):
+    board = board_of(record("cdd", saved=CEILINGS))
+    (text,) = notes_of(board, "cdd")["saved (parameters / MACs)"]
+    assert "saved 63.0 % of the parameters (at most 71.0 %) and 61.0 % of the MACs (at most 68.0 %);" in text
+
+
+def test_note_on_broken_images(record):
+    board = board_of(record("kd", data=record().data.model_dump() | {"broken": 4}))
+    assert notes_of(board, "kd")["method"] == ["Broken images that the runs of `kd` left out: 4 (seed 0)."]
+
+
+def test_note_on_the_device_only_if_devices_differ(record, edit):
+    assert "ms, batch 1" not in notes_of(board_of(record("kd")), "kd")
+    mixed = [record("sp"), edit(record("sp", seed=1), {"network.cost.device": "cuda"})]
+    board = board_of(record("kd"), edit(record("pkt"), {"network.cost.device": "cuda"}), *mixed)
+    assert notes_of(board, "kd")["ms, batch 1"] == ["Latency measured on cpu, 2 threads."]
+    assert notes_of(board, "pkt")["ms, batch 1"] == ["Latency measured on cuda, 2 threads."]
+    (text,) = notes_of(board, "sp")["ms, batch 1"]
+    assert text.startswith("No mean latency: the records were measured on different devices (cpu, 2 threads; cuda")
+
+
+def test_note_on_another_training_run_of_the_teacher(record, edit):
+    teacher = record("none", role="teacher", mAP=0.735, macs=60e6)
+    students = [
+        edit(record("pkt", seed=seed), {"teacher.record": teacher.id, "teacher.scores.mAP": mAP})
+        for seed, mAP in enumerate((0.735, 0.71, 0.69, 0.71))
+    ]
+    board = board_of(teacher, *students)
+    other_run = "the teacher is another training run of the same recipe, with an mAP of"
+    assert notes_of(board, "pkt")["teacher"] == [f"Seeds 1, 3: {other_run} 71.0 %.", f"Seed 2: {other_run} 69.0 %."]
+
+
+def test_overview(record):
+    glyphs = group_records(
+        [record("none", mAP=0.6), record("kd", mAP=0.7), record("kd", mAP=0.5, variant="b"), record(role="teacher")]
+    )
+    table = overview([glyphs, group_records([record("kd", dataset="veri776", macs=1.8e9)])])
+    assert [list(cells.values()) for cells in texts(table)] == [
+        ["teacher", "72.0 / 82.0 / 22.0 M", "-", "-"],
+        ["`none`", "60.0 / 70.0 / 22.0 M", "-", "-"],
+        ["`kd`", "70.0 / 80.0 / 22.0 M\n50.0 / 60.0 / 22.0 M", "72.0 / 82.0 / 1.80 G", "1.0"],
+    ]
+    assert sort_keys(table, "glyphs") == [0.72, 0.6, 0.7]
+    assert sort_keys(table, "mean rank") == [None, None, 1.0]
+
+
+def test_table_of_equal_cost(record, with_queries):
+    generator = np.random.default_rng(0)
+    records = [
+        with_queries(record(method), generator.uniform(mean - 0.1, mean + 0.1, 400))
+        for method, mean in (("none", 0.5), ("kd", 0.7), ("rkd", 0.7))
+    ]
+    board = board_of(*records, record("at", macs=5e6))
+    (group,) = board.groups
+    first, second, third = texts(equal_cost_table([group]))
+    assert {first["method"], second["method"]} == {"`kd`", "`rkd`"} and third["method"] == "`none`"
+    assert first["against the best"] == "best" and second["against the best"].startswith("≈ ")
+    assert float(third["against the best"].split()[0]) < -15
+    assert cost_range(group) == "22.0 M MACs" and "group" not in first
+
+
+def test_table_of_several_groups_names_them(record):
+    costs = {"none": 10e6, "kd": 10.4e6, "rkd": 20e6, "pkt": 20e6}
+    board = board_of(*(record(method, macs=macs, mAP=macs / 4e7) for method, macs in costs.items()))
+    table = equal_cost_table(board.groups)
+    assert [(cells["method"], cells["group"]) for cells in texts(table)] == [
+        *(("`kd`", "1: 10.0 M to 10.4 M MACs"), ("`none`", "1: 10.0 M to 10.4 M MACs")),
+        *(("`pkt`", "2: 20.0 M MACs"), ("`rkd`", "2: 20.0 M MACs")),
+    ]
+    assert sort_keys(table, "against the best") == [0.0, None, 0.0, None]  # no scores per query

@@ -1,4 +1,4 @@
-"""The leaderboards as a web page: its markup here, and what it does in a browser."""
+"""The leaderboards as a web page: its markup, and its behavior in a browser."""
 
 import base64
 import hashlib
@@ -15,34 +15,31 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from benchmark.results.board import Board
-from benchmark.results.html import boards_html, without_pictures
-from benchmark.results.leaderboard import differing, generate
-from benchmark.results.record import Record
-from benchmark.results.rows import summarise
-from benchmark.results.store import add_record
+from benchmark.results.html import inline_spans, leaderboard_html, without_plots
+from benchmark.results.reported import Reported
+from benchmark.results.rows import group_records
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MAP = {"none": 0.6, "kd": 0.095, "rkd": 0.62, "pkt": 0.58}
-"""As texts they sort otherwise: 9.5 after 62.0."""
+"""Sorted as text, the order would differ: 9.5 after 62.0."""
+PLOT = '<svg xmlns="http://www.w3.org/2000/svg" width="72" height="44"><title>plot of {name}</title></svg>'
 
 
-@pytest.fixture
-def folder(record, tmp_path):
-    """Four methods on glyphs, one of which is not scored against the teacher's gallery, and one on veri776."""
+def page_of(*records, reported=None):
+    rows = group_records(records)
+    boards = [Board([row for row in rows if row.board == name], None) for name in sorted({row.board for row in rows})]
+    return leaderboard_html(boards, {board.name: PLOT.format(name=board.name) for board in boards}, reported or {})
+
+
+@pytest.fixture(scope="module")
+def page(record):
+    """Four methods on glyphs, one of them without an asymmetric score, and one on veri776."""
     records = [record("kd", dataset="veri776", macs=1.8e9)]
     for method, mAP in MAP.items():
-        # pkt is the largest, with 1.00 M parameters: in the table its text is the least
+        # pkt is the largest, with 1.00 M parameters, but sorted as text it would be the smallest
         macs = {"none": 18e6, "pkt": 20e6}.get(method, 19e6)
         records.append(record(method, mAP=mAP, macs=macs, asymmetric=None if method == "rkd" else mAP / 2))
-    for each in records:
-        add_record(each, tmp_path / "records")
-    generate(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def page(folder):
-    return (folder / "leaderboard.html").read_text()
+    return page_of(*records)
 
 
 class Elements(HTMLParser):
@@ -73,9 +70,18 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+def sections_of(page):
+    return dict(re.findall(r'<section id="([^"]*)"(.*?)</section>', page, flags=re.DOTALL))
+
+
+def values_of(section, method):
+    (row,) = re.findall(rf'<tr data-method="{method}">(.*?)</tr>', section, flags=re.DOTALL)
+    return re.findall(r'data-value="(.*?)"', row)
+
+
 def test_needs_no_other_file(page):
     elements = Elements(page)
-    assert not re.search(r"https?:|//[\w.]|@import|url\(|<link|<iframe", without_pictures(page))
+    assert not re.search(r"https?:|//[\w.]|@import|url\(|<link|<iframe", without_plots(page))
     assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in elements.all("img"))
     assert not any("src" in script for script in elements.all("script"))
     targets = {link["href"] for link in elements.all("a")}
@@ -85,61 +91,75 @@ def test_needs_no_other_file(page):
     }
 
 
-def test_links_lead_to_files(folder, page):
-    for link in Elements(page).all("a"):
-        assert link["href"].startswith("#") or (folder / link["href"]).is_file()
-
-
-def test_holds_the_pictures(folder, page):
+def test_contains_the_plots(page):
     images = Elements(page).all("img")
     assert [image["alt"].rpartition(" ")[2] for image in images] == ["glyphs", "veri776"]
     for image, board in zip(images, ("glyphs", "veri776"), strict=True):
-        assert base64.b64decode(image["src"].partition("base64,")[2]) == (folder / f"{board}.svg").read_bytes()
+        assert base64.b64decode(image["src"].partition("base64,")[2]).decode() == PLOT.format(name=board)
 
 
-def test_what_other_people_named_is_text(record, tmp_path):
+def test_columns_and_their_sort_keys(page):
+    section = sections_of(page)["glyphs"]
+    headers = re.findall(r'<th scope="col"( class="number")?><button type="button">(.*?)</button>', section)
+    assert [name for number, name in headers if not number] == ["method", "teacher", "student", "seeds"]
+    assert values_of(section, "kd")[:2] == ["0.095", "0.195"] and values_of(section, "rkd")[4] == ""
+
+
+def test_sections_over_datasets_and_of_equal_cost(record, with_queries):
+    page = page_of(
+        *(with_queries(record("none", mAP=0.6)), with_queries(record("kd", mAP=0.62))),
+        record("kd", dataset="veri776", mAP=0.5),
+    )
+    sections = sections_of(page)
+    assert list(sections) == ["all-datasets", "glyphs", "glyphs-at-equal-cost", "veri776"]
+    assert re.findall(r'href="#([^"]*)"', page) == list(sections)
+    assert values_of(sections["all-datasets"], "kd") == ["0.62", "0.5", "1"]
+    assert values_of(sections["glyphs-at-equal-cost"], "none") == ["0.6", "-0.02", "22000000", "1100000"]
+    assert ">mAP against <code>none</code></button>" in sections["glyphs"]
+
+
+def test_published_results_are_apart_from_measured_ones(record):
+    result = {
+        "method": "theirs",
+        "teacher": None,
+        "student": "a",
+        "figures": {"mAP": 61},
+        "protocol": "b",
+        "source": "c",
+    }
+    page = page_of(record(), reported={"cub200": Reported.model_validate({"dataset": "cub200", "results": [result]})})
+    measured, published = page.split('<section id="cub200-reported"')
+    assert "theirs" not in measured
+    assert "These values were not measured here" in published and '<tr data-method="theirs">' in published
+
+
+def test_text_from_records_is_escaped(record, edit):
     name = "<script>alert(1)</script> & [x](javascript:alert)"
-    content = record("kd").model_dump(mode="json")
-    content["network"]["name"] = content["teacher"]["network"] = name
-    content["network"]["cost"]["device"] = "<script>alert(2)</script>"
-    content["scores"]["asymmetric_reason"] = "<img src=x onerror=alert(3)>"
-    # The schema refuses such a method; the page does not count on it.
-    method = '<script>"&'
-    made = Record.model_validate(content).model_copy(update={"method": method})
-    elements = Elements(boards_html([Board(summarise([made]), None)], {"glyphs": "<svg/>"}, {}))
+    changes = {
+        "network.name": name,
+        "teacher.network": name,
+        "network.cost.device": "<script>alert(2)</script>",
+        "scores.asymmetric_reason": "<img src=x onerror=alert(3)>",
+    }
+    method = '<script>"&'  # the schema rejects such a method, but the page does not rely on it
+    elements = Elements(page_of(edit(record("kd"), changes).model_copy(update={"method": method})))
     assert len(elements.all("script")) == 1 and len(elements.all("img")) == 1
-    assert not elements.all("a")[-1]["href"].startswith("javascript")
+    assert not any("javascript" in link["href"] for link in elements.all("a"))
     assert [row["data-method"] for row in elements.all("tr") if row] == [method, "teacher", "none", method]
     assert elements.text.count(name) == 3
     assert method in elements.text and "<script>alert(2)</script>" in elements.text
 
 
-def test_the_picture_is_not_compared_and_all_else_is(folder, page):
-    path = folder / "leaderboard.html"
-    path.write_text(re.sub(r"base64,[^\"]*", "base64,AAAA", page))
-    assert differing(folder) == []
-    for there, foreign in [
-        ("62.0", "63.0"),
-        ('<img src="', '<img onerror="alert(1)" src="'),
-        ("base64,", 'base64,"><script>alert(1)</script>'),
-        ('alt="mAP against MACs', 'alt="something else'),
-    ]:
-        assert there in page
-        path.write_text(page.replace(there, foreign, 1))
-        assert differing(folder) == [path]
-    path.unlink()
-    assert differing(folder) == [path]
-
-
-@pytest.mark.parametrize("name", ["leaderboard.csv", "leaderboard.json"])
-def test_csv_and_json_are_compared(folder, name):
-    path = folder / name
-    path.write_text(path.read_text().replace("0.62", "0.63"))
-    assert differing(folder) == [path]
+def test_inline_markdown():
+    spans = inline_spans("a `b|**c**` **d**\n[0](records/e.json) [f](g) <sup>")
+    assert [tuple(span) for span in spans if span.text] == [
+        *(("text", "a ", ""), ("code", "b|**c**", ""), ("text", " ", ""), ("strong", "d", ""), ("break", "\n", "")),
+        *(("link", "0", "records/e.json"), ("text", " [f](g) <sup>", "")),
+    ]
 
 
 DRIVER = """
-addEventListener("load", () => {  // pictures have a size then
+addEventListener("load", () => {  // when images have a size
 const seen = {};
 const section = document.querySelector("#glyphs");
 const button = (name) => [...section.querySelectorAll("thead button")].find((each) => each.textContent === name);
@@ -180,7 +200,7 @@ seen.ground = getComputedStyle(document.body).backgroundColor;
 parent.postMessage(JSON.stringify(seen), "*");
 });
 """
-"""What a reader does with the page, and sees."""
+"""Operates the page like a reader, and reports what is visible."""
 
 
 FRAME = """<!DOCTYPE html>
@@ -194,12 +214,12 @@ addEventListener("message", (message) => {{
 }});
 </script>
 """
-"""A window: Chromium has none below 500 px."""
+"""A frame stands for the window, because Chromium has no window below 500 px."""
 
 
 @cache
 def browse(page: str, width: int, *, dark: bool) -> dict:
-    """What the driver sees in a copy of the page, whose policy admits it by its hash, beside the page's own script."""
+    """Return what the driver reports in a copy of the page whose policy also admits the driver."""
     digest = base64.b64encode(hashlib.sha256(DRIVER.encode()).digest()).decode()
     assert "script-src 'sha256-" in page
     copy = page.replace("script-src ", f"script-src 'sha256-{digest}' ")
@@ -211,24 +231,24 @@ def browse(page: str, width: int, *, dark: bool) -> dict:
         (folder / "frame.html").write_text(FRAME.format(width=width))
         command = [*options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "frame.html").as_uri()]
         done = subprocess.run([str(CHROMIUM), *command], capture_output=True, text=True, timeout=120)
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, flags=re.DOTALL)
-    assert found, done.stderr[-2000:]
-    return json.loads(html.unescape(found[1]))
+    seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, flags=re.DOTALL)
+    assert seen, done.stderr[-2000:]
+    return json.loads(html.unescape(seen[1]))
 
 
 @pytest.fixture
 def seen(page):
-    """By a reader with a wide screen."""
+    """The page on a wide, light screen."""
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium, in which the page would be tried")
+        pytest.skip("Chromium is not installed")
     return browse(page, 1280, dark=False)
 
 
 @pytest.fixture
 def seen_on_a_phone(page):
-    """By a reader with a phone, in the dark."""
+    """The page on a narrow, dark screen."""
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium, in which the page would be tried")
+        pytest.skip("Chromium is not installed")
     return browse(page, 400, dark=True)
 
 
@@ -244,20 +264,22 @@ def test_columns_sort_in_both_directions(seen):
     assert order(seen, "method 2") == ["teacher", "rkd", "pkt", "none", "kd"]
 
 
-def test_numbers_sort_as_numbers(seen, folder):
-    """And not as what is shown: 1.00 M after 950 k, and what is equal in the order of the board."""
-    lines = [line.split("|") for line in (folder / "glyphs.md").read_text().splitlines() if line.startswith("|")]
-    shown = {cells[1].strip(" `"): cells[9].strip() for cells in lines[:7]}
-    assert shown["pkt"] == "1.00 M" and shown["kd"] == shown["rkd"] == "950 k" and shown["none"] == "900 k"
+def test_numbers_sort_by_value_and_ties_keep_their_order(seen, page):
+    section = sections_of(page)["glyphs"]
+    texts = {
+        method: re.search(r">(\d[\d.]* [kM])</td>", section.partition(f'data-method="{method}"')[2])[1]
+        for method in MAP
+    }
+    assert texts == {"none": "900 k", "rkd": "950 k", "kd": "950 k", "pkt": "1.00 M"}
     assert order(seen, "parameters 1") == ["none", "rkd", "kd", "pkt", "teacher"]
 
 
-def test_what_is_missing_comes_last_in_both_directions(seen):
+def test_missing_values_come_last_in_both_directions(seen):
     assert order(seen, "asymmetric mAP 1") == ["kd", "pkt", "none", "teacher", "rkd"]
     assert order(seen, "asymmetric mAP 2") == ["none", "pkt", "kd", "teacher", "rkd"]
 
 
-def test_the_sorted_column_says_so(seen):
+def test_sorted_column_is_announced(seen):
     assert seen["untouched"]["sorts"] == []
     assert seen["mAP 1"]["sorts"] == [["mAP", "ascending"]]
     assert seen["mAP 2"]["sorts"] == [["mAP", "descending"]]
@@ -265,25 +287,25 @@ def test_the_sorted_column_says_so(seen):
     assert seen["focus"]
 
 
-def test_the_filter_hides_rows(seen):
+def test_filter_hides_rows(seen):
     assert sorted(order(seen, "filtered")) == ["kd", "rkd"]
     assert seen["count"] == "2 of 5 rows"
-    assert seen["others"] == 3, "other boards have filters of their own"
+    assert seen["others"] == 3, "the filter applies to one table"
     assert order(seen, "filtered and sorted") == ["kd", "rkd"]
     assert order(seen, "nothing") == []
     assert order(seen, "emptied") == ["kd", "pkt", "none", "rkd", "teacher"]
 
 
-def test_the_picture_is_drawn(seen):
+def test_plot_is_drawn(seen):
     assert seen["picture"]
 
 
-def test_on_a_phone_tables_scroll_in_their_boxes(seen_on_a_phone):
+def test_wide_tables_scroll_within_the_page(seen_on_a_phone):
     assert seen_on_a_phone["width"] == [400, 400]
     inside, box = seen_on_a_phone["box"]
     assert inside > box and box <= 400
 
 
-def test_follows_the_reader_into_the_dark(seen, seen_on_a_phone):
+def test_follows_the_color_scheme(seen, seen_on_a_phone):
     assert seen["ground"] == "rgb(255, 255, 255)"
     assert seen_on_a_phone["ground"] == "rgb(13, 17, 23)"

@@ -48,14 +48,14 @@ def test_milliseconds():
 
 
 @given(st.integers(1, 10**15 - 10**13))
-def test_a_quantity_can_be_read_back(value):
+def test_quantity_keeps_three_digits(value):
     number, _, unit = quantity(Statistic(value)).partition(" ")
     assert float(number) * SCALE[unit] == pytest.approx(value, rel=0.0051)
     assert re.fullmatch(r"\d{1,3}|\d\.\d\d|\d\d\.\d", number)
 
 
 @given(st.integers(0, 10**14), st.integers(0, 10**14))
-def test_larger_quantities_read_as_larger(first, second):
+def test_quantity_is_monotonic(first, second):
     def read(value):
         number, _, unit = quantity(Statistic(value)).partition(" ")
         return float(number) * SCALE[unit]
@@ -65,5 +65,5 @@ def test_larger_quantities_read_as_larger(first, second):
 
 
 @given(st.floats(0.01, 1e5))
-def test_milliseconds_can_be_read_back(value):
+def test_milliseconds_keep_three_digits(value):
     assert float(milliseconds(Statistic(value))) == pytest.approx(value, rel=0.0051, abs=0.00051)

@@ -1,0 +1,202 @@
+"""What a leaderboard shows of a row: its metrics as numbers, and its cells as text with notes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from benchmark.results.comparison import Gain
+from benchmark.results.format import MISSING, Cell, Notes, difference, milliseconds, one_line, percent, quantity
+from benchmark.results.rows import TEACHER, Row, Statistic
+from benchmark.results.step_costs import StepCosts
+from benchmark.results.store import record_name
+
+LATENCY_BATCHES = (1, 64)
+"""Batch sizes whose latency is shown."""
+
+
+class Metric(NamedTuple):
+    """A number that rows have, with its name and unit in the CSV file."""
+
+    name: str
+    unit: str
+    value: Callable[[Row], Statistic | None]
+
+
+class Column(NamedTuple):
+    """A column of the table; one that is not numeric sorts by its text."""
+
+    header: str
+    cell: Callable[[Row], Cell]
+    numeric: bool = True
+
+
+def metrics(ks: Sequence[int], costs: StepCosts | None) -> list[Metric]:
+    """Return the metrics in the order of the columns.
+
+    Args:
+        ks: The K of Recall@K.
+        costs: Measured costs of a training step, if known.
+    """
+    return [
+        Metric("mAP", "fraction", lambda row: row.mAP),
+        *(Metric(f"recall_at_{k}", "fraction", partial(Row.recall, k=k)) for k in ks),
+        Metric("asymmetric_mAP", "fraction", lambda row: row.asymmetric_mAP),
+        Metric("parameters", "count", lambda row: row.parameters),
+        Metric("macs", "count", lambda row: row.macs),
+        Metric("flops", "count", lambda row: row.flops),
+        Metric("saved_parameters", "fraction", lambda row: row.saved("parameters")),
+        Metric("saved_macs", "fraction", lambda row: row.saved("macs")),
+        *(Metric(f"latency_batch_{n}", "ms", partial(Row.latency, batch=n)) for n in LATENCY_BATCHES),
+        *([Metric("training_step", "multiple_of_none", partial(_step_cost, costs=costs))] if costs else []),
+    ]
+
+
+def _step_cost(row: Row, costs: StepCosts) -> Statistic | None:
+    return Statistic.if_complete([costs.ratios.get(row.method)])
+
+
+def columns(
+    ks: Sequence[int],
+    costs: StepCosts | None,
+    *,
+    gains: Mapping[str, Callable[[Row], Gain | None]],
+    teachers: Mapping[str, float],
+    one_device: bool,
+    notes: Notes,
+) -> list[Column]:
+    """Return the columns of a leaderboard.
+
+    Args:
+        ks: The K of Recall@K.
+        costs: Measured costs of a training step; without them there is no such column.
+        gains: The gain of a row over the row of a reference method, by reference method.
+        teachers: mAP of the teachers that have a record on the board, by id of the record.
+        one_device: Whether all latencies were measured on one device, which cells then do not name.
+        notes: Receives the explanations of cells.
+    """
+    return [
+        Column("method", partial(_method_cell, notes=notes), numeric=False),
+        Column("teacher", partial(_teacher_cell, teachers=teachers, notes=notes), numeric=False),
+        Column("student", lambda row: Cell(MISSING if row.method == TEACHER else _networks(row)), numeric=False),
+        Column("mAP", lambda row: _number(percent, row.mAP)),
+        *(Column(gain_header(method), partial(_gain_cell, gain=gain)) for method, gain in gains.items()),
+        *(Column(f"R@{k}", partial(_recall_cell, k=k)) for k in ks),
+        Column("asymmetric mAP", partial(_asymmetric_cell, notes=notes)),
+        Column("parameters", lambda row: _number(quantity, row.parameters)),
+        Column("MACs", lambda row: _number(quantity, row.macs)),
+        Column("FLOPs", lambda row: _number(quantity, row.flops)),
+        Column("saved (parameters / MACs)", partial(_saved_cell, notes=notes)),
+        *(
+            Column(f"ms, batch {n}", partial(_latency_cell, batch=n, notes=None if one_device else notes))
+            for n in LATENCY_BATCHES
+        ),
+        *([Column("training step", partial(_step_cell, costs=costs))] if costs else []),
+        Column("seeds", _seeds_cell, numeric=False),
+    ]
+
+
+def gain_header(method: str) -> str:
+    """Return the header of the column of gains over a method."""
+    return f"mAP against {method if method == TEACHER else f'`{method}`'}"
+
+
+def _number(format_: Callable[[Statistic | None], str], value: Statistic | None, notes: Sequence[int] = ()) -> Cell:
+    return Cell(format_(value), tuple(notes), None if value is None else value.mean)
+
+
+def _networks(row: Row) -> str:
+    return "\n".join(map(one_line, row.networks))
+
+
+def _method_cell(row: Row, notes: Notes) -> Cell:
+    """Name the method; notes say which seeds missed their budget or left out broken images."""
+    texts = []
+    missed = [(record.seed, record.budget) for record in row.records if record.budget and not record.budget.met]
+    if missed:
+        _, budget = missed[0]  # the records share their recipe, and so their budget
+        kind = "MACs" if budget.kind == "macs" else "parameters"
+        reached = ", ".join(f"{100 * budget.reached:.1f} % (seed {seed})" for seed, budget in missed)
+        texts.append(
+            f"`{row.method}` missed its budget of {100 * budget.target:.1f} % of the teacher's {kind}: "
+            f"it reached {reached}."
+        )
+    broken = [f"{record.data.broken:,} (seed {record.seed})" for record in row.records if record.data.broken]
+    if broken:
+        texts.append(f"Broken images that the runs of `{row.method}` left out: {', '.join(broken)}.")
+    name = TEACHER if row.method == TEACHER else f"`{row.method}`"
+    return Cell(name, tuple(map(notes.number, texts)))
+
+
+def _teacher_cell(row: Row, teachers: Mapping[str, float], notes: Notes) -> Cell:
+    """Name the teacher; notes list the seeds whose teacher is another training run than the one on the board.
+
+    Two training runs of one recipe are bit-identical on one machine with the same number of threads, and differ
+    slightly between machines.
+    """
+    if row.method == TEACHER:
+        return Cell(_networks(row))
+    seeds: dict[str, list[str]] = {}
+    for record in row.records:
+        teacher = record.teacher
+        if teacher and abs(teachers.get(teacher.record or "", teacher.scores.mAP) - teacher.scores.mAP) > 5e-4:
+            seeds.setdefault(f"{100 * teacher.scores.mAP:.1f} %", []).append(str(record.seed))
+    texts = [
+        f"Seed{'s' if len(of_mAP) > 1 else ''} {', '.join(of_mAP)}: the teacher is another training run of the same "
+        f"recipe, with an mAP of {mAP}."
+        for mAP, of_mAP in seeds.items()
+    ]
+    return Cell(one_line(row.teacher or MISSING), tuple(map(notes.number, texts)))
+
+
+def _gain_cell(row: Row, gain: Callable[[Row], Gain | None]) -> Cell:
+    value = gain(row)
+    return Cell(difference(value), sort_key=None if value is None else value.mean)
+
+
+def _recall_cell(row: Row, k: int) -> Cell:
+    return _number(percent, row.recall(k))
+
+
+def _asymmetric_cell(row: Row, notes: Notes) -> Cell:
+    reasons = {record.scores.asymmetric_reason for record in row.records} - {None}
+    texts = [f"No asymmetric mAP: {reason}." for reason in sorted(map(str, reasons))]
+    return _number(percent, row.asymmetric_mAP, [notes.number(text) for text in texts])
+
+
+def _saved_cell(row: Row, notes: Notes) -> Cell:
+    """Show the saved shares of the teacher's cost; a note has the largest shares that the architecture allows."""
+    kinds = {"parameters": "parameters", "macs": "MACs"}
+    saved = {kind: row.saved(kind) for kind in kinds}
+    if not any(saved.values()):
+        return Cell(MISSING)
+    limits = [
+        f"{percent(saved[kind])} % of the {name} (at most {percent(ceiling)} %)"
+        for kind, name in kinds.items()
+        if (ceiling := row.saved(f"ceiling_{kind}")) is not None
+    ]
+    marks: tuple[int, ...] = ()
+    if limits:
+        text = f"`{row.method}` saved {' and '.join(limits)}; the architecture of the student sets the maxima."
+        marks = (notes.number(text),)
+    share = saved["parameters"]
+    return Cell(" / ".join(map(percent, saved.values())), marks, None if share is None else share.mean)
+
+
+def _latency_cell(row: Row, batch: int, notes: Notes | None) -> Cell:
+    """Show the latency; the cell of batches of one image refers to a note with the device, unless `notes` is None."""
+    marks = []
+    if notes is not None and batch == LATENCY_BATCHES[0]:
+        text = f"Latency measured on {row.devices[0]}."
+        if len(row.devices) > 1:
+            text = f"No mean latency: the records were measured on different devices ({'; '.join(row.devices)})."
+        marks.append(notes.number(text))
+    return _number(milliseconds, row.latency(batch), marks)
+
+
+def _step_cell(row: Row, costs: StepCosts) -> Cell:
+    ratio = costs.ratios.get(row.method)
+    return Cell(MISSING if ratio is None else f"x {ratio:.2f}", sort_key=ratio)
+
+
+def _seeds_cell(row: Row) -> Cell:
+    return Cell(" ".join(f"[{record.seed}](records/{record_name(record)})" for record in row.records))

@@ -1,0 +1,66 @@
+"""Helpers that change records made up by the `record` fixture, and committed records."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark.results.record import Record
+from benchmark.results.store import load_records
+
+COMMITTED = Path(__file__).parents[2] / "leaderboards" / "records"
+
+
+def _edit(record: Record, changes: dict[str, Any]) -> Record:
+    content = record.model_dump(mode="json")
+    for key, value in json.loads(json.dumps(changes)).items():
+        *parents, last = key.split(".")
+        parent = content
+        for name in parents:
+            parent = parent[name]
+        parent[last] = value
+    return Record.model_validate(content)
+
+
+def _with_queries(record: Record, values: Sequence[float | None] | None = None) -> Record:
+    symmetric = record.scores.symmetric
+    if values is None:
+        counted = symmetric.queries - symmetric.skipped
+        values = [None] * symmetric.skipped + [symmetric.mAP] * counted
+    known = [value for value in values if value is not None]
+    return _edit(
+        record,
+        {
+            "scores.symmetric.mAP": float(np.mean(known)),
+            "scores.symmetric.queries": len(values),
+            "scores.symmetric.skipped": len(values) - len(known),
+            "scores.average_precision": list(values),
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def edit() -> Callable[..., Record]:
+    """`edit(record, {"network.weights": "b" * 64})` returns the record with values at dotted keys replaced."""
+    return _edit
+
+
+@pytest.fixture(scope="session")
+def with_queries() -> Callable[..., Record]:
+    """`with_queries(record, [0.5, None])` sets the average precisions; by default, each is the record's mAP."""
+    return _with_queries
+
+
+@pytest.fixture(scope="session")
+def committed() -> Callable[..., Record]:
+    """`committed("kd")` returns the committed record of a method on glyphs."""
+    records = load_records(COMMITTED)
+
+    def find(method: str, seed: int = 0, role: str = "student") -> Record:
+        (record,) = (each for each in records if (each.method, each.seed, each.role) == (method, seed, role))
+        return record
+
+    return find

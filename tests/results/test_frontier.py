@@ -1,0 +1,39 @@
+import re
+import sys
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+
+from benchmark.results.frontier import frontier_svg, pareto_frontier
+from benchmark.results.rows import group_records
+
+
+def test_svg_is_reproducible_and_transparent(record):
+    rows = group_records(
+        [record("none", role="teacher", macs=60e6), record("cdd"), record("kd", seed=0), record("kd", seed=1)]
+    )
+    svg = frontier_svg(rows)
+    assert svg == frontier_svg(rows)
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    assert not re.search(r"<dc:date>|Matplotlib v", svg)
+    background = root.find(".//*[@id='patch_1']/*")
+    assert background is not None and "fill: none" in background.get("style", "")
+
+
+def test_svg_ignores_the_settings_of_the_user(record):
+    rows = group_records([record("cdd"), record("kd")])
+    expected = frontier_svg(rows)
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.fonttype": "none"}):
+        assert frontier_svg(rows) == expected
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_single_row(record):
+    assert "<svg" in frontier_svg(group_records([record("none", role="teacher")]))
+
+
+def test_frontier_is_a_staircase():
+    points = np.array([(2, 5), (1, 3), (3, 4), (4, 6), (1, 2), (4, 6)])
+    assert pareto_frontier(points).tolist() == [[1, 3], [2, 3], [2, 5], [4, 5], [4, 6]]
