@@ -28,7 +28,7 @@ from benchmark.errors import UserError
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.atomic import atomic_folder
-from benchmark.utils.parallel import parallel
+from benchmark.utils.parallel import parallel_imap
 
 FACES = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
@@ -210,7 +210,7 @@ class Glyphs(RetrievalDataset):
             except OSError as error:
                 return error
 
-        hashes = track(parallel(found, files), "comparing", total=len(files), console=Console(stderr=True))
+        hashes = track(parallel_imap(found, files), "comparing", total=len(files), console=Console(stderr=True))
         for name, digest in zip(files, hashes, strict=True):
             if isinstance(digest, OSError):
                 yield f"{name} cannot be read: {digest}"

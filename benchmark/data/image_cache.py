@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmark.data.decode import BrokenImage
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_folder, remove_leftovers
-from benchmark.utils.parallel import parallel
+from benchmark.utils.parallel import parallel_imap
 
 FORMAT = 1
 _BLOCK = 2**26
@@ -90,7 +90,7 @@ class PackedImages:
         digest = hashlib.sha256()
         broken: dict[str, str] = {}
         images = track(
-            parallel(attempt, paths), f"packing {self.folder.name}", total=len(paths), console=Console(stderr=True)
+            parallel_imap(attempt, paths), f"packing {self.folder.name}", total=len(paths), console=Console(stderr=True)
         )
         with atomic_folder(self.folder) as folder:
             with (folder / "images.npy").open("wb") as file:

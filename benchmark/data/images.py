@@ -10,12 +10,12 @@ from torch import Tensor
 
 from benchmark.data.decode import BrokenImage, decode, eval_transform
 from benchmark.data.image_cache import PackedImages
-from benchmark.utils.parallel import parallel
+from benchmark.utils.parallel import parallel_imap
 
 
 def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
     """Decode all files, several at a time and with a progress bar; those that cannot be, each with the reason."""
-    problems = track(parallel(_problem, paths), "decoding", total=len(paths), console=Console(stderr=True))
+    problems = track(parallel_imap(_problem, paths), "decoding", total=len(paths), console=Console(stderr=True))
     return {path: problem for path, problem in zip(paths, problems, strict=True) if problem is not None}
 
 
@@ -98,7 +98,7 @@ class Images:
         kept = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         console = Console(stderr=True)
         images = track(
-            parallel(self._decoded_or_none, self.paths),
+            parallel_imap(self._decoded_or_none, self.paths),
             "decoding",
             total=len(self),
             console=console,

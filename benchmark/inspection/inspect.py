@@ -42,12 +42,12 @@ class RankedList:
         assert scores.neighbours is not None
         entries: list[Entry] = []
         rank = 0
-        columns, similarities, relations = (
-            getattr(scores.neighbours, name)[row].tolist() for name in ("columns", "similarity", "relation")
+        indices, similarities, relevances = (
+            getattr(scores.neighbours, name)[row].tolist() for name in ("gallery_index", "similarity", "relevance")
         )
-        for column, similarity, relevance in zip(columns, similarities, relations, strict=True):
+        for index, similarity, relevance in zip(indices, similarities, relevances, strict=True):
             rank += relevance >= 0
-            entries.append(Entry(gallery[column], rank if relevance >= 0 else None, similarity, relevance))
+            entries.append(Entry(gallery[index], rank if relevance >= 0 else None, similarity, relevance))
         return cls(scores.average_precision[row].item(), int(scores.first_match_rank[row]), tuple(entries))
 
 
@@ -184,8 +184,8 @@ def _check(scores: Scores, name: str, query: Sequence[Sample], gallery: Sequence
         raise ValueError(
             f"the scores of the {name} are of {scores.queries} queries, but {len(query)} queries are given"
         )
-    columns = scores.neighbours.columns
-    if columns.numel() and int(columns.max()) >= len(gallery):
+    indices = scores.neighbours.gallery_index
+    if indices.numel() and int(indices.max()) >= len(gallery):
         raise ValueError(
-            f"the neighbors of the {name} include index {int(columns.max())}, but the gallery has {len(gallery)} images"
+            f"the neighbors of the {name} include index {int(indices.max())}, but the gallery has {len(gallery)} images"
         )

@@ -20,7 +20,7 @@ class Matches:
     entries are the positives and the ignored ones, and every other gallery entry is a negative.
     """
 
-    columns: Tensor
+    gallery_index: Tensor
     """(Q, M) int64 positions in the gallery. Rows with fewer than M entries are padded by repeating one."""
     positive: Tensor
     """(Q, M) bool: a correct answer; false where ignored and for padding."""
@@ -33,23 +33,26 @@ class Neighbours:
     What the protocol ignores is among them, and marked.
     """
 
-    columns: Tensor
+    gallery_index: Tensor
     """(Q, K) int64 positions in the gallery (of tracks, where those are ranked)."""
     similarity: Tensor
     """(Q, K) float32; minus the distance where the list was re-ranked."""
-    relation: Tensor
+    relevance: Tensor
     """(Q, K) int8: 1 for a correct answer, 0 for a wrong one, -1 for what the protocol ignores."""
 
     def __post_init__(self) -> None:
-        if not self.columns.shape == self.similarity.shape == self.relation.shape or self.columns.ndim != 2:
-            raise ValueError("columns, similarity and relation of neighbours must be (Q, K) alike")
+        if (
+            not self.gallery_index.shape == self.similarity.shape == self.relevance.shape
+            or self.gallery_index.ndim != 2
+        ):
+            raise ValueError("gallery_index, similarity and relevance of neighbours must be (Q, K) alike")
         if (self.similarity.diff(dim=1) > 0).any():
             raise ValueError("neighbours must come in the order of their similarity")
-        if not torch.isin(self.relation, self.relation.new_tensor([-1, 0, 1])).all():
-            raise ValueError("relation of neighbours must be -1, 0 or 1")
+        if not torch.isin(self.relevance, self.relevance.new_tensor([-1, 0, 1])).all():
+            raise ValueError("relevance of neighbours must be -1, 0 or 1")
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self.gallery_index)
 
 
 class ByIdentity:
@@ -191,7 +194,7 @@ class Matching:
         """(J,) int64: positions, in this part of the gallery, of entries that are ignored for every query."""
         return torch.isin(self.gallery.identities[columns], self._ignored).nonzero().flatten()
 
-    def relation(self, rows: slice, columns: Tensor) -> Tensor:
+    def relevance(self, rows: slice, columns: Tensor) -> Tensor:
         """What gallery entries are to these rows of the query list.
 
         Args:

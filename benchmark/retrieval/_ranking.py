@@ -113,8 +113,8 @@ class Ranking:
         embedding can look good. With "optimistic" ties, it has to score more than `tolerance` above the positive.
         On the CPU, so many `workers` count them.
         """
-        thresholds = positive_thresholds(scores.gather(1, matches.columns), matches, tolerance, ties)
-        scores.scatter_(1, matches.columns, -torch.inf)
+        thresholds = positive_thresholds(scores.gather(1, matches.gallery_index), matches, tolerance, ties)
+        scores.scatter_(1, matches.gallery_index, -torch.inf)
         return cls.from_counts(count_reaching(scores, thresholds, workers), matches)
 
     @classmethod

@@ -28,7 +28,7 @@ from benchmark.retrieval._tracks import Tracks, TrackSimilarity
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.reranking import MutualSimilarity
-from benchmark.utils.parallel import in_turn, workers_for
+from benchmark.utils.parallel import TorchThreads
 
 
 class Table:
@@ -96,7 +96,9 @@ class WholeRows:
         shared = self.shared if len(self.matching.parts) == 1 else 1  # over many chunks, threads keep more that is free
         blocks = self.matching.blocks(row_bytes, self.workers, shared)
         workers = min(self.workers, len(self.matching.query))
-        in_turn(lambda rows: self._rank(rows, record, keep), blocks, workers)
+        with TorchThreads(workers) as pool:  # one pool for all blocks, because each thread keeps some of its memory
+            for rows in blocks:
+                pool.map(lambda part: self._rank(part, record, keep), rows)
 
     def _rank(self, rows: slice, record: Record, keep: int) -> None:
         scores = self.scores(rows)
@@ -108,7 +110,7 @@ class WholeRows:
 
     def _first(self, scores: Tensor, rows: slice, keep: int) -> Neighbours:
         similarity, columns = scores.topk(min(keep, scores.shape[1]), dim=1)
-        return Neighbours(columns, similarity, self.matching.relation(rows, columns))
+        return Neighbours(columns, similarity, self.matching.relevance(rows, columns))
 
 
 _QUERIES = 256
@@ -150,7 +152,7 @@ class Streamed:
         for rows in chain.from_iterable(self.matching.blocks(MATCH_BYTES * max(1, self.matching.largest))):
             matches = self.matching(rows)
             thresholds = self._thresholds(rows, matches)
-            negatives = torch.zeros_like(matches.columns)
+            negatives = torch.zeros_like(matches.gallery_index)
             best = torch.full((len(negatives), keep), -torch.inf, device=negatives.device)
             found = torch.zeros_like(best, dtype=torch.int64)
             for columns in chunks.chunks(images, 4 * max(size, _QUERIES)):
@@ -162,18 +164,18 @@ class Streamed:
                     if keep:
                         best[part], found[part] = _first(best[part], found[part], scores, columns.start)
                     scores.index_fill_(1, junk, -torch.inf)
-                    _ignore(scores, columns, matches.columns[part])
+                    _ignore(scores, columns, matches.gallery_index[part])
                     negatives[part] += count_reaching(scores, thresholds[part], self.workers)
-            neighbours = Neighbours(found, best, self.matching.relation(rows, found)) if keep else None
+            neighbours = Neighbours(found, best, self.matching.relevance(rows, found)) if keep else None
             record(rows, Ranking.from_counts(negatives, matches), neighbours)
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
-        queries, width = matches.columns.shape
+        queries, width = matches.gallery_index.shape
         vector_bytes = 16 * self.similarity.gallery.vectors.shape[1]
-        matched = torch.empty(queries, width, device=matches.columns.device)
+        matched = torch.empty(queries, width, device=matches.gallery_index.device)
         for part in chunks.chunks(queries, vector_bytes * width):
             for some in chunks.chunks(width, vector_bytes * (part.stop - part.start)):
-                matched[part, some] = self.similarity.pairs(_within(rows, part), matches.columns[part, some])
+                matched[part, some] = self.similarity.pairs(_within(rows, part), matches.gallery_index[part, some])
         return positive_thresholds(matched, matches, ROUNDING, self.matching.protocol.ties)
 
 
@@ -237,7 +239,7 @@ class Search:
         tracks = Tracks(gallery) if protocol.tracks else None
         matching = Matching(query, gallery if tracks is None else tracks, protocol, positions)
         self.matching = matching
-        workers = workers_for(query.vectors.device, precision)
+        workers = _workers(query.vectors.device, precision)
         self._ranker: WholeRows | Streamed
         if protocol.reranking is not None:
             scores = protocol.reranking.similarity(query.vectors, gallery.vectors)
@@ -278,19 +280,32 @@ class Search:
                 precision_at=precision_at(ranking, self.protocol.recall_at),
             )
             if first is not None:
-                table.write(rows, columns=first.columns, similarity=first.similarity, relation=first.relation)
+                table.write(
+                    rows,
+                    gallery_index=first.gallery_index,
+                    similarity=first.similarity,
+                    relevance=first.relevance,
+                )
 
         self._ranker.rank(record, keep)
         values = {name: column.cpu() for name, column in table.columns.items()}
         if not keep:
             return values, None
-        return values, Neighbours(*(values.pop(name) for name in ("columns", "similarity", "relation")))
+        return values, Neighbours(*(values.pop(name) for name in ("gallery_index", "similarity", "relevance")))
 
     def no_match_reason(self) -> str:
         """Why no query has a correct answer."""
         if not self.matching.largest:
             return "in the gallery: no identity is in both lists"
         return "after the same-camera rule" if self.protocol.camera_rule else "besides themselves"
+
+
+_MAX_WORKERS = 4
+"""Chunks ranked at a time. With more, chunks take much memory, or are too small for a fast product."""
+
+
+def _workers(device: torch.device, precision: str) -> int:
+    return min(torch.get_num_threads(), _MAX_WORKERS) if device.type == "cpu" and precision == "float32" else 1
 
 
 def _by_product(similarity: CosineSimilarity, matching: Matching, workers: int) -> WholeRows:

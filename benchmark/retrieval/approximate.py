@@ -206,12 +206,12 @@ def _ranking(matching: Matching, rows: slice, similarity: Tensor, columns: Tenso
         similarity: (R, K) float32, the most similar first.
         columns: (R, K) int64 positions in the gallery; -1 where the index found fewer than K.
     """
-    relation = matching.relation(rows, columns.clamp_min(0)).masked_fill_(columns < 0, -1)
+    relevance = matching.relevance(rows, columns.clamp_min(0)).masked_fill_(columns < 0, -1)
     width = min(columns.shape[1], max(1, matching.largest))  # the same for any rows, as of `Matching`
-    correct, places = similarity.masked_fill(relation != 1, -torch.inf).topk(width, dim=1)
+    correct, places = similarity.masked_fill(relevance != 1, -torch.inf).topk(width, dim=1)
     found = Matches(columns.gather(1, places), correct > -torch.inf)
     thresholds = positive_thresholds(correct, found, ROUNDING, matching.protocol.ties)
-    negatives = count_reaching(similarity.masked_fill(relation != 0, -torch.inf), thresholds)
+    negatives = count_reaching(similarity.masked_fill(relevance != 0, -torch.inf), thresholds)
     return replace(Ranking.from_counts(negatives, found), positives=matching(rows).positive.sum(dim=1))
 
 

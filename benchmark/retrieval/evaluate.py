@@ -124,7 +124,7 @@ def evaluate_sharded(
     everywhere = {name: _joined(value.to(device)).cpu() for name, value in values.items()}
     neighbours = None
     if first is not None:
-        parts = (first.columns, first.similarity, first.relation)
+        parts = (first.gallery_index, first.similarity, first.relevance)
         neighbours = Neighbours(*(_joined(part.to(device)).cpu() for part in parts))
     return scored(everywhere, neighbours, search)
 

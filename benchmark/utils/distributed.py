@@ -1,4 +1,4 @@
-"""Several processes that work on one task."""
+"""Processes started by `torchrun` that share one evaluation."""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +12,12 @@ from benchmark.errors import UserError
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[bool]:
-    """Join the processes that `torchrun` has started, if it has; each with a GPU of its own, where there are GPUs.
+    """Join torch.distributed's default process group if `torchrun` has started several processes.
+
+    On GPUs, every process uses the GPU of its local rank.
 
     Yields:
-        Whether this is the process that speaks to the user.
+        Whether this is the main process, the only one that prints and writes files.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
@@ -30,14 +32,17 @@ def process_group(device: torch.device) -> Iterator[bool]:
 
 
 def share(positions: range) -> range:
-    """The consecutive part of `positions` that falls to this process: all of them, where it is alone.
+    """Return the consecutive part of `positions` that this process handles: all of them if it is the only process.
 
     Raises:
-        UserError: On every process, where one would get none.
+        UserError: There are fewer positions than processes; raised on every process.
     """
     if not dist.is_initialized():
         return positions
     rank, processes = dist.get_rank(), dist.get_world_size()
     if len(positions) < processes:
-        raise UserError(f"{len(positions)} images are too few for {processes} processes: start fewer")
+        raise UserError(
+            f"{len(positions)} images cannot be shared among {processes} processes: "
+            f"start at most {len(positions)} processes"
+        )
     return positions[len(positions) * rank // processes : len(positions) * (rank + 1) // processes]

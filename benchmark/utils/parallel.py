@@ -1,85 +1,85 @@
-"""Threads that work on many items."""
+"""Map functions over items with threads."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 8
-"""Items per thread that are begun before their result is asked for: memory does not grow with the number of items."""
-
-
-def parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The results in the order of the items. For what leaves the interpreter's lock, such as decoding by Pillow."""
-    threads = cores()
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > _AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:  # an error, or the caller has had enough
-                future.cancel()
+_LOOKAHEAD = 8
+"""Items per thread that `parallel_imap` starts before their results are consumed. Bounds its memory."""
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_MOST = 4
-"""Items at a time: with more, chunks would take much memory, or be too small for a fast product."""
+def parallel_imap(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for every item, in order and lazily, computed by one thread per core.
 
-
-def workers_for(device: torch.device, precision: str) -> int:
-    """How many items are worth working on at a time.
-
-    Several on the CPU, which share out torch's threads, and in float32: torch keeps any other precision of products
-    for the process, not for a thread.
+    Suits functions that release Python's global interpreter lock, such as image decoding.
     """
-    return min(torch.get_num_threads(), _MOST) if device.type == "cpu" and precision == "float32" else 1
+    threads = cores()
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > _LOOKAHEAD * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:  # after an error, or when the consumer stops early
+                future.cancel()
 
 
 def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
-    """The function of every item, in order.
+    """Return `function(item)` for every item, in order, computed by a `TorchThreads` pool of at most `workers`."""
+    with TorchThreads(min(workers, len(items))) as pool:
+        return pool.map(function, items)
 
-    A thread that works on a chunk of its own, from the product to the metrics, waits for no other.
+
+class TorchThreads:
+    """A pool of threads that divide torch's intra-operator threads among them; a context manager.
+
+    Suits functions that consist of torch operators. Each thread inherits the caller's gradient and inference modes.
 
     Args:
-        function: Does its work without holding the interpreter, and changes nothing that another item needs.
-        items: Chunks of a list.
-        workers: How many of them are worked on at a time.
+        workers: Number of threads. With less than 2, the caller's own thread does the work.
     """
-    return in_turn(function, [items], min(workers, len(items)))
 
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
+        self._torch_threads = torch.get_num_threads()
 
-def in_turn(function: Callable[[Item], Result], groups: Iterable[Sequence[Item]], workers: int) -> list[Result]:
-    """The function of every item of some groups, in order, as by `parallel_map`; a group after the other is taken.
+    def __enter__(self) -> Self:
+        if self._workers > 1:
+            # The same number for every thread: torch.get_num_threads() returns what any thread has set last.
+            share = -(-self._torch_threads // self._workers)
+            self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(share,))
+        return self
 
-    By the same threads, because each keeps some of the memory that it has used.
-    """
-    if workers < 2:
-        return [function(item) for items in groups for item in items]
-    threads = torch.get_num_threads()
-    share = -(-threads // workers)  # the same for all: torch reports what was last set in any thread
-    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # of this thread, not of others
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            torch.set_num_threads(self._torch_threads)
 
-    def in_thread(item: Item) -> Result:
-        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
-            return function(item)
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return `function(item)` for every item, in order, once all of them are done."""
+        if self._pool is None:
+            return [function(item) for item in items]
+        inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            return [result for items in groups for result in list(pool.map(in_thread, items))]
-    finally:
-        torch.set_num_threads(threads)
+        def in_callers_mode(item: Item) -> Result:
+            with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+                return function(item)
+
+        return list(self._pool.map(in_callers_mode, items))

@@ -65,9 +65,9 @@ def test_without_teacher(without_teacher, draw):
 
 def test_cuts_long_lists(samples, student, draw):
     top = student.neighbours
-    columns, similarity, relation = (
-        values[:, :1].repeat(1, 30) for values in (top.columns, top.similarity, top.relation)
+    gallery_index, similarity, relevance = (
+        values[:, :1].repeat(1, 30) for values in (top.gallery_index, top.similarity, top.relevance)
     )
-    wide = replace(student, neighbours=Neighbours(columns, similarity, relation))
+    wide = replace(student, neighbours=Neighbours(gallery_index, similarity, relevance))
     sheet = draw(inspect(*samples, student=wide, count=1))
     assert sheet.width == LEFT + MAX_ENTRIES * STEP + MARGIN

@@ -80,7 +80,7 @@ def test_only_positives_beyond_the_first_k_are_lost(protocol: Protocol):
     query, gallery = clustered(120), None if protocol.query_in_gallery else clustered(300, seed=1)
     exact = evaluate(query, gallery, protocol, keep=25)
     scores = evaluate_approximately(query, gallery, protocol, index="Flat", k=25)
-    complete = (exact.neighbours.relation == 1).sum(dim=1) == exact.positives
+    complete = (exact.neighbours.relevance == 1).sum(dim=1) == exact.positives
     assert 0.3 < complete.double().mean() < 1
     difference = scores.average_precision - exact.average_precision
     assert difference[complete].nan_to_num().abs().max() <= 1e-9
@@ -180,7 +180,9 @@ def test_a_poor_index_says_so(index: str):
     built.train(unit)
     built.add(unit)
     _, returned = built.search(functional.normalize(query.vectors).numpy(), 100)
-    pairs = zip(returned[every_second, :10].tolist(), exact.neighbours.columns[every_second].tolist(), strict=True)
+    pairs = zip(
+        returned[every_second, :10].tolist(), exact.neighbours.gallery_index[every_second].tolist(), strict=True
+    )
     found = [len(set(some) & set(right)) / 10 for some, right in pairs]
     assert scores.neighbour_recall == pytest.approx(sum(found) / 200, abs=1e-12)
     assert f"{scores.neighbour_recall:.4f}" in str(scores) and f"{scores.mAP_error:+.4f}" in str(scores)

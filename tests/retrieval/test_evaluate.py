@@ -63,7 +63,7 @@ def test_the_number_of_threads_changes_nothing(monkeypatch, protocol: Protocol, 
         torch.set_num_threads(before)
     for other in found[1:]:
         assert_equal(other, found[0])
-        assert torch.equal(other.neighbours.columns, found[0].neighbours.columns)
+        assert torch.equal(other.neighbours.gallery_index, found[0].neighbours.gallery_index)
 
 
 @pytest.mark.parametrize("protocol", [Protocol(), LEAVE_ONE_OUT])
@@ -166,7 +166,7 @@ def test_a_gallery_in_a_mapped_file_is_read_in_parts(tmp_path, monkeypatch, prot
     found = evaluate(query, Embeddings(mapped, gallery.identities, gallery.cameras), protocol, keep=7)
     assert_equal(found, expected)
     torch.testing.assert_close(found.neighbours.similarity, expected.neighbours.similarity, rtol=0, atol=1e-6)
-    assert (found.neighbours.columns == expected.neighbours.columns).float().mean() > 0.99  # but for ties
+    assert (found.neighbours.gallery_index == expected.neighbours.gallery_index).float().mean() > 0.99  # but for ties
 
 
 @pytest.fixture
@@ -332,5 +332,5 @@ def test_matches_of_long_lists_are_looked_up_in_parts(monkeypatch):
         matching(slice(8, 10))
     blocks = list(chain.from_iterable(matching.blocks(1)))
     assert len(matching.parts) > 1 and [(rows.start, rows.stop) for rows in blocks][-1][1] == 10
-    columns = torch.cat([matching(rows).columns for rows in chain.from_iterable(matching.blocks(1))])
+    columns = torch.cat([matching(rows).gallery_index for rows in chain.from_iterable(matching.blocks(1))])
     assert columns.flatten().tolist() == list(range(10))

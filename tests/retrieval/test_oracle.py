@@ -156,14 +156,14 @@ def test_evaluating_embeddings(queries, others, protocol, chunk_bytes):
         assert scores.precision[k] == pytest.approx(sum(precisions) / len(valid), abs=1e-12)
     for i, (query, row) in enumerate(zip(queries, similarity, strict=True)):
         neighbours = scores.neighbours
-        columns = neighbours.columns[i].tolist()
+        columns = neighbours.gallery_index[i].tolist()
         assert neighbours.similarity[i].tolist() == pytest.approx(sorted(row, reverse=True)[:3], abs=1e-4)
         assert [row[column] for column in columns] == pytest.approx(neighbours.similarity[i].tolist(), abs=1e-4)
         assert len(set(columns)) == len(columns)
-        assert neighbours.relation[i].tolist() == [relation(query, gallery[c], i == c, protocol) for c in columns]
+        assert neighbours.relevance[i].tolist() == [relevance(query, gallery[c], i == c, protocol) for c in columns]
 
 
-def relation(query: tuple, other: tuple, itself: bool, protocol: Protocol) -> int:
+def relevance(query: tuple, other: tuple, itself: bool, protocol: Protocol) -> int:
     same = query[1] == other[1]
     if other[1] in protocol.junk or (protocol.camera_rule and same and query[2] == other[2]):
         return -1

@@ -46,7 +46,7 @@ def test_means_are_over_the_queries_that_count():
         (
             {
                 "neighbours": Neighbours(
-                    *(part[:1] for part in (NEIGHBOURS.columns, NEIGHBOURS.similarity, NEIGHBOURS.relation))
+                    *(part[:1] for part in (NEIGHBOURS.gallery_index, NEIGHBOURS.similarity, NEIGHBOURS.relevance))
                 )
             },
             "neighbours of 1 queries, and 2 queries",
@@ -61,9 +61,9 @@ def test_what_does_not_fit(change: dict, message: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"columns": NEIGHBOURS.columns[:1]}, "must be"),
+        ({"gallery_index": NEIGHBOURS.gallery_index[:1]}, "must be"),
         ({"similarity": NEIGHBOURS.similarity.flip(1)}, "in the order of their similarity"),
-        ({"relation": NEIGHBOURS.relation * 2}, "must be -1, 0 or 1"),
+        ({"relevance": NEIGHBOURS.relevance * 2}, "must be -1, 0 or 1"),
     ],
 )
 def test_neighbours_that_cannot_be(change: dict, message: str):

@@ -36,9 +36,9 @@ def values(scores: Scores) -> list[torch.Tensor]:
         scores.average_precision,
         scores.first_match_rank,
         scores.precision_at,
-        neighbours.columns,
+        neighbours.gallery_index,
         neighbours.similarity,
-        neighbours.relation,
+        neighbours.relevance,
     ]
 
 
