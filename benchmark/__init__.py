@@ -33,6 +33,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from benchmark.data.batch import Batch as Batch
     from benchmark.data.card import Card as Card
     from benchmark.data.retrieval_dataset import RetrievalDataset as RetrievalDataset
@@ -87,10 +88,13 @@ _MODULES = {
 """Public names, and the modules within this package that define them."""
 
 __all__ = list(_MODULES)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from benchmark.version import package_version
+
+        return package_version()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

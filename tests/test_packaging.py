@@ -1,15 +1,20 @@
-"""What a user installs.
+"""The built distributions, and what an installed copy does.
 
-`methods/` and `datasets/` are packages within `benchmark`. A top-level package `datasets` would overwrite Hugging
-Face's files in the same environment, and shadow it for whoever starts Python in the repository: hence no `__init__.py`.
+`methods/` and `datasets/` are subpackages of `benchmark`. A top-level package `datasets` would overwrite Hugging Face's
+files in the same environment, and shadow it for anyone who starts Python in the repository: `datasets/` has no
+`__init__.py`.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,55 +23,82 @@ from benchmark.registry import METHODS
 ROOT = Path(__file__).parents[1]
 
 
-def python(*arguments: str, folder: Path, **environment: str) -> str:
+def execute(*command: object, folder: Path, **environment: str) -> str:
+    """Run a command without this process's PYTHON* variables; return its output."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=clean | environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, env=clean | environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def python(*arguments: object, folder: Path, **environment: str) -> str:
+    return execute(sys.executable, *arguments, folder=folder, **environment)
+
+
+def git(folder: Path, command: str) -> str:
+    identity = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    return execute("git", *identity, *command.split(), folder=folder).strip()
+
+
+def build(source: Path, target: Path, *kinds: str) -> None:
+    # In safe-path mode: otherwise `import build` could find the folder build/ of the source.
+    python("-P", "-m", "build", *kinds, "--no-isolation", "--outdir", target, source, folder=source)
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel built from a copy of the tracked and the new files, in which an earlier build has left something."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one commit of all tracked and new files, and a file left over from an earlier build."""
+    source = tmp_path_factory.mktemp("source")
+    for name in git(ROOT, "ls-files --cached --others --exclude-standard").splitlines():
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
+    git(source, "init --quiet")
+    git(source, "add --all")
+    git(source, "commit --quiet --message all")
     (source / "build" / "lib" / "benchmark").mkdir(parents=True)
-    (source / "build" / "lib" / "benchmark" / "renamed_since.py").touch()
-    # In safe-path mode: in this folder `import build` could be a build folder's.
-    python("-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(source), folder=source)
-    return next(target.glob("*.whl"))
+    (source / "build" / "lib" / "benchmark" / "deleted_since.py").touch()
+    return source
 
 
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Path:
-    """A folder with the wheel's contents, as installing it leaves them, within somebody's repository."""
-    repository = tmp_path_factory.mktemp("theirs")
-    for command in ("init", "-c user.name=me -c user.email=me@example.org commit --allow-empty -m theirs"):
-        subprocess.run(["git", *command.split()], cwd=repository, capture_output=True, check=True)
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution."""
+    target = tmp_path_factory.mktemp("built")
+    build(source, target, "--sdist", "--wheel")
+    return target
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site-packages folder with the wheel's contents, inside an unrelated git repository."""
+    repository = tmp_path_factory.mktemp("unrelated")
+    git(repository, "init --quiet")
+    git(repository, "commit --quiet --allow-empty --message unrelated")
     folder = repository / "site-packages"
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
         archive.extractall(folder)
     return folder
 
 
-def modules(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
+def files(folder: Path) -> set[str]:
+    """The source files and package data under a folder."""
+    found = {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
-def test_the_wheel_holds_every_python_file_and_no_other(installed):
-    expected = {f"benchmark/{name}" for name in modules(ROOT / "benchmark")}
-    expected |= {f"benchmark/methods/{name}" for name in modules(ROOT / "methods")}
-    expected |= {f"benchmark/datasets/{name}" for name in modules(ROOT / "datasets")}
-    assert modules(installed) == expected
+def test_wheel_contains_the_package(installed: Path) -> None:
+    expected = {f"benchmark/{name}" for name in files(ROOT / "benchmark")} | {"benchmark/commit.txt"}
+    expected |= {f"benchmark/methods/{name}" for name in files(ROOT / "methods")}
+    expected |= {f"benchmark/datasets/{name}" for name in files(ROOT / "datasets")}
+    information = next(installed.glob("*.dist-info")).name
+    assert {name for name in files(installed) if not name.startswith(information)} == expected
+    assert {"benchmark/py.typed", "benchmark/plots/assets/page.css"} <= expected
 
 
-def test_the_wheel_is_typed_licensed_and_takes_no_other_top_level_name(installed):
-    assert (installed / "benchmark" / "py.typed").is_file()
+def test_wheel_metadata(installed: Path) -> None:
     information = next(installed.glob("*.dist-info"))
     assert (information / "licenses" / "LICENSE").is_file()
     assert "License-Expression: Apache-2.0" in (information / "METADATA").read_text()
@@ -74,21 +106,41 @@ def test_the_wheel_is_typed_licensed_and_takes_no_other_top_level_name(installed
     assert {path.name for path in installed.iterdir()} == {"benchmark", information.name}
 
 
-def test_folders_that_must_not_be_packages_are_none():
+def test_source_distribution_contains_the_repository(built: Path, source: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert set(git(source, "ls-files").splitlines()) | {"benchmark/commit.txt"} <= names
+
+
+@pytest.mark.slow
+def test_wheel_from_source_distribution_is_the_same(built: Path, installed: Path, tmp_path: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    build(next(tmp_path.iterdir()), tmp_path / "wheel", "--wheel")
+    with zipfile.ZipFile(next((tmp_path / "wheel").glob("*.whl"))) as archive:
+        archive.extractall(tmp_path / "again")
+    assert files(tmp_path / "again") == files(installed)
+    assert (tmp_path / "again" / "benchmark" / "commit.txt").read_text() == (
+        installed / "benchmark" / "commit.txt"
+    ).read_text()
+
+
+def test_folders_that_must_not_be_packages() -> None:
     for name in ("datasets/__init__.py", "tests/__init__.py", "conftest.py"):
         assert not (ROOT / name).exists()
 
 
-def test_datasets_is_left_to_hugging_face(tmp_path):
-    # From the root of the repository, which Python puts first on the path, a package further down wins.
+def test_datasets_of_hugging_face_is_importable(tmp_path: Path) -> None:
+    # Python started in the repository puts its root first on the path, where datasets/ has no __init__.py: a regular
+    # package further down the path takes precedence.
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "__init__.py").write_text("theirs = True")
     assert python("-c", "import datasets; print(datasets.theirs)", folder=ROOT, PYTHONPATH=str(tmp_path)) == "True\n"
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "in the repository"])
-def test_an_installed_copy_finds_its_methods_and_datasets(installed, tmp_path, where):
-    # In the repository, `python -m` takes the package from there, beside which the two folders lie.
+def test_installed_copy_finds_methods_and_datasets(installed: Path, tmp_path: Path, where: str) -> None:
+    # In the repository, `python -m` imports the package of the checkout, with the two folders next to it.
     check = "import benchmark.datasets.glyphs as glyphs; print(glyphs.__file__)"
     folder = ROOT if where == "in the repository" else tmp_path
     methods = python("-m", "benchmark", "list", "methods", folder=folder, PYTHONPATH=str(installed))
@@ -97,25 +149,99 @@ def test_an_installed_copy_finds_its_methods_and_datasets(installed, tmp_path, w
     assert origin == (ROOT / "datasets" if folder == ROOT else installed / "benchmark" / "datasets") / "glyphs.py"
 
 
-def test_an_installed_copy_does_not_take_the_repository_it_lies_in_for_its_own(installed):
-    check = "from benchmark.experiment.environment import commit; print(commit())"
-    assert python("-c", check, folder=installed, PYTHONPATH=str(installed)) == "None\n"
-    assert len(python("-c", check, folder=ROOT).strip().removesuffix("-dirty")) == 40
-
-
-def test_an_installed_copy_does_not_look_for_plugins_beside_itself(installed, tmp_path):
-    # There, `datasets` is Hugging Face's.
+def test_installed_copy_adds_no_finder(installed: Path, tmp_path: Path) -> None:
+    # The finder of a checkout would take Hugging Face's `datasets` in site-packages for benchmark.datasets.
     check = "import sys, benchmark; print([finder for finder in sys.meta_path if 'Checkout' in str(finder)])"
     assert python("-c", check, folder=tmp_path, PYTHONPATH=str(installed)) == "[]\n"
 
 
-def test_the_package_gives_its_version_and_load_student_without_torch(installed, tmp_path):
+def test_installed_copy_knows_its_version_and_commit(installed: Path, source: Path, tmp_path: Path) -> None:
     check = (
-        "import sys, benchmark; print(benchmark.__version__, 'torch' in sys.modules, benchmark.load_student.__name__)"
+        "import sys, benchmark; from benchmark.version import commit;"
+        "print(benchmark.__version__, commit(), 'torch' in sys.modules)"
     )
-    name = next(installed.glob("*.dist-info")).name
-    version = name.removesuffix(".dist-info").partition("-")[2]
-    output = python("-c", check, folder=tmp_path, PYTHONPATH=str(installed))
-    assert output.split() == [version, "False", "load_student"]
+    version, commit, torch = python("-c", check, folder=tmp_path, PYTHONPATH=str(installed)).split()
+    assert commit == git(source, "rev-parse HEAD")
+    assert version == next(installed.glob("*.dist-info")).name.removesuffix(".dist-info").partition("-")[2]
+    assert version == f"0.2.dev1+g{commit[:9]}"
+    assert torch == "False"
+
+
+def test_checkout_reads_its_commit_from_git(source: Path) -> None:
+    check = "from benchmark.version import commit; print(commit())"
+    head = git(source, "rev-parse HEAD")
+    assert python("-c", check, folder=source, PYTHONDONTWRITEBYTECODE="1") == f"{head}\n"
+    license = source / "LICENSE"
+    text = license.read_text()
+    license.write_text(text + "changed")
+    assert python("-c", check, folder=source, PYTHONDONTWRITEBYTECODE="1") == f"{head}-dirty\n"
+    license.write_text(text)
+
+
+def test_commit_is_unknown_without_git(installed: Path, tmp_path: Path) -> None:
+    shutil.copytree(installed / "benchmark", tmp_path / "benchmark", ignore=shutil.ignore_patterns("commit.txt"))
+    check = "from benchmark.version import commit; print(commit())"
+    assert python("-c", check, folder=tmp_path) == "None\n"
+
+
+def test_public_names_are_imported_lazily(installed: Path, tmp_path: Path) -> None:
+    check = "import sys, benchmark; print('torch' in sys.modules, benchmark.load_student.__name__)"
+    assert python("-c", check, folder=tmp_path, PYTHONPATH=str(installed)).split() == ["False", "load_student"]
     with pytest.raises(AssertionError, match="has no attribute 'load_teacher'"):
         python("-c", "import benchmark; benchmark.load_teacher", folder=tmp_path, PYTHONPATH=str(installed))
+
+
+LOADED = """
+import sys
+sys.modules["pkg_resources"] = None
+import benchmark.engine.train, benchmark.experiment.run, benchmark.commands.run
+from mmengine.runner import Runner
+print(open("/proc/self/maps").read())
+"""
+"""Imports everything that a run imports, without pkg_resources; prints the shared libraries that were loaded."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see which libraries are loaded")
+def test_engine_loads_without_libgl(tmp_path: Path) -> None:
+    if "opencv-python" in {distribution.name for distribution in distributions()}:
+        pytest.skip("opencv-python, which needs libGL, is installed in addition to this package's requirements")
+    # Where the system allows mount namespaces, every libGL is hidden by an empty file. Elsewhere, and in addition, no
+    # loaded library may be a libGL: the dynamic linker would have loaded it with the library that needs it.
+    listing = execute("ldconfig", "-p", folder=tmp_path) if shutil.which("ldconfig") else ""
+    found = [line.split()[-1] for line in listing.splitlines() if line.strip().startswith("libGL.so")]
+    hide = "; ".join(["set -e", *(f"mount --bind /dev/null {library}" for library in found), 'exec "$@"'])
+    hidden = ("unshare", "--mount", "sh", "-c", hide, "sh")
+    allowed = shutil.which("unshare") and subprocess.run([*hidden, "true"], capture_output=True).returncode == 0
+    command = (*(hidden if allowed else ()), sys.executable, "-c", LOADED)
+    libraries = execute(*command, folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert "cv2" in libraries
+    assert "libGL" not in libraries
+
+
+def test_pkg_resources_is_not_used() -> None:
+    folders = [ROOT / name for name in ("benchmark", "methods", "datasets", "tools")]
+    sources = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    assert [path for path in sources if "pkg_resources" in path.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.slow
+def test_pip_install_puts_the_command_on_the_path(source: Path, tmp_path: Path) -> None:
+    git(tmp_path, f"clone --quiet {source} clone")
+    options = ("--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check")
+    python("-m", "pip", "install", *options, "--prefix", tmp_path / "prefix", tmp_path / "clone", folder=tmp_path)
+    packages = next((tmp_path / "prefix" / "lib").glob("*/site-packages"))
+    path = f"{tmp_path / 'prefix' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    command = execute("benchmark", "list", "datasets", folder=tmp_path, PATH=path, PYTHONPATH=str(packages))
+    assert "glyphs" in command
+
+
+@pytest.mark.slow
+def test_run_of_an_installed_copy_writes_where_it_was_started(
+    installed: Path, source: Path, command: Any, tmp_path: Path
+) -> None:
+    before = files(installed)
+    words = command(tmp_path, "--method", "kd", settings=["train.schedule.epochs=1", "teacher.train.schedule.epochs=1"])
+    execute(*words, folder=tmp_path, PYTHONPATH=str(installed))
+    assert files(installed) == before
+    record = json.loads(next((tmp_path / "boards" / "records").glob("*kd*.json")).read_text())
+    assert record["commit"] == git(source, "rev-parse HEAD")

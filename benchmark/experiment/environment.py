@@ -2,10 +2,10 @@
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import mmengine
 import torch
 
 from benchmark.errors import UserError
@@ -32,27 +32,16 @@ def device_name(device: torch.device) -> str:
 
 def environment(device: torch.device, bfloat16: bool) -> Environment:
     """Versions, hardware and the training's precision, as a record keeps them."""
-    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "mmengine", "numpy")}
+    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
     return Environment(
         python=platform.python_version(),
         **packages,
+        mmengine=mmengine.__version__,  # mmengine or mmengine-lite: the same modules, other dependencies
         platform=platform.platform(),
         device=device_name(device),
         threads=torch.get_num_threads(),
         precision="bfloat16" if bfloat16 else "float32",
     )
-
-
-def commit() -> str | None:
-    """The suite's git commit, with "-dirty" where files differ from it; None for an installed copy."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():  # or git would find a repository that an installed copy happens to lie in
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def use_threads(threads: int | None) -> None:

@@ -19,7 +19,7 @@ from benchmark.engine.hooks import note_skipped, read_metrics, read_skipped
 from benchmark.engine.train import LAST, train, uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
-from benchmark.experiment.environment import commit, device_name, environment, use_threads
+from benchmark.experiment.environment import device_name, environment, use_threads
 from benchmark.experiment.folders import RunFolders
 from benchmark.method import Method
 from benchmark.model import cost
@@ -34,6 +34,7 @@ from benchmark.results import record as parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Scores
 from benchmark.utils.atomic import write_text
+from benchmark.version import commit
 
 EXAMPLES = 256
 """Real images on which training-time and deployed embeddings are compared."""
