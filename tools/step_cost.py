@@ -1,11 +1,11 @@
-"""What a training step of every method costs, as a multiple of a step of `none`, for the leaderboard of a dataset.
+"""Measure the cost of a training step of every method, as a multiple of a step of `none`, for a leaderboard.
 
     python tools/step_cost.py --threads 1           all methods on glyphs: leaderboards/steps/glyphs.json
 
-Every method is set up by its default recipe, as a run would, with networks of random weights. The methods then take
-turns, a few steps each, round after round in one process, so that other work on the machine meets all alike; what is
-reported is the median over the rounds of a method's time over that of `none` in the same round. The steps are those at
-the start of the training, and loading is no part of them.
+Every method uses its default recipe, as in a run, with randomly initialized networks. The methods take turns in one
+process, a few steps each per round, so that other work on the machine affects all of them alike. The result is the
+median over the rounds of a method's time divided by the time of `none` in the same round. The steps are those at the
+start of training, and exclude data loading.
 """
 
 import argparse
@@ -31,16 +31,17 @@ from benchmark.results.step_costs import StepCosts
 
 BASELINE = "none"
 BATCHES = 3
-"""Different batches that a method sees in a round."""
+"""Number of batches, and so of steps, per method and round."""
 
 
-def network(settings: Network, identities: int, device: torch.device) -> Embedder:
-    built = Embedder(**settings.model_dump(exclude={"weights"}), identities=identities)
-    return built.to(device).to(memory_format=torch.channels_last)
+def build_network(settings: Network, identities: int, device: torch.device) -> Embedder:
+    """Build a network with random weights on the device."""
+    network = Embedder(**settings.model_dump(exclude={"weights"}), identities=identities)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
-def batches(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> tuple[list[Batch], int]:
-    """A few batches on the device, and how many an epoch has."""
+def load_batches(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> tuple[list[Batch], int]:
+    """Return the first batches on the device, and the number of batches per epoch."""
     sampler = recipe.train.sampler
     transform = train_transform(recipe.image_size, **recipe.train.augment.model_dump())
     loading = Loading(recipe.image_size, 0, device)
@@ -48,46 +49,57 @@ def batches(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> 
     return [Batch(*(part.to(device) for part in batch)) for batch in islice(loader, BATCHES)], len(loader)
 
 
-def stepper(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> Callable[[], float]:
-    """A function that trains on each batch once and returns the seconds that it took."""
+def build_timer(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> Callable[[], float]:
+    """Return a function that trains on each batch once and returns the elapsed seconds."""
     torch.manual_seed(0)
     method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
-    seen, steps_per_epoch = batches(recipe, dataset, device)
-    teacher, student = (network(part, len(dataset.labels), device) for part in (recipe.teacher.network, recipe.student))
-    given = teacher if method.needs.teacher else None
-    distiller = assemble(recipe, dataset, student, given, method, steps_per_epoch).to(device)
+    batches, steps_per_epoch = load_batches(recipe, dataset, device)
+    teacher, student = (
+        build_network(settings, len(dataset.labels), device) for settings in (recipe.teacher.network, recipe.student)
+    )
+    distiller = assemble(
+        recipe, dataset, student, teacher if method.needs.teacher else None, method, steps_per_epoch
+    ).to(device)
     wrapper = optim_wrapper(recipe, distiller, build_optimizer(distiller, recipe.train.optimizer), device)
     distiller.task.epoch = recipe.train.task.triplet.from_epoch
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
-    def steps() -> float:
+    def time_steps() -> float:
         distiller.train()
-        wait()
+        synchronize()
         start = time.perf_counter()
-        for batch in seen:
+        for batch in batches:
             distiller.train_step(batch, wrapper)
-        wait()
+        synchronize()
         return time.perf_counter() - start
 
-    return steps
+    return time_steps
 
 
 def measure(name: str, methods: Sequence[str], rounds: int, data_root: Path, device: torch.device) -> StepCosts:
-    """The costs of `methods`, which include `none`, on the dataset called `name`."""
+    """Measure the methods, which must include `none`, on a dataset.
+
+    Args:
+        name: Name of the dataset.
+        methods: Names of the methods.
+        rounds: Number of rounds.
+        data_root: Folder of the datasets.
+        device: Where to train.
+    """
     recipes = {method: compose(method, name) for method in methods}
     dataset = DATASETS.find(name)(data_root, **recipes[BASELINE].dataset.arguments)
     dataset.prepare()
-    steppers = {method: stepper(recipe, dataset, device) for method, recipe in recipes.items()}
-    for steps in steppers.values():
-        steps()  # to warm up
+    timers = {method: build_timer(recipe, dataset, device) for method, recipe in recipes.items()}
+    for time_steps in timers.values():
+        time_steps()  # warm-up
     times: dict[str, list[float]] = {method: [] for method in methods}
     for number in range(rounds):
-        for method, steps in steppers.items():
-            times[method].append(steps())
-        print(f"round {number + 1} of {rounds}: {1000 * times[BASELINE][-1] / BATCHES:.0f} ms a step of {BASELINE}")
+        for method, time_steps in timers.items():
+            times[method].append(time_steps())
+        print(f"round {number + 1} of {rounds}: {1000 * times[BASELINE][-1] / BATCHES:.0f} ms per step of {BASELINE}")
     ratios = {
-        method: statistics.median(own / base for own, base in zip(took, times[BASELINE], strict=True))
-        for method, took in times.items()
+        method: statistics.median(own / base for own, base in zip(seconds, times[BASELINE], strict=True))
+        for method, seconds in times.items()
     }
     return StepCosts(
         dataset=name,
@@ -102,7 +114,7 @@ def measure(name: str, methods: Sequence[str], rounds: int, data_root: Path, dev
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", help="default: all that are registered")
+    parser.add_argument("methods", nargs="*", help="names of methods; default: all")
     parser.add_argument("--dataset", default="glyphs")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -115,8 +115,8 @@ def _teacher_cells(teacher: TeacherReport, student: str, ks: Sequence[int], note
     return {
         "method": Cell(TEACHER, (note,)),
         "teacher": Cell(one_line(teacher.network)),
-        **{header: Cell(percent(Statistic(value)), sort_key=value) for header, value in fractions.items()},
-        **{header: Cell(quantity(Statistic(value)), sort_key=value) for header, value in counts.items()},
+        **{header: Cell.of(Statistic(value), percent) for header, value in fractions.items()},
+        **{header: Cell.of(Statistic(value), quantity) for header, value in counts.items()},
     }
 
 
@@ -183,14 +183,13 @@ def equal_cost_table(groups: Sequence[CostGroup]) -> Table:
     table = []
     for number, group in enumerate(groups, start=1):
         for row, gain in zip(group.rows, group.gains, strict=True):
-            best = row is group.rows[0]
             cells = [
                 Cell(f"`{row.method}`"),
                 *([Cell(f"{number}: {cost_range(group)}")] if several else []),
-                Cell(percent(row.mAP), sort_key=row.mAP.mean),
-                Cell("best" if best else difference(gain), sort_key=0.0 if best else gain and gain.mean),
-                Cell(quantity(row.macs), sort_key=row.macs.mean),
-                Cell(quantity(row.parameters), sort_key=row.parameters.mean),
+                Cell.of(row.mAP, percent),
+                Cell("best", sort_key=0.0) if row is group.rows[0] else Cell.of(gain, difference),
+                Cell.of(row.macs, quantity),
+                Cell.of(row.parameters, quantity),
             ]
             table.append(TableRow(row.method, cells))
     numeric = ["mAP", "against the best", "MACs", "parameters"]

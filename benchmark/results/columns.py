@@ -78,13 +78,13 @@ def columns(
         Column("method", partial(_method_cell, notes=notes), numeric=False),
         Column("teacher", partial(_teacher_cell, teachers=teachers, notes=notes), numeric=False),
         Column("student", lambda row: Cell(MISSING if row.method == TEACHER else _networks(row)), numeric=False),
-        Column("mAP", lambda row: _number(percent, row.mAP)),
-        *(Column(gain_header(method), partial(_gain_cell, gain=gain)) for method, gain in gains.items()),
+        Column("mAP", lambda row: Cell.of(row.mAP, percent)),
+        *(Column(_gain_header(method), partial(_gain_cell, gain=gain)) for method, gain in gains.items()),
         *(Column(f"R@{k}", partial(_recall_cell, k=k)) for k in ks),
         Column("asymmetric mAP", partial(_asymmetric_cell, notes=notes)),
-        Column("parameters", lambda row: _number(quantity, row.parameters)),
-        Column("MACs", lambda row: _number(quantity, row.macs)),
-        Column("FLOPs", lambda row: _number(quantity, row.flops)),
+        Column("parameters", lambda row: Cell.of(row.parameters, quantity)),
+        Column("MACs", lambda row: Cell.of(row.macs, quantity)),
+        Column("FLOPs", lambda row: Cell.of(row.flops, quantity)),
         Column("saved (parameters / MACs)", partial(_saved_cell, notes=notes)),
         *(
             Column(f"ms, batch {n}", partial(_latency_cell, batch=n, notes=None if one_device else notes))
@@ -95,13 +95,9 @@ def columns(
     ]
 
 
-def gain_header(method: str) -> str:
+def _gain_header(method: str) -> str:
     """Return the header of the column of gains over a method."""
     return f"mAP against {method if method == TEACHER else f'`{method}`'}"
-
-
-def _number(format_: Callable[[Statistic | None], str], value: Statistic | None, notes: Sequence[int] = ()) -> Cell:
-    return Cell(format_(value), tuple(notes), None if value is None else value.mean)
 
 
 def _networks(row: Row) -> str:
@@ -109,7 +105,7 @@ def _networks(row: Row) -> str:
 
 
 def _method_cell(row: Row, notes: Notes) -> Cell:
-    """Name the method; notes say which seeds missed their budget or left out broken images."""
+    """Name the method; notes list seeds that missed their budget or left out broken images."""
     texts = []
     missed = [(record.seed, record.budget) for record in row.records if record.budget and not record.budget.met]
     if missed:
@@ -149,18 +145,17 @@ def _teacher_cell(row: Row, teachers: Mapping[str, float], notes: Notes) -> Cell
 
 
 def _gain_cell(row: Row, gain: Callable[[Row], Gain | None]) -> Cell:
-    value = gain(row)
-    return Cell(difference(value), sort_key=None if value is None else value.mean)
+    return Cell.of(gain(row), difference)
 
 
 def _recall_cell(row: Row, k: int) -> Cell:
-    return _number(percent, row.recall(k))
+    return Cell.of(row.recall(k), percent)
 
 
 def _asymmetric_cell(row: Row, notes: Notes) -> Cell:
     reasons = {record.scores.asymmetric_reason for record in row.records} - {None}
     texts = [f"No asymmetric mAP: {reason}." for reason in sorted(map(str, reasons))]
-    return _number(percent, row.asymmetric_mAP, [notes.number(text) for text in texts])
+    return Cell.of(row.asymmetric_mAP, percent, [notes.number(text) for text in texts])
 
 
 def _saved_cell(row: Row, notes: Notes) -> Cell:
@@ -174,12 +169,11 @@ def _saved_cell(row: Row, notes: Notes) -> Cell:
         for kind, name in kinds.items()
         if (ceiling := row.saved(f"ceiling_{kind}")) is not None
     ]
-    marks: tuple[int, ...] = ()
+    marks = []
     if limits:
         text = f"`{row.method}` saved {' and '.join(limits)}; the architecture of the student sets the maxima."
-        marks = (notes.number(text),)
-    share = saved["parameters"]
-    return Cell(" / ".join(map(percent, saved.values())), marks, None if share is None else share.mean)
+        marks.append(notes.number(text))
+    return Cell.of(saved["parameters"], lambda _: " / ".join(map(percent, saved.values())), marks)
 
 
 def _latency_cell(row: Row, batch: int, notes: Notes | None) -> Cell:
@@ -190,12 +184,11 @@ def _latency_cell(row: Row, batch: int, notes: Notes | None) -> Cell:
         if len(row.devices) > 1:
             text = f"No mean latency: the records were measured on different devices ({'; '.join(row.devices)})."
         marks.append(notes.number(text))
-    return _number(milliseconds, row.latency(batch), marks)
+    return Cell.of(row.latency(batch), milliseconds, marks)
 
 
 def _step_cell(row: Row, costs: StepCosts) -> Cell:
-    ratio = costs.ratios.get(row.method)
-    return Cell(MISSING if ratio is None else f"x {ratio:.2f}", sort_key=ratio)
+    return Cell.of(_step_cost(row, costs), lambda ratio: MISSING if ratio is None else f"x {ratio.mean:.2f}")
 
 
 def _seeds_cell(row: Row) -> Cell:

@@ -44,8 +44,8 @@ def _line(board: Board, row: Row) -> dict[str, Any]:
     }
     for metric in board.metrics:
         value = metric.value(row)
-        line[f"{metric.name}_{metric.unit}_mean"] = _number(value and value.mean)
-        line[f"{metric.name}_{metric.unit}_std"] = _number(value and value.std)
+        line[f"{metric.name}_{metric.unit}_mean"] = None if value is None else _number(value.mean)
+        line[f"{metric.name}_{metric.unit}_std"] = None if value is None else _number(value.std)
     for method in (BASELINE, TEACHER):
         line |= _gain(method, row, board.reference(method, row), board.gain(method, row))
     return line | _equal_cost(board, row)

@@ -1,8 +1,8 @@
 """Numbers as text, and the tables that Markdown and web pages render."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from benchmark.results.comparison import Gain
 from benchmark.results.rows import Statistic
@@ -63,6 +63,11 @@ class Cell:
     text: str
     notes: tuple[int, ...] = ()
     sort_key: float | None = None
+
+    @classmethod
+    def of(cls, value: Statistic | Gain | None, format_: Callable[[Any], str], notes: Iterable[int] = ()) -> Self:
+        """Return a cell that shows a value in a format, such as `percent`, and sorts by the value's mean."""
+        return cls(format_(value), tuple(notes), None if value is None else value.mean)
 
 
 class TableRow(NamedTuple):

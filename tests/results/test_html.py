@@ -166,12 +166,12 @@ const button = (name) => [...section.querySelectorAll("thead button")].find((eac
 const visible = (where) => [...where.querySelectorAll("tbody tr")].filter((row) => row.offsetHeight > 0);
 const methods = () => visible(section).map((row) => row.cells[0].textContent.split(" ")[0]);
 const sorts = () => [...section.querySelectorAll("[aria-sort]")].map((each) => [each.textContent, each.ariaSort]);
-function look(name) { seen[name] = { methods: methods(), sorts: sorts() }; }
-look("untouched");
+function observe(name) { seen[name] = { methods: methods(), sorts: sorts() }; }
+observe("untouched");
 for (const [name, times] of [["mAP", 2], ["method", 2], ["parameters", 1], ["asymmetric mAP", 2]]) {
   for (let time = 1; time <= times; time++) {
     button(name).click();
-    look(`${name} ${time}`);
+    observe(`${name} ${time}`);
   }
 }
 const filter = section.querySelector("input");
@@ -180,23 +180,23 @@ function type(text) {
   filter.dispatchEvent(new Event("input", { bubbles: true }));
 }
 type(" KD");
-look("filtered");
+observe("filtered");
 seen.count = section.querySelector("output").value;
 seen.others = visible(document.querySelector("#veri776")).length;
 button("mAP").click();
-look("filtered and sorted");
+observe("filtered and sorted");
 type("nothing");
-look("nothing");
+observe("nothing");
 type("");
-look("emptied");
+observe("emptied");
 const wanted = button("MACs");
 wanted.focus();
 seen.focus = document.activeElement === wanted && wanted.tabIndex === 0;
-seen.picture = section.querySelector("img").naturalWidth > 0;
+seen.plot = section.querySelector("img").naturalWidth > 0;
 seen.width = [document.documentElement.scrollWidth, window.innerWidth];
 const box = section.querySelector("table").parentElement;
 seen.box = [box.scrollWidth, box.clientWidth];
-seen.ground = getComputedStyle(document.body).backgroundColor;
+seen.background = getComputedStyle(document.body).backgroundColor;
 parent.postMessage(JSON.stringify(seen), "*");
 });
 """
@@ -297,7 +297,7 @@ def test_filter_hides_rows(seen):
 
 
 def test_plot_is_drawn(seen):
-    assert seen["picture"]
+    assert seen["plot"]
 
 
 def test_wide_tables_scroll_within_the_page(seen_on_a_phone):
@@ -307,5 +307,5 @@ def test_wide_tables_scroll_within_the_page(seen_on_a_phone):
 
 
 def test_follows_the_color_scheme(seen, seen_on_a_phone):
-    assert seen["ground"] == "rgb(255, 255, 255)"
-    assert seen_on_a_phone["ground"] == "rgb(13, 17, 23)"
+    assert seen["background"] == "rgb(255, 255, 255)"
+    assert seen_on_a_phone["background"] == "rgb(13, 17, 23)"

@@ -41,7 +41,7 @@ def test_committed_records_match_their_recipes(committed, method):
 
 @pytest.mark.slow
 def test_records_of_a_run_are_plausible(finished):
-    """A compressed student on a board of its own, with all scores, and its teacher."""
+    """A compressed student with a variant and all scores, and its teacher."""
     student, teacher = sorted(load_records(finished / "boards" / "records"), key=lambda record: record.role)
     assert student.variant and student.scores.average_precision and teacher.scores.average_precision
     assert check(finished / "boards") == []
