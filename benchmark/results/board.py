@@ -130,6 +130,29 @@ def _setting(key: str, value: object) -> str:
     return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
 
 
+def plot_description(board: Board) -> str:
+    """Return the alternative text of the board's plot."""
+    return f"mAP against MACs of every method on {board.name}"
+
+
+def caption(board: Board) -> str:
+    """Explain the numbers of a board: units, devices, and the comparison between rows."""
+    devices = board.devices
+    parts = [
+        "mAP, R@K and saved in percent; mean ± standard deviation over the seeds, which link to their records.",
+        f"Latency on {devices[0] if len(devices) == 1 else 'the device that each row names'}.",
+    ]
+    if costs := board.costs:
+        threads = f"{costs.threads} thread{'' if costs.threads == 1 else 's'}"
+        parts.append(f"Training steps of {costs.batch} images on {costs.device}, {threads}.")
+    if board.references:
+        parts.append(
+            "Differences of mAP are in points, with the 95 % confidence interval of a paired bootstrap over the "
+            "queries, whose average precisions are averaged over the seeds; ≈ marks an interval that includes zero."
+        )
+    return " ".join(parts)
+
+
 OVERVIEW_CAPTION = "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds."
 
 

@@ -9,9 +9,17 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from benchmark.plots.web import render
-from benchmark.results.board import OVERVIEW_CAPTION, Board, equal_cost_caption, equal_cost_table, overview
+from benchmark.results.board import (
+    OVERVIEW_CAPTION,
+    Board,
+    caption,
+    equal_cost_caption,
+    equal_cost_table,
+    overview,
+    plot_description,
+)
 from benchmark.results.format import Table
-from benchmark.results.markdown import GENERATED, caption, plot_description
+from benchmark.results.markdown import GENERATED
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
 
 
@@ -24,7 +32,12 @@ def leaderboard_html(boards: Sequence[Board], plots: Mapping[str, str], reported
         reported: Published results by leaderboard. Their sections come after all measured results.
     """
     sections = [
-        _Section("all-datasets", "All datasets", f"{OVERVIEW_CAPTION} Columns sort by mAP.", _overview(boards)),
+        _Section(
+            "all-datasets",
+            "All datasets",
+            f"{OVERVIEW_CAPTION} Columns sort by mAP.",
+            overview([board.rows for board in boards]),
+        ),
         *(section for board in boards for section in _board_sections(board, plots[board.name])),
         *(_reported_section(name, of_board) for name, of_board in reported.items()),
     ]
@@ -56,10 +69,6 @@ class _Section:
     plot: str | None = None
     plot_text: str = ""
     notes: Sequence[str] = field(default_factory=list)
-
-
-def _overview(boards: Sequence[Board]) -> Table:
-    return overview([board.rows for board in boards])
 
 
 def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
