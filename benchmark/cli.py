@@ -96,48 +96,65 @@ def suite(
     file: Annotated[
         Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, config and set.")
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Names with commas between them, or all.")] = None,
-    datasets: Annotated[str | None, typer.Option(help="Names with commas between them, or all.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds with commas between them. Default: 0.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML recipe, laid over that of every run.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
+    datasets: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds. Default: 0.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML recipe that is applied to every run.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change every recipe; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of every recipe; repeatable."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Maximum number of runs at the same time.")] = 1,
     ray: Annotated[
         str | None,
-        typer.Option(help="Run on the Ray cluster at this address: auto for the one this machine is part of."),
+        typer.Option(help="Run on the Ray cluster at this address; auto: the cluster that this machine belongs to."),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each run on the cluster; 0.5 puts two on one.")] = 0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs per run on the cluster; 0.5: two runs share one GPU.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_root: DataRoot = None,
-    work_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    work_dir: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     leaderboards: Annotated[Path, typer.Option(help="Folder of records and pages.")] = Path("leaderboards"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of the runs; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands of the pending runs; run nothing.")
+    ] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Run methods x datasets x seeds: skip what has a record, resume what was interrupted, go on where one fails."""
+    """Run methods x datasets x seeds: skip finished runs, resume interrupted ones, and continue if a run fails."""
     _load(plugin)
     if gpus and ray is None:
-        raise UserError("--gpus is for --ray, which gives each run its own; here, --device chooses")
+        raise UserError(f"--gpus {gpus:g}: only for --ray; use --device to choose the device of local runs")
     from benchmark.commands.suite import suite as run_suite
     from benchmark.suite.grid import Grid
+    from benchmark.suite.job import RunOptions
 
-    def names(given: str | None) -> list[str] | None:
-        return None if given is None else [name for name in given.split(",") if name]
+    def split(names: str | None) -> list[str] | None:
+        return None if names is None else [name for name in names.split(",") if name]
 
     try:
         numbers = None if seeds is None else [int(seed) for seed in seeds.split(",") if seed]
     except ValueError:
-        raise UserError(f"--seeds {seeds}: write whole numbers with commas between them, such as 0,1,2") from None
-    grid = Grid.read(file, names(methods), names(datasets), numbers, settings or [], config)
-    root = data_root or default_data_root()
+        raise UserError(f"--seeds {seeds}: must be comma-separated integers, such as 0,1,2") from None
+    grid = Grid.from_file(
+        file,
+        methods=split(methods),
+        datasets=split(datasets),
+        seeds=numbers,
+        config=config,
+        settings=settings or [],
+    )
+    options = RunOptions(
+        device=device,
+        data_root=data_root or default_data_root(),
+        work_dir=work_dir,
+        leaderboards=leaderboards,
+        plugins=plugin or [],
+    )
     try:
-        done = run_suite(grid, jobs, ray, gpus, device, root, work_dir, leaderboards, plugin or [], dry_run)
+        succeeded = run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
     except KeyboardInterrupt:
-        typer.echo("benchmark: interrupted; the same command goes on where the runs were", err=True)
+        typer.echo("benchmark: interrupted; repeat the command to resume", err=True)
         raise typer.Exit(130) from None
-    if not done:
+    if not succeeded:
         raise typer.Exit(1)
 
 

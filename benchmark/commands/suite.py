@@ -2,133 +2,113 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
 from benchmark.experiment.environment import choose_device
-from benchmark.experiment.experiment import Experiment
-from benchmark.recipe import Recipe
 from benchmark.results.format import MISSING, percent
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.rows import Statistic
 from benchmark.results.store import add_record, load_records
-from benchmark.suite.executors import Cluster, Processes
+from benchmark.suite.executors import Cluster, Executor, Processes
 from benchmark.suite.grid import Grid
-from benchmark.suite.job import Job
+from benchmark.suite.job import Job, RunOptions
 from benchmark.suite.latencies import measure_latencies
-from benchmark.suite.scheduler import Executor, Outcome, run_all
+from benchmark.suite.scheduler import Outcome, run_all
 
 
-def suite(
-    grid: Grid,
-    jobs: int,
-    ray: str | None,
-    gpus: float,
-    device: str,
-    data_root: Path,
-    work_dir: Path,
-    leaderboards: Path,
-    plugins: Sequence[Path],
-    dry_run: bool,
-) -> bool:
-    """Do the runs that have no record yet, and print what came of all; whether none failed."""
+def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> bool:
+    """Execute the runs of a grid that are not finished, update the leaderboards, and print the results of all runs.
+
+    Args:
+        grid: Methods, datasets and seeds.
+        options: Options shared by all runs.
+        jobs: Maximum number of local runs at the same time.
+        ray: Address of the Ray cluster to run on; None to run on this machine.
+        gpus: Number of GPUs per run on the cluster.
+        dry_run: Whether to print the commands of the pending runs instead of executing them.
+
+    Returns:
+        Whether all runs succeeded.
+    """
     console = Console()
-    known = {record.id: record for record in load_records(leaderboards / "records")}
-    finished: list[Record] = []
-    pending: list[Job] = []
-    all_jobs: list[Job] = []
+    records = options.leaderboards / "records"
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    all_jobs = []
     for recipe in grid.recipes():
-        more = grid.settings
-        if recipe.runtime.threads is None and (jobs > 1 or ray):
-            more = [*more, f"runtime.threads={threads}"]
-        job = _job(recipe, grid.config, more, device, data_root, work_dir, leaderboards, plugins)
-        all_jobs.append(job)
-        record = known.get(Record.make_id(recipe.hash, "student"))
-        if record is None and job.record.exists():
-            paths = (job.teacher_record, job.record)
-            left = [Record.read(path) for path in paths if path is not None and path.exists()]
-            for each in left:
-                if each.id not in known:
-                    add_record(each, leaderboards / "records")
-                    known[each.id] = each
-            record = left[-1]
-        if record is None:
-            pending.append(job)
-        else:
-            finished.append(record)
-    console.print(f"{len(finished)} of {len(finished) + len(pending)} runs have a record; {len(pending)} to do")
+        settings = list(grid.settings)
+        if recipe.runtime.threads is None and (jobs > 1 or ray is not None):
+            settings.append(f"runtime.threads={threads}")
+        all_jobs.append(Job.of(recipe, options, config=grid.config, settings=settings))
+    known = {record.id: record for record in load_records(records)}
+    finished = _finished(all_jobs, known)
+    pending = [job for job in all_jobs if job not in finished]
+    console.print(f"{len(finished)} of {len(all_jobs)} runs are finished, {len(pending)} to run")
     if dry_run:
         for job in pending:
-            console.print(" ".join(["benchmark", *job.command[3:]]), highlight=False, soft_wrap=True, markup=False)
+            console.print(job.command_line, highlight=False, soft_wrap=True, markup=False)
         return True
+    _restore(finished, known, records)
     start = time.monotonic()
     outcomes: list[Outcome] = []
-    beside = work_dir / "suite" / "beside"  # there from when runs go side by side until latencies are measured anew
+    # Exists from the start of concurrent runs until their latencies are measured, even if the suite is interrupted.
+    latencies_pending = options.work_dir / "suite" / "latencies-pending"
     if pending:
         if jobs > 1 and ray is None:
-            beside.parent.mkdir(parents=True, exist_ok=True)
-            beside.touch()
+            latencies_pending.parent.mkdir(parents=True, exist_ok=True)
+            latencies_pending.touch()
         cpus = max(job.recipe.runtime.threads or threads for job in pending)
         executor: Executor = Processes(jobs) if ray is None else Cluster(ray, cpus, gpus)
         outcomes = run_all(pending, executor, console)
-    if beside.exists():
-        measure_latencies(all_jobs, choose_device(device), leaderboards / "records", console)
-        beside.unlink()
+    if latencies_pending.exists():
+        measure_latencies(all_jobs, choose_device(options.device), records, console)
+        latencies_pending.unlink()
     if finished or outcomes:
-        generate(leaderboards)
-    console.print(_table(finished, outcomes))
-    minutes = (time.monotonic() - start) / 60
+        generate(options.leaderboards)
+    console.print(_table(list(finished.values()), outcomes))
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
-        console.print(
-            f"{outcome.job.name}: {outcome.failure}\n  all of it: {outcome.job.log}", style="red", markup=False
-        )
-    ended = f"{len(outcomes) - len(failed)} runs in {minutes:.0f} minutes"
-    console.print(f"{ended}; {len(failed)} failed" if failed else ended, highlight=False)
-    console.print(f"pages {leaderboards}", highlight=False, soft_wrap=True)
+        console.print(f"{outcome.job.name}: {outcome.failure}\n  log: {outcome.job.log}", style="red", markup=False)
+    minutes = (time.monotonic() - start) / 60
+    console.print(
+        f"{len(outcomes) - len(failed)} runs finished in {minutes:.0f} minutes, {len(failed)} failed", highlight=False
+    )
+    console.print(f"leaderboards {options.leaderboards}", highlight=False, soft_wrap=True)
     return not failed
 
 
-def _job(
-    recipe: Recipe,
-    config: Path | None,
-    settings: Sequence[str],
-    device: str,
-    data_root: Path,
-    work_dir: Path,
-    leaderboards: Path,
-    plugins: Sequence[Path],
-) -> Job:
-    experiment = Experiment(recipe, work_dir, data_root, torch.device("cpu"), resume=True)
-    method, dataset = recipe.method.name, recipe.dataset.name
-    options = [] if config is None else [("--config", str(config))]
-    options += [("--set", setting) for setting in settings] + [("--plugin", str(path)) for path in plugins]
-    arguments = [
-        *("--method", method, "--dataset", dataset, "--seed", str(recipe.seed), "--device", device),
-        *("--data-root", str(data_root), "--work-dir", str(work_dir), "--leaderboards", str(leaderboards)),
-        *(part for option in options for part in option),
-    ]
-    given = recipe.teacher.checkpoint is not None
-    return Job(
-        recipe=recipe,
-        folder=experiment.folder,
-        record=experiment.record,
-        teacher_record=None if given else experiment.teacher_record,
-        teacher_epochs=0 if given else recipe.teacher.train.schedule.epochs,
-        arguments=tuple(arguments),
-        log=work_dir / "suite" / f"{dataset}-{method}-seed{recipe.seed}.log",
-    )
+def _finished(jobs: Sequence[Job], known: Mapping[str, Record]) -> dict[Job, Record]:
+    """Return the records of the finished runs, from the leaderboards or else from the run folders."""
+    finished = {}
+    for job in jobs:
+        if job.id in known:
+            finished[job] = known[job.id]
+        elif job.record.exists():
+            finished[job] = Record.read(job.record)
+    return finished
+
+
+def _restore(finished: Mapping[Job, Record], known: Mapping[str, Record], records: Path) -> None:
+    """Add records to the leaderboards that only the run folders hold, including those of the teachers."""
+    restored: dict[str, Record] = {}
+    for job, record in finished.items():
+        if job.id not in known:
+            restored[job.id] = record
+            if job.teacher_record is not None and job.teacher_record.exists():
+                teacher = Record.read(job.teacher_record)
+                restored[teacher.id] = teacher
+    for record_id, record in restored.items():
+        if record_id not in known:
+            add_record(record, records)
 
 
 def _table(finished: Sequence[Record], outcomes: Sequence[Outcome]) -> Table:
-    """A row for every method on every dataset: how many seeds, their scores, and how long they took."""
+    """Return the table of results with one row per dataset and method."""
     table = Table(title="suite", box=HORIZONTALS, padding=(0, 1, 0, 0))
     for header in ("dataset", "method"):
         table.add_column(header)
@@ -140,17 +120,14 @@ def _table(finished: Sequence[Record], outcomes: Sequence[Outcome]) -> Table:
         for outcome in outcomes
         if outcome.record is None
     ]
-    rows = dict.fromkeys([*((record.dataset, record.method) for record in records), *failures])
-    for dataset, method in sorted(rows):
-        own = [record for record in records if (record.dataset, record.method) == (dataset, method)]
-        figures = [MISSING] * 2
-        if own:
-            scores = [record.scores.symmetric for record in own]
-            figures = [
-                percent(Statistic.of([score.mAP for score in scores])),
-                percent(Statistic.if_complete(score.recall.get("1") for score in scores)),
-            ]
-        seconds = sum(record.timing.train_seconds + record.timing.evaluate_seconds for record in own)
+    for dataset, method in sorted({*((record.dataset, record.method) for record in records), *failures}):
+        seeds = [record for record in records if (record.dataset, record.method) == (dataset, method)]
+        mAP = recall = MISSING
+        if seeds:
+            scores = [record.scores.symmetric for record in seeds]
+            mAP = percent(Statistic.of([score.mAP for score in scores]))
+            recall = percent(Statistic.if_complete(score.recall.get("1") for score in scores))
+        seconds = sum(record.timing.train_seconds + record.timing.evaluate_seconds for record in seeds)
         failed = failures.count((dataset, method))
-        table.add_row(dataset, method, *figures, str(len(own)), str(failed or ""), f"{seconds / 60:.0f}")
+        table.add_row(dataset, method, mAP, recall, str(len(seeds)), str(failed or ""), f"{seconds / 60:.0f}")
     return table

@@ -1,1 +1,1 @@
-"""Many runs at a time: methods x datasets x seeds, in processes here or on a Ray cluster."""
+"""Many runs: methods x datasets x seeds, in local processes or on a Ray cluster."""

@@ -1,6 +1,7 @@
-"""What a person sees while a suite runs."""
+"""Progress of a suite on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,21 +18,23 @@ from rich.progress import (
 
 from benchmark.suite.job import Job, epochs_done
 
-_AN_HOUR = 3600.0  # in seconds
+_SPEED_PERIOD = 3600.0
+"""Time in seconds over which the speed is averaged: methods differ widely in the time of an epoch."""
 
 
 class Display:
-    """One bar over all epochs of all runs, with ETA, and a line for each run that works; else a line per event.
+    """A progress bar over all epochs of all runs, and a bar per active run.
+
+    If the console is not a terminal, there are no bars and only `print` has an effect.
 
     Args:
-        jobs: The runs to be done.
-        console: Where to draw.
+        jobs: The runs to execute.
+        console: Where to print.
     """
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self.jobs = jobs
-        self.console = console
-        self._teachers = {job.teacher: job.teacher_epochs for job in jobs if job.teacher is not None}
+        self._jobs = jobs
+        self._console = console
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -40,46 +43,57 @@ class Display:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        # Over an hour, because epochs of unlike methods come in at unlike times.
-        self._bar = Progress(*columns, console=console, speed_estimate_period=_AN_HOUR, disable=not console.is_terminal)
-        self._lines: dict[Job, TaskID] = {}
-        self._trained = {job.folder: min(job.epochs, epochs_done(job.folder)) for job in jobs}
-        self._trained |= {folder: min(epochs, epochs_done(folder)) for folder, epochs in self._teachers.items()}
-        self._start = sum(self._trained.values())
-        total = sum(job.epochs for job in jobs) + sum(self._teachers.values())
-        self._whole = self._bar.add_task(f"{len(jobs)} runs", total=total - self._start)
+        self._progress = Progress(
+            *columns, console=console, speed_estimate_period=_SPEED_PERIOD, disable=not console.is_terminal
+        )
+        # Runs share teachers, so trainings are counted once per folder.
+        self._epochs = {folder: epochs for job in jobs for folder, epochs in job.trainings.items()}
+        self._done = dict.fromkeys(self._epochs, 0)
+        for folder in self._epochs:
+            self._read(folder)
+        self._resumed_from = sum(self._done.values())
+        self._total = self._progress.add_task(
+            f"{len(jobs)} runs", total=sum(self._epochs.values()) - self._resumed_from
+        )
+        self._bars: dict[Job, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._progress.stop()
 
-    def update(self, ended: set[Job]) -> None:
-        """Draw how far the runs are, those that have ended among them."""
-        if not self.console.is_terminal:
+    def update(self, ended: Collection[Job]) -> None:
+        """Read the progress of the active runs and draw the bars.
+
+        Args:
+            ended: The runs that have ended, with or without success.
+        """
+        if not self._console.is_terminal:
             return
-        for job in self.jobs:
+        for job in self._jobs:
+            if job not in ended and not job.log.exists():  # not started
+                continue
+            for folder in job.trainings:
+                self._read(folder)
+            student = job.record.parent
             if job in ended:
-                self._trained[job.folder] = job.epochs
-                if (line := self._lines.pop(job, None)) is not None:
-                    self._bar.remove_task(line)
-            elif job.log.exists():
-                self._show(job)
-        self._bar.update(self._whole, completed=sum(self._trained.values()) - self._start)
+                self._done[student] = self._epochs[student]
+                if (bar := self._bars.pop(job, None)) is not None:
+                    self._progress.remove_task(bar)
+            else:
+                if job not in self._bars:
+                    self._bars[job] = self._progress.add_task(job.name, total=self._epochs[student])
+                self._progress.update(self._bars[job], completed=self._done[student])
+        self._progress.update(self._total, completed=sum(self._done.values()) - self._resumed_from)
 
-    def tell(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line above the bars."""
-        self._bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    def _show(self, job: Job) -> None:
-        """Look at a run that has begun, and at its teacher while that is trained."""
-        if job not in self._lines:
-            self._lines[job] = self._bar.add_task(job.name, total=job.epochs)
-        if job.teacher is not None and self._trained[job.teacher] < job.teacher_epochs:
-            self._trained[job.teacher] = min(job.teacher_epochs, epochs_done(job.teacher))
-        self._trained[job.folder] = min(job.epochs, epochs_done(job.folder))
-        self._bar.update(self._lines[job], completed=self._trained[job.folder])
+    def _read(self, folder: Path) -> None:
+        if self._done[folder] < self._epochs[folder]:
+            self._done[folder] = min(self._epochs[folder], epochs_done(folder))

@@ -1,4 +1,4 @@
-"""Where the runs of a suite are executed: processes here, tasks on a Ray cluster."""
+"""Execution of commands: in local processes or as tasks of a Ray cluster."""
 
 import os
 import signal
@@ -7,31 +7,42 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from benchmark.errors import UserError
 
 
+class Executor(Protocol):
+    """A queue of commands."""
+
+    def submit(self, command: Sequence[str], log: Path) -> "Future[int]":
+        """Queue a command whose output is written to `log`. The result of the future is its exit status."""
+
+    def close(self) -> None:
+        """Interrupt running commands, cancel queued ones, and wait until all have ended."""
+
+
 class Processes:
-    """Runs commands in processes, some at a time.
+    """Runs commands in local processes.
 
     Args:
-        jobs: How many at a time.
+        jobs: Maximum number of processes at the same time.
     """
 
     def __init__(self, jobs: int) -> None:
         self._pool = ThreadPoolExecutor(jobs)
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
+        self._closed = False
         self._lock = Lock()
 
     def submit(self, command: Sequence[str], log: Path) -> "Future[int]":
-        """Queue a command, whose output goes to `log`; the future is its exit status."""
+        """Queue a command whose output is written to `log`. The result of the future is its exit status."""
         return self._pool.submit(self._run, command, log)
 
     def close(self) -> None:
-        """Interrupt what runs, as Ctrl-C would, forget what waits, and return when all has ended."""
+        """Interrupt running commands as Ctrl-C does, cancel queued ones, and wait until all have ended."""
         with self._lock:
-            self._stopped = True
+            self._closed = True
             for process in self._running:
                 process.send_signal(signal.SIGINT)
         self._pool.shutdown(cancel_futures=True)
@@ -39,9 +50,9 @@ class Processes:
     def _run(self, command: Sequence[str], log: Path) -> int:
         with log.open("wb") as output:
             with self._lock:
-                if self._stopped:
+                if self._closed:
                     return -signal.SIGINT
-                process = start(command, output.fileno())
+                process = _start(command, output.fileno())
                 self._running.add(process)
             try:
                 return process.wait()
@@ -50,35 +61,30 @@ class Processes:
                     self._running.discard(process)
 
 
-def start(command: Sequence[str], output: int) -> "subprocess.Popen[bytes]":
-    """Start a command in a session of its own, so that Ctrl-C in the terminal does not reach it twice."""
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
-
-
-_PATIENCE = 60
-"""Seconds that interrupted runs have to end."""
+_INTERRUPT_TIMEOUT = 60
+"""Time in seconds for interrupted Ray tasks to end."""
 
 
 class Cluster:
     """Runs commands as Ray tasks. Work folder, data and leaderboards must be on a file system that all nodes share.
 
-    A task whose worker or node is lost is done again elsewhere. Its command goes on where its last checkpoint ends; if
-    the lost worker's process is still alive, it waits for it at the run's folder, and takes its result.
+    If a task's worker or node is lost, Ray runs the task again on another one, where the command resumes from the last
+    checkpoint. If the command of the lost worker is still running, the new one waits for the lock of the run folder and
+    then returns the finished result.
 
     Args:
-        address: Of the cluster: "auto" for the one that this machine is part of, "local" for one of this machine alone.
-        cpus: Processors of each task.
-        gpus: GPUs of each task.
+        address: Address of the cluster: "auto" for the one that this machine belongs to, "local" for a new one on this
+            machine alone.
+        cpus: Number of CPUs per task.
+        gpus: Number of GPUs per task.
 
     Raises:
-        UserError: Ray is not installed, or there is no such cluster.
+        UserError: Ray is not installed, or there is no cluster at this address.
     """
 
     def __init__(self, address: str, cpus: float, gpus: float) -> None:
         try:
-            import ray  # as late as here, because it is optional
+            import ray  # an optional dependency
         except ImportError as error:
             raise UserError("--ray needs Ray: pip install 'retrieval-distill-benchmark[cluster]'") from error
         self._ray = ray
@@ -86,32 +92,39 @@ class Cluster:
             ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"--ray {address}: {error}") from error
-        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(run)
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(run_in_task)
         self._references: list[object] = []
 
     def submit(self, command: Sequence[str], log: Path) -> "Future[int]":
-        """Queue a command, whose output goes to `log`; the future is its exit status."""
+        """Queue a command whose output is written to `log`. The result of the future is its exit status."""
         reference = self._task.remote(list(command), str(log.absolute()), str(Path.cwd()))
         self._references.append(reference)
         return reference.future()
 
     def close(self) -> None:
-        """Interrupt what runs, and leave the cluster."""
+        """Interrupt running commands, cancel queued ones, and leave the cluster when all have ended."""
         for reference in self._references:
             self._ray.cancel(reference)
         if self._references:
-            self._ray.wait(self._references, num_returns=len(self._references), timeout=_PATIENCE)
+            self._ray.wait(self._references, num_returns=len(self._references), timeout=_INTERRUPT_TIMEOUT)
         self._ray.shutdown()
 
 
-def run(command: Sequence[str], log: str, folder: str) -> int:
-    """Do a command in a folder; its exit status. If the task is cancelled, the command is interrupted."""
+def run_in_task(command: Sequence[str], log: str, folder: str) -> int:
+    """Run a command in a folder and return its exit status. If the task is cancelled, interrupt the command."""
     os.chdir(folder)
     with Path(log).open("ab") as output:
-        process = start(command, output.fileno())
+        process = _start(command, output.fileno())
         try:
             return process.wait()
         except BaseException:
             process.send_signal(signal.SIGINT)
             process.wait()
             raise
+
+
+def _start(command: Sequence[str], output: int) -> "subprocess.Popen[bytes]":
+    # In a new session: Ctrl-C in the terminal reaches only the suite, which then interrupts its commands once.
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )

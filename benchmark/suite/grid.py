@@ -1,6 +1,7 @@
-"""What a suite runs."""
+"""The methods, datasets and seeds of a suite."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -11,80 +12,74 @@ from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 
 _KEYS = ("methods", "datasets", "seeds", "config", "set")
+"""Keys of a suite's YAML file."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Every method on every dataset with every seed.
-
-    Args:
-        methods: Names; "all" stands for every registered one.
-        datasets: Names; "all" likewise.
-        seeds: Seeds of the students' runs.
-        settings: `key=value` changes of every recipe.
-        config: A file that is laid over every recipe before that.
+    """All combinations of methods, datasets and seeds.
 
     Raises:
-        UserError: A name is given twice, a list is empty or a seed is no whole number.
+        UserError: A list is empty or has duplicates.
     """
 
-    def __init__(
-        self,
-        methods: Sequence[str],
-        datasets: Sequence[str],
-        seeds: Sequence[int],
-        settings: Sequence[str] = (),
-        config: Path | None = None,
-    ) -> None:
-        self.methods = _named(methods, METHODS.names())
-        self.datasets = _named(datasets, DATASETS.names())
-        self.seeds = list(seeds)
-        self.settings = list(settings)
-        self.config = config
+    methods: Sequence[str]
+    datasets: Sequence[str]
+    seeds: Sequence[int] = (0,)
+    """Seeds of the student's training."""
+    config: Path | None = None
+    """A YAML recipe that is applied to every run."""
+    settings: Sequence[str] = ()
+    """Changes of every recipe, as `key=value`."""
+
+    def __post_init__(self) -> None:
         for name in ("methods", "datasets", "seeds"):
-            given: list[Any] = getattr(self, name)
-            if not given:
-                raise UserError(f"which {name}? Give --{name} or the key {name!r} of the suite's file")
-            if repeated := {value for value in given if given.count(value) > 1}:
-                raise UserError(f"{name}: {min(repeated)} is named twice")
+            values: Sequence[Any] = getattr(self, name)
+            if not values:
+                raise UserError(f"the suite has no {name}: give --{name}, or the key {name!r} in the suite's file")
+            if duplicates := {value for value in values if list(values).count(value) > 1}:
+                raise UserError(f"{name}: {min(duplicates)} is listed twice; list it once")
 
     @classmethod
-    def read(
+    def from_file(
         cls,
         path: Path | None,
+        *,
         methods: Sequence[str] | None = None,
         datasets: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
-        settings: Sequence[str] = (),
         config: Path | None = None,
+        settings: Sequence[str] = (),
     ) -> Self:
-        """The grid of a YAML file with the keys methods, datasets, seeds, config and set.
+        """Read a YAML file with the keys methods, datasets, seeds, config and set, and apply the other arguments.
 
-        What is given besides replaces what the file says; settings are added. `config` is relative to the file.
+        Args:
+            path: The file; None if the other arguments define the whole suite.
+            methods: Names of methods, instead of the file's; "all" stands for all registered ones.
+            datasets: Names of datasets, instead of the file's; "all" stands for all registered ones.
+            seeds: Seeds, instead of the file's.
+            config: A recipe, instead of the file's, whose path is relative to the file.
+            settings: Changes of every recipe, in addition to the file's.
 
         Raises:
-            UserError: The file cannot be read or is no suite; otherwise as the class.
+            UserError: The file cannot be read or is not a valid suite, or a list is empty or has duplicates.
         """
         content = {} if path is None else _read(path)
-        content |= {
-            name: list(value)
-            for name, value in (("methods", methods), ("datasets", datasets), ("seeds", seeds))
-            if value is not None
-        }
         if config is None and path is not None and "config" in content:
             config = path.parent / content["config"][0]
         return cls(
-            content.get("methods", []),
-            content.get("datasets", []),
-            content.get("seeds", [0]),
-            [*content.get("set", []), *settings],
-            config,
+            methods=_expand(content.get("methods", []) if methods is None else methods, METHODS.names()),
+            datasets=_expand(content.get("datasets", []) if datasets is None else datasets, DATASETS.names()),
+            seeds=content.get("seeds", [0]) if seeds is None else seeds,
+            config=config,
+            settings=[*content.get("set", []), *settings],
         )
 
     def recipes(self) -> list[Recipe]:
-        """The recipe of every run: all methods with the first seed before the next.
+        """Return the recipe of every run, ordered by seed, then dataset, then method.
 
         Raises:
-            UserError: A name or a setting is wrong.
+            UserError: A name or a setting is invalid.
         """
         return [
             compose(method, dataset, self.config, self.settings, seed)
@@ -92,7 +87,7 @@ class Grid:
         ]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, list[Any]]:
     content = strict_yaml.read(path, "suite", "methods: [none, kd]")
     for key, value in content.items():
         if key not in _KEYS:
@@ -100,13 +95,13 @@ def _read(path: Path) -> dict[str, Any]:
         values = [value] if isinstance(value, str | int) else value
         kind = int if key == "seeds" else str
         if not isinstance(values, list) or not all(type(entry) is kind for entry in values):
-            wanted = "whole numbers" if kind is int else "key=value texts" if key == "set" else "names"
-            raise UserError(f"suite {path}: {key} must be a list of {wanted}, not {value!r}")
+            entries = {"seeds": "integers", "set": "key=value strings"}.get(key, "names")
+            raise UserError(f"suite {path}: {key} must be a list of {entries}, not {value!r}")
         if key == "config" and len(values) != 1:
             raise UserError(f"suite {path}: config must be one file, not {value!r}")
         content[key] = values
     return content
 
 
-def _named(given: Sequence[str], registered: Sequence[str]) -> list[str]:
-    return [name for entry in given for name in (registered if entry == "all" else [entry])]
+def _expand(names: Sequence[str], registered: Sequence[str]) -> list[str]:
+    return [name for entry in names for name in (registered if entry == "all" else [entry])]

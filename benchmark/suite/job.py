@@ -1,60 +1,108 @@
-"""One run of a suite."""
+"""One run of a suite, as a command."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+import torch
 
 from benchmark.engine.hooks import read_metrics
+from benchmark.experiment.experiment import Experiment
 from benchmark.recipe import Recipe
+from benchmark.results.record import Record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Options of `benchmark run` that all runs of a suite share."""
+
+    device: str
+    data_root: Path
+    work_dir: Path
+    leaderboards: Path
+    plugins: Sequence[Path] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """A run, the folders in which it works, and the command that does it."""
+    """A run, its files, and the command that starts or resumes it."""
 
     recipe: Recipe
-    folder: Path
-    """Of the student's run."""
+    """The recipe as the run records it, with the dataset's options resolved."""
     record: Path
-    """Where its record will be."""
+    """Path of the student's record, in the run folder."""
     teacher_record: Path | None
-    """Where the record of its teacher will be; None where a teacher is given."""
-    teacher_epochs: int
-    """Of that training."""
-    arguments: tuple[str, ...]
-    """Of `benchmark run`."""
+    """Path of the teacher's record; None if the recipe uses a teacher checkpoint."""
+    command: Sequence[str]
+    """The command, for any process that sees the same files."""
     log: Path
-    """What the command prints."""
+    """Output of the command."""
 
-    @property
-    def teacher(self) -> Path | None:
-        """The folder in which its teacher is trained."""
-        return None if self.teacher_record is None else self.teacher_record.parent
+    @classmethod
+    def of(
+        cls, recipe: Recipe, options: RunOptions, *, config: Path | None = None, settings: Sequence[str] = ()
+    ) -> Self:
+        """Return the job of a recipe.
+
+        Args:
+            recipe: The composed recipe.
+            options: Options shared by all runs of the suite.
+            config: The recipe file from which `recipe` is composed.
+            settings: The `key=value` settings from which `recipe` is composed, or that do not change the result.
+        """
+        experiment = Experiment(recipe, options.work_dir, options.data_root, torch.device("cpu"), resume=True)
+        method, dataset = recipe.method.name, recipe.dataset.name
+        repeated = [] if config is None else [("--config", str(config))]
+        repeated += [("--set", setting) for setting in settings]
+        repeated += [("--plugin", str(path)) for path in options.plugins]
+        command = [
+            *(sys.executable, "-m", "benchmark", "run"),
+            *("--method", method, "--dataset", dataset, "--seed", str(recipe.seed), "--device", options.device),
+            *("--data-root", str(options.data_root), "--work-dir", str(options.work_dir)),
+            *("--leaderboards", str(options.leaderboards)),
+            *(part for option in repeated for part in option),
+            "--resume",
+        ]
+        return cls(
+            recipe=experiment.recipe,
+            record=experiment.record,
+            teacher_record=None if recipe.teacher.checkpoint is not None else experiment.teacher_record,
+            command=command,
+            log=options.work_dir / "suite" / f"{dataset}-{method}-seed{recipe.seed}.log",
+        )
 
     @property
     def name(self) -> str:
-        """ "kd on veri776, seed 1"."""
+        """Display name, such as "kd on veri776, seed 1"."""
         return f"{self.recipe.method.name} on {self.recipe.dataset.name}, seed {self.recipe.seed}"
 
     @property
-    def command(self) -> list[str]:
-        """What does the run, or goes on with it; in any process."""
-        return [sys.executable, "-m", "benchmark", "run", *self.arguments, "--resume"]
+    def id(self) -> str:
+        """The id of the student's record."""
+        return Record.make_id(self.recipe.hash, "student")
 
     @property
-    def epochs(self) -> int:
-        """Of the student's training."""
-        return self.recipe.train.schedule.epochs
+    def command_line(self) -> str:
+        """The command as a user types it."""
+        return " ".join(["benchmark", *self.command[3:]])
+
+    @property
+    def trainings(self) -> dict[Path, int]:
+        """Number of epochs of the student's training and, unless there is a checkpoint, the teacher's, by folder."""
+        epochs = {self.record.parent: self.recipe.train.schedule.epochs}
+        if self.teacher_record is not None:
+            epochs[self.teacher_record.parent] = self.recipe.teacher.train.schedule.epochs
+        return epochs
 
     def last_log_line(self) -> str:
-        """The last line that the run has printed."""
-        if not self.log.is_file():
-            return "nothing was printed"
-        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was printed")
+        """Return the last line of the log that is not empty."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n") if self.log.is_file() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def epochs_done(folder: Path) -> int:
-    """Epochs of training that a run's folder holds."""
+    """Return the number of finished epochs of the training in a run folder."""
     rows = read_metrics(folder)
     return int(rows[-1]["epoch"]) if rows else 0

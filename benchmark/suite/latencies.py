@@ -1,4 +1,4 @@
-"""Measuring latencies of runs that were made side by side, when the machine is idle again."""
+"""Latency measurements after concurrent runs, which slow each other down."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,40 +17,45 @@ from benchmark.suite.job import Job
 
 
 def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, console: Console) -> None:
-    """Measure the latency of every job's student and teacher, one after the other, and write it into their records.
+    """Measure the latency of the students and teachers one after the other, and update their records.
 
-    Left alone are records of another device, and those of which the leaderboards hold another run.
+    Records of another device are skipped, and so are records that the leaderboards do not hold.
 
     Args:
-        jobs: Runs of this machine, done or not.
-        device: Of the runs.
-        records: The leaderboards' folder of records.
-        console: Where progress is shown.
+        jobs: Runs on this machine. Those without a record are skipped.
+        device: The device of the runs.
+        records: Folder of the leaderboards' records.
+        console: Where progress is printed.
     """
-    done = [job for job in jobs if job.record.exists()]
-    teachers = {job.teacher_record for job in done if job.teacher_record is not None and job.teacher_record.exists()}
+    finished = [job for job in jobs if job.record.exists()]
+    teachers = {
+        job.teacher_record for job in finished if job.teacher_record is not None and job.teacher_record.exists()
+    }
     costs: dict[str, Cost] = {}
-    paths = [*sorted(teachers), *(job.record for job in done)]
+    paths = [
+        *sorted(teachers),
+        *(job.record for job in finished),
+    ]  # teachers first: students' records repeat their cost
     for path in track(paths, "latencies", console=console, transient=True, disable=not console.is_terminal):
         try:
             record = Record.read(path)
-            if record.network.cost.device != device_name(device) or not _is_shown(record, records):
+            if record.network.cost.device != device_name(device) or not _is_on_leaderboard(record, records):
                 continue
             measured = _measure(path.with_name("student.pt"), record.network.cost, device)
         except UserError as error:
-            console.print(f"latency not measured anew: {error}", markup=False)
+            console.print(f"{path}: latency not measured: {error}", markup=False)
             continue
         costs[record.id] = measured
-        parts: dict[str, object] = {"network": record.network.model_copy(update={"cost": measured})}
-        if record.teacher is not None and (teachers_cost := costs.get(record.teacher.record or "")):
-            parts["teacher"] = record.teacher.model_copy(update={"cost": teachers_cost})
-        record = record.model_copy(update=parts)
+        update: dict[str, object] = {"network": record.network.model_copy(update={"cost": measured})}
+        if record.teacher is not None and (teacher_cost := costs.get(record.teacher.record or "")):
+            update["teacher"] = record.teacher.model_copy(update={"cost": teacher_cost})
+        record = record.model_copy(update=update)
         record.write(path)
         add_record(record, records)
 
 
-def _is_shown(record: Record, records: Path) -> bool:
-    """Whether the leaderboards hold the record of this very run."""
+def _is_on_leaderboard(record: Record, records: Path) -> bool:
+    """Whether `records` holds the record of this run, rather than that of a repetition."""
     path = records / record_name(record)
     return path.exists() and Record.read(path).created == record.created
 

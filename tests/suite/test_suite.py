@@ -1,4 +1,4 @@
-"""`benchmark suite`: many runs, whatever becomes of each."""
+"""`benchmark suite`: in this process with stub runs, and (slow) as a process with real ones."""
 
 import os
 import signal
@@ -11,11 +11,159 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.commands import suite as suite_command
 from benchmark.engine.train import LAST
-from benchmark.results.store import load_records
+from benchmark.results.record import Record
+from benchmark.results.store import add_record, load_records
+from benchmark.suite.scheduler import Outcome
 
-BROKEN = '''
-"""A method that fails; a line in $WRITTEN for every record that is written, and in $PARENTS for who starts a run."""
+
+class StubRuns:
+    """Replaces `run_all`: writes made-up records. Runs of the methods in `failing` fail, `interrupt` interrupts all."""
+
+    def __init__(self, records: Path, record: Callable[..., Record]) -> None:
+        self.records = records
+        self.record = record
+        self.commands: list[str] = []
+        self.failing: set[str] = set()
+        self.interrupt = False
+
+    def __call__(self, jobs, executor, console):
+        executor.close()
+        self.commands += [job.command_line for job in jobs]
+        if self.interrupt:
+            raise KeyboardInterrupt
+        return [self._outcome(job) for job in jobs]
+
+    def _outcome(self, job) -> Outcome:
+        recipe = job.recipe
+        if recipe.method.name in self.failing:
+            return Outcome(job, None, "exit status 1: RuntimeError: broken")
+        record = self.record(recipe.method.name, seed=recipe.seed, recipe_hash=recipe.hash, id=job.id)
+        teacher = self.record("none", role="teacher")
+        for path, each in ((job.record, record), (job.teacher_record, teacher)):
+            each.write(path)
+            add_record(each, self.records)
+        return Outcome(job, record)
+
+
+@pytest.fixture
+def places(tmp_path, data_root, tiny_config) -> list[str]:
+    options = {"--work-dir": tmp_path / "runs", "--leaderboards": tmp_path / "boards", "--data-root": data_root}
+    options |= {"--config": tiny_config, "--device": "cpu", "--datasets": "glyphs"}
+    return [str(part) for option in options.items() for part in option]
+
+
+@pytest.fixture
+def runs(tmp_path, record, monkeypatch) -> StubRuns:
+    stub = StubRuns(tmp_path / "boards" / "records", record)
+    monkeypatch.setattr(suite_command, "run_all", stub)
+    return stub
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[list[str]]:
+    """The names of the runs whose latencies were measured, for each measurement."""
+    measured: list[list[str]] = []
+    monkeypatch.setattr(
+        suite_command, "measure_latencies", lambda jobs, *_: measured.append([job.name for job in jobs])
+    )
+    return measured
+
+
+@pytest.fixture
+def suite(command_line, places):
+    """`suite("--methods", "none,kd")` runs the command and returns exit code, stdout and stderr."""
+    return lambda *arguments: command_line("suite", *arguments, *places)
+
+
+def test_runs_what_is_not_finished(suite, runs, tmp_path):
+    runs.failing = {"kd"}
+    code, out, _ = suite("--methods", "none,kd", "--seeds", "0,1")
+    assert code == 1
+    assert "0 of 4 runs are finished, 4 to run" in out
+    assert "kd on glyphs, seed 0: exit status 1: RuntimeError: broken" in out
+    assert f"log: {tmp_path / 'runs' / 'suite' / 'glyphs-kd-seed0.log'}" in "".join(out.split("\n"))
+    assert "2 runs finished in 0 minutes, 2 failed" in out
+    assert (tmp_path / "boards" / "README.md").exists()
+
+    runs.failing = set()
+    runs.commands.clear()
+    code, out, _ = suite("--methods", "none,kd", "--seeds", "0,1")
+    assert code == 0
+    assert "2 of 4 runs are finished, 2 to run" in out
+    assert ["--method kd" in command for command in runs.commands] == [True, True]
+    rows = [line.split() for line in out.splitlines() if "glyphs" in line]
+    assert [row[:2] for row in rows[:2]] == [["glyphs", "kd"], ["glyphs", "none"]]
+    assert "2 runs finished in 0 minutes, 0 failed" in out
+
+
+def test_dry_run_prints_commands(suite, runs, tmp_path):
+    code, out, _ = suite("--methods", "none,kd", "--seeds", "1", "--set", "train.schedule.epochs=3", "--dry-run")
+    assert code == 0 and not runs.commands
+    commands = [line for line in out.splitlines() if line.startswith("benchmark run")]
+    assert [command.split()[3] for command in commands] == ["none", "kd"]
+    assert all("--seed 1" in command and "--set train.schedule.epochs=3" in command for command in commands)
+    assert not (tmp_path / "boards").exists() and not (tmp_path / "runs").exists()
+
+
+def test_restores_records_that_only_run_folders_hold(suite, runs, tmp_path):
+    suite("--methods", "none,kd")
+    before = load_records(tmp_path / "boards" / "records")
+    for path in (tmp_path / "boards" / "records").glob("*.json"):
+        path.unlink()
+    runs.commands.clear()
+    code, out, _ = suite("--methods", "none,kd", "--dry-run")
+    assert code == 0 and "2 of 2 runs are finished, 0 to run" in out
+    assert load_records(tmp_path / "boards" / "records") == []
+    code, _, _ = suite("--methods", "none,kd")
+    assert code == 0 and not runs.commands
+    assert load_records(tmp_path / "boards" / "records") == before
+    assert len(before) == 3  # the teacher's too
+
+
+def test_measures_latencies_after_concurrent_runs(suite, runs, measured, tmp_path):
+    suite("--methods", "none")
+    assert measured == [] and "runtime.threads" not in runs.commands[0]
+    code, _, _ = suite("--methods", "none,kd", "--jobs", "2")
+    assert code == 0
+    assert measured == [["none on glyphs, seed 0", "kd on glyphs, seed 0"]]
+    assert not (tmp_path / "runs" / "suite" / "latencies-pending").exists()
+
+
+def test_measures_latencies_after_an_interrupted_suite(suite, runs, measured):
+    runs.interrupt = True
+    code, _, err = suite("--methods", "none", "--jobs", "2")
+    assert code == 130 and "benchmark: interrupted; repeat the command to resume" in err
+    assert measured == []
+    runs.interrupt = False
+    code, _, _ = suite("--methods", "none")
+    assert code == 0 and measured == [["none on glyphs, seed 0"]]
+
+
+def test_concurrent_runs_share_the_cores(suite, runs, measured, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    suite("--methods", "none", "--jobs", "4", "--set", "runtime.threads=null")
+    assert "--set runtime.threads=2" in runs.commands[0]
+    suite("--methods", "kd", "--jobs", "4")  # the recipe sets 1 thread
+    assert "runtime.threads" not in runs.commands[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "none", "--gpus", "1"], "--gpus 1: only for --ray"),
+        (["--methods", "none", "--seeds", "0,one"], "--seeds 0,one: must be comma-separated integers"),
+        (["--methods", ","], "the suite has no methods: give --methods"),
+    ],
+)
+def test_rejects_invalid_options(suite, arguments, message):
+    code, _, err = suite(*arguments)
+    assert code == 2 and message in err
+
+
+PLUGIN = '''
+"""A method that fails, and traces: $WRITTEN has a line per written record, $PARENTS the parent process of each run."""
 
 import os
 import sys
@@ -38,7 +186,7 @@ class broken(Method):
 write = Record.write
 
 
-def written(self, path):
+def traced_write(self, path):
     if path.name == "record.json":
         with Path(os.environ["WRITTEN"]).open("a") as file:
             file.write(f"{path.parent.parent.name} {self.seed}\\n")
@@ -48,24 +196,21 @@ def written(self, path):
 if sys.argv[1] == "run":
     with Path(os.environ["PARENTS"]).open("a") as file:
         file.write(f"{os.getppid()}\\n")
-    Record.write = written
+    Record.write = traced_write
 else:
     cost.latency = lambda *_: {1: 123.0, 64: 456.0}
 '''
 
 
 @pytest.fixture
-def suite(tmp_path, data_root, tiny_config):
-    """`suite("--methods", "none,kd")` starts `benchmark suite` of tiny runs in a process."""
-    plugin = tmp_path / "broken.py"
-    plugin.write_text(BROKEN)
-    places = {"--work-dir": tmp_path / "runs", "--leaderboards": tmp_path / "boards", "--data-root": data_root}
-    options = [str(part) for place in places.items() for part in place]
-    fixed = ["--datasets", "glyphs", "--config", str(tiny_config), "--device", "cpu", "--plugin", str(plugin)]
+def start(tmp_path, places):
+    """`start("--methods", "none,kd")` starts `benchmark suite` of tiny runs, with `PLUGIN`, in a process."""
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN)
 
     def start(*arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmark", "suite", *arguments, *fixed, *options],
+            [sys.executable, "-m", "benchmark", "suite", *arguments, *places, "--plugin", str(plugin)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,64 +225,66 @@ def written(tmp_path: Path) -> Counter[str]:
     return Counter((tmp_path / "written.txt").read_text().splitlines())
 
 
-def ids(tmp_path: Path) -> list[tuple[str, str, int]]:
+def listed(tmp_path: Path) -> list[tuple[str, str, int]]:
     return [(record.role, record.method, record.seed) for record in load_records(tmp_path / "boards" / "records")]
 
 
-def test_a_suite_goes_on_where_a_run_fails_and_does_not_do_twice_what_is_done(suite, tmp_path):
-    process = suite("--methods", "none,broken,kd", "--seeds", "0", "--jobs", "2")
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_concurrent_runs_with_a_failure(start, suite, tmp_path):
+    process = start("--methods", "none,broken,kd", "--jobs", "2")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
-    assert "0 of 3 runs have a record; 3 to do" in out
+    assert "0 of 3 runs are finished, 3 to run" in out
     assert "broken on glyphs, seed 0 FAILED: exit status 1: RuntimeError: this method is broken" in out
-    assert "2 runs in" in out and "1 failed" in out
-    assert written(tmp_path) == {"teacher 0": 1, "none 0": 1, "kd 0": 1}  # one teacher, though two wanted it at once
-    assert sorted(ids(tmp_path)) == [("student", "kd", 0), ("student", "none", 0), ("teacher", "none", 0)]
+    assert "2 runs finished in" in out and "1 failed" in out
+    assert written(tmp_path) == {"teacher 0": 1, "none 0": 1, "kd 0": 1}  # concurrent runs train their teacher once
+    before = [("student", "kd", 0), ("student", "none", 0), ("teacher", "none", 0)]
+    assert sorted(listed(tmp_path)) == before
     assert (tmp_path / "boards" / "README.md").exists()
     latencies = [record.network.cost.latency_ms for record in load_records(tmp_path / "boards" / "records")]
-    assert latencies == 3 * [{"1": 123.0, "64": 456.0}]  # by the suite itself, when the runs had ended
-    assert not (tmp_path / "runs" / "suite" / "beside").exists()
+    assert latencies == 3 * [{"1": 123.0, "64": 456.0}]  # measured by the suite itself
+    assert not (tmp_path / "runs" / "suite" / "latencies-pending").exists()
 
-    process = suite("--methods", "none,kd", "--seeds", "0,1", "--dry-run")
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and "2 of 4 runs have a record; 2 to do" in out
-    commands = [line for line in out.splitlines() if line.startswith("benchmark run")]
-    assert [("--method none" in line, "--seed 1" in line) for line in commands] == [(True, True), (False, True)]
+    code, out, _ = suite("--methods", "none,kd", "--seeds", "0,1", "--dry-run")
+    assert code == 0 and "2 of 4 runs are finished, 2 to run" in out
 
-    process = suite("--methods", "none,kd", "--seeds", "0")
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and "2 of 2 runs have a record; 0 to do" in out
-    assert written(tmp_path).total() == 3
-
-    before = ids(tmp_path)
-    for record in (tmp_path / "boards" / "records").glob("*.json"):  # lost from the boards, but not from the runs
+    for record in (tmp_path / "boards" / "records").glob("*.json"):
         record.unlink()
-    process = suite("--methods", "none,kd", "--seeds", "0")
-    process.communicate(timeout=300)
-    assert ids(tmp_path) == before and written(tmp_path).total() == 3  # the teacher's too
+    code, out, _ = suite("--methods", "none,kd")
+    assert code == 0 and "2 of 2 runs are finished, 0 to run" in out
+    assert sorted(listed(tmp_path)) == before and written(tmp_path).total() == 3
 
 
-def test_an_interrupted_suite_goes_on_where_it_was(suite, tmp_path):
-    process = suite("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
+@pytest.mark.slow
+def test_interrupted_suite_resumes(start, tmp_path):
+    process = start("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
     runs = tmp_path / "runs" / "glyphs"
     wait_until(lambda: any(runs.glob(f"none/*/{LAST}")))
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in out, out
-    assert "benchmark: interrupted; the same command goes on where the runs were" in out
+    assert "benchmark: interrupted; repeat the command to resume" in out
     assert written(tmp_path) == {"teacher 0": 1}
     log = next((tmp_path / "runs" / "suite").glob("*.log")).read_text()
-    assert "interrupted; the same command with --resume continues" in log and "Traceback" not in log
+    assert "interrupted" in log and "Traceback" not in log
 
-    process = suite("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
+    process = start("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert written(tmp_path) == {"teacher 0": 1, "none 0": 1, "none 1": 1}
     assert "epoch 1/20" not in (tmp_path / "runs" / "suite" / "glyphs-none-seed0.log").read_text()
 
 
-def test_on_a_ray_cluster_a_killed_workers_runs_end_exactly_once(suite, tmp_path):
-    process = suite("--methods", "none,kd", "--seeds", "0,1", "--ray", "local")
+@pytest.mark.slow
+def test_ray_cluster_finishes_runs_of_a_killed_worker_once(start, tmp_path):
+    process = start("--methods", "none,kd", "--seeds", "0,1", "--ray", "local")
     runs = tmp_path / "runs" / "glyphs"
     wait_until(lambda: any(runs.glob(f"*/seed*/{LAST}")))
     worker = int((tmp_path / "parents.txt").read_text().split()[0])
@@ -145,11 +292,4 @@ def test_on_a_ray_cluster_a_killed_workers_runs_end_exactly_once(suite, tmp_path
     out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out
     assert written(tmp_path) == {"teacher 0": 1, "none 0": 1, "none 1": 1, "kd 0": 1, "kd 1": 1}
-    assert len(ids(tmp_path)) == 5
-
-
-def wait_until(there: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    assert len(listed(tmp_path)) == 5

@@ -1,0 +1,42 @@
+import sys
+
+from benchmark.recipe import compose
+from benchmark.suite.job import Job, RunOptions
+
+
+def test_command_repeats_all_options(tmp_path, tiny_config, tiny):
+    options = RunOptions(
+        device="cpu",
+        data_root=tmp_path / "data",
+        work_dir=tmp_path / "runs",
+        leaderboards=tmp_path / "boards",
+        plugins=[tmp_path / "plugin.py"],
+    )
+    job = Job.of(tiny("kd"), options, config=tiny_config, settings=["runtime.threads=1"])
+    assert job.command == [
+        *(sys.executable, "-m", "benchmark", "run", "--method", "kd", "--dataset", "glyphs", "--seed", "0"),
+        *("--device", "cpu", "--data-root", str(tmp_path / "data"), "--work-dir", str(tmp_path / "runs")),
+        *("--leaderboards", str(tmp_path / "boards"), "--config", str(tiny_config), "--set", "runtime.threads=1"),
+        *("--plugin", str(tmp_path / "plugin.py"), "--resume"),
+    ]
+    assert job.command_line.startswith("benchmark run --method kd ")
+    assert job.name == "kd on glyphs, seed 0"
+    assert job.record.parent.parent == tmp_path / "runs" / "glyphs" / "kd"
+    assert job.teacher_record.parent.parent == tmp_path / "runs" / "glyphs" / "teacher"
+    assert job.trainings == {job.record.parent: 2, job.teacher_record.parent: 2}
+
+
+def test_teacher_from_a_checkpoint_is_not_trained(tmp_path):
+    recipe = compose("none", "glyphs", None, [f"teacher.checkpoint={tmp_path}", "train.schedule.epochs=3"])
+    options = RunOptions(device="cpu", data_root=tmp_path, work_dir=tmp_path, leaderboards=tmp_path)
+    job = Job.of(recipe, options)
+    assert job.teacher_record is None
+    assert job.trainings == {job.record.parent: 3}
+
+
+def test_last_log_line(stub_job):
+    job = stub_job("none")
+    assert job.last_log_line() == "no output"
+    job.log.parent.mkdir()
+    job.log.write_bytes(b"first\nRuntimeError: \xff broken\n\n  \n")
+    assert job.last_log_line() == "RuntimeError: \ufffd broken"
