@@ -39,13 +39,12 @@ class RankedList:
     @classmethod
     def of(cls, scores: Scores, row: int, gallery: Sequence[Sample]) -> Self:
         """Return the list of the query at index `row`; the neighbors of `scores` are indices into `gallery`."""
-        assert scores.neighbours is not None
+        neighbours = scores.neighbours
+        assert neighbours is not None
+        columns = (neighbours.gallery_index, neighbours.similarity, neighbours.relevance)
         entries: list[Entry] = []
         rank = 0
-        indices, similarities, relevances = (
-            getattr(scores.neighbours, name)[row].tolist() for name in ("gallery_index", "similarity", "relevance")
-        )
-        for index, similarity, relevance in zip(indices, similarities, relevances, strict=True):
+        for index, similarity, relevance in zip(*(column[row].tolist() for column in columns), strict=True):
             rank += relevance >= 0
             entries.append(Entry(gallery[index], rank if relevance >= 0 else None, similarity, relevance))
         return cls(scores.average_precision[row].item(), int(scores.first_match_rank[row]), tuple(entries))
