@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @dataclass
 class Golden:
-    """A file of values computed with the authors' original code; see tests/golden/README.md."""
+    """Values computed with the authors' original code: one file of tests/golden, see its README.md."""
 
+    name: str
     arrays: Any
     meta: dict[str, Any]
 
@@ -29,7 +31,7 @@ class Golden:
         return [str(name) for name in self.arrays["cases"]]
 
     def inputs(self, case: str) -> dict[str, torch.Tensor]:
-        """The input arrays of a loss case, by name."""
+        """Return the input arrays of a loss case by name."""
         prefix = f"in/{self.meta[case]['inputs']}/"
         return {
             key.removeprefix(prefix): torch.from_numpy(self.arrays[key])
@@ -38,23 +40,28 @@ class Golden:
         }
 
     def check(self, case: str, loss: torch.Tensor, **gradients: torch.Tensor) -> None:
-        """Compare a loss and its gradients (`student=...` against `grad_student`) at the stated tolerance."""
+        """Compare a loss and its gradients (`student=...` with `grad_student`) at the tolerances of the file."""
         meta = self.meta[case]
         expected = float(self.arrays[f"{case}/loss"])
-        assert abs(loss.item() - expected) <= 1e-12 + meta["rtol_loss"] * abs(expected)
+        error, tolerance = abs(loss.item() - expected), 1e-12 + meta["rtol_loss"] * abs(expected)
+        assert error <= tolerance, f"{self.name}, case {case}: loss {loss.item()!r} instead of {expected!r}"
         for name, gradient in gradients.items():
             key = f"{case}/grad_{name}"
             if key not in self.arrays.files:  # the reference's own gradient is meaningless there
                 continue
             reference = self.arrays[key]
+            error = np.abs(gradient.numpy() - reference).max()
             tolerance = 1e-12 + meta["rtol_grad"][name] * np.abs(reference).max()
-            assert np.abs(gradient.numpy() - reference).max() <= tolerance
+            assert error <= tolerance, (
+                f"{self.name}, case {case}: gradient of {name} is off by {error}, over {tolerance}"
+            )
 
 
+@cache
 def load_golden(name: str) -> Golden:
     arrays = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
     meta = json.loads(str(arrays["meta"])) if "meta" in arrays.files else {}
-    return Golden(arrays, meta)
+    return Golden(name, arrays, meta)
 
 
 @pytest.fixture

@@ -1,34 +1,19 @@
-"""KD as a method; its equation is tested with the shared divergence."""
+"""KD and the baseline without distillation."""
 
 import torch
 
 from benchmark.losses import kl_divergence
 from benchmark.methods.kd import KD
 from benchmark.methods.none import NoDistillation
-from benchmark.model.features import Features
 
 
-def features(logits: torch.Tensor) -> Features:
-    return Features(pooled=torch.empty(0), embedding=torch.empty(0), logits=logits)
-
-
-def test_weight_and_temperature_reach_the_loss():
+def test_is_the_weighted_divergence(terms):
     student, teacher = torch.randn(4, 5), torch.randn(4, 5)
-    loss = KD(temperature=3.0, weight=0.5).loss(features(student), features(teacher), None)
+    loss = terms(KD(temperature=3.0, weight=0.5), logits=(student, teacher))
     assert list(loss) == ["kd"]
     assert torch.equal(loss["kd"], 0.5 * kl_divergence(student, teacher, 3.0))
 
 
-def test_equals_the_authors_values(golden):
-    values = golden("kd")
-    for case in values.cases:
-        inputs = values.inputs(case)
-        student = inputs["student"].requires_grad_()
-        loss = KD(values.meta[case]["hp"]["T"]).loss(features(student), features(inputs["teacher"]), None)["kd"]
-        loss.backward()
-        values.check(case, loss.detach(), student=student.grad)
-
-
-def test_without_distillation_nothing_is_added():
+def test_none_adds_no_term(features):
     assert not NoDistillation.needs.teacher
-    assert NoDistillation().loss(features(torch.randn(4, 5)), None, None) == {}
+    assert NoDistillation().loss(features(logits=torch.randn(4, 5)), None, None) == {}
