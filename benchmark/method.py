@@ -145,6 +145,10 @@ class Budget:
         """Return the MACs or the parameters of `size`, whichever the budget limits."""
         return getattr(size, self.kind)
 
+    def is_met(self, student: Size, teacher: Size) -> bool:
+        """Return whether a student of a given size meets the budget."""
+        return self.cost(student) <= self.target * self.cost(teacher)
+
 
 class Method(nn.Module):
     """Base class of distillation methods.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark import METHODS, Batch, Features, Method
 from benchmark.losses import match_size
-from benchmark.model.embedder import Stages
+from benchmark.model.features import Stages
 
 
 @METHODS.register_module("at")

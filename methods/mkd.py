@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmark import METHODS, Batch, Features, Method
 from benchmark.losses import MIN_DISTANCE, match_size
-from benchmark.model.embedder import Stages
+from benchmark.model.features import Stages
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark import METHODS, Batch, Embedder, Features, Method, Plan
-from benchmark.model.embedder import Stages, stage_channels
+from benchmark.model.features import Stages, stage_channels
 from benchmark.utils.precision import upcast
 
 GRIDS = (4, 2, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmark import METHODS, Batch, Features, Method
 from benchmark.losses import l2_normalize
-from benchmark.model.embedder import Stages
+from benchmark.model.features import Stages
 from benchmark.utils.precision import full_precision, upcast
 
 

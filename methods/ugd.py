@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, RecipePlan, UserError
 from benchmark.losses import l2_normalize
-from benchmark.model.embedder import stage_channels
+from benchmark.model.features import stage_channels
 from benchmark.utils.precision import full_precision, upcast
 
 Weight = Annotated[float, Field(ge=0)]

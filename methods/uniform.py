@@ -1,89 +1,80 @@
-"""Narrowing by one factor."""
+"""A narrower student with one width factor for all residual blocks."""
 
+from bisect import bisect_left
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
+from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, UserError
 from benchmark.compression.compression_method import CompressionMethod, budget_from
-from benchmark.data.batch import Batch
-from benchmark.errors import UserError
-from benchmark.method import Needs, Plan, RecipePlan
-from benchmark.model.embedder import Embedder
-from benchmark.model.features import Features
-from benchmark.model.residual_blocks import deployed_size, fewest, inner_widths, narrowed
-from benchmark.registry import METHODS
+from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 @METHODS.register_module("uniform")
 class Uniform(CompressionMethod):
-    """Uniform width: the teacher's architecture with every inner width times one factor, trained from the start.
+    """Uniform width: train the teacher's architecture with all inner widths multiplied by one factor.
 
-    The filters that stay are those of Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets.
-    ICLR 2017. That paper finds by trial how much each layer bears; here one factor holds for all.
+    Filters are selected as in Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets. ICLR 2017.
+    That paper determines by experiment how far each layer can be pruned; here, one factor applies to all layers.
 
-    Equation: the inner widths of the residual blocks (between the convolutions of a block; what blocks exchange keeps
-    its width) become max(1, round(f * width)), with the largest f at which the deployed network costs no more than
-    target * the teacher's. In each, the filters F with the largest L1 norm, sum |F|, stay, computed over all their
-    inputs whether or not those stay too (the paper's independent, not its greedy, choice). Nothing is added to the
-    task loss: `--method uniform+kd` trains the narrow network with a distillation.
+    Equation: the inner widths of the residual blocks, between the convolutions of a block, become
 
-    This happens once, before training; the optimiser never sees the wide network. The student's weights start as the
-    recipe says, pretrained or random; `--set student.weights=teacher` cuts it out of the trained teacher, as in the
-    paper. Where f has no value that is cheap enough, because stem, shortcuts and neck alone cost more, every inner
-    width is 1 and the record says that the budget was not met. Half of the teacher's MACs by default, a round number.
+        max(1, round(f * width))
+
+    with the largest f at which the deployed network costs no more than the target fraction of the teacher's cost. The
+    width between blocks does not change. In each layer, the filters F with the largest L1 norm, sum |F|, are kept. The
+    norm includes all inputs of a filter, even those that are removed (the paper's independent, not its greedy, choice).
+    No term is added to the task loss: `--method uniform+kd` trains the narrow network with a distillation loss.
+
+    Pruning takes place once, before training, so the optimizer never sees the wide network. The student's weights start
+    as the recipe says, pretrained or random; with `--set student.weights=teacher`, the student is cut out of the
+    trained teacher, as in the paper. If the stem, shortcuts and neck alone cost more than the target, all inner widths
+    become 1, and the record states that the budget was not met. The default target is half of the teacher's MACs, a
+    round number.
 
     Args:
         target_macs: MACs of the student as a fraction of the teacher's.
-        target_params: The same for parameters; needs `target_macs` to be null.
+        target_params: Parameters of the student as a fraction of the teacher's; requires `target_macs: null`.
     """
 
     needs = Needs(teacher=False, same_backbone=True)
 
     def __init__(self, target_macs: Fraction | None = 0.5, target_params: Fraction | None = None) -> None:
         super().__init__()
-        self.budget = budget_from("uniform", target_macs, target_params)
+        self.budget = budget_from(self.name, target_macs, target_params)
         if self.budget is None:
-            raise UserError("uniform: give target_macs or target_params, such as --set method.target_macs=0.5")
-
-    def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
-        inner_widths(student, "uniform")
+            raise UserError(
+                f"{self.name}: target_macs and target_params are both null; set one, as in --set method.target_macs=0.5"
+            )
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
+        super().prepare(student, teacher, plan)
         assert self.budget is not None
-        budget, self.image_size = self.budget, plan.image_size
-        places = inner_widths(student, "uniform")
-        widths = [place.width for place in places]
-        most = max(widths)
-        allowed = budget.target * budget.cost(deployed_size(teacher or student, plan.image_size))
+        budget = self.budget
+        inner = inner_widths(student)
+        widest = max(each.width for each in inner)
 
-        def scaled(removed: int) -> list[int]:
-            """Widths at which the widest has lost this many channels."""
-            return [max(1, round(width * (most - removed) / most)) for width in widths]
+        def widths(removed: int) -> list[int]:
+            """Return the inner widths when the widest layer has lost this many channels."""
+            return [max(1, round(each.width * (widest - removed) / widest)) for each in inner]
 
-        def affordable(removed: int) -> bool:
-            return budget.cost(deployed_size(student, plan.image_size, scaled(removed))) <= allowed
+        def meets_budget(removed: int) -> bool:
+            size = deployed_size(narrowed_copy(student, widths(removed)), plan.image_size)
+            return budget.is_met(size, self.reference)
 
-        removed = fewest(most - 1, affordable)
-        largest = [_largest(place.conv.weight, width) for place, width in zip(places, scaled(removed), strict=True)]
-        for place, channels in zip(places, largest, strict=True):
-            place.keep(channels)
+        removed = bisect_left(range(widest - 1), True, key=meets_budget)
+        kept = [_largest_filters(each.conv.weight, width) for each, width in zip(inner, widths(removed), strict=True)]
+        for each, channels in zip(inner, kept, strict=True):
+            each.keep(channels)
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         return {}
 
-    def report(self, student: Embedder) -> dict[str, float]:
-        size = deployed_size(student, self.image_size)
-        channels = sum(place.width for place in inner_widths(student, "uniform"))
-        return {"channels": channels, "parameters": size.parameters, "macs": size.macs}
 
-    def minimal_student(self, student: Embedder) -> Embedder:
-        return narrowed(student, [1] * len(inner_widths(student, "uniform")))
-
-
-def _largest(weight: Tensor, count: int) -> Tensor:
-    """(count,) int64, ascending: the filters of a convolution with the largest L1 norm; the lower of two equal ones."""
+def _largest_filters(weight: Tensor, count: int) -> Tensor:
+    """Return (count,) int64, ascending: the filters with the largest L1 norm, the lower ones among equal norms."""
     norms = weight.detach().abs().flatten(1).sum(1).cpu()
     return norms.argsort(descending=True, stable=True)[:count].sort().values

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import METHODS, Batch, Embedder, Features, Method, Plan
 from benchmark.losses import match_size
-from benchmark.model.embedder import Stages, stage_channels
+from benchmark.model.features import Stages, stage_channels
 from benchmark.utils.precision import upcast
 
 MIN_VARIANCE = 1e-5

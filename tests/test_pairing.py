@@ -46,17 +46,25 @@ class Silent(Method):
         (
             METHODS.find("cdd")(),
             ["train.optimizer.type=adamw"],
-            "cdd's `lasso: auto` is derived for train.optimizer.ty",
+            "cdd: `lasso: auto` is derived for train.optimizer.type: sgd",
         ),
-        (METHODS.find("deap")(), ["train.optimizer.type=adamw"], "deap's `lasso: auto` is derived for train.optimizer"),
+        (
+            METHODS.find("deap")(),
+            ["train.optimizer.type=adamw"],
+            "deap: `lasso: auto` is derived for train.optimizer.type: sgd",
+        ),
         (
             METHODS.find("slimming")(),
             ["train.optimizer.type=adamw"],
-            "slimming's `lasso: auto` is derived for train.op",
+            "slimming: `lasso: auto` is derived for train.optimizer.type: sgd",
         ),
-        (METHODS.find("slimming+kd")(), ["train.optimizer.type=adamw"], "slimming's `lasso: auto` is derived for trai"),
-        (METHODS.find("cdd")(queue=10), [], "with batches of 32, neighbours .2. may be no more and queue .10. no less"),
-        (METHODS.find("cdd")(neighbours=500), [], "with batches of 32, neighbours .500. may be no more"),
+        (
+            METHODS.find("slimming+kd")(),
+            ["train.optimizer.type=adamw"],
+            "slimming: `lasso: auto` is derived for train.optimizer.type: sgd",
+        ),
+        (METHODS.find("cdd")(queue=10), [], "queue .10. must hold at least a batch of 32 images"),
+        (METHODS.find("cdd")(neighbours=500), [], "neighbours .500. must not exceed the batch size .32."),
         (Asking(), ["student.weights=teacher", "student.dim=8"], "student.weights: teacher needs the teacher's own"),
         (Asking(("stage5",)), [], "features of the student: resnet14t has no stage or module 'stage5'; did you mean"),
     ],
@@ -72,8 +80,8 @@ def test_the_impossible_is_named(tiny, method, settings, message):
     [
         ("vit_tiny_patch16_224", r"gives \(197, 192\) for each image at stage2"),
         ("swin_tiny_patch4_window7_224", r"gives \(28, 28, 192\) for each image at stage2"),  # channels come last
-        ("crossvit_9_240", "choose another|has none: stage2 gives no tensor"),
-        ("coat_lite_mini", "choose another|has none: stage2 gives no tensor"),
+        ("crossvit_9_240", "choose another|stage2 does not return one feature tensor"),
+        ("coat_lite_mini", "choose another|stage2 does not return one feature tensor"),
     ],
 )
 def test_what_gives_no_maps_is_named(network, backbone, what):
@@ -88,10 +96,10 @@ def test_what_gives_no_maps_is_named(network, backbone, what):
 @pytest.mark.parametrize(
     ("method", "teacher", "message"),
     [
-        ("cdd", "vit_tiny_patch16_224", "compactors are put into the residual blocks of timm's ResNet family"),
+        ("cdd", "vit_tiny_patch16_224", "no residual blocks of timm's ResNet family"),
         ("deap+kd", "vit_tiny_patch16_224", "residual blocks of timm's ResNet family"),
-        ("uniform", "resnext50_32x4d", "uniform removes channels one by one, which the grouped convolution"),
-        ("slimming", "mobilenetv3_small_050", "slimming narrows the residual blocks of timm's ResNet family"),
+        ("uniform", "resnext50_32x4d", "resnext50_32x4d has grouped convolutions at layer1.0"),
+        ("slimming", "mobilenetv3_small_050", "no residual blocks of timm's ResNet family"),
         ("ofd", "convnext_atto", "ofd takes its margins"),
         ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow the last stage"),
     ],

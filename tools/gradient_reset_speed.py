@@ -67,7 +67,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    reset = GradientReset(widths, queue_size, NEIGHBOURS, RATIO, recompute=True)
+    reset = GradientReset(widths, queue_size, neighbours=NEIGHBOURS, ratio=RATIO, recompute=True)
     reset(features(BATCH, widths), features(BATCH, widths))
     for queue in (reset.get_buffer(f"queue{i}") for i in range(len(widths))):
         queue.copy_(F.normalize(features(queue_size, [queue.shape[1]])[0]))

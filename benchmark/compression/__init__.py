@@ -1,4 +1,4 @@
-"""Compactors: 1x1 convolutions that start as the identity, lose rows, and are folded into the layer beside them.
+"""Pruning of channels by compactors: 1x1 convolutions that start as the identity and lose rows or columns.
 
-What the methods share that compress with them; plain torch.
+Shared by the methods that compress the student. Plain torch, usable on its own.
 """

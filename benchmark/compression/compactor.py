@@ -1,25 +1,73 @@
-"""A residual block whose inner width a compactor's rows can shrink."""
+"""Compactors, and the sites in residual blocks where they are inserted."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-from timm.layers import BlurPool2d
-from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
+from benchmark.model.residual_blocks import InnerWidth, residual_blocks
 from benchmark.model.surgery import ChannelSelection, keep_inputs, keep_outputs
 from benchmark.utils.precision import full_precision
 
 
-class CompactedNorm(nn.Module):
-    """A batch-norm followed by the compactor: a 1x1 convolution without bias that starts as the identity.
+class CompactorSite(Protocol):
+    """A place in a network for a compactor. Rows or columns of the compactor stand for channels that can be removed."""
 
-    It replaces the batch-norm in its block, so that the block's own forward pass runs unchanged. CDD's feature distance
-    reads `norm`, its gradient resetting this module's output.
+    @property
+    def dim(self) -> int:
+        """0 if rows of the compactor are removed, 1 if columns are."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name within the backbone of the module that contains the compactor."""
+        ...
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The (out, in, 1, 1) weight of the inserted compactor."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Number of remaining rows or columns; before insertion, number of channels."""
+        ...
+
+    def insert(self) -> None:
+        """Insert the compactor. The output of the network does not change."""
+        ...
+
+    def keep(self, index: Tensor) -> list[ChannelSelection]:
+        """Keep the rows or columns `index` (int64, ascending), and the channels they are connected to.
+
+        Returns:
+            The parameters that were narrowed.
+        """
+        ...
+
+    def merge(self) -> None:
+        """Fold the compactor into the adjacent convolution."""
+        ...
+
+
+def identity_convolution(channels: int, device: torch.device) -> nn.Conv2d:
+    """Create a 1x1 convolution without bias whose output equals its input."""
+    convolution = nn.Conv2d(channels, channels, 1, bias=False, device=device)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.eye(channels)[:, :, None, None])
+    return convolution
+
+
+class CompactedNorm(nn.Module):
+    """A batch norm followed by a compactor.
+
+    It replaces the batch norm in a residual block, so that the forward pass of the block needs no change. The inner
+    batch norm and the whole module are separate modules, so that a method can tap the features before and after the
+    compactor.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -28,91 +76,28 @@ class CompactedNorm(nn.Module):
         self.compactor = identity_convolution(norm.num_features, norm.weight.device)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, rows of the compactor, H, W)."""
+        """Map (B, C, H, W) to (B, rows of the compactor, H, W)."""
         return self.compactor(self.norm(maps))
 
 
-def identity_convolution(channels: int, device: torch.device) -> nn.Conv2d:
-    """A 1x1 convolution without bias that changes nothing."""
-    convolution = nn.Conv2d(channels, channels, 1, bias=False, device=device)
-    with torch.no_grad():
-        convolution.weight.copy_(torch.eye(channels)[:, :, None, None])
-    return convolution
-
-
-class Compactable(Protocol):
-    """A place in a network for a compactor, whose rows or columns stand for channels that could be saved."""
-
-    @property
-    def dim(self) -> int:
-        """0 where rows of the compactor are removed, 1 where columns are."""
-        ...
-
-    @property
-    def where(self) -> str:
-        """Name within the backbone."""
-        ...
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The compactor's, (out, in, 1, 1), once it is inserted."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Rows or columns that are left; before it is inserted, channels."""
-        ...
-
-    def insert(self) -> None:
-        """Put the compactor there; the network's output stays."""
-        ...
-
-    def keep(self, index: Tensor) -> list[ChannelSelection]:
-        """Keep these rows or columns (int64, ascending), and what makes or reads them; what was narrowed."""
-        ...
-
-    def merge(self) -> None:
-        """Fold the compactor into the convolution beside it."""
-        ...
-
-
 @dataclass(frozen=True)
-class CompactableBlock:
-    """conv -> norm -> (compactor) -> activation -> following conv, somewhere in a timm ResNet.
+class RowSite(InnerWidth):
+    """A compactor behind the batch norm of an inner width: conv, norm, compactor, activation, next conv.
 
-    In a bottleneck these are the second and third convolution, or the first and second, in a basic block the first and
-    second.
+    Its rows are removed, each together with an input channel of the next convolution.
     """
 
-    name: str
-    block: nn.Module
-    conv_name: str
-    norm_name: str
-    following_name: str
     dim: ClassVar[int] = 0
 
     @property
-    def norm_path(self) -> str:
-        """Name within the backbone of the batch-norm, or of the `CompactedNorm` in its place."""
-        return f"{self.name}.{self.norm_name}"
-
-    @property
-    def where(self) -> str:
-        return self.norm_path
-
-    @property
-    def norm(self) -> nn.Module:
-        return getattr(self.block, self.norm_name)
-
-    @property
-    def compacted(self) -> CompactedNorm:
-        """The batch-norm with its compactor, once inserted."""
-        assert isinstance(self.norm, CompactedNorm)
-        return self.norm
+    def name(self) -> str:
+        return f"{self.block_name}.{self.norm_name}"
 
     @property
     def compactor(self) -> nn.Conv2d:
-        return self.compacted.compactor
+        """The inserted compactor."""
+        assert isinstance(self.norm, CompactedNorm)
+        return self.norm.compactor
 
     @property
     def weight(self) -> nn.Parameter:
@@ -128,38 +113,33 @@ class CompactableBlock:
         return norm.num_features
 
     def insert(self) -> None:
-        """Put a compactor behind the batch-norm."""
         assert isinstance(self.norm, nn.BatchNorm2d)
         setattr(self.block, self.norm_name, CompactedNorm(self.norm))
 
-    def keep(self, rows: Tensor) -> list[ChannelSelection]:
-        """Keep these rows of the compactor (int64, ascending) and the following convolution's inputs that read them."""
-        blur = self.block.aa
-        if isinstance(blur, BlurPool2d) and self.is_last:  # filters channel by channel, all alike
-            blur.channels = len(rows)
-            blur.filt = blur.get_buffer("filt")[: len(rows)]
-        return [*keep_outputs(self.compactor, rows), *keep_inputs(getattr(self.block, self.following_name), rows)]
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the last convolution of the block follows: the one that reads its anti-aliasing, if any."""
-        return self.following_name == ("conv3" if isinstance(self.block, Bottleneck) else "conv2")
+    def keep(self, index: Tensor) -> list[ChannelSelection]:
+        self.narrow_blur(len(index))
+        return [*keep_outputs(self.compactor, index), *keep_inputs(self.next_conv, index)]
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold batch-norm and compactor into the convolution before them.
+        """Fold batch norm and compactor into the convolution before them.
 
-        With g = gamma / sqrt(var + eps), m the convolution's and o the compactor's outputs:
-        K'[o] = sum_m C[o, m] g_m K[m] and b'[o] = sum_m C[o, m] (beta_m - mean_m g_m). A grouped convolution would
-        become dense, which costs more than it saves: there only the batch-norm is folded and the compactor stays, as a
-        1x1 convolution.
+        With C the compactor, K the kernel of the convolution, m its output channels, o the rows of the compactor, and
+        g = gamma / sqrt(var + eps):
+
+            K'[o] = sum_m C[o, m] g_m K[m],  b'[o] = sum_m C[o, m] (beta_m - mean_m g_m)
+
+        A grouped convolution would become dense, which costs more than it saves. There, only the batch norm is folded,
+        and the compactor remains as a 1x1 convolution.
         """
+        assert isinstance(self.norm, CompactedNorm)
         rows = self.compactor.weight.flatten(1)
-        conv = fuse_conv_bn_eval(getattr(self.block, self.conv_name).eval(), self.compacted.norm.eval())
+        conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.norm.eval())
         replacement: nn.Module = self.compactor
         if conv.groups == 1:
             with full_precision(rows.device):
                 conv.weight = nn.Parameter(torch.einsum("om,mikl->oikl", rows, conv.weight))
+                assert conv.bias is not None
                 conv.bias = nn.Parameter(rows @ conv.bias)
             conv.out_channels = len(rows)
             replacement = nn.Identity()
@@ -167,39 +147,29 @@ class CompactableBlock:
         setattr(self.block, self.norm_name, replacement)
 
 
-def compactable_blocks(network: Embedder, both: bool = False) -> list[CompactableBlock]:
-    """The last inner width of every residual block of the backbone, in order of execution.
+def row_sites(network: Embedder, both: bool = False) -> list[RowSite]:
+    """Return a site for the last inner width of every residual block of the backbone, in order of execution.
 
     Args:
-        network: Whose.
-        both: Bottlenecks have two, between their first and second and second and third convolution: list the first too,
-            unless the second convolution is grouped, whose inputs cannot be removed one by one.
+        network: A student, before or after compactors are inserted, or a teacher.
+        both: Include the first inner width of a bottleneck, unless its second convolution is grouped: the input
+            channels of a grouped convolution cannot be removed one by one.
 
     Raises:
-        UserError: It is not a timm ResNet, or uses a normalisation that cannot be folded.
+        UserError: The backbone has no residual blocks, or has a normalization that cannot be folded.
     """
-    blocks = []
-    for name, module in network.backbone.named_modules():
-        if isinstance(module, Bottleneck):
-            if both and module.conv2.groups == 1:
-                blocks.append(CompactableBlock(name, module, "conv1", "bn1", "conv2"))
-            blocks.append(CompactableBlock(name, module, "conv2", "bn2", "conv3"))
-        elif isinstance(module, BasicBlock):
-            blocks.append(CompactableBlock(name, module, "conv1", "bn1", "conv2"))
-    backbone = network.architecture["backbone"]
-    if not blocks:
-        raise UserError(
-            f"compactors are put into the residual blocks of timm's ResNet family (resnet, resnext, wide_resnet, "
-            f"seresnet, ...), and {backbone} has none. Choose such a backbone as teacher.network.backbone."
-        )
-    for block in blocks:
-        if not isinstance(block.norm, nn.BatchNorm2d | CompactedNorm):
-            kind = type(block.norm).__name__
+    sites = []
+    for name, block in residual_blocks(network).items():
+        first = RowSite(name, block, "conv1", "bn1", "conv2")
+        if first.is_last or (both and first.next_conv.groups == 1):
+            sites.append(first)
+        if not first.is_last:
+            sites.append(RowSite(name, block, "conv2", "bn2", "conv3"))
+    for site in sites:
+        if not isinstance(site.norm, nn.BatchNorm2d | CompactedNorm):
+            backbone = network.architecture["backbone"]
             raise UserError(
-                f"there must be a batch-norm before each compactor; {backbone} has a {kind} at {block.norm_path}"
+                f"{backbone} has a {type(site.norm).__name__} at {site.name}, and a compactor needs a batch norm "
+                "before it. Choose another backbone as teacher.network.backbone."
             )
-        if not isinstance(block.block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
-            raise UserError(
-                f"compactors cannot narrow the {type(block.block.aa).__name__} of {backbone} at {block.name}.aa"
-            )
-    return blocks
+    return sites

@@ -4,19 +4,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from benchmark.errors import UserError
-from benchmark.method import Budget, Method
+from benchmark.method import Budget, Method, Plan, RecipePlan
+from benchmark.model.embedder import Embedder
+from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
 from benchmark.plots.compression import compression_svg
 
 
 class CompressionMethod(Method):
-    """A method that narrows the residual blocks of a student that starts with the teacher's architecture.
+    """A method that narrows the residual blocks of a student with the teacher's architecture.
 
-    `report` of a subclass returns at least "channels", "parameters" and "macs".
+    `report` returns at least "channels", "parameters" and "macs". Parameters and MACs are those of the network that
+    would be deployed, with folded batch norms.
     """
 
     kind: ClassVar[str] = "pruning"
     compresses: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
+
+    def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
+        inner_widths(student)
+
+    def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
+        self.image_size = plan.image_size
+        # Without a teacher, the uncompressed student takes its place, because it has the teacher's architecture.
+        self.reference = deployed_size(teacher or student, plan.image_size)
+
+    def report(self, student: Embedder) -> dict[str, float]:
+        size = deployed_size(student, self.image_size)
+        channels = sum(inner.width for inner in inner_widths(student))
+        return {"channels": channels, "parameters": size.parameters, "macs": size.macs}
 
     def progress_line(self, report: Mapping[str, float]) -> str:
         size = f"{report['parameters'] / 1e6:.2f} M parameters  {report['macs'] / 1e6:.1f} M MACs"
@@ -26,9 +42,12 @@ class CompressionMethod(Method):
     def plots(cls, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
         return {"compression.svg": compression_svg(metrics)}
 
+    def minimal_student(self, student: Embedder) -> Embedder:
+        return narrowed_copy(student, [1] * len(inner_widths(student)))
+
 
 def budget_from(method: str, target_macs: float | None, target_params: float | None) -> Budget | None:
-    """Return the budget that a method's arguments describe.
+    """Return the budget that the arguments of a method describe.
 
     Args:
         method: Name of the method, for messages.
@@ -40,7 +59,8 @@ def budget_from(method: str, target_macs: float | None, target_params: float | N
     """
     if target_macs is not None and target_params is not None:
         raise UserError(
-            f"{method}: target_macs and target_params are both set; switch one off, as in --set method.target_macs=null"
+            f"{method}: target_macs ({target_macs}) and target_params ({target_params}) are both set; switch one off, "
+            "as in --set method.target_macs=null"
         )
     if target_macs is not None:
         return Budget("macs", target_macs)

@@ -1,7 +1,10 @@
-"""The group lasso over the rows or columns of compactors: its value, its gradient, its weight."""
+"""The group lasso on rows or columns of compactors: its gradient and its weight.
+
+The group lasso of a compactor W is the sum of the L2 norms of its rows. Optimizing it moves whole rows to zero.
+"""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,57 +14,12 @@ from torch import Tensor
 from benchmark.errors import UserError
 from benchmark.method import Plan
 
-
-def require_derivable(method: str, lasso: float | Literal["auto"], optimizer: str) -> None:
-    """Refuse `auto` where it is not known how the optimiser would move a row.
-
-    Raises:
-        UserError: It is not.
-    """
-    if lasso == "auto" and optimizer != "sgd":
-        raise UserError(f"{method}'s `lasso: auto` is derived for train.optimizer.type: sgd; give a number with others")
-
-
-def lasso_strength(
-    method: str,
-    lasso: float | Literal["auto"],
-    plan: Plan,
-    start: float,
-    vanish_at: float,
-    own_momentum: float | None = None,
-) -> float:
-    """`lasso`, or for `auto` the value by which a free row goes from norm 1 to zero between two points of the training.
-
-    Args:
-        method: Whose, for messages.
-        lasso: A number, or `auto`.
-        plan: The training.
-        start: Share of the training at which the row is left to the lasso.
-        vanish_at: Share of the training at which it has vanished.
-        own_momentum: For a method that moves its compactors itself, by SGD without weight decay.
-
-    Raises:
-        UserError: The learning rate is zero.
-    """
-    if lasso != "auto":
-        return lasso
-    momentum, decay = (plan.momentum, plan.weight_decay) if own_momentum is None else (own_momentum, 0.0)
-    first = round(start * plan.steps)
-    last = min(max(first + 1, round(vanish_at * plan.steps)), plan.steps)
-    try:
-        return auto_lasso([plan.learning_rate(step) for step in range(first, last)], momentum, decay)
-    except (ValueError, OverflowError) as error:
-        raise UserError(
-            f"{method}'s `lasso: auto` finds no value for this schedule ({error}): give a number, such as 0.004"
-        ) from error
-
-
 TINY = 1e-12
-"""Below this norm a row's lasso gradient shrinks with the row; squares of smaller numbers leave float32 soon after."""
+"""Smallest norm by which a row is divided. Squares of smaller numbers soon underflow in float32."""
 
 
 def group_norms(weight: Tensor, dim: int = 0) -> Tensor:
-    """The norms of the rows, or of the columns, of a compactor.
+    """Compute the L2 norms of the rows or columns of a compactor.
 
     Args:
         weight: (out, in, 1, 1) or (out, in).
@@ -73,93 +31,140 @@ def group_norms(weight: Tensor, dim: int = 0) -> Tensor:
     return torch.linalg.vector_norm(weight.movedim(dim, 0).flatten(1), dim=1)
 
 
-def group_lasso(weight: Tensor, dim: int = 0) -> Tensor:
-    """sum over rows of ||W_row||_2, a row being one output channel; a zero row has gradient zero.
-
-    Args:
-        weight: (out, in, 1, 1) or (out, in).
-        dim: 1 for columns in place of rows.
-
-    Returns:
-        A scalar.
-    """
-    return group_norms(weight, dim).sum()
-
-
 def lasso_gradient(weight: Tensor, floor: float | Tensor = TINY, dim: int = 0) -> Tensor:
-    """W_row / max(||W_row||, floor): the gradient of `group_lasso`, without its jump at zero.
+    """Compute W_row / max(||W_row||, floor), the gradient of the group lasso without its jump at zero.
 
-    The released rule divides by the norm itself, which is NaN at an exactly zero row; here such a row stays zero.
+    CDD's released code divides by the norm itself, which is NaN for a row of zeros. Here, such a row stays zero.
 
     Args:
         weight: (out, in, 1, 1) or (out, in).
-        floor: The norm below which the pull weakens in proportion to the row, so that a step cannot overshoot zero: a
-            number, or a tensor that broadcasts with (out,).
-        dim: 1 for columns in place of rows.
+        floor: Norm below which the gradient is proportional to the row, so that a step cannot overshoot zero: a number,
+            or a tensor that broadcasts with (out,).
+        dim: 0 for rows, 1 for columns.
 
     Returns:
         The shape of `weight`.
     """
-    return weight / along(group_norms(weight, dim).clamp(min=floor), weight, dim)
+    return weight / per_group(group_norms(weight, dim).clamp(min=floor), weight, dim)
 
 
 @torch.no_grad()
 def edit_gradients(
-    weights: Iterable[Tensor],
-    masks: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
     strength: float,
+    *,
+    masks: Sequence[Tensor] = (),
     floor: float | Tensor = TINY,
-    dims: Sequence[int] | None = None,
+    dims: Sequence[int] = (),
 ) -> None:
-    """grad <- mask * grad + strength * W / ||W||, row by row and in place, for every compactor.
+    """Mask the gradient of the loss and add the gradient of the lasso, in place.
 
-    The lasso reaches every row; a masked row has nothing else left to oppose it.
+    For every row of every compactor: grad <- mask * grad + strength * W / ||W||. The lasso applies to masked rows too,
+    and nothing else opposes it there.
 
     Args:
-        weights: Compactor weights with gradients.
-        masks: One (out,) per weight, 0 where the objective's gradient is reset; None resets none.
-        strength: The lasso's weight.
+        weights: Weights of the compactors, with gradients.
+        strength: Weight of the lasso.
+        masks: For each compactor (out,), 0 where the gradient of the loss is reset; empty to reset none.
         floor: As in `lasso_gradient`.
-        dims: Per weight, 1 where columns take the place of rows; None is rows throughout.
+        dims: For each compactor, 0 if its groups are rows and 1 if they are columns; empty if all are rows.
     """
     for i, weight in enumerate(weights):
-        dim = 0 if dims is None else dims[i]
+        dim = dims[i] if dims else 0
         assert weight.grad is not None
-        if masks is not None:
-            weight.grad.mul_(along(masks[i], weight, dim))
+        if masks:
+            weight.grad.mul_(per_group(masks[i], weight, dim))
         weight.grad.add_(lasso_gradient(weight, floor, dim), alpha=strength)
 
 
-def auto_lasso(learning_rates: Sequence[float] | np.ndarray, momentum: float, weight_decay: float) -> float:
-    """The lasso's weight under which a row that is masked with norm 1 reaches zero after these steps.
+def per_group(values: Tensor, weight: Tensor, dim: int) -> Tensor:
+    """Reshape values, one for each row (dim 0) or column (dim 1) of `weight`, so that they broadcast with it."""
+    return values.view([-1 if i == dim else 1 for i in range(weight.ndim)])
 
-    Without the objective's gradient, a row only feels lasso and weight decay, both along itself, so its norm n follows
-    one equation. SGD with momentum mu repeats a gradient g in later steps as g, mu g, mu^2 g, ... and so, starting from
-    rest, moves in step i by eta_i * (1 + mu + ... + mu^i) times a gradient that changes slowly:
 
-        dn / ds = -(lambda + delta * n),   s = sum over steps i of eta_i * (1 - mu^(i + 1)) / (1 - mu)
-        n(s) = (1 + lambda / delta) * exp(-delta * s) - lambda / delta,   n(0) = 1
-
-    and n(S) = 0, with S the sum over all steps, gives lambda = delta / (exp(delta * S) - 1), or 1 / S without
-    weight decay. A constant lambda instead ties compression to the number of steps: the released 0.004 of CDD clears a
-    masked row in 7 epochs of MSMT17 and would take 40 of CUB.
+def check_lasso(method: str, lasso: float | Literal["auto"], optimizer: str) -> None:
+    """Check that the weight of the lasso can be derived for the optimizer.
 
     Args:
-        learning_rates: (steps,): the compactors' learning rate at every step, from the one that masks the row to the
-            last before it has vanished.
-        momentum: mu of SGD, 0 <= mu < 1.
-        weight_decay: delta of SGD, applied to the compactors too.
+        method: Name of the method, for messages.
+        lasso: A number, or `auto`.
+        optimizer: "sgd" or "adamw".
 
     Raises:
-        ValueError: The learning rates sum to nothing.
+        UserError: The weight is `auto`, and the optimizer is not SGD.
+    """
+    if lasso == "auto" and optimizer != "sgd":
+        raise UserError(
+            f"{method}: `lasso: auto` is derived for train.optimizer.type: sgd, not {optimizer}; set lasso to a number"
+        )
+
+
+def lasso_strength(
+    method: str,
+    lasso: float | Literal["auto"],
+    plan: Plan,
+    *,
+    start: float,
+    vanish_at: float,
+    momentum: float | None = None,
+) -> float:
+    """Return the weight of the lasso.
+
+    With `auto` it is the value at which the norm of a row without any other gradient goes from 1 to zero between two
+    points of the training.
+
+    Args:
+        method: Name of the method, for messages.
+        lasso: A number, or `auto`.
+        plan: The coming training.
+        start: Share of the training after which the row has no other gradient.
+        vanish_at: Share of the training after which the row has vanished.
+        momentum: For a method that moves its compactors itself, by SGD without weight decay: its momentum. None if the
+            optimizer of the training moves them.
+
+    Raises:
+        UserError: There is no such value, for example because the learning rate is zero.
+    """
+    if lasso != "auto":
+        return lasso
+    momentum, decay = (plan.momentum, plan.weight_decay) if momentum is None else (momentum, 0.0)
+    first = round(start * plan.steps)
+    last = min(max(first + 1, round(vanish_at * plan.steps)), plan.steps)
+    try:
+        return auto_lasso([plan.learning_rate(step) for step in range(first, last)], momentum, decay)
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"{method}: `lasso: auto` has no value for the learning rates of steps {first} to {last} ({error}); set "
+            "lasso to a number, such as 0.004"
+        ) from error
+
+
+def auto_lasso(learning_rates: Sequence[float] | np.ndarray, momentum: float, weight_decay: float) -> float:
+    """Compute the weight of the lasso at which a masked row of norm 1 reaches zero after the given steps.
+
+    A masked row only has the gradients of the lasso and of weight decay. Both are parallel to the row, so its norm n
+    follows one equation. SGD with momentum mu repeats a gradient g in later steps as g, mu g, mu^2 g, and so on.
+    Starting at rest, step i therefore moves by eta_i * (1 + mu + ... + mu^i) times a gradient that changes slowly:
+
+        dn / ds = -(lambda + delta * n),  s = sum over steps i of eta_i * (1 - mu^(i + 1)) / (1 - mu)
+
+        n(s) = (1 + lambda / delta) * exp(-delta * s) - lambda / delta,  n(0) = 1
+
+    With S the sum over all steps, n(S) = 0 gives lambda = delta / (exp(delta * S) - 1), or 1 / S without weight decay.
+
+    A constant lambda would tie compression to the number of steps: 0.004, as in CDD's released code, removes a masked
+    row within 7 epochs of MSMT17 and would need 40 epochs of CUB.
+
+    Args:
+        learning_rates: (steps,): learning rate eta of each step, from masking to vanishing.
+        momentum: mu of SGD, 0 <= mu < 1.
+        weight_decay: delta of SGD, which applies to the compactors too.
+
+    Raises:
+        ValueError: All learning rates are zero.
     """
     rates = np.asarray(learning_rates, dtype=np.float64)
     path = float(np.sum(rates * (1 - momentum ** np.arange(1, len(rates) + 1)))) / (1 - momentum)
     if path <= 0:
-        raise ValueError("the learning rate is zero in all steps in which a row is to vanish")
+        raise ValueError("all learning rates are zero")
     return weight_decay / math.expm1(weight_decay * path) if weight_decay > 0 else 1 / path
-
-
-def along(values: Tensor, weight: Tensor, dim: int) -> Tensor:
-    """`values`, one for each row (dim 0) or column (dim 1) of `weight`, in a shape that multiplies it."""
-    return values.view([-1 if i == dim else 1 for i in range(weight.ndim)])

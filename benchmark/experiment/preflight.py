@@ -12,7 +12,8 @@ from benchmark.experiment.environment import choose_device
 from benchmark.experiment.experiment import Experiment
 from benchmark.method import Method, RecipePlan
 from benchmark.model import cost
-from benchmark.model.embedder import Embedder, stage_channels
+from benchmark.model.embedder import Embedder
+from benchmark.model.features import stage_channels
 from benchmark.recipe import Recipe
 from benchmark.registry import METHODS
 

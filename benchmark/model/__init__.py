@@ -1,1 +1,1 @@
-"""Embedding networks: building, editing, measuring, folding and saving them. Plain torch; usable alone."""
+"""Embedding networks: building, editing, measuring, folding and saving them. Plain torch, usable on its own."""

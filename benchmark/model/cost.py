@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, latency, memory."""
+"""The cost of a network: parameters, multiply-accumulates (MACs), latency and peak memory."""
 
 import copy
 import statistics
@@ -14,12 +14,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 BATCHES = (1, 64)
-"""Batch sizes at which latency is measured; peak memory is that of the last."""
+"""Batch sizes at which latency is measured. Peak memory is measured at the last of them."""
+WARMUP_PASSES = 2
+"""Forward passes that precede the timed ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Parameters and multiply-accumulates (MACs) of one image. FLOPs are twice the MACs."""
+    """Parameters, and multiply-accumulates (MACs) for one image. FLOPs are twice the MACs."""
 
     parameters: int
     macs: int
@@ -27,11 +29,15 @@ class Size:
 
 @torch.no_grad()
 def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
-    """Parameters and MACs of `network` for one image of `image_size` (height, width).
+    """Count the parameters and MACs of a network, without its classifier head.
 
-    MACs are half of `torch.utils.flop_counter`'s FLOPs, which covers convolutions, matrix products and attention and
-    leaves out elementwise work. Only shapes are propagated (on the `meta` device), so the answer is exact and
-    immediate. A classifier head is not on the path to the embedding and is not counted, nor are its parameters.
+    MACs are half of the FLOPs counted by `torch.utils.flop_counter`, which covers convolutions, matrix products and
+    attention, and ignores elementwise operations. Only shapes are propagated (on the `meta` device), so the count is
+    exact and fast.
+
+    Args:
+        network: Maps (B, 3, H, W) uint8 images to embeddings.
+        image_size: (height, width) of one image.
     """
     shapes = copy.deepcopy(network).to("meta").eval()
     with FlopCounterMode(display=False) as counter:
@@ -42,27 +48,44 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
 
 @torch.inference_mode()
 def latency(network: nn.Module, image_size: tuple[int, int], device: torch.device) -> dict[int, float]:
-    """Median milliseconds of a forward pass at each of `BATCHES`, in the caller's thread setting.
+    """Measure the median latency of a forward pass, with the current number of threads.
 
-    Twenty passes after two to warm up; of a slow network, as many as fit into three seconds, but at least three.
+    The median is over 20 passes, or over as many as fit into three seconds, but at least three.
+
+    Args:
+        network: On `device`, in eval mode.
+        image_size: (height, width).
+        device: Where `network` is.
+
+    Returns:
+        Milliseconds for each batch size of `BATCHES`.
     """
     result = {}
     for batch in BATCHES:
         images = torch.zeros(batch, 3, *image_size, dtype=torch.uint8, device=device)
         times: list[float] = []
-        while len(times) < 5 or (len(times) < 22 and sum(times) < 3):
-            _wait(device)
+        while len(times) < WARMUP_PASSES + 3 or (len(times) < WARMUP_PASSES + 20 and sum(times) < 3):
+            _synchronize(device)
             start = time.perf_counter()
             network(images)
-            _wait(device)
+            _synchronize(device)
             times.append(time.perf_counter() - start)
-        result[batch] = 1000 * statistics.median(times[2:])
+        result[batch] = 1000 * statistics.median(times[WARMUP_PASSES:])
     return result
 
 
 @torch.inference_mode()
 def peak_memory(network: nn.Module, image_size: tuple[int, int], device: torch.device) -> float:
-    """Peak MiB held by weights and activations during a forward pass at the largest of `BATCHES`."""
+    """Measure the peak memory of weights and activations in a forward pass at the largest batch size of `BATCHES`.
+
+    Args:
+        network: On `device`, in eval mode.
+        image_size: (height, width).
+        device: Where `network` is.
+
+    Returns:
+        MiB.
+    """
     images = torch.zeros(BATCHES[-1], 3, *image_size, dtype=torch.uint8, device=device)
     weights = sum(t.numel() * t.element_size() for t in [*network.parameters(), *network.buffers()])
     if device.type == "cuda":
@@ -76,17 +99,18 @@ def peak_memory(network: nn.Module, image_size: tuple[int, int], device: torch.d
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operators create and subtracts them when they are freed."""
+    """Tracks the bytes of the tensor storages that operators create, until the storages are freed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in known:
+            # A view shares the storage of an input and takes no memory.
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in inputs:
                 size = storage.nbytes()
                 self.now += size
                 self.peak = max(self.peak, self.now)
@@ -97,6 +121,6 @@ class _LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

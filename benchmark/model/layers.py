@@ -1,4 +1,4 @@
-"""Small layers: GeM pooling, the cosine classifier, flip test-time augmentation."""
+"""Layers and wrappers of embedding networks."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,14 @@ from torch.nn import functional as F
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling with a learnable exponent: `(mean x^p)^(1/p)`.
+    """Generalized-mean pooling with a learnable exponent: `(mean x^p)^(1/p)`.
 
     Radenović, Tolias, Chum. Fine-tuning CNN Image Retrieval with No Human Annotation. TPAMI 2019, equation 3.
+
+    Args:
+        exponent: Initial p.
+        eps: Lower bound of x.
+        flatten: Return (B, C) instead of (B, C, 1, 1).
     """
 
     def __init__(self, exponent: float = 3.0, eps: float = 1e-6, flatten: bool = True) -> None:
@@ -18,15 +23,20 @@ class GeM(nn.Module):
         self.flatten = flatten
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C), or (B, C, 1, 1) where `flatten` is false, computed in float32."""
+        """Pool (B, C, H, W) feature maps in float32."""
         powers = maps.float().clamp(min=self.eps).pow(self.exponent)
         return powers.mean((2, 3), keepdim=not self.flatten).pow(1 / self.exponent)
 
 
 class CosineHead(nn.Module):
-    """A classifier of unit vectors: logits are `scale * cos(embedding, class weight)`.
+    """Classifier with normalized weights: logits are `scale * cos(embedding, class weight)`.
 
     Zhai, Wu. Classification is a Strong Baseline for Deep Metric Learning. BMVC 2019.
+
+    Args:
+        features: Embedding size.
+        identities: Number of classes.
+        scale: Factor of the cosines, the inverse of the softmax temperature.
     """
 
     def __init__(self, features: int, identities: int, scale: float) -> None:
@@ -36,14 +46,17 @@ class CosineHead(nn.Module):
         self.scale = scale
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(B, features) -> (B, identities)."""
+        """Return the (B, identities) logits of (B, features) embeddings."""
         return self.scale * F.linear(F.normalize(embedding), F.normalize(self.weight))
 
 
 class FlipTTA(nn.Module):
-    """The mean of a network's embeddings of an image and of its mirror image, for (B, 3, H, W) images.
+    """Flip test-time augmentation: the mean of the embeddings of an image and its horizontal mirror image.
 
-    Test-time augmentation by flipping: what faces left and right alike costs a second pass.
+    It doubles the cost of the forward pass.
+
+    Args:
+        network: Maps (B, 3, H, W) images to (B, D) embeddings.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -51,5 +64,6 @@ class FlipTTA(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        mirrored: Tensor = (self.network(images) + self.network(images.flip(3))) / 2
-        return mirrored
+        """Return the (B, D) mean embeddings of (B, 3, H, W) images."""
+        mean: Tensor = (self.network(images) + self.network(images.flip(3))) / 2
+        return mean

@@ -1,12 +1,10 @@
-"""The inner widths of residual blocks: what a ResNet can lose without a change of what its blocks exchange."""
+"""The inner widths of residual blocks: channels of a ResNet that can be pruned without changing other blocks."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers import BlurPool2d
-from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
@@ -18,119 +16,148 @@ from benchmark.model.surgery import ChannelSelection, keep_channels, keep_inputs
 
 @dataclass(frozen=True)
 class InnerWidth:
-    """conv -> norm -> activation -> following conv, inside a residual block.
+    """The channels between two consecutive convolutions of a residual block: conv, norm, activation, next conv.
 
-    A bottleneck has two of these, between its first and second and its second and third convolution; a basic block has
-    one. The channels between the two convolutions are read by nothing else.
+    Only the next convolution reads them. A basic block has one inner width, between its two convolutions. A bottleneck
+    has two: between its first and second, and between its second and third convolution.
     """
 
-    path: str
+    block_name: str
     """Name of the block within the backbone."""
     block: nn.Module
     conv_name: str
     norm_name: str
-    following_name: str
+    next_conv_name: str
 
     @property
     def conv(self) -> nn.Conv2d:
-        """The convolution that makes the channels."""
+        """The convolution that computes the channels."""
         return getattr(self.block, self.conv_name)
 
     @property
-    def norm(self) -> nn.BatchNorm2d:
-        """Their batch-norm."""
+    def norm(self) -> nn.Module:
+        """The normalization of the channels."""
         return getattr(self.block, self.norm_name)
 
     @property
-    def following(self) -> nn.Conv2d:
-        """The convolution that reads them."""
-        return getattr(self.block, self.following_name)
+    def scale(self) -> nn.Parameter:
+        """(width,): the scale gamma of the batch norm."""
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        return self.norm.weight
+
+    @property
+    def next_conv(self) -> nn.Conv2d:
+        """The convolution that reads the channels."""
+        return getattr(self.block, self.next_conv_name)
 
     @property
     def width(self) -> int:
-        """How many there are."""
+        """Number of channels."""
         return self.conv.out_channels
 
-    def keep(self, channels: Tensor) -> list[ChannelSelection]:
-        """Keep these channels (int64, ascending) everywhere; the parameters that were narrowed."""
-        blur = getattr(self.block, "aa", None)
-        if isinstance(blur, BlurPool2d) and self.reads_blurred:  # filters channel by channel, all alike
-            blur.channels = len(channels)
-            blur.filt = blur.get_buffer("filt")[: len(channels)]
+    def keep(self, index: Tensor) -> list[ChannelSelection]:
+        """Keep the channels `index` (int64, ascending) in every layer that has them.
+
+        Returns:
+            The parameters that were narrowed.
+        """
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        self.narrow_blur(len(index))
         return [
-            *keep_outputs(self.conv, channels),
-            *keep_channels(self.norm, channels),
-            *keep_inputs(self.following, channels),
+            *keep_outputs(self.conv, index),
+            *keep_channels(self.norm, index),
+            *keep_inputs(self.next_conv, index),
         ]
 
     @property
-    def reads_blurred(self) -> bool:
-        """Whether the block's anti-aliasing, if any, lies between the two convolutions."""
-        return self.conv_name == ("conv2" if isinstance(self.block, Bottleneck) else "conv1")
+    def is_last(self) -> bool:
+        """Whether the next convolution is the last one of the block, before which anti-aliasing takes place."""
+        last = "conv3" if hasattr(self.block, "conv3") else "conv2"
+        return self.next_conv_name == last
+
+    def narrow_blur(self, channels: int) -> None:
+        """Narrow the anti-aliasing filter before the next convolution, if there is one, to a number of channels."""
+        from timm.layers import BlurPool2d
+
+        blur = self.block.aa
+        if isinstance(blur, BlurPool2d) and self.is_last:
+            blur.channels = channels  # the filter of every channel is the same
+            blur.filt = blur.get_buffer("filt")[:channels]
 
 
-def inner_widths(network: Embedder, method: str) -> list[InnerWidth]:
-    """All inner widths of the backbone, in order of execution.
-
-    Args:
-        network: Whose.
-        method: Who asks, for messages.
+def inner_widths(network: Embedder) -> list[InnerWidth]:
+    """Return all inner widths of the backbone, in order of execution.
 
     Raises:
-        UserError: It is not a timm ResNet, or has layers whose channels cannot be removed one by one.
+        UserError: The backbone has no residual blocks, or they have layers that cannot be pruned channel by channel.
     """
     backbone = network.architecture["backbone"]
     widths: list[InnerWidth] = []
-    for path, block in network.backbone.named_modules():
-        if isinstance(block, Bottleneck):
-            widths.append(InnerWidth(path, block, "conv1", "bn1", "conv2"))
-            widths.append(InnerWidth(path, block, "conv2", "bn2", "conv3"))
-        elif isinstance(block, BasicBlock):
-            widths.append(InnerWidth(path, block, "conv1", "bn1", "conv2"))
-    if not widths:
-        raise UserError(
-            f"{method} narrows the residual blocks of timm's ResNet family (resnet, wide_resnet, seresnet, ...), and "
-            f"{backbone} has none. Choose such a backbone as teacher.network.backbone."
-        )
+    for name, block in residual_blocks(network).items():
+        widths.append(InnerWidth(name, block, "conv1", "bn1", "conv2"))
+        if hasattr(block, "conv3"):
+            widths.append(InnerWidth(name, block, "conv2", "bn2", "conv3"))
     for inner in widths:
-        place = f"of {backbone} at {inner.path}"
         if type(inner.norm) is not nn.BatchNorm2d:
             raise UserError(
-                f"{method} needs batch-norms in the residual blocks; the {inner.norm_name} {place} is a "
-                f"{type(inner.norm).__name__}"
+                f"{backbone} has a {type(inner.norm).__name__} at {inner.block_name}.{inner.norm_name}, and channel "
+                "pruning needs batch norms there. Choose another backbone as teacher.network.backbone."
             )
-        if inner.conv.groups > 1 or inner.following.groups > 1:
+        if inner.conv.groups > 1 or inner.next_conv.groups > 1:
             raise UserError(
-                f"{method} removes channels one by one, which the grouped convolution {place} does not allow"
+                f"{backbone} has grouped convolutions at {inner.block_name}, which cannot be pruned channel by "
+                "channel. Choose another backbone as teacher.network.backbone."
             )
-        if not isinstance(inner.block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
-            raise UserError(f"{method} cannot narrow the {type(inner.block.aa).__name__} {place}")
     return widths
 
 
-def narrowed(network: Embedder, widths: Sequence[int]) -> Embedder:
-    """A copy in eval mode whose inner widths are these, one for each of `inner_widths`; the first channels are kept."""
-    smaller = copy.deepcopy(network).eval()
-    for inner, width in zip(inner_widths(smaller, "it"), widths, strict=True):
-        inner.keep(torch.arange(width))
-    return smaller
+def residual_blocks(network: Embedder) -> dict[str, nn.Module]:
+    """Return timm's residual blocks in the backbone by name, in order of execution.
 
-
-def deployed_size(network: Embedder, image_size: tuple[int, int], widths: Sequence[int] | None = None) -> Size:
-    """What `network` costs once batch-norms are folded; with other inner widths, where they are given."""
-    plain = network if widths is None else narrowed(network, widths)
-    # The smallest input that passes through any ResNet; folding looks at which layer follows which.
-    example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=next(network.parameters()).device)
-    return count(fold_batchnorm(plain, example), image_size)
-
-
-def fewest(most: int, enough: Callable[[int], bool]) -> int:
-    """The smallest number in 0 .. `most` with which it is `enough`, which it stays with larger ones; else `most`.
-
-    By bisection: how many channels have to go, in a given order, until a network is cheap enough.
+    Raises:
+        UserError: There are none, or their anti-aliasing layers cannot be narrowed.
     """
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low
+    from timm.layers import BlurPool2d
+    from timm.models.resnet import BasicBlock, Bottleneck
+
+    backbone = network.architecture["backbone"]
+    blocks: dict[str, nn.Module] = {
+        name: module for name, module in network.backbone.named_modules() if isinstance(module, BasicBlock | Bottleneck)
+    }
+    if not blocks:
+        raise UserError(
+            f"{backbone} has no residual blocks of timm's ResNet family (resnet, wide_resnet, seresnet, ...), whose "
+            "channels are pruned. Choose such a backbone as teacher.network.backbone."
+        )
+    for name, block in blocks.items():
+        if not isinstance(block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
+            raise UserError(
+                f"{backbone} has a {type(block.aa).__name__} at {name}.aa, which cannot be narrowed. Choose another "
+                "backbone as teacher.network.backbone."
+            )
+    return blocks
+
+
+def narrowed_copy(network: Embedder, widths: Sequence[int]) -> Embedder:
+    """Return a copy in eval mode with other inner widths, which keeps the first channels of each.
+
+    Args:
+        network: The network; it is not changed.
+        widths: A number of channels for each of `inner_widths(network)`.
+    """
+    narrow = copy.deepcopy(network).eval()
+    for inner, width in zip(inner_widths(narrow), widths, strict=True):
+        inner.keep(torch.arange(width))
+    return narrow
+
+
+def folded_copy(network: Embedder) -> Embedder:
+    """Return a copy in eval mode with folded batch norms."""
+    # Folding depends on the order of layers only, and every ResNet accepts this image size.
+    example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=next(network.parameters()).device)
+    return fold_batchnorm(network, example)
+
+
+def deployed_size(network: Embedder, image_size: tuple[int, int]) -> Size:
+    """Return the parameters and MACs of the network after folding its batch norms."""
+    return count(folded_copy(network), image_size)

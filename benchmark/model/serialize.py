@@ -1,4 +1,4 @@
-"""Saving and loading networks."""
+"""Student files, which hold a deployed network, and loading of weights into a network."""
 
 import io
 from hashlib import sha256
@@ -13,87 +13,10 @@ from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
 from benchmark.utils.atomic import atomic_path
 
-
-def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
-    """Load a file into the whole network, or into its backbone where all of the file's keys are the backbone's.
-
-    safetensors, or a torch file read with `weights_only=True`: no code in the file is run. Loading is strict, but for
-    the classifier that a published backbone comes with, which this network does not have.
-
-    Args:
-        network: Gets the weights.
-        path: The file.
-        trained: It must hold a whole trained network, neck and all. Only a classifier may be missing, or be for other
-            identities, and then the network is left without one.
-
-    Raises:
-        UserError: The file cannot be read, or its keys or shapes differ; the first differences are listed.
-    """
-    weights = _read(path)
-    if trained:
-        weights = _with_fitting_head(weights, network)
-    whole, backbone = network.state_dict(), network.backbone.state_dict()
-    weights = _without_classifier(weights, network) if weights.keys() > backbone.keys() else weights
-    backbone_alone = weights.keys() <= backbone.keys()
-    if backbone_alone and trained:
-        raise UserError(f"weights {path} are of a backbone alone: a trained network has a neck that makes embeddings")
-    target, expected = (network.backbone, backbone) if backbone_alone else (network, whole)
-    shapes = {name: tuple(value.shape) for name, value in expected.items()}
-    missing = sorted(expected.keys() - weights.keys())
-    surplus = sorted(weights.keys() - expected.keys())
-    unequal = [
-        f"{name} {tuple(weights[name].shape)} instead of {shape}"
-        for name, shape in shapes.items()
-        if name in weights and tuple(weights[name].shape) != shape
-    ]
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        for kind, names in (("missing", missing), ("not in the network", surplus), ("of another shape", unequal))
-        if names
-    ]
-    if problems:
-        raise UserError(f"weights {path} do not fit {network.architecture['backbone']}:\n  " + "\n  ".join(problems))
-    target.load_state_dict(weights, strict=True)
-
-
-def _with_fitting_head(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
-    """The weights, without a classifier that does not fit; the network then has none either."""
-
-    def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-        return {name: value.shape for name, value in tensors.items() if name.startswith("head.")}
-
-    if shapes(weights) == shapes(network.state_dict()):
-        return weights
-    network.head = None
-    return {name: value for name, value in weights.items() if not name.startswith("head.")}
-
-
-def _without_classifier(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
-    names = network.backbone.pretrained_cfg.get("classifier") or ()
-    prefixes = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    return {name: value for name, value in weights.items() if not name.startswith(prefixes)}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise many kinds for a damaged file
-        raise UserError(f"weights file {path} cannot be read safely: {error}") from error
-    if isinstance(content, dict):
-        for key in ("student", "state_dict", "model"):  # our checkpoints, and the usual wrappings
-            content = content.get(key, content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"weights file {path} does not hold a dictionary of tensors")
-    return content
-
-
 FORMAT = 1
+"""Version of the student file."""
+SHOWN = 5
+"""Maximum number of keys that a message lists of each kind."""
 
 _CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
@@ -105,24 +28,31 @@ _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "BlurPool2d": (BlurPool2d, ("channels", "filt_size", "stride", "pad_mode")),
     "Identity": (nn.Identity, ()),
 }
-"""The layers that an edit can describe, and their constructors' arguments."""
+"""Layers that an edit can describe, with the arguments of their constructors."""
 _ACTIVATION = {"type": "activation"}
-"""The edit of a batch-norm with an activation (timm's BatchNormAct2d) of which only the activation is left."""
+"""Edit of timm's BatchNormAct2d whose batch norm was folded, so that only its activation remains."""
 
 
 def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> None:
-    """Write the embedding network of `student` (no classifier head), atomically.
+    """Write the embedding network of `student`, without its classifier head, atomically.
+
+    The file holds the arguments of the original architecture, an edit for each layer that differs from it, and the
+    weights.
+
+    Args:
+        student: The network.
+        path: The file to write.
+        image_size: (height, width) of test images, stored in the file.
 
     Raises:
         TypeError: A layer differs from the original architecture in a way that no edit can describe.
     """
     edits, weights = _edits(student), _embedding_weights(student)
     shapes = {name: value.shape for name, value in weights.items()}
-    wrong = shapes.items() ^ {n: v.shape for n, v in _rebuilt(student.architecture, edits).state_dict().items()}.items()
-    if wrong:
-        raise TypeError(
-            f"a student file cannot describe the shapes of {', '.join(sorted({name for name, _ in wrong}))}"
-        )
+    rebuilt = {name: value.shape for name, value in _rebuild(student.architecture, edits).state_dict().items()}
+    if unequal := shapes.items() ^ rebuilt.items():
+        names = ", ".join(sorted({name for name, _ in unequal}))
+        raise TypeError(f"a student file cannot describe the shapes of {names}")
     content = {
         "format": FORMAT,
         "architecture": student.architecture,
@@ -130,30 +60,36 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> 
         "edits": edits,
         "weights": weights,
     }
-    whole = io.BytesIO()  # torch hides the reason when a file cannot be written
-    torch.save(content, whole)
+    # torch.save to a file hides the reason of the operating system if the file cannot be written.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedder:
-    """The deployed network in `path`, in eval mode. It maps (B, 3, H, W) uint8 RGB images to (B, dim) embeddings.
+    """Load a deployed network in eval mode. The method that trained it is not needed.
 
-    Nothing needs to be known about the method that made it.
+    Args:
+        path: The `student.pt` of a run.
+        device: Where to put the network.
+
+    Returns:
+        A network that maps (B, 3, H, W) uint8 RGB images to (B, dim) embeddings.
 
     Raises:
-        UserError: The file does not exist or is not a student of this format.
+        UserError: The file does not exist or is not a student file of this format.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"student file {path} does not exist") from error
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+    except Exception as error:  # torch.load raises many types for a damaged file
         raise UserError(f"{path} is not a readable student file: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a student file of format {FORMAT}; it was not written by `benchmark run`")
     try:
-        student = _rebuilt(content["architecture"], content["edits"])
+        student = _rebuild(content["architecture"], content["edits"])
         student.load_state_dict(content["weights"], strict=True)
     except (UserError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} describes a network that cannot be built here: {error}") from error
@@ -162,7 +98,7 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedd
 
 
 def weights_hash(student: Embedder) -> str:
-    """sha256 over names, shapes and values of the embedding network's weights."""
+    """Return the SHA-256 of the names, shapes, dtypes and values of the embedding network's weights."""
     digest = sha256()
     for name, value in sorted(_embedding_weights(student).items()):
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
@@ -175,7 +111,7 @@ def _embedding_weights(student: Embedder) -> dict[str, torch.Tensor]:
 
 
 def _edits(student: Embedder) -> dict[str, dict[str, Any]]:
-    """How each layer differs from the network that `architecture` builds."""
+    """Describe every layer that differs from the network built from `student.architecture`, by its name."""
     original = dict(Embedder(**student.architecture).named_modules())
     edits = {}
     for name, module in student.named_modules():
@@ -202,8 +138,8 @@ def _describe(module: nn.Module) -> dict[str, Any]:
     return description
 
 
-def _rebuilt(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> Embedder:
-    """The network with every edit done; its weights are anything."""
+def _rebuild(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> Embedder:
+    """Build the original architecture and apply the edits. The weights are random."""
     student = Embedder(**architecture)
     for name, edit in edits.items():
         if edit == _ACTIVATION:
@@ -212,3 +148,87 @@ def _rebuilt(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> 
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in edit.items() if k != "type"}
         student.set_submodule(name, _LAYERS[edit["type"]][0](**arguments))
     return student
+
+
+def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
+    """Load weights into the whole network, or into its backbone if the file has the keys of the backbone only.
+
+    The file is a safetensors file or a torch file, read with `weights_only=True`: code in it is not executed. Keys and
+    shapes have to match, except that the classifier of a published backbone is ignored.
+
+    Args:
+        network: Receives the weights.
+        path: The file.
+        trained: The file has to hold a whole trained network with its neck. If it has no classifier head, or one for
+            other identities, the head of `network` is removed.
+
+    Raises:
+        UserError: The file cannot be read, or keys or shapes differ; the message lists the first differences.
+    """
+    weights = _read_weights(path)
+    if trained:
+        weights = _drop_unequal_head(weights, network)
+    network_state, backbone_state = network.state_dict(), network.backbone.state_dict()
+    if weights.keys() > backbone_state.keys():
+        weights = _drop_classifier(weights, network)
+    backbone_only = weights.keys() <= backbone_state.keys()
+    if backbone_only and trained:
+        raise UserError(
+            f"weights {path} are those of a backbone only; give a file of a trained network, which includes its neck"
+        )
+    target, expected = (network.backbone, backbone_state) if backbone_only else (network, network_state)
+    unequal = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    problems = [
+        f"{len(names)} {problem}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        for problem, names in (
+            ("missing", sorted(expected.keys() - weights.keys())),
+            ("not in the network", sorted(weights.keys() - expected.keys())),
+            ("of another shape", unequal),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(f"weights {path} do not fit {network.architecture['backbone']}:\n  " + "\n  ".join(problems))
+    target.load_state_dict(weights, strict=True)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"weights file {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise many types for a damaged file
+        raise UserError(f"weights file {path} cannot be read safely: {error}") from error
+    if isinstance(content, dict):
+        for key in ("student", "state_dict", "model"):  # checkpoints of this suite, and common wrappers
+            content = content.get(key, content)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"weights file {path} does not hold a dictionary of tensors")
+    return content
+
+
+def _drop_unequal_head(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
+    """Remove a head of other shapes from the weights, and then also from the network."""
+
+    def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in tensors.items() if name.startswith("head.")}
+
+    if shapes(weights) == shapes(network.state_dict()):
+        return weights
+    network.head = None
+    return {name: value for name, value in weights.items() if not name.startswith("head.")}
+
+
+def _drop_classifier(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
+    """Remove the classifier of a published backbone from the weights."""
+    names = network.backbone.pretrained_cfg.get("classifier") or ()
+    prefixes = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    return {name: value for name, value in weights.items() if not name.startswith(prefixes)}

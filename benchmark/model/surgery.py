@@ -1,4 +1,4 @@
-"""Narrowing layers in place."""
+"""Channel pruning of layers, in place."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @dataclass(frozen=True, slots=True)
 class ChannelSelection:
-    """A parameter was narrowed in place: along `dim` only the entries `index` remain. Optimiser state follows."""
+    """A parameter that was narrowed in place. The optimizer's state has to be narrowed in the same way."""
 
     parameter: nn.Parameter
     dim: int
     index: Tensor
+    """(kept,) int64: the entries along `dim` that remain."""
 
 
 def keep_outputs(conv: nn.Conv2d, index: Tensor) -> list[ChannelSelection]:
@@ -32,16 +33,16 @@ def keep_inputs(conv: nn.Conv2d, index: Tensor) -> list[ChannelSelection]:
 
 
 def keep_channels(norm: _BatchNorm, index: Tensor) -> list[ChannelSelection]:
-    """Keep the channels `index` (int64) of a batch-norm: scale, shift and running statistics."""
+    """Keep the channels `index` (int64) of a batch norm: scale, shift and running statistics."""
     for name, value in norm.named_buffers(recurse=False):
-        if value.dim():  # not the counter of batches
+        if value.dim():  # all but the scalar counter of batches
             setattr(norm, name, _select(value, 0, index))
     norm.num_features = len(index)
     return [_narrow(parameter, 0, index) for parameter in norm.parameters(recurse=False)]
 
 
 def prune_optimizer_state(optimizer: torch.optim.Optimizer, changes: list[ChannelSelection]) -> None:
-    """Narrow the optimiser's state (momentum and the like) as its parameters were narrowed."""
+    """Narrow the state of an optimizer, such as momentum, in the same way as its parameters were narrowed."""
     for change in changes:
         state = optimizer.state.get(change.parameter, {})
         for name, value in state.items():
@@ -51,14 +52,14 @@ def prune_optimizer_state(optimizer: torch.optim.Optimizer, changes: list[Channe
 
 def _narrow(parameter: Tensor, dim: int, index: Tensor) -> ChannelSelection:
     assert isinstance(parameter, nn.Parameter)
-    # The Parameter object stays: optimisers, schedulers and averages hold references to it.
+    # The Parameter object stays the same, because optimizers, schedulers and weight averages refer to it.
     parameter.grad = None
     parameter.data = _select(parameter.data, dim, index)
     return ChannelSelection(parameter, dim, index)
 
 
 def _select(value: Tensor, dim: int, index: Tensor) -> Tensor:
-    """`index_select` that stays channels-last where `value` is."""
+    """Apply `index_select` and keep the channels-last memory format."""
     selected = value.index_select(dim, index.to(value.device))
-    last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
-    return selected.contiguous(memory_format=torch.channels_last) if last else selected
+    channels_last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return selected.contiguous(memory_format=torch.channels_last) if channels_last else selected

@@ -1,3 +1,3 @@
-"""Capacity dynamic distillation: the method is in `cdd.py`, its parts in the other files."""
+"""Capacity dynamic distillation: the method in `cdd`, its retrieval-guided gradient resetting in `gradient_reset`."""
 
 from .cdd import CDD as CDD

@@ -6,16 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, RecipePlan, UserError
 from benchmark.compression.compactor_method import CompactorMethod
 from benchmark.compression.compression_method import budget_from
-from benchmark.compression.lasso import lasso_strength, require_derivable
-from benchmark.data.batch import Batch
-from benchmark.errors import UserError
+from benchmark.compression.lasso import check_lasso, lasso_strength
 from benchmark.losses import feature_distance, global_avg_pool, kl_divergence
-from benchmark.method import Needs, Plan, RecipePlan
-from benchmark.model.embedder import Embedder
-from benchmark.model.features import Features
-from benchmark.registry import METHODS
 
 from .gradient_reset import GradientReset
 
@@ -24,48 +19,60 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 @METHODS.register_module("cdd")
 class CDD(CompactorMethod):
-    """Capacity dynamic distillation: a student as large as its teacher is compressed while it learns.
+    """Capacity dynamic distillation: compress a student, as large as its teacher at first, while it learns.
 
     Xie, Zhang, Xu, Zhu, He. Capacity Dynamic Distillation for Efficient Image Retrieval. CVPR 2023.
 
-    A 1x1 convolution C, the compactor, starts as the identity in every residual block. Loss, beside the task's:
+    The student has the teacher's architecture and its own initial weights, pretrained or random. Every residual block
+    gets a compactor: a 1x1 convolution C that starts as the identity. Each row of C stands for a channel of the block.
+    Training moves unimportant rows to zero, and these rows are removed. At the end, batch norm and compactor are folded
+    into the convolution before them, so that a plain, narrower network remains.
 
-        kl_weight * T^2 KL(teacher logits || student logits)
-        + feature_weight * sum_blocks mean_b || GAP(t) - GAP(s) ||_2      before the compactor, not squared
+    Equation: in addition to the task loss,
+
+        kl_weight * T^2 KL(softmax(z_t / T) || softmax(z_s / T))
+        + feature_weight * sum_blocks mean_b || GAP(t) - GAP(s) ||_2
         + lambda * sum_blocks sum_rows || C_row ||_2
 
-    From `reset_from` of the training on, the gradient of the first terms is set to zero for rows that matter neither to
-    an image nor to the teacher's nearest neighbours of it (`GradientReset`); the lasso alone then pulls them to zero.
-    Rows below `threshold` are removed, at the end of every epoch (`dynamic`) or once at the end of training, as in the
-    released code. Finally batch-norm and compactor are folded into the convolution before them, and a plain, narrower
-    network remains. The student's weights start like the teacher's did (pretrained, or random), not from the teacher's.
+    where z are the logits of teacher and student, t and s are their feature maps behind the batch norm of each block,
+    before the compactor, and GAP is global average pooling. The norm of the feature distance is not squared.
 
-    Where this departs from the released code (by default; each has an option or is stated here):
-    the teacher stays in eval mode (`teacher_batch_statistics`); lambda follows from the schedule (`lasso: 0.004` is the
-    released constant for MSMT17); the lasso's pull weakens within one step's length of zero, so that a row comes to
-    rest at zero while the learning rate is high, instead of oscillating across it; pruning goes on during training
-    (`dynamic`). The lasso is added to the gradient in every phase, which equals adding it to the loss. The queues keep
-    the teacher's width when the student narrows, because they are searched with the teacher's features. The preset
-    `released` sets all that an option can.
+    Gradient resetting: after the share `reset_from` of the training, the gradient of all terms but the lasso is set to
+    zero for rows that are unimportant for every image of a batch and for the teacher's nearest neighbors of it (see
+    `GradientReset`). The lasso then moves these rows to zero. Rows with a norm below `threshold` are removed at the end
+    of every epoch (`dynamic`), or once after training.
+
+    Implementation: it differs from the released code as follows. The preset `released` sets the first three to the
+    released behavior.
+
+    - lambda follows from the schedule (`lasso: auto`); 0.004 is the released constant for MSMT17.
+    - Rows are removed during training (`dynamic`), not once after it.
+    - The teacher is in eval mode (`teacher_batch_statistics`).
+    - The gradient of the lasso shrinks within one step's length of zero. A row thus comes to rest at zero while the
+      learning rate is high, instead of oscillating around it.
+    - The lasso is added to the gradient in every phase, which equals adding it to the loss.
+    - The queues of teacher features keep the teacher's width when the student narrows, because they are searched with
+      teacher features.
 
     Args:
-        temperature: T of the KL term.
+        temperature: Temperature T of the KL term.
         kl_weight: Weight of the KL term.
         feature_weight: Weight of the feature distance.
-        lasso: lambda, or `auto` for the value by which a row that is masked when resetting begins has vanished at
-            `vanish_at` of the training.
+        lasso: lambda, or `auto` for the value at which a row that is masked when resetting begins has vanished at the
+            share `vanish_at` of the training.
         reset_from: Share of the training after which resetting begins (released: 20 of 120 epochs).
-        vanish_at: Share of the training at which the first masked rows vanish (released: about epoch 27 of 120).
-        neighbours: Teacher neighbours per image, itself included.
-        ratio: Share of the channels in each list of unimportant ones.
-        ratio_of: Whether that is a share of the initial or of the current width, see `GradientReset`.
-        recompute: Recompute masks at every step instead of accumulating them.
-        queue: Teacher features kept per block; no more than there are training images.
+        vanish_at: Share of the training after which the first masked rows have vanished (released: about 27 of 120
+            epochs).
+        neighbours: Number of teacher neighbors of an image, including the image itself.
+        ratio: Share of the channels that each list of unimportant channels contains.
+        ratio_of: Whether `ratio` refers to the initial or the current width of a block, see `GradientReset`.
+        recompute: Recompute the masks at every step instead of accumulating them.
+        queue: Number of teacher features stored for each block; at most the number of training images.
         threshold: Rows with a smaller norm are removed.
         dynamic: Remove rows during training.
-        teacher_batch_statistics: Normalise the teacher by the statistics of the batch, as the released code does.
-        target_macs: Stop compressing when the student's MACs are this fraction of the teacher's.
-        target_params: The same for parameters.
+        teacher_batch_statistics: Normalize the teacher's features with batch statistics, as the released code does.
+        target_macs: Stop compressing when the student has this fraction of the teacher's MACs.
+        target_params: Stop compressing when the student has this fraction of the teacher's parameters.
     """
 
     needs = Needs(classifier=True, same_backbone=True)
@@ -92,9 +99,9 @@ class CDD(CompactorMethod):
         target_macs: Fraction | None = None,
         target_params: Fraction | None = None,
     ) -> None:
-        super().__init__(threshold, dynamic, budget_from("cdd", target_macs, target_params))
+        super().__init__(threshold, dynamic, budget_from(self.name, target_macs, target_params))
         if lasso == "auto" and not vanish_at > reset_from:
-            raise UserError(f"cdd: vanish_at ({vanish_at}) must come after reset_from ({reset_from})")
+            raise UserError(f"{self.name}: vanish_at ({vanish_at}) must be greater than reset_from ({reset_from})")
         self.temperature, self.kl_weight, self.feature_weight = temperature, kl_weight, feature_weight
         self.lasso, self.reset_from, self.vanish_at = lasso, reset_from, vanish_at
         self.neighbours, self.ratio, self.ratio_of = neighbours, ratio, ratio_of
@@ -103,48 +110,51 @@ class CDD(CompactorMethod):
 
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
         super().check(student, teacher, plan)
-        require_derivable("cdd", self.lasso, plan.optimizer)
-        if self.neighbours > plan.batch_size or self.queue < plan.batch_size:
+        check_lasso(self.name, self.lasso, plan.optimizer)
+        if self.neighbours > plan.batch_size:
             raise UserError(
-                f"cdd: with batches of {plan.batch_size}, neighbours ({self.neighbours}) may be no more and queue "
-                f"({self.queue}) no less than that"
+                f"{self.name}: neighbours ({self.neighbours}) must not exceed the batch size ({plan.batch_size})"
             )
+        if self.queue < plan.batch_size:
+            raise UserError(f"{self.name}: queue ({self.queue}) must hold at least a batch of {plan.batch_size} images")
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        self.insert(student, teacher, plan)
-        self.after = [place.where for place in self.places(student)]
-        self.before = [f"{name}.norm" for name in self.after]
-        self.student_taps = [*self.before, *self.after]
-        self.teacher_taps = self.after
+    def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
+        super().prepare(student, teacher, plan)
+        self.after_compactor = [site.name for site in self.sites(student)]
+        self.before_compactor = [f"{name}.norm" for name in self.after_compactor]
+        self.student_taps = [*self.before_compactor, *self.after_compactor]
+        self.teacher_taps = self.after_compactor  # the teacher has a batch norm where the student has a CompactedNorm
         self.gradient_reset = GradientReset(
             self.widths,
             min(self.queue, max(plan.images, plan.batch_size)),
-            self.neighbours,
-            self.ratio,
-            self.recompute,
+            neighbours=self.neighbours,
+            ratio=self.ratio,
             ratio_of=self.ratio_of,
+            recompute=self.recompute,
         )
         self.reset_step = round(self.reset_from * plan.steps)
-        self.strength = lasso_strength("cdd", self.lasso, plan, self.reset_from, self.vanish_at)
+        self.strength = lasso_strength(self.name, self.lasso, plan, start=self.reset_from, vanish_at=self.vanish_at)
         if self.teacher_batch_statistics:
+            assert teacher is not None
             teacher.train()
             for module in teacher.modules():
                 if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                    module.momentum = 0.0  # the released code lets them drift, which the forward pass never sees
+                    module.momentum = 0.0  # the released code updates running statistics that it never reads
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         pooled = {name: global_avg_pool(maps) for name, maps in student.taps.items()}
-        models = [global_avg_pool(teacher.taps[name]) for name in self.teacher_taps]
+        teacher_pooled = [global_avg_pool(teacher.taps[name]) for name in self.teacher_taps]
         if self.compressing and self.step >= self.reset_step:
-            self.gradient_reset([pooled[name].detach() for name in self.after], models)
+            self.gradient_reset([pooled[name].detach() for name in self.after_compactor], teacher_pooled)
+        distance = feature_distance([pooled[name] for name in self.before_compactor], teacher_pooled)
         return {
             "kl": self.kl_weight * kl_divergence(student.logits, teacher.logits, self.temperature),
-            "feature": self.feature_weight * feature_distance([pooled[name] for name in self.before], models),
+            "feature": self.feature_weight * distance,
         }
 
     @property
     def masks(self) -> list[Tensor]:
         return self.gradient_reset.masks
 
-    def kept(self, place: int, index: Tensor) -> None:
-        self.gradient_reset.keep(place, index)
+    def rows_kept(self, site: int, index: Tensor) -> None:
+        self.gradient_reset.keep(site, index)

@@ -1,4 +1,4 @@
-"""CDD's retrieval-guided gradient resetting: which rows of the compactors stop learning from the objective."""
+"""The retrieval-guided gradient resetting of CDD: which rows of the compactors get no gradient from the loss."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,53 +7,58 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.errors import UserError
+from benchmark import UserError
 from benchmark.utils.precision import full_precision
 
 
 class GradientReset(nn.Module):
-    """Masks over compactor rows, from channels that matter to no image and none of its teacher neighbours.
+    """Masks of the compactor rows whose channels are unimportant for all images and their teacher neighbors.
 
-    For every block, with s and t the pooled features of student (after the compactor) and teacher:
+    Xie, Zhang, Xu, Zhu, He. Capacity Dynamic Distillation for Efficient Image Retrieval. CVPR 2023.
 
-    1. t enters a first-in first-out queue of teacher features.
-    2. The queue is searched with t: the `neighbours` nearest rows g of every image, itself normally among them.
-    3. For each of these B * neighbours pairs, the floor(width * ratio) channels with the smallest |s_c * g_c| are
-       listed; among equal products the lower channel comes first.
-    4. A channel in all the lists is reset: its mask becomes 0.
+    For every block, with s the pooled features of the student behind the compactor and t those of the teacher:
 
-    Masks are cumulative, as in the released code: an entry never returns to 1. `recompute` derives them from the
-    current step alone. The released code sorts unstably, so that ties fall anyhow, and forgets on resume that its queue
-    was full; nothing else differs. Xie et al., Capacity Dynamic Distillation for Efficient Image Retrieval, CVPR 2023.
+    1. t is appended to a first-in first-out queue of teacher features.
+    2. The `neighbours` nearest features g of every t are searched in the queue. The image itself is normally one of
+       them.
+    3. For each of these B * neighbours pairs, the floor(width * ratio) channels c with the smallest |s_c * g_c| are
+       listed. Among equal products, the lower channel comes first.
+    4. A channel that is in all lists is reset: its mask becomes 0.
 
-    **Narrowed blocks.** `keep` follows a block whose compactor has lost rows. Retrieval is the teacher's and does not
-    change. A removed channel has product 0 and heads every list, so the default `ratio_of="initial"` lists the lowest
-    floor(width * ratio) - removed of the channels left: the very masks of a student whose rows are zero but still there
-    (a living product of exactly 0 counts as higher than a removed one). Hence at most `ratio` of a block's channels can
-    be reset by masks alone once they vanish as they are reset. `ratio_of="current"` lists floor(current width * ratio)
-    channels and so goes on as the block shrinks.
+    Masks accumulate, as in the released code: a mask of 0 remains 0. With `recompute`, they depend on the current batch
+    only. The released code differs in two details: its sort is not stable, so the order of equal products is
+    arbitrary, and after a resume it does not know that its queue was full.
 
-    Nothing here waits for the device: where the queue stands is known to the host, and the state carries it.
+    `keep` narrows a block after its compactor has lost rows. The search is not affected, because it uses teacher
+    features only. A removed channel has product 0 and would be the first in every list. Therefore, with
+    `ratio_of="initial"` the lists contain the floor(width * ratio) - removed lowest of the remaining channels. This
+    gives the same masks as a student whose rows are zero but not removed, except that a product of exactly 0 of a
+    remaining channel counts as higher than that of a removed one. At most the share `ratio` of a block's channels can
+    then be reset if rows vanish as soon as they are reset. With `ratio_of="current"`, lists contain
+    floor(current width * ratio) channels, so that resetting continues as the block shrinks.
+
+    The state of the queue is kept on the host, so that no step waits for the device.
 
     Args:
-        widths: Channels of every block, teacher and un-narrowed student alike.
-        queue_size: Teacher features remembered per block.
-        neighbours: k, the image itself included.
-        ratio: Share of a block's channels that each list holds.
-        recompute: Forget earlier masks at every call.
-        distance: Neighbours by cosine or by Euclidean distance.
-        ratio_of: The width that `ratio` is a share of; see above.
+        widths: Number of channels of every block, in the teacher and in the student before it is narrowed.
+        queue_size: Number of teacher features stored for each block.
+        neighbours: Number of neighbors of an image, including the image itself.
+        ratio: Share of a block's channels that each list contains.
+        ratio_of: The width that `ratio` refers to.
+        recompute: Discard earlier masks at every call.
+        distance: Distance of the neighbor search: cosine or Euclidean (`l2`).
     """
 
     def __init__(
         self,
         widths: Sequence[int],
         queue_size: int,
+        *,
         neighbours: int = 2,
         ratio: float = 0.5,
+        ratio_of: Literal["initial", "current"] = "initial",
         recompute: bool = False,
         distance: Literal["cosine", "l2"] = "cosine",
-        ratio_of: Literal["initial", "current"] = "initial",
     ) -> None:
         super().__init__()
         self.widths = tuple(widths)
@@ -62,29 +67,30 @@ class GradientReset(nn.Module):
         self.pointer = 0
         self.filled = 0
         for i, width in enumerate(self.widths):
-            # Unit rows for cosine: normalised once, on entry, and rows scaled by positive numbers give the same lists.
+            # For the cosine distance, features are normalized once, when they enter the queue. This does not change the
+            # lists: scaling g by a positive number keeps the order of the products.
             self.register_buffer(f"queue{i}", torch.zeros(queue_size, width))
             self.register_buffer(f"mask{i}", torch.ones(width))
             self.register_buffer(f"kept{i}", torch.arange(width))
 
     @property
     def masks(self) -> list[Tensor]:
-        """Per block (current width,) float32: 0 where the objective's gradient is reset. The buffers themselves."""
+        """For each block (current width,) float32, 0 where the gradient of the loss is reset. The buffers, no copy."""
         return [self.get_buffer(f"mask{i}") for i in range(len(self.widths))]
 
     @torch.no_grad()
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Tensor]:
-        """Take in one batch and update the masks.
+        """Append a batch to the queues and update the masks.
 
         Args:
-            student: Per block (B, current width): pooled output of the compactor.
-            teacher: Per block (B, width).
+            student: For each block (B, current width): pooled output of the compactor.
+            teacher: For each block (B, width): pooled features of the teacher.
 
         Returns:
             `masks`.
 
         Raises:
-            UserError: The batch does not fit into the queue.
+            UserError: The batch is larger than the queue.
         """
         batch = len(teacher[0])
         if batch > self.queue_size:
@@ -92,38 +98,38 @@ class GradientReset(nn.Module):
         end = self.pointer + batch
         self.filled = max(self.filled, min(end, self.queue_size))
         for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
-            mask, lowest = self.get_buffer(f"mask{i}"), self._lowest(i, s.float(), t.float())
-            mask.copy_(~lowest) if self.recompute else mask.mul_(~lowest)
+            mask, unimportant = self.get_buffer(f"mask{i}"), self._unimportant(i, s.float(), t.float())
+            mask.copy_(~unimportant) if self.recompute else mask.mul_(~unimportant)
         self.pointer = end % self.queue_size
         return self.masks
 
     def keep(self, block: int, index: Tensor) -> None:
-        """Follow a structural step: of the current channels of `block`, only `index`, ascending, remain."""
+        """Narrow a block to the channels `index` (int64, ascending) of its current ones."""
         for name in (f"mask{block}", f"kept{block}"):
             setattr(self, name, self.get_buffer(name)[index])
 
-    def _lowest(self, block: int, student: Tensor, teacher: Tensor) -> Tensor:
-        """(current width,) bool: the channels that are in the lists of all images and neighbours."""
-        keys = F.normalize(teacher) if self.distance == "cosine" else teacher
+    def _unimportant(self, block: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return (current width,) bool: the channels that are in the lists of all images and neighbors."""
+        features = F.normalize(teacher) if self.distance == "cosine" else teacher
         queue, kept = self.get_buffer(f"queue{block}"), self.get_buffer(f"kept{block}")
-        head = min(len(keys), self.queue_size - self.pointer)
-        queue[self.pointer : self.pointer + head] = keys[:head]
-        queue[: len(keys) - head] = keys[head:]
+        head = min(len(features), self.queue_size - self.pointer)
+        queue[self.pointer : self.pointer + head] = features[:head]
+        queue[: len(features) - head] = features[head:]
 
         gallery = queue[: self.filled]
-        neighbours = gallery[self._nearest(keys, gallery)]
+        neighbours = gallery[self._nearest(features, gallery)]
         if len(kept) < self.widths[block]:
             neighbours = neighbours[:, :, kept]
         products = (student[:, None] * neighbours).abs().flatten(0, 1)
         return _in_all_lists(products, self._list_length(block, len(kept)))
 
-    def _nearest(self, keys: Tensor, gallery: Tensor) -> Tensor:
-        """(B, neighbours) rows of the gallery."""
-        with full_precision(keys.device):
+    def _nearest(self, features: Tensor, gallery: Tensor) -> Tensor:
+        """Return (B, neighbours) int64: rows of the gallery."""
+        with full_precision(features.device):
             if self.distance == "cosine":
-                scores = keys @ gallery.T
-            else:  # the order of -|t - g|^2 / 2, less what is constant per image
-                scores = torch.addmm(gallery.square().sum(dim=1) / -2, keys, gallery.T)
+                scores = features @ gallery.T
+            else:  # has the order of -|t - g|^2 / 2, without the term that is constant for an image
+                scores = torch.addmm(gallery.square().sum(dim=1) / -2, features, gallery.T)
         return scores.topk(self.neighbours, dim=1).indices
 
     def _list_length(self, block: int, width: int) -> int:
@@ -132,7 +138,7 @@ class GradientReset(nn.Module):
         return max(0, int(self.widths[block] * self.ratio) - (self.widths[block] - width))
 
     def get_extra_state(self) -> Tensor:
-        """Where the queues stand, on the host; a tensor, because checkpoints move every value to the CPU."""
+        """Return the state of the queues. A tensor, because a checkpoint holds tensors only."""
         return torch.tensor([self.pointer, self.filled])
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -140,12 +146,15 @@ class GradientReset(nn.Module):
 
 
 def _in_all_lists(products: Tensor, length: int) -> Tensor:
-    """(width,) bool: the columns that are among the `length` lowest of every row of non-negative (rows, width)."""
+    """Return (width,) bool: the columns of non-negative (rows, width) that are among the `length` lowest of every row.
+
+    Among equal values of a row, the lower column comes first.
+    """
     width = products.shape[1]
     if length == 0:
         return torch.zeros(width, dtype=torch.bool, device=products.device)
-    # Bits of non-negative floats sort as the floats do. With the channel appended all keys of a row differ, so that the
-    # lowest are well defined and need no stable sort.
-    order = products.view(torch.int32).long() * width + torch.arange(width, device=products.device)
-    last = order.topk(length, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
-    return (order <= last).all(dim=0)
+    # The bit patterns of non-negative floats have the order of the floats. With the column number appended, all keys of
+    # a row differ, so the lowest are unique and no stable sort is needed.
+    keys = products.view(torch.int32).long() * width + torch.arange(width, device=products.device)
+    last = keys.topk(length, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
+    return (keys <= last).all(dim=0)

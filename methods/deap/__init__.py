@@ -1,3 +1,3 @@
-"""DEAP: the method is in `deap.py`, its first pruner in the other file."""
+"""DEAP: the method in `deap`, the sites of its first pruner in `column_site`."""
 
 from .deap import DEAP as DEAP

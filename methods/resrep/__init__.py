@@ -1,3 +1,3 @@
-"""ResRep: the method is in `resrep.py`, its parts in the other files."""
+"""ResRep: the method in `resrep`, the choice of masked rows in `masking`."""
 
 from .resrep import ResRep as ResRep

@@ -7,7 +7,7 @@ import torch
 from timm.models.resnet import Bottleneck, downsample_conv
 from torch import Tensor, nn
 
-from benchmark.compression.compactor import compactable_blocks
+from benchmark.compression.compactor import row_sites
 from benchmark.errors import UserError
 from benchmark.method import Progress
 from benchmark.methods.cdd import CDD
@@ -59,7 +59,7 @@ class GoldenBlock:
             for field in ("weight", "bias", "running_mean", "running_var"):
                 getattr(norm, field).data = self.expected[f"{name}_bn_{field}"]
         self.network = SimpleNamespace(backbone=nn.Sequential(self.block), architecture={"backbone": "golden"})
-        (self.place,) = compactable_blocks(self.network)
+        (self.place,) = row_sites(self.network)
         self.place.insert()
         self.place.compactor.weight.data = self.expected["compactor_weight"].clone()
         self.method = CDD(threshold=settings["threshold"])
@@ -123,7 +123,7 @@ def test_the_deployed_file_equals_the_trained_student(rig, tmp_path, name):
     made.step(1)
     remove(made, share=0.6)
     before = made.embed()
-    widths = [int((norms(block.compactor.weight) >= 0.2).sum()) for block in compactable_blocks(made.student)]
+    widths = [int((norms(block.compactor.weight) >= 0.2).sum()) for block in row_sites(made.student)]
 
     compact = fold_batchnorm(made.method.compact(made.student), made.batches[0].images)
     compact.head = None
@@ -135,8 +135,8 @@ def test_the_deployed_file_equals_the_trained_student(rig, tmp_path, name):
     assert float(before.std()) > 0.1
     assert torch.allclose(after, before, rtol=0, atol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in deployed.modules())
-    places = compactable_blocks(made.teacher)
-    following = [getattr(deployed.backbone.get_submodule(b.name), b.following_name) for b in places]
+    places = row_sites(made.teacher)
+    following = [getattr(deployed.backbone.get_submodule(b.block_name), b.next_conv_name) for b in places]
     assert [conv.in_channels for conv in following] == widths
     assert count(deployed, (32, 32)).macs < count(made.teacher, (32, 32)).macs
 
@@ -145,8 +145,8 @@ def test_a_grouped_convolution_keeps_its_compactor(rig):
     made = rig(CDD(), **NETWORKS["grouped"])
     remove(made, share=0.5)
     compact = made.method.compact(made.student)
-    for place in compactable_blocks(made.teacher):
-        block = compact.backbone.get_submodule(place.name)
+    for place in row_sites(made.teacher):
+        block = compact.backbone.get_submodule(place.block_name)
         assert block.conv2.groups == 4
         assert isinstance(block.bn2, nn.Conv2d)
         assert block.bn2.kernel_size == (1, 1)
@@ -156,10 +156,10 @@ def test_a_grouped_convolution_keeps_its_compactor(rig):
 @pytest.mark.parametrize(
     ("backbone", "args", "message"),
     [
-        ("mobilenetv3_small_050", {}, "residual blocks of timm's ResNet family.*mobilenetv3_small_050 has none"),
-        ("vit_tiny_patch16_224", {"img_size": 32}, "residual blocks of timm's ResNet family.*vit_tiny_patch16_224"),
-        ("resnetv2_50", {}, "residual blocks of timm's ResNet family.*resnetv2_50 has none"),
-        ("resnet50_gn", SMALL, "batch-norm before each compactor; resnet50_gn has a GroupNorm\\w* at layer1.0.bn2"),
+        ("mobilenetv3_small_050", {}, "mobilenetv3_small_050 has no residual blocks of timm's ResNet family"),
+        ("vit_tiny_patch16_224", {"img_size": 32}, "vit_tiny_patch16_224 has no residual blocks"),
+        ("resnetv2_50", {}, "resnetv2_50 has no residual blocks"),
+        ("resnet50_gn", SMALL, "resnet50_gn has a GroupNorm\\w* at layer1.0.bn2"),
     ],
 )
 def test_an_unsupported_backbone_says_what_is_missing(rig, backbone, args, message):
@@ -170,14 +170,14 @@ def test_an_unsupported_backbone_says_what_is_missing(rig, backbone, args, messa
 def test_an_unknown_pooling_within_a_block_is_refused(rig):
     made = rig(CDD())
     made.teacher.backbone.layer2[0].aa = nn.MaxPool2d(2)
-    with pytest.raises(UserError, match=r"cannot narrow the MaxPool2d of resnet14t at layer2\.0\.aa"):
+    with pytest.raises(UserError, match=r"resnet14t has a MaxPool2d at layer2\.0\.aa"):
         CDD().check(made.teacher, made.teacher, made.plan)
 
 
 def test_student_and_teacher_must_be_alike(rig):
     made = rig(CDD())
     other = Embedder("resnet14t", {"channels": [8, 8, 16, 8], "stem_width": 8}, identities=40)
-    with pytest.raises(UserError, match="starts as large as its teacher"):
+    with pytest.raises(UserError, match="must start with the teacher's architecture"):
         CDD().check(other, made.teacher, made.plan)
 
 
@@ -188,7 +188,7 @@ def norms(weight: Tensor) -> Tensor:
 def remove(made, share: float) -> None:
     """Let this share of every compactor's rows all but vanish, the rest differ from the identity."""
     generator = torch.Generator().manual_seed(1)
-    for block in compactable_blocks(made.student):
+    for block in row_sites(made.student):
         weight = block.compactor.weight
         weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
         gone = torch.randperm(len(weight), generator=generator)[: int(share * len(weight))]

@@ -38,7 +38,7 @@ def test_equals_the_authors_masks(golden):
         meta, hp = values.meta[case], values.meta[case]["hp"]
         normalize = F.normalize if hp["dist"] == "cosine" else torch.clone
         blocks = range(len(hp["widths"]))
-        reset = GradientReset(hp["widths"], hp["size"], hp["k"], hp["ratio"], distance=hp["dist"])
+        reset = GradientReset(hp["widths"], hp["size"], neighbours=hp["k"], ratio=hp["ratio"], distance=hp["dist"])
         for i in blocks:
             reset.get_buffer(f"queue{i}").copy_(normalize(arrays[f"in/{meta['queue']}/queue{i}"]))
         reset.set_extra_state(
@@ -66,7 +66,7 @@ def test_equals_the_authors_masks(golden):
 def test_equals_a_loop_with_a_queue_that_is_no_multiple_of_the_batch(distance, neighbours):
     generator = torch.Generator().manual_seed(neighbours)
     widths, batch, size, ratio = (7, 20), 5, 13, 0.6
-    reset = GradientReset(widths, size, neighbours, ratio, recompute=True, distance=distance)
+    reset = GradientReset(widths, size, neighbours=neighbours, ratio=ratio, recompute=True, distance=distance)
     seen = [torch.empty(0, w) for w in widths]
     masked = 0
     for _ in range(6):
@@ -135,10 +135,10 @@ def test_initial_ratio_stops_and_current_ratio_goes_on():
 def test_state_survives_in_the_middle_of_the_queue(steps):
     generator = torch.Generator().manual_seed(3)
     batches = [(draw(4, (8, 16), generator), draw(4, (8, 16), generator)) for _ in range(steps + 4)]
-    straight = GradientReset([8, 16], 12, 3)
+    straight = GradientReset([8, 16], 12, neighbours=3)
     for student, teacher in batches[:steps]:
         straight(student, teacher)
-    by_torch, by_mmengine = GradientReset([8, 16], 12, 3), GradientReset([8, 16], 12, 3)
+    by_torch, by_mmengine = GradientReset([8, 16], 12, neighbours=3), GradientReset([8, 16], 12, neighbours=3)
     by_torch.load_state_dict(straight.state_dict())
     load_state_dict(by_mmengine, weights_to_cpu(get_state_dict(straight)), strict=True)
     for student, teacher in batches[steps:]:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmark.compression.compactor import compactable_blocks
+from benchmark.compression.compactor import row_sites
 from benchmark.compression.lasso import auto_lasso
 from benchmark.errors import UserError
 from benchmark.losses import kl_divergence
 from benchmark.method import Needs
-from benchmark.methods.resrep.lowest_rows import lowest_rows
+from benchmark.methods.resrep.masking import lowest_rows
 from benchmark.methods.resrep.resrep import ResRep
 from benchmark.model import cost
 from benchmark.model.fold import fold_batchnorm
@@ -41,7 +41,7 @@ NETWORKS = {
 
 
 def weights(made) -> list[nn.Parameter]:
-    return [place.weight for place in made.method.places(made.student)]
+    return [place.weight for place in made.method.sites(made.student)]
 
 
 def norms(weight: Tensor) -> Tensor:
@@ -110,7 +110,9 @@ def test_the_cost_of_widths_is_that_of_the_network(rig, name):
     widths = np.array([generator.integers(1, made.method.macs.widths, endpoint=True) for _ in range(3)])
     widths[0] = made.method.macs.widths
     images = made.batches[0].images[:2]
-    expected = [cost.count(fold_batchnorm(made.method.merged(made.student, w), images), (32, 32)).macs for w in widths]
+    expected = [
+        cost.count(fold_batchnorm(made.method.merged_copy(made.student, w), images), (32, 32)).macs for w in widths
+    ]
     assert made.method.macs(widths).tolist() == expected
     assert expected[0] >= cost.count(fold_batchnorm(made.teacher, images), (32, 32)).macs
 
@@ -176,8 +178,8 @@ def test_compactors_move_by_their_own_sgd(rig, scheduled, optimizer):
     twins = [nn.Parameter(weight.detach().clone()) for weight in weights(made)]
     reference = torch.optim.SGD(twins, lr=0.02, momentum=0.99)
     seen: list[Tensor] = []
-    move = made.method._move
-    made.method._move = lambda given: (seen.extend(weight.grad.clone() for weight in given), move(given))
+    move = made.method._sgd_step
+    made.method._sgd_step = lambda given: (seen.extend(weight.grad.clone() for weight in given), move(given))
     for number in range(4):
         seen.clear()
         made.step(number)
@@ -206,7 +208,7 @@ def test_a_masked_row_forgets_all_but_the_velocity_along_itself(rig):
         expected[row] = torch.tensor([0.9 * v + 0.01 for v in speed])
     for other in weights(made):
         other.grad = torch.full_like(other, 0.01)
-    method._move(weights(made))
+    method._sgd_step(weights(made))
     assert torch.allclose(velocity.view(16, 16), expected, rtol=1e-4, atol=1e-6)
     assert torch.allclose(weight.view(16, 16), old - 0.02 * expected, rtol=1e-4, atol=1e-6)
 
@@ -229,10 +231,10 @@ def test_the_automatic_settings_follow_from_the_schedule(rig, scheduled):
     plan = scheduled(rates)
     made = rig(ResRep(mask_from=0.1, mask_until=0.3, vanish_at=0.4), plan=plan)
     method = made.method
-    assert (method.mask_step, method.every) == (200, 4)
+    assert (method.mask_step, method.update_every) == (200, 4)
     rankings = len(range(200, 600, 4))
-    assert method.more == math.ceil(sum(WIDTHS) / rankings)
-    assert method.more * rankings >= sum(WIDTHS)
+    assert method.rows_per_update == math.ceil(sum(WIDTHS) / rankings)
+    assert method.rows_per_update * rankings >= sum(WIDTHS)
     assert method.strength == auto_lasso(rates[600:800], 0.99, 0.0)
     rig(ResRep(), optimizer="adamw")  # whose steps the compactors do not take
 
@@ -243,7 +245,7 @@ def test_published_constants_are_a_preset(rig):
     assert method.needs == Needs(teacher=False)
     assert (method.momentum, method.budget.target, method.threshold) == (0.99, 0.455, 1e-5)
     made = rig(method)
-    assert (method.strength, method.every, method.more) == (1e-4, 200, 4)
+    assert (method.strength, method.update_every, method.rows_per_update) == (1e-4, 200, 4)
     losses = made.step(0)
     assert not any("resrep" in name for name in losses)
     assert made.end_epoch() == []  # rows are removed once, at the end
@@ -274,7 +276,7 @@ def test_the_deployed_file_equals_the_trained_student(rig, tmp_path, name):
     remove(made, share=0.6)
     before = made.embed()
     widths = [int((norms(weight) >= 1e-5).sum()) for weight in weights(made)]
-    following = [(place.name, place.following_name) for place in made.method.places(made.student)]
+    following = [(place.block_name, place.next_conv_name) for place in made.method.sites(made.student)]
 
     deployed = deploy(made, tmp_path / "student.pt")
 
@@ -307,8 +309,8 @@ def test_a_structural_step_narrows_masks_velocities_and_momentum(rig):
     gone = {0: [1, 6], 1: [2], 5: [0, 3, 15]}
     for i, rows in gone.items():
         weights(made)[i].data[rows] = 1e-8
-    place = made.method.places(made.student)
-    readers = [getattr(p.block, p.following_name).weight for p in place]
+    place = made.method.sites(made.student)
+    readers = [getattr(p.block, p.next_conv_name).weight for p in place]
     state = {i: made.wrapper.optimizer.state[readers[i]]["momentum_buffer"].clone() for i in range(len(place))}
     before = {name: value.clone() for name, value in made.method.named_buffers()}
     made.end_epoch()
@@ -422,4 +424,4 @@ def test_points_of_the_training_come_in_order():
 
 def test_one_compactor_where_a_second_could_not_be_narrowed(rig):
     made = rig(ResRep(), **NETWORKS["grouped"])
-    assert [place.norm_name for place in compactable_blocks(made.student, both=True)] == ["bn2"] * 4
+    assert [place.norm_name for place in row_sites(made.student, both=True)] == ["bn2"] * 4

@@ -5,7 +5,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.errors import UserError
-from benchmark.model.embedder import Embedder, Stages, stage_channels
+from benchmark.model.embedder import Embedder
+from benchmark.model.features import Stages, stage_channels
 
 SMALL = {"channels": [8, 16, 24, 32]}
 

@@ -86,7 +86,7 @@ class TestOfATrainedNetwork:
 
     def test_a_backbone_alone_is_refused(self, tmp_path):
         torch.save(network(1).backbone.state_dict(), tmp_path / "w.pth")
-        with pytest.raises(UserError, match="are of a backbone alone"):
+        with pytest.raises(UserError, match="are those of a backbone only"):
             load_weights(network(2), tmp_path / "w.pth", trained=True)
 
 
