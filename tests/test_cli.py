@@ -352,7 +352,7 @@ def test_data_root_is_the_option_the_variable_or_the_cache(monkeypatch, tmp_path
 
 
 class TestLeaderboardCheck:
-    """A page that is not what the records give is 1, a record that cannot be right is 2."""
+    """Exit code 1 for a page that does not match the records, 2 for a record with impossible values."""
 
     @pytest.fixture
     def folder(self, tmp_path):
@@ -368,7 +368,7 @@ class TestLeaderboardCheck:
         (folder / "reported.md").write_text("edited")
         done = benchmark("leaderboard", "--check", "--folder", folder)
         assert done.code == 1
-        assert f"{folder / 'reported.md'} is not what the records give: `benchmark leaderboard`" in done.out
+        assert f"{folder / 'reported.md'} does not match the records; run `benchmark leaderboard`" in done.out
 
     def test_an_edited_record(self, benchmark, folder):
         (path,) = (folder / "records").glob("glyphs-kd-seed0-*.json")
@@ -377,4 +377,4 @@ class TestLeaderboardCheck:
         assert done.code == 2
         lines = done.err.splitlines()
         assert lines[0] == f"benchmark: {path}: network.cost.flops is 27287552, expected 27287550, which is 2 x macs"
-        assert lines[-1] == f"{path}: network.cost.macs is 13643775, expected 13643776 by the recipe"
+        assert lines[-1] == f"{path}: network.cost.macs is 13643775, expected 13643776, by the recipe"
