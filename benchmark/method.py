@@ -21,7 +21,7 @@ KINDS = {
     "logits": "class logits of student and teacher",
     "feature maps": "intermediate feature maps of student and teacher",
     "sample relations": "similarities between the images of a batch, within each embedding space",
-    "embeddings": "embeddings of student and teacher in one common space",
+    "embeddings": "embeddings of the student compared with embeddings of the teacher",
     "pruning": "compress the student before or during training",
     "combination": "the sum of several methods",
     "other": "any other kind",

@@ -17,7 +17,7 @@ OFFSET = 0.1
 
 @METHODS.register_module("d3still")
 class D3still(Method):
-    """D3still: match differences of similarities to the teacher's neighbors, with a weight for wrongly ordered pairs.
+    """D3still: match differences of similarities to the teacher's neighbors, with more weight on wrongly ordered pairs.
 
     Xie, Lin, Cai, Xu, Zhang, Du, He: D3still: Decoupled Differential Distillation for Asymmetric Image Retrieval. CVPR
     2024.

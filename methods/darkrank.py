@@ -16,7 +16,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 @METHODS.register_module("darkrank")
 class DarkRank(Method):
-    """DarkRank: rank the images of the batch by distance to each anchor in the teacher's order.
+    """DarkRank: rank the images of the batch by their distance to each anchor as the teacher does.
 
     Chen, Wang, Zhang: DarkRank, Accelerating Deep Metric Learning via Cross Sample Similarities Transfer. AAAI 2018.
 

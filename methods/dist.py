@@ -31,7 +31,7 @@ class DIST(Method):
     gradient; the released code divides by 1e-8. The constant also reduces the contribution of classes that are
     improbable in the whole batch.
 
-    Defaults: the authors', beta = gamma = 1 and T = 1. No retrieval code has weights.
+    Defaults: the authors', beta = gamma = 1 and T = 1. No retrieval code gives weights for this loss.
 
     Args:
         temperature: Temperature T.

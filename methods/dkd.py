@@ -34,8 +34,8 @@ class DKD(Method):
     left out.
 
     Defaults: those for ImageNet as listed by mmrazor, with a gradient about as large as the task loss's on glyphs. No
-    retrieval code has weights. The preset `published` is mdistiller's for CIFAR-100 (beta is 6 for some of its pairs);
-    it outweighs the task loss on glyphs.
+    retrieval code gives weights for this loss. The preset `published` is mdistiller's for CIFAR-100 (beta is 6 for some
+    of its pairs); it outweighs the task loss on glyphs.
 
     Args:
         temperature: Temperature T.

@@ -21,7 +21,7 @@ class FitNet(Method):
 
     Equation:
 
-        weight * sum over features of mean (r(f_s) - f_t)^2
+        weight * sum over the compared features of mean (r(f_s) - f_t)^2
 
     where f_s and f_t are the features of student and teacher, r is a learned regressor, and the mean runs over all
     entries.

@@ -36,8 +36,8 @@ class RAML(Method):
 
     Implementation: `batch` is the default because batches here consist of P identities x K images in one view, for the
     task loss. With views instead, the task loss would get fewer different images in a batch of the same size, and
-    positives that are copies. To use `views`, set train.sampler.views (the authors: 8); `weight` can compensate for the
-    sum over images.
+    positives that are copies. To use `views`, set train.sampler.views (the authors use 8); `weight` can compensate for
+    the sum over images.
 
     Defaults: the weights are the authors' for CUB. The presets `cub`, `cars` and `sop` are theirs for these datasets,
     with `views`. The preset `air_distiller` is what that code trains with on CUB: by a bug it reads the first weight

@@ -29,7 +29,7 @@ class SP(Method):
     Implementation: RepDistiller compares the last stage. `of: embedding` compares the embeddings instead, in the same
     way. torchdistill's L1 norm of the rows is not followed.
 
-    Defaults: weight 3000 is RepDistiller's. No retrieval code has a weight.
+    Defaults: weight 3000 is RepDistiller's. No retrieval code gives a weight for this loss.
 
     Args:
         weight: Weight of the loss term.

@@ -29,7 +29,7 @@ class UGD(Method):
 
     Equation:
 
-        global_weight * mean_b || n(t_b) - n(s_b) ||_2 + local_weight * (L_P + L_P/2)
+        global_weight * mean_b || n(t_b) - n(s_b) ||_2 + local_weight * (L_P + L_{P/2})
 
         L_P = mean of || n(t_c) - n(s_c) ||_2 over the correctly classified cells c of a grid, 0 if there are none
 
@@ -38,7 +38,7 @@ class UGD(Method):
     a pooled image: t_c and its class. The map of one of the student's stages is averaged in the same way and projected
     to s_c by a learned BN - Linear - BN, one for each grid. The grid of L_P has one cell for every 16 pixels of the
     student's image along each side (the resolution of its third stage, with the stem of ImageNet networks), that of
-    L_P/2 half as many along each side.
+    L_{P/2} half as many along each side.
 
     Implementation: follows AIR_Distiller, except that its grids are square and these have the aspect ratio of the
     image. AIR_Distiller draws a batch of 96 random images; here it is the task loss's own.

@@ -28,10 +28,10 @@ class VID(Method):
         weight * sum over stages of mean 1/2 [(mu(f_s) - f_t)^2 / var_c + log var_c],  var_c = log(1 + exp(v_c)) + 1e-5
 
     where f_s and f_t are the maps of student and teacher, and the mean runs over all entries. This is, up to a
-    constant, the negative log-likelihood of the teacher's map under a normal distribution with mean mu(f_s), which
-    bounds the mutual information of both maps from below. mu is three 1x1 convolutions without bias, with ReLU between
-    them. The variance var_c of every channel c of the teacher is learned with the student. The term may become
-    negative. Channel counts may differ.
+    constant, the negative log-likelihood of the teacher's map under a normal distribution with mean mu(f_s); minimizing
+    it maximizes a lower bound of the mutual information of both maps. mu is three 1x1 convolutions without bias, with
+    ReLU between them. The variance var_c of every channel c of the teacher is learned with the student. The term may
+    become negative. Channel counts may differ.
 
     Implementation: as in RepDistiller. Where map sizes differ, the larger map is first average-pooled to the smaller
     one's (h, w); RepDistiller pools to a square (h, h).

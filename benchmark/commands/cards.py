@@ -223,7 +223,7 @@ def _format_value(value: Any) -> str:
     if value is inspect.Parameter.empty:
         return REQUIRED
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -250,9 +250,7 @@ def _parameter_list(section: str, cls: type) -> str:
 
 def _properties(method: "type[Method]") -> list[str]:
     """Describe a method's kind, its needs and its asymmetric use with default arguments, and its presets."""
-    from benchmark.method import KINDS
-
-    lines = [f"Kind: {method.kind} ({KINDS[method.kind]})."]
+    lines = [f"Kind: {method.kind}."]
     if all(parameter.default != REQUIRED for parameter in _parameters(method)):
         instance = method()
         lines.append(instance.needs.describe())
