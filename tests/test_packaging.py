@@ -7,10 +7,12 @@ files in the same environment, and shadow it for anyone who starts Python in the
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
@@ -244,4 +246,63 @@ def test_run_of_an_installed_copy_writes_where_it_was_started(
     execute(*words, folder=tmp_path, PYTHONPATH=str(installed))
     assert files(installed) == before
     record = json.loads(next((tmp_path / "boards" / "records").glob("*kd*.json")).read_text())
+    assert record["commit"] == git(source, "rev-parse HEAD")
+
+
+def steps_of_dockerfile() -> list[tuple[str, str]]:
+    """The instructions of the Dockerfile with their arguments."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lines = text.replace("\\\n", " ").splitlines()
+    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines if line.strip()]
+
+
+@pytest.mark.slow
+def test_steps_of_the_dockerfile(source: Path, tmp_path: Path) -> None:
+    """Execute the steps without Docker: in a new environment, with the image's folders below a temporary one.
+
+    System packages are those of this machine, and Python packages other than this one those of this environment.
+    """
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    packages = next((environment / "lib").glob("*/site-packages"))
+    for bundled in (*packages.glob("setuptools*"), packages / "pkg_resources", packages / "_distutils_hack"):
+        shutil.rmtree(bundled, ignore_errors=True)  # Python 3.11 installs an old one
+    (packages / "distutils-precedence.pth").unlink(missing_ok=True)
+    (packages / "requirements.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    variables = {
+        "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this as "no isolation"
+    }
+    folder = tmp_path
+
+    def local(text: str) -> str:
+        return re.sub(r"(?<![\w.])/(?=src|work)", f"{tmp_path}/", text)
+
+    steps = steps_of_dockerfile()
+    assert steps[0][0] == "FROM"
+    assert re.fullmatch(r"python:3\.1[123]-slim", steps[0][1])
+    for instruction, text in steps[1:]:
+        match instruction:
+            case "COPY":
+                origin, target = local(text).split()
+                assert origin == "."
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("build"))
+            case "RUN" if "apt-get" not in text:
+                execute("sh", "-c", local(text), folder=folder, **variables)
+            case "ENV":
+                name, _, value = local(text).partition("=")
+                variables[name] = value
+            case "WORKDIR":
+                folder = Path(local(text))
+                folder.mkdir(exist_ok=True)
+            case "CMD":
+                small = ["dataset.train_identities=40", "dataset.test_identities=20", "train.schedule.epochs=1"]
+                small += ["teacher.train.schedule.epochs=1", "train.sampler.identities=8"]
+                small += ["teacher.train.sampler.identities=8", "runtime.threads=1"]
+                options = [word for setting in small for word in ("--set", setting)]
+                execute(*json.loads(text), *options, folder=folder, **variables)
+    assert (environment / "bin" / "benchmark").is_file()
+    record = json.loads(next((tmp_path / "work" / "leaderboards" / "records").glob("*-cdd-*.json")).read_text())
     assert record["commit"] == git(source, "rev-parse HEAD")

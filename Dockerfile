@@ -1,0 +1,14 @@
+# The suite on a slim Python image, without libGL and without a GPU driver. Build and run the quick start:
+#   docker build -t retrieval-distill-benchmark .
+#   docker run --rm -v "$PWD/results:/work" retrieval-distill-benchmark
+FROM python:3.13-slim
+
+# git is needed to write version and commit into the package.
+RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*
+
+COPY . /src
+RUN git config --global --add safe.directory /src && pip install --no-cache-dir /src
+
+ENV BENCHMARK_DATA=/work/data
+WORKDIR /work
+CMD ["benchmark", "run", "--method", "cdd", "--dataset", "glyphs"]
