@@ -56,3 +56,10 @@ def test_committed_page_has_every_method():
 )
 def test_card_escapes_text_but_not_code(line):
     assert line in markdown_page([Example])
+
+
+def test_show_prints_the_card_of_a_combination(command_line):
+    code, out, _ = command_line("show", "kd+rkd")
+    assert code == 0
+    assert out.startswith("kd+rkd (method)\n\nThe sum of kd and rkd")
+    assert "Needs a teacher and the teacher's classifier." in out

@@ -146,7 +146,8 @@ class TestShow:
         ):
             assert part in done.out
         line = next(line for line in done.out.splitlines() if line.startswith("  temperature "))
-        assert line.split() == ["temperature", "2", "T", "of", "the", "KL", "term."]
+        assert line.split()[:2] == ["temperature", "2"]
+        assert line.endswith("KL term.")
         assert "Args:" not in done.out
 
     def test_a_method_without_a_teacher_or_parameters(self, benchmark):
