@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from benchmark.errors import UserError
 
@@ -97,6 +96,8 @@ def train_transform(
         erase: Probability of painting over a random rectangle (Zhong et al., AAAI 2020), 2 to 40 % of the area.
         pad_mode: What is added: black, the edge's colour, or the mirrored image.
     """
+    from torchvision.transforms import v2  # takes a second to import, and listing datasets does not need it
+
     steps: list[nn.Module] = []
     if pad:
         steps.append(v2.RandomCrop(size, padding=pad, padding_mode=pad_mode))
@@ -109,4 +110,6 @@ def train_transform(
 
 def eval_transform(size: tuple[int, int]) -> nn.Module:
     """Resize a (3, H, W) uint8 image to (height, width), whatever its shape: all that happens before evaluation."""
+    from torchvision.transforms import v2
+
     return v2.Resize(size, antialias=True)
