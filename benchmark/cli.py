@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Prepare, check and look at a dataset.", no_args_is_help=True)
+data = typer.Typer(help="Prepare, check and view a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
@@ -313,6 +313,7 @@ def compare(
     compare_runs(runs, output)
 
 
+DatasetName = Annotated[str, typer.Argument(help="A registered dataset; `benchmark list datasets`.")]
 Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dataset; repeatable.")
 ]
@@ -320,54 +321,57 @@ Options = Annotated[
 
 @data.command()
 def check(
-    dataset: str,
-    decode: Annotated[bool, typer.Option("--decode", help="Open every image and list those that are broken.")] = False,
+    dataset: DatasetName,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image and list the broken ones.")] = False,
     settings: Options = None,
     data_root: DataRoot = None,
     plugin: Plugins = None,
 ) -> None:
-    """Compare a dataset on disk with what is published; exit with 1 where they differ."""
+    """Compare a dataset on disk with the published one; exit with code 1 if it has defects."""
     _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.check(dataset, settings or [], data_root or default_data_root(), decode)
+    commands.check(dataset, settings or [], data_root or default_data_root(), decode=decode)
 
 
 @data.command()
 def prepare(
-    dataset: str,
-    archive: Annotated[Path | None, typer.Argument(help="The official archive: zip, tar or tgz.")] = None,
+    dataset: DatasetName,
+    archive: Annotated[
+        Path | None, typer.Argument(help="The official archive: zip, tar, tar.gz, tar.bz2 or tar.xz.")
+    ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the archive first; only for sets that need no agreement.")
+        bool, typer.Option("--download", help="Download the archive first, if no agreement is required.")
     ] = False,
     settings: Options = None,
     data_root: DataRoot = None,
     plugin: Plugins = None,
 ) -> None:
-    """Unpack an archive into the data root, all of it or nothing, and check the dataset."""
+    """Unpack an archive into the data root, completely or not at all, and check the dataset."""
     _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.prepare(dataset, archive, settings or [], data_root or default_data_root(), download)
+    commands.prepare(dataset, archive, settings or [], data_root or default_data_root(), download=download)
 
 
 @data.command()
 def sample(
-    dataset: str,
-    split: Annotated[str, typer.Option(help="train, query or gallery.")] = "train",
-    rows: Annotated[int, typer.Option(min=1, help="Identities to show.")] = 12,
+    dataset: DatasetName,
+    split: Annotated[str, typer.Option(help="Split to show: train, query or gallery.")] = "train",
+    rows: Annotated[int, typer.Option(min=1, help="Number of identities to show.")] = 12,
     output: Annotated[
-        Path | None, typer.Option(help="Default: <dataset>-<split>.png here.", show_default=False)
+        Path | None, typer.Option(help="Image file to write. Default: ./<dataset>-<split>.png.", show_default=False)
     ] = None,
     settings: Options = None,
     data_root: DataRoot = None,
     plugin: Plugins = None,
 ) -> None:
-    """Draw a contact sheet: a row per identity, a column per camera."""
+    """Write a contact sheet: an image with a row per identity and a column per camera."""
     _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.sample(dataset, settings or [], data_root or default_data_root(), split, rows, output)
+    root = data_root or default_data_root()
+    commands.sample(dataset, settings or [], root, split=split, rows=rows, output=output)
 
 
 def _load(plugins: list[Path] | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from benchmark.data.card import Card, Download, Split
-from benchmark.data.files import rows
+from benchmark.data.files import read_rows
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.samples import Defect, Sample
 from benchmark.recipe.baseline import REID_BASELINE
@@ -14,29 +14,33 @@ from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.mappings import merge
 
 INTEGERS = {"images.txt": (0,), "image_class_labels.txt": (0, 1), "train_test_split.txt": (0, 1)}
-"""The files that describe the images -> which of their two columns are integers."""
+"""Text file about the images -> which of its two columns are integers."""
 FILES = tuple(INTEGERS)
-TRAIN_CLASSES = 100
+TRAIN_SPECIES = 100
+"""Species 1 to 100 are for training in the zero-shot split."""
 
 
 @DATASETS.register_module("cub200")
 class CUB200(ListedDataset):
-    """CUB-200-2011: photographs of birds of 200 species, whole, not cut to the bird.
+    """CUB-200-2011: photographs of birds of 200 species, without cropping to the bird.
 
-    By default the first 100 species are for training and all images of the other 100 are queries, each of which
-    searches all others (the zero-shot split of deep metric learning). The archive's own train_test_split.txt has the
-    same 200 species on both sides and gives much higher scores; it is the option `split=closed`.
+    By default, the first 100 species are for training and all images of the other 100 are queries, each of which
+    searches all others (the zero-shot split of deep metric learning). The option `split=closed` uses the archive's own
+    train_test_split.txt, which has the same 200 species in training and test and gives much higher scores.
 
     Args:
         root: The data root.
-        split: "zero_shot", or "closed" for the archive's own.
+        split: "zero_shot", or "closed" for the archive's own split.
     """
 
     card: ClassVar[Card] = Card(
         title="CUB-200-2011",
         citation="Wah, Branson, Welinder, Perona, Belongie. The Caltech-UCSD Birds-200-2011 Dataset. CNS-TR-2011-001.",
-        terms="As its page says: data.caltech.edu/records/65de6-vp158.",
-        obtain="benchmark data prepare cub200 --download, or give CUB_200_2011.tgz from data.caltech.edu instead",
+        terms="As stated on its page, data.caltech.edu/records/65de6-vp158.",
+        obtain=(
+            "Run: benchmark data prepare cub200 --download. Or get CUB_200_2011.tgz from data.caltech.edu and pass the "
+            "file instead of --download."
+        ),
         tree="""\
 cub200/CUB_200_2011/
   images/                 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg ...
@@ -50,8 +54,8 @@ cub200/CUB_200_2011/
             "all": Split(11_788, 200, 1),
         },
         defects=(
-            "A few images are grey. Some are also in ImageNet, on which backbones are pretrained. CUB-200 of 2010 is "
-            "another dataset under almost the same name."
+            "A few images are grayscale. Some are also in ImageNet, on which backbones are pretrained. CUB-200 of 2010 "
+            "is another dataset with almost the same name."
         ),
         download=Download(
             url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
@@ -60,13 +64,13 @@ cub200/CUB_200_2011/
         ),
     )
     protocol = Protocol(camera_rule=False, query_in_gallery=True, recall_at=(1, 2, 4, 8))
-    unpacked = ("CUB_200_2011",)
-    parts = ("images", *FILES)
+    archive_folders = ("CUB_200_2011",)
+    required_paths = ("images", *FILES)
     recipe: ClassVar[Mapping[str, Any]] = merge(
         REID_BASELINE,
         {
             "image_size": [256, 256],  # AIR_Distiller's teachers
-            "train": {"augment": {"erase": 0.0}},  # AIR_Distiller, on CUB alone
+            "train": {"augment": {"erase": 0.0}},  # AIR_Distiller, only for CUB-200-2011
         },
     )
 
@@ -75,7 +79,7 @@ cub200/CUB_200_2011/
         self.split = split
         self.closed_set = split == "closed"
 
-    def expected(self) -> Mapping[str, Split]:
+    def expected_sizes(self) -> Mapping[str, Split]:
         if self.split == "zero_shot":
             return self.card.splits
         test = Split(5_794, 200, 1)
@@ -89,24 +93,24 @@ cub200/CUB_200_2011/
         tables: list[dict[str, str]] = []
         for file in FILES:
             table: dict[str, str] = {}
-            for row in rows(folder / file, fields=2, integers=INTEGERS[file]):
+            for row in read_rows(folder / file, columns=2, integers=INTEGERS[file]):
                 if isinstance(row, Defect):
                     yield row
                     continue
                 line, (number, value) = row
                 if number in table:
-                    yield Defect(f"{folder / file}, line {line}: there is another line for image {number}")
+                    yield Defect(f"{folder / file}, line {line}: image {number} is listed twice")
                 table[number] = value
             tables.append(table)
         names, species, in_train = tables
         for number in sorted(set().union(*tables), key=lambda number: number.zfill(6)):
-            lacking = [file for file, table in zip(FILES, tables, strict=True) if number not in table]
-            if lacking:
-                yield Defect(f"{folder / lacking[0]} has no line for image {number}")
+            missing = [file for file, table in zip(FILES, tables, strict=True) if number not in table]
+            if missing:
+                yield Defect(f"{folder / missing[0]} has no line for image {number}")
                 continue
             name, identity = names[number], int(species[number])
             if not name.startswith(f"{identity:03}."):
-                yield Defect(f"image {number}, {name}, is of class {identity} by {folder / FILES[1]}")
+                yield Defect(f"{folder / FILES[1]}: image {number} is {name}, but of class {identity}")
                 continue
-            train = in_train[number] == "1" if self.closed_set else identity <= TRAIN_CLASSES
+            train = in_train[number] == "1" if self.closed_set else identity <= TRAIN_SPECIES
             yield "train" if train else "query", Sample(folder / "images" / name, identity, camera=0)

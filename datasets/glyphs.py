@@ -1,4 +1,4 @@
-"""Glyphs: the embedded dataset, rendered on the spot from the typefaces that matplotlib ships."""
+"""Glyphs: the embedded dataset, rendered on first use from the typefaces that matplotlib ships."""
 
 import hashlib
 import json
@@ -6,29 +6,28 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import matplotlib
 import numpy as np
-from fontTools.pens.recordingPen import DecomposingRecordingPen
-from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import track
 
 from benchmark.data.card import Card, Split
-from benchmark.data.decode import array_hash, fingerprint, pixel_hash
-from benchmark.data.files import named
-from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
-from benchmark.data.samples import Defect, Sample, Skipped
+from benchmark.data.files import match_images
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.samples import SPLITS, Defect, Sample, Skipped
 from benchmark.errors import UserError
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.atomic import atomic_folder
-from benchmark.utils.parallel import parallel_imap
+
+if TYPE_CHECKING:
+    from fontTools.ttLib import TTFont
 
 FACES = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
@@ -36,12 +35,13 @@ FACES = (
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
 )
-"""The typefaces; a face's position here is its camera number."""
-NAME = re.compile(r"\d+_c\d{2}\.png")
+"""The typefaces. The position of a typeface is its camera number."""
+FILE_NAME = re.compile(r"\d+_c\d{2}\.png")
 MINIMUM_FACES = 12
-"""A character in fewer typefaces than this is left out."""
-TABLE_PIECES = range(0x2500, 0x25A0)
-"""Box-drawing and block elements differ by a pixel of position or width, which the rendering's jitter hides."""
+"""Characters in fewer typefaces are left out."""
+BOX_DRAWING = range(0x2500, 0x25A0)
+"""Box-drawing and block elements. They are left out: they differ by a pixel of position or width, less than the random
+shifts and scales of the rendering."""
 
 _ARGS = {"channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 16}
 _NETWORK = {
@@ -57,23 +57,24 @@ _NETWORK = {
 
 @DATASETS.register_module("glyphs")
 class Glyphs(RetrievalDataset):
-    """Characters across typefaces: find the same character, set in other faces.
+    """Characters across typefaces: retrieve the same character in other typefaces.
 
-    Identity = character (its code point), camera = typeface: four styles each of DejaVu Sans, Sans Mono, Serif and
-    STIX General. Characters that any face draws with the same outline, such as Latin A and Cyrillic A, are one
-    identity. Every image is dark ink on a light ground, 32 x 32, with tint, noise, rotation, shift and scale that
-    depend only on the character and the face. Queries are the faces in `query_faces`, the gallery is the other faces.
+    The identity is the character (its code point) and the camera is the typeface: four styles each of DejaVu Sans, Sans
+    Mono, Serif and STIX General. Characters with the same outline in any typeface, such as Latin A and Cyrillic A, are
+    one identity. Every image shows dark ink on a light background, 32 x 32 pixels, with tint, noise, rotation, shift
+    and scale that depend only on the character and the typeface. Queries are in the typefaces `query_faces`, the
+    gallery is in the other ones.
 
     Args:
         root: The data root.
-        train_identities: Identities to train on.
-        test_identities: Identities to test on; the same ones whatever `train_identities` is.
+        train_identities: Number of training identities.
+        test_identities: Number of test identities, which do not depend on `train_identities`.
     """
 
     card: ClassVar[Card] = Card(
         title="Glyphs",
         citation="Rendered by this suite from the DejaVu and STIX typefaces.",
-        terms="DejaVu: Bitstream Vera licence and public domain. STIX: SIL Open Font License 1.1. Free to share.",
+        terms="DejaVu: Bitstream Vera license and public domain. STIX: SIL Open Font License 1.1. Free to share.",
         obtain="Rendered on first use, in seconds and without a download: `benchmark data check glyphs`.",
         tree="glyphs-<hash>/{train,query,gallery}/<identity>_c<camera>.png\nglyphs-<hash>/manifest.json",
         splits={"train": Split(13579, 1000, 16), "query": Split(1647, 500, 4), "gallery": Split(5091, 500, 12)},
@@ -81,7 +82,7 @@ class Glyphs(RetrievalDataset):
     protocol = Protocol(camera_rule=True)
     recipe: ClassVar[Mapping[str, Any]] = {
         "image_size": (32, 32),
-        # A ResNet-26 with bottlenecks twice as wide as usual; its static student has the usual width.
+        # A ResNet-26 with bottlenecks of twice the standard width; the static student has the standard width.
         "teacher": {
             "network": _NETWORK | {"args": _ARGS | {"base_width": 128}},
             "train": {"schedule": {"epochs": 12}},
@@ -90,7 +91,7 @@ class Glyphs(RetrievalDataset):
         "train": {
             "task": {
                 "label_smoothing": 0.1,
-                # On un-normalised features, or from the first epoch on, the triplet loss collapses from random weights.
+                # From random weights, the triplet loss collapses on unnormalized features or if used from the start.
                 "triplet": {"weight": 1.0, "margin": 0.3, "feature": "embedding", "normalize": True, "from_epoch": 3},
             },
             "optimizer": {"type": "sgd", "lr": 0.2, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
@@ -102,26 +103,27 @@ class Glyphs(RetrievalDataset):
                 "final_factor": 1e-3,
             },
             "sampler": {"identities": 24, "images": 4},
-            # No mirroring: b and d are different characters.
+            # No horizontal flip: b and d are different characters.
             "augment": {"pad": 2, "pad_mode": "edge", "flip": 0.0, "erase": 0.0},
         },
     }
     method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Training is short: lists that hold more channels, of the width that is left, compress within it. The budget is
-        # the cost of the static student, so that methods are compared at equal MACs. 24,000 features would be more than
-        # there are images.
+        # Training is short, so candidate lists contain more channels, relative to the current width. The budget equals
+        # the cost of the static student, so that methods are compared at equal MACs. The queue is shorter because its
+        # default of 24,000 features exceeds the number of images.
         "cdd": {"ratio": 0.75, "ratio_of": "current", "queue": 2048, "target_macs": 0.42},
         **{rival: {"target_macs": 0.42} for rival in ("resrep", "uniform", "slimming")},
-        # A mean over the positions of a normalised map grows as maps shrink, here to 2 x 2: with the weight of 1000,
-        # which is for larger ones, the student ends below `none`.
+        # A mean over the positions of a normalized map grows as maps shrink, here to 2 x 2. With the default weight of
+        # 1000, which suits larger maps, the student ends below `none`.
         "at": {"weight": 100.0},
-        "darkrank": {"weight": 0.2},  # at 1, the student ends below `none` too
-        # Without gradient resetting rows hover about zero, the farther the higher the learning rate: at 0.2 few get
-        # below the published 0.001 before it decays.
+        "darkrank": {"weight": 0.2},  # with a weight of 1, the student ends below `none` too
+        # Without gradient resetting, rows fluctuate around zero, by more at a higher learning rate: at 0.2, few fall
+        # below the published threshold of 0.001 before the learning rate decays.
         "deap": {"threshold": 0.02, "target_macs": 0.42},
     }
 
-    # The rendering. Lengths are in pixels of the final image, colours and noise in shares of full white.
+    # Parameters of the rendering: lengths in pixels of the final image, colors and noise relative to white. Their names
+    # and values are part of the hash in the folder's name.
     version: ClassVar[int] = 1
     seed: ClassVar[int] = 2023
     size: ClassVar[int] = 32
@@ -129,15 +131,15 @@ class Glyphs(RetrievalDataset):
     em: ClassVar[float] = 23.0
     baseline: ClassVar[float] = 23.8
     rotation: ClassVar[float] = 10.0
-    """Degrees, either way."""
+    """Maximum rotation in degrees, in either direction."""
     scale: ClassVar[tuple[float, float]] = (0.8, 1.0)
     shift: ClassVar[float] = 2.0
     noise: ClassVar[float] = 12 / 255
-    """Standard deviation."""
+    """Standard deviation of the noise."""
     ground: ClassVar[tuple[float, float]] = (0.80, 0.98)
     ink: ClassVar[tuple[float, float]] = (0.05, 0.35)
     tint: ClassVar[float] = 0.06
-    """How far each colour channel may stray from grey."""
+    """Maximum deviation of a color channel from gray."""
     query_faces: ClassVar[tuple[int, ...]] = (2, 5, 8, 15)
     """DejaVu Sans Oblique, Sans Mono Bold, Serif, STIX General Bold Italic."""
 
@@ -149,13 +151,13 @@ class Glyphs(RetrievalDataset):
         self.test_identities = test_identities
 
     @staticmethod
-    @cache  # reading them takes milliseconds
+    @cache  # reading the versions takes milliseconds
     def versions() -> dict[str, str]:
-        """What decides what is drawn: matplotlib's typefaces, fontTools and Pillow, numpy's random numbers."""
+        """Return the versions of matplotlib (typefaces), fontTools, Pillow and NumPy (random numbers)."""
         return {name: version(name) for name in ("matplotlib", "fonttools", "pillow", "numpy")}
 
     def parameters(self) -> dict[str, Any]:
-        """All that determines the images."""
+        """Return everything that determines the images."""
         names = "version seed size oversampling em baseline rotation scale shift noise ground ink tint query_faces"
         names += " train_identities test_identities"
         return {name: getattr(self, name) for name in names.split()} | self.versions()
@@ -166,10 +168,10 @@ class Glyphs(RetrievalDataset):
         return self.root / f"{self.name}-{digest[:8]}"
 
     def prepare(self) -> None:
-        """Render the set, unless it is there.
+        """Render the images if they are missing.
 
         Raises:
-            UserError: There are fewer characters than identities asked for.
+            UserError: The options request more identities than there are characters.
         """
         if self.folder.is_dir():
             return
@@ -182,55 +184,58 @@ class Glyphs(RetrievalDataset):
             for name, (identity, face, character) in progress:
                 pixels = self._render(face, identity, character)
                 Image.fromarray(pixels).save(folder / name, compress_level=1)
-                hashes[name] = array_hash(pixels)
-            manifest = {"fingerprint": fingerprint(hashes), "parameters": self.parameters(), "files": hashes}
+                hashes[name] = _pixel_hash(pixels)
+            manifest = {"fingerprint": _fingerprint(hashes), "parameters": self.parameters(), "files": hashes}
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     def scan(self, split: str) -> Iterator[Sample | Skipped | Defect]:
-        for found in named(self.folder / split, NAME, "00065_c00.png"):
-            yield found if isinstance(found, Skipped | Defect) else _sample(found[0])
+        for finding in match_images(self.folder / split, FILE_NAME, "00065_c00.png"):
+            yield finding if isinstance(finding, Skipped | Defect) else _sample(finding[0])
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and pixels, as rendered; `check` compares each file with it."""
+        """Return the SHA-256 of all names and pixels as they were rendered; `damaged_files` compares the files."""
         self.require()
         return self._manifest["fingerprint"]
 
-    def expected(self) -> Mapping[str, Split]:
-        """What was rendered, which for the default options is what the card says."""
+    def expected_sizes(self) -> Mapping[str, Split]:
+        """Return the sizes as rendered, which are those of the card for the default options."""
         names = [(name.split("/")[0], _sample(Path(name))) for name in self._manifest["files"]]
         return {split: Split.of(sample for other, sample in names if other == split) for split in SPLITS}
 
-    def damage(self) -> Iterator[str]:
+    def damaged_files(self) -> Iterator[str]:
         """Yield each file that is missing, unreadable or changed since it was rendered."""
         folder, files = self.folder, self._manifest["files"]
 
-        def found(name: str) -> str | OSError:
+        def file_hash(name: str) -> str | OSError:
             try:
-                return pixel_hash(folder / name)
+                with Image.open(folder / name) as image:
+                    return _pixel_hash(np.asarray(image.convert("RGB")))
             except OSError as error:
                 return error
 
-        hashes = track(parallel_imap(found, files), "comparing", total=len(files), console=Console(stderr=True))
-        for name, digest in zip(files, hashes, strict=True):
-            if isinstance(digest, OSError):
-                yield f"{name} cannot be read: {digest}"
-            elif digest != files[name]:
-                yield f"{name} has changed"
+        with ThreadPoolExecutor() as pool:
+            hashes = pool.map(file_hash, files)
+            progress = track(hashes, "comparing", total=len(files), console=Console(stderr=True))
+            for name, digest in zip(files, progress, strict=True):
+                if isinstance(digest, OSError):
+                    yield f"{name} cannot be read: {digest}"
+                elif digest != files[name]:
+                    yield f"{name} has changed"
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder} is damaged ({error}): delete it, and it is rendered anew") from error
+            raise UserError(f"{self.folder} is damaged ({error}): delete the folder to render it again") from error
 
     def _jobs(self) -> dict[str, tuple[int, int, str]]:
-        """File name -> (identity, face, character) of every image of the chosen identities."""
+        """Return file name -> (identity, typeface, character) of every image."""
         identities = characters()
         order = np.random.default_rng(self.seed).permutation(sorted(identities)).tolist()
         wanted = self.train_identities + self.test_identities
         if wanted > len(order):
-            raise UserError(f"glyphs: {wanted} identities are asked for, but the typefaces have {len(order)}")
+            raise UserError(f"glyphs: {wanted} identities are requested, but the typefaces have {len(order)}")
         test = set(order[-self.test_identities :])
         jobs = {}
         for identity in sorted([*order[: self.train_identities], *test]):
@@ -240,7 +245,7 @@ class Glyphs(RetrievalDataset):
         return jobs
 
     def _render(self, face: int, identity: int, character: str) -> np.ndarray:
-        """(size, size, 3) uint8."""
+        """Return the image of a character as (size, size, 3) uint8."""
         rng = np.random.default_rng([self.seed, identity, face])
         font = _font(face, round(self.em * self.oversampling))
         side = self.size * self.oversampling
@@ -258,31 +263,38 @@ class Glyphs(RetrievalDataset):
         return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
     def _jitter(self, rng: np.random.Generator, fit: float) -> tuple[float, ...]:
-        """Coefficients of the affine map from a point of the image to the point of the twice as large canvas."""
-        turn = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
+        """Return the coefficients of a random affine map from points of the image to points of the larger canvas.
+
+        Args:
+            rng: Source of the rotation, scale and shift.
+            fit: Factor that shrinks a wide character to the width of the image.
+        """
+        angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))
         shrink = rng.uniform(*self.scale) * fit
         shift = rng.uniform(-self.shift, self.shift, 2) * self.oversampling
-        cos, sin = np.cos(turn) / shrink, np.sin(turn) / shrink
+        cos, sin = np.cos(angle) / shrink, np.sin(angle) / shrink
         side = self.size * self.oversampling
-        back = np.array([[cos, sin], [-sin, cos]])
-        offset = side - back @ (side / 2 + shift)
-        return tuple(float(value) for value in (*back[0], offset[0], *back[1], offset[1]))
+        inverse = np.array([[cos, sin], [-sin, cos]])
+        offset = side - inverse @ (side / 2 + shift)
+        return tuple(float(value) for value in (*inverse[0], offset[0], *inverse[1], offset[1]))
 
 
 @cache
 def characters() -> dict[int, dict[int, str]]:
-    """Identity -> face -> the character to draw there, read from the typefaces' outlines.
+    """Return identity -> typeface -> the character to draw, from the outlines in the typefaces.
 
-    An identity is named by its lowest code point, and each face draws the lowest of its characters that it has. The
-    outlines take seconds to read, so the answer is kept: do not change it.
+    The number of an identity is its lowest code point. Each typeface draws the lowest of the identity's characters that
+    it has. The result is cached, because reading the outlines takes seconds: do not change it in place.
     """
+    from fontTools.ttLib import TTFont  # slow to import
+
     fonts = [TTFont(_font_file(face), lazy=True) for face in range(len(FACES))]
-    counts = Counter(code for font in fonts for code in font.getBestCmap() if _stands_alone(code))
+    counts = Counter(code for font in fonts for code in font.getBestCmap() if _is_candidate(code))
     common = [code for code in sorted(counts) if counts[code] >= MINIMUM_FACES]
     parent = {code: code for code in common}  # union-find; the root of a group is its lowest code point
-    faces: dict[int, list[int]] = defaultdict(list)  # code point -> the faces that draw it
+    faces: dict[int, list[int]] = defaultdict(list)  # code point -> typefaces that have it
     for face, font in enumerate(fonts):
-        first: dict[str, int] = {}  # outline -> the lowest code point that has it
+        first: dict[str, int] = {}  # outline -> its lowest code point
         for code, outline in _outlines(font, common):
             faces[code].append(face)
             group, other = sorted((_root(parent, code), _root(parent, first.setdefault(outline, code))))
@@ -295,19 +307,21 @@ def characters() -> dict[int, dict[int, str]]:
     return dict(identities)
 
 
-def _stands_alone(code: int) -> bool:
+def _is_candidate(code: int) -> bool:
     # "C" has controls and unassigned code points, "M" combining marks, "Z" spaces.
-    return unicodedata.category(chr(code))[0] not in "CMZ" and code not in TABLE_PIECES
+    return unicodedata.category(chr(code))[0] not in "CMZ" and code not in BOX_DRAWING
 
 
-def _outlines(font: TTFont, codes: Iterable[int]) -> Iterator[tuple[int, str]]:
-    """Those of the code points that leave ink in this typeface, each with its outline."""
+def _outlines(font: "TTFont", codes: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """Yield the code points that a typeface draws, each with its outline."""
+    from fontTools.pens.recordingPen import DecomposingRecordingPen
+
     glyphs, names = font.getGlyphSet(), font.getBestCmap()
     for code in codes:
         if code in names:
             pen = DecomposingRecordingPen(glyphs)
             glyphs[names[code]].draw(pen)
-            if pen.value:
+            if pen.value:  # not empty
                 yield code, repr(pen.value)
 
 
@@ -318,15 +332,28 @@ def _root(parent: Mapping[int, int], code: int) -> int:
 
 
 def _font_file(face: int) -> Path:
+    import matplotlib  # slow to import
+
     return Path(matplotlib.get_data_path(), "fonts", "ttf", f"{FACES[face]}.ttf")
 
 
 @cache
 def _font(face: int, size: int) -> ImageFont.FreeTypeFont:
-    # The basic layout: the other one is there or not, depending on how Pillow was built.
+    # The basic layout, because the other one is available only in some builds of Pillow.
     return ImageFont.truetype(_font_file(face), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _sample(path: Path) -> Sample:
     identity, camera = path.stem.split("_c")
     return Sample(path, int(identity), int(camera))
+
+
+def _pixel_hash(pixels: np.ndarray) -> str:
+    """Return the SHA-256 of the shape and content of (H, W, 3) uint8 pixels."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _fingerprint(hashes: Mapping[str, str]) -> str:
+    """Return one SHA-256 of file names and their hashes, in sorted order."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

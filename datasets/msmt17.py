@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from benchmark.data.card import Card, Split
-from benchmark.data.files import rows
+from benchmark.data.files import candidate_folders, read_rows
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.samples import Defect, Sample
 from benchmark.recipe.baseline import REID_BASELINE
@@ -16,26 +16,26 @@ from benchmark.utils.mappings import merge
 
 LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
 FOLDERS = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}
-"""Version -> the folders of training and test images."""
-NAME = re.compile(r"(?:\d+/)?(?P<identity>\d+)_\d+_(?P<camera>\d{2})_[^/]+\.jpg")
-WITH_VALIDATION = Split(32_621, 1_041)
-"""Training images and identities, those for validation included."""
-TEST = 10_000
-"""Is added to the identities of test images, whose numbers start anew at 0."""
+"""Version -> folders of training and test images."""
+FILE_NAME = re.compile(r"(?:\d+/)?(?P<identity>\d+)_\d+_(?P<camera>\d{2})_[^/]+\.jpg")
+TRAIN_AND_VALIDATION = Split(32_621, 1_041)
+"""Size of the training split including the validation list."""
+TEST_OFFSET = 10_000
+"""Added to the identities of test images, whose numbers start at 0 again."""
 
 
 @DATASETS.register_module("msmt17")
 class MSMT17(ListedDataset):
     """MSMT17: people in and around a campus, seen by fifteen cameras over several days.
 
-    Images of a query's identity from the query's own camera are ignored. Of the two versions, the second has masked
-    faces; whichever is there is used, and leaderboards keep them apart. The published validation list is left out of
-    training by default, as fast-reid and torchreid do; TransReID and CLIP-ReID train on it too (`validation=true`).
+    Gallery images that share both identity and camera with the query are ignored. Version 2 has masked faces.
+    Leaderboards rank the two versions separately. By default, the published validation list is not used for training,
+    as in fast-reid and torchreid; TransReID and CLIP-ReID also train on it (`validation=true`).
 
     Args:
         root: The data root.
-        version: "v1", "v2", or "auto" for the one that is there.
-        validation: Train on the validation list too.
+        version: "v1", "v2", or "auto" for the version on disk (v1 if both are).
+        validation: Whether to train on the validation list too.
     """
 
     card: ClassVar[Card] = Card(
@@ -43,8 +43,10 @@ class MSMT17(ListedDataset):
         citation=(
             "Wei, Zhang, Gao, Tian. Person Transfer GAN to Bridge Domain Gap for Person Re-Identification. CVPR 2018."
         ),
-        terms="As its authors say. The pictures show people who were not asked: consider their privacy.",
-        obtain="Ask its authors for it (pkuvmc.com), then: benchmark data prepare msmt17 FILE",
+        terms=(
+            "As stated by the authors. The images show people who were not asked for consent: consider their privacy."
+        ),
+        obtain="Ask the authors (pkuvmc.com), then run: benchmark data prepare msmt17 FILE",
         tree="""\
 msmt17/MSMT17_V1/
   train/             0000/0000_000_01_0303morning_0015_0.jpg ...       (mask_train_v2/ in MSMT17_V2)
@@ -52,15 +54,15 @@ msmt17/MSMT17_V1/
   list_train.txt     0000/0000_000_01_0303morning_0015_0.jpg 0 ...
   list_val.txt list_query.txt list_gallery.txt""",
         splits={
-            "train": Split(None, None),  # whose size without validation no source gives
+            "train": Split(None, None),  # no source gives the size without validation
             "query": Split(11_659, None),
             "gallery": Split(82_161, None),
             "all": Split(126_441, 4_101, 15),
         },
-        defects="Identities of test images start anew at 0; 10,000 is added to them here.",
+        defects="Identities of test images start at 0 again; 10,000 is added to them here.",
     )
     protocol = Protocol(camera_rule=True, recall_at=(1, 5, 10))
-    unpacked = ("MSMT17_V1", "MSMT17_V2", "MSMT17")
+    archive_folders = ("MSMT17_V1", "MSMT17_V2", "MSMT17")
     recipe: ClassVar[Mapping[str, Any]] = merge(
         REID_BASELINE,
         {"image_size": [320, 160], "train": {"task": {"triplet": {"margin": 0.35}}}},  # CDD
@@ -68,40 +70,40 @@ msmt17/MSMT17_V1/
 
     def __init__(self, root: Path, version: Literal["auto", "v1", "v2"] = "auto", validation: bool = False) -> None:
         super().__init__(root)
-        there = [
-            name for name, (train, _) in FOLDERS.items() if any((place / train).is_dir() for place in self.places())
-        ]
-        self.version = version if version != "auto" else (*there, "v1")[0]
+        candidates = candidate_folders(self.root, self.name, self.archive_folders)
+        on_disk = [name for name, (train, _) in FOLDERS.items() if any((path / train).is_dir() for path in candidates)]
+        self.version = version if version != "auto" else (*on_disk, "v1")[0]
         self.validation = validation
-        self.parts = (*FOLDERS[self.version], *LISTS.values())
+        self.required_paths = (*FOLDERS[self.version], *LISTS.values())
 
-    def variant(self) -> dict[str, Any]:
-        usual = {"version": "v1", "validation": False}
-        return {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
+    def non_default_options(self) -> dict[str, Any]:
+        # "auto" has been resolved to a version, of which v1 is the default benchmark.
+        defaults = {"version": "v1", "validation": False}
+        return {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
 
-    def expected(self) -> Mapping[str, Split]:
-        return {**self.card.splits, "train": WITH_VALIDATION} if self.validation else self.card.splits
+    def expected_sizes(self) -> Mapping[str, Split]:
+        return {**self.card.splits, "train": TRAIN_AND_VALIDATION} if self.validation else self.card.splits
 
-    def counts(self) -> dict[str, Split]:
-        """As for every set, but that "all" includes validation even where that is left out."""
-        return super().counts() | {"all": Split.of(sample for _, sample in self.listed())}
+    def all_samples(self) -> Iterator[Sample]:
+        """Return all listed samples: the published total includes the validation list even if it is not used."""
+        return (sample for _, sample in self.listed_samples())
 
     def image_folders(self) -> tuple[Path, ...]:
         return tuple(self.folder / name for name in FOLDERS[self.version])
 
     def entries(self) -> Iterator[tuple[str, Sample] | Defect]:
         train, test = self.image_folders()
-        for list_ in ("train", "query", "gallery", "val"):
-            split = "train" if list_ == "val" and self.validation else list_
-            folder, first = (train, 0) if list_ in ("train", "val") else (test, TEST)
-            path = self.folder / LISTS[list_]
-            for row in rows(path, fields=2, integers=(1,)):
+        for name in ("train", "query", "gallery", "val"):
+            split = "train" if name == "val" and self.validation else name
+            folder, offset = (train, 0) if name in ("train", "val") else (test, TEST_OFFSET)
+            path = self.folder / LISTS[name]
+            for row in read_rows(path, columns=2, integers=(1,)):
                 if isinstance(row, Defect):
                     yield row
                     continue
-                number, (name, identity) = row
-                match = NAME.fullmatch(name)
+                number, (image, identity) = row
+                match = FILE_NAME.fullmatch(image)
                 if match and int(match["identity"]) == int(identity):
-                    yield split, Sample(folder / name, first + int(identity), int(match["camera"]))
+                    yield split, Sample(folder / image, offset + int(identity), int(match["camera"]))
                 else:
-                    yield Defect(f"{path}, line {number}: {name!r} is not an image of identity {identity}")
+                    yield Defect(f"{path}, line {number}: {image!r} is not an image of identity {identity}")

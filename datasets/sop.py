@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmark.data.card import Card, Download, Split
-from benchmark.data.files import rows
+from benchmark.data.files import read_rows
 from benchmark.data.listed_dataset import ListedDataset
 from benchmark.data.samples import Defect, Sample
 from benchmark.recipe.baseline import REID_BASELINE
@@ -18,9 +18,9 @@ LISTS = {"train": "Ebay_train.txt", "query": "Ebay_test.txt"}
 
 @DATASETS.register_module("sop")
 class StanfordOnlineProducts(ListedDataset):
-    """Stanford Online Products: photographs of things for sale, a few of each.
+    """Stanford Online Products: photographs of products for sale, a few of each.
 
-    All test images are queries, each of which searches all others.
+    All test images are queries, and the gallery of each query is all other test images.
     """
 
     card: ClassVar[Card] = Card(
@@ -29,9 +29,10 @@ class StanfordOnlineProducts(ListedDataset):
             "Oh Song, Xiang, Jegelka, Savarese. Deep Metric Learning via Lifted Structured Feature Embedding. CVPR "
             "2016."
         ),
-        terms="None are known to this suite; ask its authors before anything but research.",
+        terms="No terms are known to this suite; ask the authors before any use other than research.",
         obtain=(
-            "benchmark data prepare sop --download, or give Stanford_Online_Products.zip from its authors' page instead"
+            "Run: benchmark data prepare sop --download. Or get Stanford_Online_Products.zip from the authors' page "
+            "and pass the file instead of --download."
         ),
         tree="""\
 sop/Stanford_Online_Products/
@@ -50,8 +51,8 @@ sop/Stanford_Online_Products/
         ),
     )
     protocol = Protocol(camera_rule=False, query_in_gallery=True, recall_at=(1, 10, 100, 1000))
-    unpacked = ("Stanford_Online_Products",)
-    parts = tuple(LISTS.values())
+    archive_folders = ("Stanford_Online_Products",)
+    required_paths = tuple(LISTS.values())
     recipe: ClassVar[Mapping[str, Any]] = merge(
         REID_BASELINE,
         {"image_size": [256, 256], "train": {"augment": {"pad": 8}}},  # AIR_Distiller
@@ -63,7 +64,7 @@ sop/Stanford_Online_Products/
     def entries(self) -> Iterator[tuple[str, Sample] | Defect]:
         folder = self.folder
         for split, name in LISTS.items():
-            for row in rows(folder / name, fields=4, integers=(0, 1, 2), header=1):
+            for row in read_rows(folder / name, columns=4, integers=(0, 1, 2), header=1):
                 if isinstance(row, Defect):
                     yield row
                 else:

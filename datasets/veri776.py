@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from benchmark.data.card import Card, Split
-from benchmark.data.files import lines, named
+from benchmark.data.files import match_images, read_lines
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Defect, Sample, Skipped
 from benchmark.errors import UserError
@@ -17,21 +17,21 @@ from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.mappings import merge
 
 FOLDERS = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
-NAMES = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}
-TRACKS = "test_track.txt"
-NAME = re.compile(r"(?P<identity>\d{4})_c(?P<camera>0(?:0[1-9]|1\d|20))_\d+_\d+\.jpg")
+IMAGE_LISTS = {"train": "name_train.txt", "query": "name_query.txt", "gallery": "name_test.txt"}
+TRACK_LIST = "test_track.txt"
+FILE_NAME = re.compile(r"(?P<identity>\d{4})_c(?P<camera>0(?:0[1-9]|1\d|20))_\d+_\d+\.jpg")
 
 
 @DATASETS.register_module("veri776")
 class VeRi776(RetrievalDataset):
     """VeRi-776: vehicles in a city, seen by twenty cameras.
 
-    Images of a query's vehicle from the query's own camera are ignored. By default images are ranked, as nearly
-    everyone does; papers of 2016 to 2018 ranked tracks (`ranked=tracks`), of which the most similar image counts.
+    Gallery images that share both identity and camera with the query are ignored. By default, images are ranked, as in
+    nearly all papers. Papers of 2016 to 2018 ranked tracks (`ranked=tracks`) by their most similar image.
 
     Args:
         root: The data root.
-        ranked: What the gallery is made of: "images", or the "tracks" of test_track.txt.
+        ranked: What is ranked: "images", or the "tracks" of test_track.txt.
     """
 
     card: ClassVar[Card] = Card(
@@ -41,14 +41,16 @@ class VeRi776(RetrievalDataset):
             "Surveillance. ECCV 2016."
         ),
         terms="Non-commercial research; no redistribution.",
-        obtain="Ask its authors by e-mail (github.com/JDAI-CV/VeRidataset), then: benchmark data prepare veri776 FILE",
+        obtain=(
+            "Ask the authors by e-mail (github.com/JDAI-CV/VeRidataset), then run: benchmark data prepare veri776 FILE"
+        ),
         tree="""\
 veri776/VeRi/
   image_train/   0001_c001_00016450_0.jpg ...
   image_query/   0002_c002_00030600_0.jpg ...
   image_test/    0002_c002_00030600_0.jpg ...
-  test_track.txt                             only for ranked=tracks
-  name_train.txt name_query.txt name_test.txt, compared with the folders where they are there""",
+  test_track.txt                             only needed for ranked=tracks
+  name_train.txt name_query.txt name_test.txt, optional, compared with the folders""",
         splits={
             "train": Split(37_778, 576),
             "query": Split(1_678, 200),
@@ -56,14 +58,14 @@ veri776/VeRi/
             "all": Split(None, 776, 20),
         },
         disputed={
-            ("train", "images"): "published archives and papers differ here",
-            ("train", "identities"): "published archives and papers differ here",
+            ("train", "images"): "published archives and papers disagree",
+            ("train", "identities"): "published archives and papers disagree",
             ("all", "identities"): "fast-reid counts 775",
         },
-        defects="In older editions of train_label.xml vehicles 3, 7 and 41 have no type; the file is not used here.",
+        defects="In older editions of train_label.xml, vehicles 3, 7 and 41 have no type; the file is not used here.",
     )
-    judged_by = ("ranked",)
-    unpacked = ("VeRi", "veri", "VeRi-776")
+    evaluation_options = ("ranked",)
+    archive_folders = ("VeRi", "veri", "VeRi-776")
     recipe: ClassVar[Mapping[str, Any]] = merge(
         REID_BASELINE,
         {
@@ -76,43 +78,43 @@ veri776/VeRi/
         super().__init__(root)
         self.ranked = ranked
         self.protocol = Protocol(camera_rule=True, recall_at=(1, 5, 10), tracks=ranked == "tracks")
-        self.parts = (*FOLDERS.values(), *([TRACKS] if ranked == "tracks" else []))
+        self.required_paths = (*FOLDERS.values(), *([TRACK_LIST] if ranked == "tracks" else []))
 
     def scan(self, split: str) -> Iterator[Sample | Skipped | Defect]:
-        folder, found_names = self.folder / FOLDERS[split], set()
-        ranked = split == "gallery" and self.ranked == "tracks"
-        for found in named(folder, NAME, "0002_c002_00030600_0.jpg"):
-            if isinstance(found, Skipped | Defect):
-                yield found
+        folder = self.folder / FOLDERS[split]
+        with_tracks = split == "gallery" and self.ranked == "tracks"
+        names = set()
+        for finding in match_images(folder, FILE_NAME, "0002_c002_00030600_0.jpg"):
+            if isinstance(finding, Skipped | Defect):
+                yield finding
                 continue
-            path, match = found
-            found_names.add(path.name)
-            if ranked and path.name not in self._tracks:
-                yield Defect(f"{path} is in no track of {self.folder / TRACKS}")
+            path, match = finding
+            names.add(path.name)
+            if with_tracks and path.name not in self._tracks:
+                yield Defect(f"{path} is in no track of {self.folder / TRACK_LIST}")
                 continue
-            track = self._tracks[path.name] if ranked else 0
+            track = self._tracks[path.name] if with_tracks else 0
             yield Sample(path, int(match["identity"]), int(match["camera"]), track)
-        listed = self.folder / NAMES[split]
-        if listed.exists():
-            for name in sorted({line.strip() for line in lines(listed)} - found_names - {""}):
-                yield Defect(f"{folder / name} is missing; {listed.name} lists it")
+        image_list = self.folder / IMAGE_LISTS[split]
+        if image_list.exists():
+            for name in sorted({line.strip() for line in read_lines(image_list)} - names - {""}):
+                yield Defect(f"{folder / name} is missing, but listed in {image_list.name}")
 
     @cached_property
     def _tracks(self) -> dict[str, int]:
-        """Image name -> number of its track, which is its line in the file.
+        """Image name -> number of its track, which is the number of its line in the file.
 
-        A line names the images of a track, and before them may name the track.
+        A line contains the image names of a track, optionally after the name of the track.
         """
         tracks: dict[str, int] = {}
-        file = self.folder / TRACKS
-        for number, line in enumerate(lines(file), start=1):
-            images = [word for word in line.split() if NAME.fullmatch(word)]
-            if not images or len(line.split()) > len(images) + 1:
-                raise UserError(f"{file}, line {number}: expected the names of a track's images, not {line[:60]!r}")
-            for image in images:
+        file = self.folder / TRACK_LIST
+        for number, line in enumerate(read_lines(file), start=1):
+            matches = [match for word in line.split() if (match := FILE_NAME.fullmatch(word))]
+            if not matches or len(line.split()) > len(matches) + 1:
+                raise UserError(f"{file}, line {number}: expected the image names of a track, not {line[:60]!r}")
+            for image in (match.string for match in matches):
                 if tracks.setdefault(image, number) != number:
                     raise UserError(f"{file}, line {number}: {image} is also in the track of line {tracks[image]}")
-            of_track = {match.group("identity", "camera") for image in images if (match := NAME.fullmatch(image))}
-            if len(of_track) > 1:
-                raise UserError(f"{file}, line {number}: the track shows several vehicles or cameras")
+            if len({match.group("identity", "camera") for match in matches}) > 1:
+                raise UserError(f"{file}, line {number}: the track has images of several vehicles or cameras")
         return tracks

@@ -122,8 +122,8 @@ def measure(recipe: Recipe, data_root: Path, device: torch.device) -> Alternatin
     made: list[Alternating] = []
     original = engine.train_loader
 
-    def alternating(*arguments: Any) -> Alternating:
-        loader = original(*arguments)
+    def alternating(*arguments: Any, **options: Any) -> Alternating:
+        loader = original(*arguments, **options)
         made.append(Alternating(loader, bare_step(recipe, identities, len(loader), device), wait))
         return made[0]
 

@@ -45,7 +45,15 @@ def load_batches(recipe: Recipe, dataset: RetrievalDataset, device: torch.device
     sampler = recipe.train.sampler
     transform = train_transform(recipe.image_size, **recipe.train.augment.model_dump())
     loading = Loading(recipe.image_size, 0, device)
-    loader = train_loader(dataset, transform, sampler.identities, sampler.images, 0, loading, sampler.views)
+    loader = train_loader(
+        dataset,
+        transform,
+        identities=sampler.identities,
+        images=sampler.images,
+        seed=0,
+        loading=loading,
+        views=sampler.views,
+    )
     return [Batch(*(part.to(device) for part in batch)) for batch in islice(loader, BATCHES)], len(loader)
 
 

@@ -1,4 +1,4 @@
-"""`benchmark data`."""
+"""The commands `benchmark data check`, `prepare` and `sample`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,74 +6,98 @@ from typing import Any
 
 import typer
 
-from benchmark.data.check import check as compare
-from benchmark.data.contact_sheet import contact_sheet
-from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
-from benchmark.data.unpack import fetch, unpack
+from benchmark.data import check as checks
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.samples import SPLITS
 from benchmark.errors import UserError, nearest
 from benchmark.recipe.compose import parse_setting
 from benchmark.recipe.validate import arguments
 from benchmark.registry import DATASETS
 
 
-def check(name: str, settings: Sequence[str], root: Path, decode: bool) -> None:
-    """Print how the set compares with what is published; exit with 1 where it does not.
+def check(name: str, settings: Sequence[str], root: Path, *, decode: bool) -> None:
+    """Print how a dataset on disk compares with its card, and exit with code 1 if it has defects.
+
+    Args:
+        name: Name of the dataset.
+        settings: Options of the dataset, each as "option=value".
+        root: The data root.
+        decode: Whether to decode every image to find broken ones.
 
     Raises:
-        UserError: The set is not there, or an option is wrong.
+        UserError: The dataset is missing, or an option is invalid.
     """
     dataset = _dataset(name, settings, root)
     dataset.prepare()
-    report = compare(dataset, decode)
+    report = checks.check(dataset, decode)
     typer.echo(report)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def sample(name: str, settings: Sequence[str], root: Path, split: str, rows: int, output: Path | None) -> None:
-    """Draw a contact sheet.
+def prepare(name: str, archive: Path | None, settings: Sequence[str], root: Path, *, download: bool) -> None:
+    """Unpack a dataset's archive into the data root, or render the dataset, then check it.
+
+    Args:
+        name: Name of the dataset.
+        archive: The archive; None for a dataset that the suite renders, or with `download`.
+        settings: Options of the dataset, each as "option=value".
+        root: The data root.
+        download: Whether to download the archive first.
 
     Raises:
-        UserError: The set is not there or not usable, or an option is wrong.
+        UserError: The archive is missing, damaged or unsafe, or would overwrite files; then nothing has changed.
+    """
+    from benchmark.data.unpack import fetch, unpack
+
+    dataset = _dataset(name, settings, root)
+    if download:
+        if archive is not None:
+            raise UserError(f"{archive}: name either an archive or --download, not both")
+        archive = fetch(dataset, root)
+    is_rendered = type(dataset).prepare is not RetrievalDataset.prepare
+    if archive is None and not is_rendered:
+        alternative = " or --download" if dataset.card.download else ""
+        raise UserError(f"data prepare {name}: name the archive{alternative}. {dataset.card.obtain}")
+    if archive is not None and is_rendered:
+        raise UserError(f"{archive}: {name} has no archive. {dataset.card.obtain}")
+    if archive is not None:
+        unpack(archive, root / name, dataset.required_paths)
+    check(name, settings, root, decode=False)
+
+
+def sample(name: str, settings: Sequence[str], root: Path, *, split: str, rows: int, output: Path | None) -> None:
+    """Write a contact sheet of a dataset and print its path.
+
+    Args:
+        name: Name of the dataset.
+        settings: Options of the dataset, each as "option=value".
+        root: The data root.
+        split: "train", "query" or "gallery".
+        rows: Number of identities.
+        output: Image file to write; `<dataset>-<split>.png` in the current folder if None.
+
+    Raises:
+        UserError: The dataset is missing or has a defect, or an option is invalid.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}{nearest(split, SPLITS)} Choose train, query or gallery.")
     target = output or Path(f"{name}-{split}.png")
     if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--output {target}: a picture's name ends in .png or .jpg")
+        raise UserError(f"--output {target}: the file name must end in .png or .jpg")
+    from benchmark.data.contact_sheet import contact_sheet  # imports torch
+
     dataset = _dataset(name, settings, root)
     dataset.prepare()
     contact_sheet(dataset, split, rows, target)
     typer.echo(target)
 
 
-def prepare(name: str, archive: Path | None, settings: Sequence[str], root: Path, download: bool) -> None:
-    """Unpack an archive into the data root, or render the set where this suite makes it, and check what came of it.
-
-    Raises:
-        UserError: The archive is missing, damaged or unsafe, or would overwrite something; nothing has changed then.
-    """
-    dataset = _dataset(name, settings, root)
-    if download:
-        if archive is not None:
-            raise UserError("--download fetches the archive: do not name one beside it")
-        archive = fetch(dataset, root)
-    comes_in_an_archive = type(dataset).prepare is RetrievalDataset.prepare
-    if archive is None and comes_in_an_archive:
-        how = " or --download" if dataset.card.download else ""
-        raise UserError(f"which archive? Give its file{how}. {dataset.card.obtain}")
-    if archive is not None and not comes_in_an_archive:
-        raise UserError(f"{name} comes in no archive. {dataset.card.obtain}")
-    if archive is not None:
-        unpack(archive, root / name, dataset.parts)
-    check(name, settings, root, decode=False)
-
-
 def _dataset(name: str, settings: Sequence[str], root: Path) -> RetrievalDataset:
-    """The dataset under `option=value` settings."""
-    found = DATASETS.find(name)
-    given: dict[str, Any] = {}
+    """Create the dataset with options given as "option=value" or, as in a recipe, "dataset.option=value"."""
+    dataset_class = DATASETS.find(name)
+    options: dict[str, Any] = {}
     for setting in settings:
         parsed = parse_setting(setting)
-        given |= parsed["dataset"] if isinstance(parsed.get("dataset"), dict) else parsed  # as in a recipe, or short
-    return found(root, **arguments(DATASETS, name, given, "--set"))
+        options |= parsed["dataset"] if isinstance(parsed.get("dataset"), dict) else parsed
+    return dataset_class(root, **arguments(DATASETS, name, options, "--set"))

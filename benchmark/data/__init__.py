@@ -1,9 +1,12 @@
-"""The dataset contract, samplers, transforms and loaders. Plain torch; usable alone."""
+"""Datasets and loaders: the dataset contract, its checks, image decoding, samplers and loaders.
+
+Plain torch, usable without the rest of the suite.
+"""
 
 import os
 from pathlib import Path
 
 
 def default_data_root() -> Path:
-    """Return the folder of the datasets if none is named: `$BENCHMARK_DATA`, or `~/.cache/benchmark` if it is unset."""
+    """Return the default folder of all datasets: `$BENCHMARK_DATA`, or `~/.cache/benchmark` if it is not set."""
     return Path(os.environ.get("BENCHMARK_DATA", Path.home() / ".cache" / "benchmark"))

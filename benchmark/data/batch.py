@@ -1,18 +1,137 @@
-"""One training batch."""
+"""Training batches and how their images are drawn."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
+from torch.utils.data import Sampler
+
+from benchmark.errors import UserError
 
 
 class Batch(NamedTuple):
-    """Images of a training step and what is known about them. A NamedTuple, so that loaders pin and move it whole."""
+    """Images and their labels. A NamedTuple, so that loaders can pin and move it as a whole."""
 
     images: Tensor
     """(B, 3, H, W) uint8."""
     labels: Tensor
-    """(B,) int64 in 0 .. identities - 1."""
+    """(B,) int64: 0 .. identities - 1 in training, the dataset's identity numbers in evaluation."""
     cameras: Tensor
     """(B,) int64."""
     indices: Tensor
-    """(B,) int64: position in the training list; methods with a memory per sample need it."""
+    """(B,) int64: positions in the list of samples, for methods with a memory per sample."""
+
+
+class Draw(NamedTuple):
+    """One image of a batch and the seed of its augmentation."""
+
+    position: int
+    """Position of the image in the training list."""
+    seed: int
+
+
+class PKBatchSampler(Sampler[list[Draw]]):
+    """Batches of P distinct identities with K images each, as triplet-like losses need them.
+
+    An epoch has images // (P * K) batches, at least one, and therefore V = P * batches visits to identities. An
+    identity with n of the N images is visited V * n / N times, rounded up or down at random. Because an identity can be
+    in a batch only once, one with more than 1/P of all images is visited once per batch, and the others share the rest.
+
+    Each visit takes the next K images of the identity, in an order that is shuffled every epoch and starts over at its
+    end. If n >= K, no image repeats within a visit. An image is drawn again in an epoch only after all images of its
+    identity have been. Identities with n < K repeat their images as evenly as possible.
+
+    Draws and augmentation seeds are a pure function of (labels, seed, epoch).
+
+    Args:
+        labels: Identity of each training image.
+        identities: P, the number of identities in a batch.
+        images: K, the number of images of each identity.
+        seed: Seed of the run.
+        views: Number of augmented views of each image. They are consecutive in a batch, which then has P * K * views
+            entries.
+
+    Raises:
+        UserError: There are fewer than P identities, or P or K is less than 1.
+    """
+
+    def __init__(self, labels: Sequence[int], identities: int, images: int, *, seed: int, views: int = 1) -> None:
+        unique, self._owner, self._counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        if identities < 1 or images < 1:
+            raise UserError(f"a batch needs at least 1 identity and 1 image of each, not {identities} and {images}")
+        if len(unique) < identities:
+            raise UserError(
+                f"a batch of {identities} identities cannot be drawn from a training set of {len(unique)}: "
+                f"set train.sampler.identities to {len(unique)} or fewer"
+            )
+        self.identities = identities
+        self.images = images
+        self.seed = seed
+        self.views = views
+        self.epoch = 0
+        self._batches = max(1, len(self._owner) // (identities * images))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self._batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        visits = self._identity_visits(rng)
+        batches = self._assign_to_batches(visits, rng)
+        shape = (len(self), self.identities * self.images)
+        indices = self._image_indices(visits, rng)[batches].reshape(shape).repeat(self.views, axis=1)
+        seeds = rng.integers(2**63, size=indices.shape)
+        for row, row_seeds in zip(indices.tolist(), seeds.tolist(), strict=True):
+            yield [Draw(position, seed) for position, seed in zip(row, row_seeds, strict=True)]
+
+    def _identity_visits(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the (V,) identity of each visit; the visits of an identity are consecutive, at most one per batch."""
+        # Systematic sampling: the identities, in random order, divide a line in proportion to their images, and V
+        # equidistant points select them. All in integers, so that rounding cannot break the limit of one per batch.
+        order = rng.permutation(len(self._counts))
+        ends = np.cumsum(_capped_shares(self._counts, self.identities)[order])
+        step = int(ends[-1])
+        visits = self.identities * len(self)
+        points = rng.integers(step) + step * np.arange(visits)
+        return order[np.searchsorted(ends * visits, points, side="right")]
+
+    def _assign_to_batches(self, visits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the (batches, P) positions in `visits` that form each batch."""
+        # As a (P, batches) array, each row of `visits` gives one identity to every batch, in random order. Only an
+        # identity whose visits continue from one row into the next could enter a batch twice; its visits in the second
+        # row go to batches that do not contain it yet.
+        rows = np.arange(len(visits)).reshape(self.identities, len(self))
+        placed = np.empty_like(rows)
+        batches = np.arange(0)
+        for row, (positions, identities) in enumerate(zip(rows, visits[rows], strict=True)):
+            carried = np.count_nonzero(identities == visits[positions[0] - 1]) if row else 0
+            taken = batches[visits[positions - len(self)] == identities[0]] if carried else batches[:0]
+            order = rng.permutation(len(self))
+            first = order[~np.isin(order, taken)][:carried]
+            batches = np.concatenate([first, order[~np.isin(order, first)]])
+            placed[row, batches] = positions
+        return placed.T
+
+    def _image_indices(self, visits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the (V, K) image indices of each visit."""
+        shuffled = np.lexsort((rng.random(len(self._owner)), self._owner))
+        starts = np.cumsum(self._counts) - self._counts
+        begins = np.flatnonzero(np.diff(visits, prepend=-1))
+        ordinal = np.arange(len(visits)) - np.repeat(begins, np.diff(begins, append=len(visits)))
+        turn = ordinal[:, None] * self.images + np.arange(self.images)
+        return shuffled[starts[visits][:, None] + turn % self._counts[visits][:, None]]
+
+
+def _capped_shares(counts: np.ndarray, identities: int) -> np.ndarray:
+    """Return integers in proportion to `counts`, capped so that none exceeds 1/`identities` of their sum."""
+    descending = np.sort(counts)[::-1]
+    rests = counts.sum() - np.cumsum(descending) + descending  # sum of each count and all smaller ones
+    slots = identities - np.arange(identities)
+    capped = int(np.argmax(descending[:identities] * slots <= rests[:identities]))
+    return np.minimum(counts * slots[capped], rests[capped])

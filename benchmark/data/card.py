@@ -1,4 +1,4 @@
-"""What a person should know about a dataset before using it."""
+"""Dataset cards: citation, terms, download and published sizes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from benchmark.data.samples import Sample
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Where a dataset's archive lies, and what it must be. Only for sets that need no agreement."""
+    """URL, hash and size of an archive that may be downloaded without an agreement."""
 
     url: str
     sha256: str
@@ -18,13 +18,13 @@ class Download:
 
     @property
     def name(self) -> str:
-        """The archive's file name."""
+        """File name of the archive."""
         return self.url.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Size of one split; `None` where no figure is published, or none that could be verified."""
+    """Size of one split. `None` means that no number is published, or that it could not be verified."""
 
     images: int | None
     identities: int | None
@@ -32,7 +32,7 @@ class Split:
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Self:
-        """The size that a list of samples has; an image that is in it twice counts once."""
+        """Count the images, identities and cameras of samples; a repeated sample counts once."""
         samples = set(samples)
         return cls(
             len(samples), len({sample.identity for sample in samples}), len({sample.camera for sample in samples})
@@ -41,21 +41,21 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Citation, terms, how to get it, and the published counts."""
+    """What users need to know about a dataset: citation, terms of use, how to obtain it, published sizes."""
 
     title: str
     citation: str
     terms: str
     obtain: str
-    """What to do to get the images, in one or two sentences."""
+    """How to obtain the images, in one or two sentences."""
     tree: str
-    """The expected layout below the data root."""
+    """Expected folders and files below the data root."""
     splits: Mapping[str, Split] = field(default_factory=dict)
-    """Expected counts of "train", "query", "gallery" and, where published, of "all" three together."""
+    """Published sizes of "train", "query" and "gallery", and of "all" three together where published."""
     disputed: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """(split, field of `Split`) of counts on which the literature disagrees -> how. A difference of up to one percent
-    is only a warning."""
+    """(split, field of `Split`) -> explanation, for counts on which the literature disagrees. If such a count is off
+    by at most 1 %, `benchmark data check` prints a warning instead of a defect."""
     defects: str = ""
     """Known defects of the published archive."""
     download: Download | None = None
-    """The archive, of a set that may be fetched without an agreement."""
+    """The archive, if it may be downloaded without an agreement."""

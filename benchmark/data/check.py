@@ -1,5 +1,6 @@
-"""Comparing a dataset on disk with what is published."""
+"""Checks of a dataset: whether it is usable, and whether it is the published one."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -9,39 +10,47 @@ from pathlib import Path
 from tabulate import tabulate
 
 from benchmark.data.card import Split
-from benchmark.data.images import broken_images
-from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
+from benchmark.data.files import candidate_folders, missing_paths
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.samples import Listing
+from benchmark.errors import UserError
+
+MAX_DEFECTS_SHOWN = 3
+DISPUTED_TOLERANCE = 0.01
+"""Relative difference up to which a disputed count gives a warning instead of a defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Expected against found; printing it gives the tree, a table, the notes and the first differences."""
+    """How a dataset on disk compares with its card. `str` gives the tree, the counts, notes and the first defects."""
 
     folder: str
     tree: str
-    """What is expected below the data root."""
+    """Expected folders and files below the data root."""
     expected: Mapping[str, Split]
+    """Published sizes; empty for the user's own images."""
     found: Mapping[str, Split]
-    differences: tuple[str, ...]
-    """The first defects, each a sentence; empty where the set is as published."""
-    more: int
-    """How many more there are."""
+    defects: tuple[str, ...]
+    """The first `MAX_DEFECTS_SHOWN` defects, each a sentence; empty if the dataset is as published."""
+    further_defects: int
+    """Number of defects that are not in `defects`."""
     warnings: tuple[str, ...]
-    """Counts that are not as published, where the literature disagrees about them."""
+    """Counts that differ from the published ones within the tolerance for disputed counts."""
     notes: tuple[str, ...]
-    """What a careful user wants to know and is nothing wrong, such as what was skipped."""
+    """Harmless facts that users should know, such as the number of skipped files."""
     broken: tuple[str, ...] = ()
-    """Every image that cannot be decoded, with the reason; known only where all were decoded."""
+    """The error of every image that cannot be decoded; empty if images were not decoded."""
 
     @property
     def ok(self) -> bool:
-        return not self.differences and not self.broken
+        return not self.defects and not self.broken
 
     def __str__(self) -> str:
         rows = [
-            (split, field.name, *self._expected(split, field.name), shown_count(field.name, getattr(found, field.name)))
-            for split, found in self.found.items()
+            (split, field.name, *self._expected_cell(split, field.name), shown_count(field.name, count))
+            for split, size in self.found.items()
             for field in fields(Split)
+            for count in [getattr(size, field.name)]
         ]
         headers = ("split", "count of", *(["expected"] if self.expected else []), "found")
         parts = [
@@ -49,106 +58,190 @@ class CheckReport:
             f"Found in {self.folder}:\n\n" + tabulate(rows, headers=headers),
             "\n".join(f"note: {note}" for note in self.notes),
             "\n".join(f"warning: {warning}" for warning in self.warnings),
-            "\n".join(f"broken: {image}" for image in self.broken),
-            "\n".join(f"defect: {difference}" for difference in self.differences)
-            + (f"\nand {self.more:,} more" if self.more else ""),
+            "\n".join(f"broken: {error}" for error in self.broken),
+            "\n".join(f"defect: {defect}" for defect in self.defects)
+            + (f"\nand {self.further_defects:,} more" if self.further_defects else ""),
             "" if not self.ok else "all as expected" if self.expected and not self.warnings else "no defects",
         ]
         return "\n\n".join(part for part in parts if part)
 
-    def _expected(self, split: str, field: str) -> list[int | str]:
-        """The cell of what is expected; none for the user's own images, of which nothing is published."""
+    def _expected_cell(self, split: str, field: str) -> list[int | str]:
+        """Return the row's cell in the column "expected", which is missing if nothing is published."""
         if not self.expected:
             return []
-        value = getattr(self.expected.get(split), field, None)
-        return ["not published" if value is None else shown_count(field, value)]
-
-
-def shown_count(field: str, value: int) -> int | str:
-    """A count as tables show it: a set with one camera is one that says nothing of cameras."""
-    return "-" if field == "cameras" and value == 1 else value
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-FIRST = 3
-"""Differences that are told."""
-DISPUTE = 0.01
-"""Share by which a disputed count may be off."""
+        count = getattr(self.expected.get(split), field, None)
+        return ["not published" if count is None else shown_count(field, count)]
 
 
 def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
-    """Compare what is on disk with what is published; with `decode`, open every image.
+    """Compare a dataset on disk with its card.
+
+    Args:
+        dataset: The dataset.
+        decode: Whether to decode every image to find broken ones.
 
     Raises:
-        UserError: The set is not there.
+        UserError: The dataset is missing.
     """
-    found = dataset.counts()
-    wrong, disputed = _differences(dataset)
-    differences = tuple(chain(dataset.defects(), wrong, dataset.damage()))
+    wrong_counts, disputed_counts = _compare_sizes(dataset)
+    defects = (*find_defects(dataset), *wrong_counts, *dataset.damaged_files())
     broken: dict[Path, str] = {}
     if decode:
+        from benchmark.data.images import broken_images  # imports torch
+
         samples = chain.from_iterable(listing.samples for listing in dataset.listings.values())
         broken = broken_images(sorted({sample.path for sample in samples}))
     return CheckReport(
         folder=str(dataset.folder),
         tree=dataset.card.tree,
-        expected=dataset.expected(),
-        found=found,
-        differences=differences[:FIRST],
-        more=len(differences[FIRST:]),
-        warnings=tuple(disputed),
+        expected=dataset.expected_sizes(),
+        found=sizes(dataset),
+        defects=defects[:MAX_DEFECTS_SHOWN],
+        further_defects=len(defects[MAX_DEFECTS_SHOWN:]),
+        warnings=tuple(disputed_counts),
         notes=tuple(_notes(dataset)),
         broken=tuple(broken.values()),
     )
 
 
 def warnings(dataset: RetrievalDataset) -> list[str]:
-    """What to tell before working with the set: what was skipped, and where counts are not the published ones.
+    """Return what users should know before training: skipped files and counts that are not as published.
 
-    Each begins with "note: " or "warning: ".
+    Each line begins with "note: " or "warning: ".
 
     Raises:
-        UserError: The set is not there.
+        UserError: The dataset is missing.
     """
     notes = [f"note: {note}" for note in _notes(dataset)]
-    return [*notes, *(f"warning: {said}" for said in chain.from_iterable(_differences(dataset)))]
+    return [*notes, *(f"warning: {difference}" for difference in chain.from_iterable(_compare_sizes(dataset)))]
 
 
-def _differences(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
-    """Counts that are not as published: those that are wrong, and those about which the literature disagrees."""
+def require_no_defects(dataset: RetrievalDataset) -> None:
+    """Raise a UserError with the first defect if the dataset is not usable; counts are not compared."""
+    defects = list(find_defects(dataset))
+    if defects:
+        more = f" (and {len(defects) - 1} more)" if len(defects) > 1 else ""
+        settings = dataset.non_default_options().items()
+        options = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in settings)
+        command = f"benchmark data check {dataset.name}{options}"
+        raise UserError(f"{defects[0]}{more}: run `{command}` to compare it with the published dataset")
+
+
+def find_defects(dataset: RetrievalDataset) -> Iterator[str]:
+    """Yield a sentence for every reason why the dataset is not usable. Counts are not compared.
+
+    Raises:
+        UserError: The dataset is missing.
+    """
+    listings = dataset.listings
+    missing = missing_paths(dataset.folder, dataset.required_paths)
+    if missing:  # all other defects would follow from these
+        yield from (f"{dataset.folder} has no {' or '.join(paths)}" for paths in missing)
+        return
+    yield from dict.fromkeys(chain.from_iterable(listing.defects for listing in listings.values()))
+    for split, listing in listings.items():
+        if not (listing.samples or listing.defects):
+            yield f"{dataset.folder}: there are no {split} images"
+    yield from _shared_identities(dataset)
+    queries = len(listings["query"].samples)
+    if queries and listings["gallery"].samples and unmatched_queries(dataset) == queries:
+        yield f"{dataset.folder}: no query has a correct match in the gallery: {_no_match_reason(dataset)}"
+
+
+def unmatched_queries(dataset: RetrievalDataset) -> int:
+    """Return the number of queries without a correct match in the gallery under the dataset's protocol."""
+    protocol = dataset.protocol
+    gallery = dataset.listings["gallery"].samples
+    by_identity = Counter(sample.identity for sample in gallery)
+    by_camera = Counter((sample.identity, sample.camera) for sample in gallery)
+    itself = 1 if protocol.query_in_gallery else 0
+
+    def is_unmatched(identity: int, camera: int) -> bool:
+        ignored = by_camera[identity, camera] if protocol.camera_rule else itself
+        return by_identity[identity] <= ignored
+
+    return sum(is_unmatched(query.identity, query.camera) for query in dataset.listings["query"].samples)
+
+
+def sizes(dataset: RetrievalDataset) -> dict[str, Split]:
+    """Count the images on disk: of every split, and of "all" if a size of that is published."""
+    counted = {split: Split.of(listing.samples) for split, listing in dataset.listings.items()}
+    return counted | {"all": Split.of(dataset.all_samples())} if "all" in dataset.expected_sizes() else counted
+
+
+def shown_count(field: str, count: int) -> int | str:
+    """Return a count as tables show it: "-" for a single camera, which stands for no camera labels."""
+    return "-" if field == "cameras" and count == 1 else count
+
+
+def _compare_sizes(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
+    """Return the counts that are wrong, and those that differ within the tolerance for disputed counts."""
     wrong, disputed = [], []
-    found = dataset.counts()
-    for split, expected in dataset.expected().items():
+    actual = sizes(dataset)
+    for split, size in dataset.expected_sizes().items():
         if split == "gallery" and dataset.protocol.query_in_gallery:  # the same as "query"
             continue
         for field in fields(Split):
-            want, have = getattr(expected, field.name), getattr(found[split], field.name)
-            if want is None or want == have:
+            expected, found = getattr(size, field.name), getattr(actual[split], field.name)
+            if expected is None or expected == found:
                 continue
-            said = f"{split}: expected {want:,} {field.name}, found {have:,}"
-            reason = dataset.card.disputed.get((split, field.name))
-            if reason is not None and abs(want - have) <= DISPUTE * want:
-                disputed.append(f"{said}; {reason}")
+            difference = f"{split}: expected {expected:,} {field.name}, found {found:,}"
+            dispute = dataset.card.disputed.get((split, field.name))
+            if dispute is not None and abs(expected - found) <= DISPUTED_TOLERANCE * expected:
+                disputed.append(f"{difference}; {dispute}")
             else:
-                wrong.append(said)
+                wrong.append(difference)
     return wrong, disputed
 
 
 def _notes(dataset: RetrievalDataset) -> Iterator[str]:
-    yield from (f"another copy, at {place}, is not used" for place in dataset.copies())
-    one_list = dataset.protocol.query_in_gallery
-    for split in SPLITS if not one_list else SPLITS[:2]:
-        name = "query and gallery" if one_list and split == "query" else split
-        for reason, files in sorted(dataset.listings[split].skipped.items()):
+    yield from (f"the copy at {folder} is not used" for folder in _unused_copies(dataset))
+    listings = dict(dataset.listings)
+    if dataset.protocol.query_in_gallery:
+        listings = {"train": listings["train"], "query and gallery": listings["query"]}
+    for name, listing in listings.items():
+        for reason, files in sorted(listing.skipped.items()):
             yield f"{name}: {files:,} file{'' if files == 1 else 's'} skipped: {reason}"
     images = Counter(sample.identity for sample in dataset.listings["train"].samples)
     single = sum(count == 1 for count in images.values())
     if single:
-        yield f"train: {single:,} of {len(images):,} identities have a single image, which fills their batches alone"
-    unmatched = dataset.unmatched()
+        yield f"train: {single:,} of {len(images):,} identities have a single image, which is repeated within a batch"
+    unmatched = unmatched_queries(dataset)
     if unmatched:
         queries = len(dataset.listings["query"].samples)
-        yield f"query: {unmatched:,} of {queries:,} have no correct answer in the gallery and will not count"
+        yield f"query: {unmatched:,} of {queries:,} have no correct match in the gallery and are not scored"
+
+
+def _unused_copies(dataset: RetrievalDataset) -> list[Path]:
+    """Return the other folders that contain all required paths."""
+    required = dataset.required_paths
+    candidates = candidate_folders(dataset.root, dataset.name, dataset.archive_folders) if required else []
+    return [path for path in candidates if path != dataset.folder and not missing_paths(path, required)]
+
+
+def _shared_identities(dataset: RetrievalDataset) -> Iterator[str]:
+    train, *test = (_identities(listing) for listing in dataset.listings.values())
+    shared = sorted(train & set().union(*test))
+    if shared and not dataset.closed_set:
+        identities = "1 identity is" if len(shared) == 1 else f"{len(shared):,} identities are"
+        example = dataset.identity_name(shared[0])
+        yield f"{dataset.folder}: {identities} in both training and test, such as {example}"
+
+
+def _no_match_reason(dataset: RetrievalDataset) -> str:
+    query, gallery = dataset.listings["query"], dataset.listings["gallery"]
+    if not _identities(query) & _identities(gallery):
+        return "query and gallery have no identity in common"
+    if dataset.protocol.query_in_gallery:
+        return "every identity has a single image"
+    if len({sample.camera for sample in (*query.samples, *gallery.samples)}) == 1:
+        return "all images are from one camera, and matches from the query's camera are ignored"
+    return "every match is from the query's camera, and such matches are ignored"
+
+
+def _identities(listing: Listing) -> set[int]:
+    return {sample.identity for sample in listing.samples}
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

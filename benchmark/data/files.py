@@ -1,19 +1,57 @@
-"""Finding image files, and reading the text files that come with datasets."""
+"""Locating datasets, listing image files, and reading the text files that come with datasets."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.data.samples import Defect, Skipped
 from benchmark.errors import UserError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
-"""Of files that are taken for images."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+"""Lower-case suffixes of files that count as images."""
 
 
-def images_in(folder: Path) -> Iterator[Path | Skipped | Defect]:
-    """The image files directly in `folder`, in no order; everything else in it is skipped.
+def candidate_folders(root: Path, name: str, archive_folders: Sequence[str]) -> list[Path]:
+    """Return the folders in which a dataset may lie, whether they exist or not.
+
+    These are the archive's top folder within `root/name`, `root/name` itself, any other folder within it, and the
+    archive's top folder within `root`, in order of preference.
+
+    Args:
+        root: The data root.
+        name: The dataset's registered name.
+        archive_folders: Possible names of the archive's top folder.
+    """
+    own = root / name
+    inside = sorted(path for path in own.iterdir() if path.is_dir()) if own.is_dir() else []
+    official = [path for path in inside if path.name in archive_folders]
+    others = [path for path in inside if path not in official]
+    return [*official, own, *others, *(root / folder for folder in archive_folders)]
+
+
+def missing_paths(folder: Path, required: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return those of the required files and folders that `folder` lacks.
+
+    Args:
+        folder: The folder that should contain them.
+        required: Relative paths; a tuple lists alternatives, of which one suffices.
+
+    Returns:
+        The alternatives of each missing path.
+    """
+    alternatives = [(path,) if isinstance(path, str) else path for path in required]
+    return [paths for paths in alternatives if not any((folder / path).exists() for path in paths)]
+
+
+def first_existing(folder: Path, *paths: str) -> Path:
+    """Return the first of these relative paths that exists in `folder`, or the first one if none does."""
+    candidates = [folder / path for path in paths]
+    return next((path for path in candidates if path.exists()), candidates[0])
+
+
+def list_images(folder: Path) -> Iterator[Path | Skipped | Defect]:
+    """Yield the image files directly in `folder`, in no particular order; anything else is skipped.
 
     Raises:
         UserError: The folder cannot be listed.
@@ -22,10 +60,10 @@ def images_in(folder: Path) -> Iterator[Path | Skipped | Defect]:
         yield Skipped("not an image") if _is_folder(entry) else _image(entry)
 
 
-def images_below(folder: Path) -> Iterator[Path | Skipped | Defect]:
-    """The image files in `folder` and in all folders below it, those behind links included, in no order.
+def walk_images(folder: Path) -> Iterator[Path | Skipped | Defect]:
+    """Yield the image files in `folder` and all folders below it, following links, in no particular order.
 
-    A link to a folder that it is in is a defect.
+    A link to a folder that contains it is a defect.
 
     Raises:
         UserError: A folder cannot be listed.
@@ -33,16 +71,23 @@ def images_below(folder: Path) -> Iterator[Path | Skipped | Defect]:
     yield from _walk(folder, ())
 
 
-def named(
+def match_images(
     folder: Path, pattern: re.Pattern[str], example: str
 ) -> Iterator[tuple[Path, re.Match[str]] | Skipped | Defect]:
-    """The images in `folder` with the match of their names; an image with another name is a defect, as is no image.
+    """Yield the images directly in `folder` with the match of their file names.
+
+    An image whose name does not match is a defect, and so is a folder without images.
+
+    Args:
+        folder: The folder to list.
+        pattern: The pattern of complete file names.
+        example: A valid file name, for messages.
 
     Raises:
         UserError: The folder cannot be listed.
     """
     images = 0
-    for finding in images_in(folder):
+    for finding in list_images(folder):
         if not isinstance(finding, Path):
             yield finding
             continue
@@ -53,11 +98,11 @@ def named(
         yield Defect(f"{folder} holds no images")
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a text file, be their ends those of Unix or of Windows, without blank ones at its end.
+def read_lines(path: Path) -> list[str]:
+    r"""Return the lines of a UTF-8 text file that ends lines with \n or \r\n, without blank lines at its end.
 
     Raises:
-        UserError: It is missing, unreadable or not UTF-8.
+        UserError: The file is missing, unreadable or not UTF-8.
     """
     try:
         content = path.read_text(encoding="utf-8-sig").rstrip()
@@ -68,30 +113,31 @@ def lines(path: Path) -> list[str]:
     return content.split("\n") if content else []
 
 
-def rows(
-    path: Path, fields: int, integers: tuple[int, ...] = (), header: int = 0
+def read_rows(
+    path: Path, *, columns: int, integers: tuple[int, ...] = (), header: int = 0
 ) -> Iterator[tuple[int, list[str]] | Defect]:
-    """The rows of a text table whose fields are separated by white space, each with its line number, counted from 1.
+    """Yield the line number, counted from 1, and the fields of each row of a table separated by white space.
 
-    A row with another number of fields is a defect, and so is one with a text where there should be an integer.
+    A row with another number of fields is a defect, and so is a row without an integer where one is expected.
 
     Args:
-        path: The file.
-        fields: How many there are in a row.
-        integers: Positions of those that are integers.
-        header: Lines at the beginning that are no rows.
+        path: The text file.
+        columns: Expected number of fields in a row.
+        integers: Positions of fields that must be non-negative integers.
+        header: Number of lines to skip at the beginning.
 
     Raises:
         UserError: The file is missing, unreadable or not UTF-8.
     """
-    for number, line in enumerate(lines(path)[header:], start=header + 1):
-        found = line.split()
-        if len(found) != fields:
-            yield Defect(f"{path}, line {number}: expected {fields} fields, not {line[:80]!r}")
-        elif not all(re.fullmatch(r"\d{1,9}", found[position]) for position in integers):
-            yield Defect(f"{path}, line {number}: expected a number where there is none in {line[:80]!r}")
+    for number, line in enumerate(read_lines(path)[header:], start=header + 1):
+        fields = line.split()
+        if len(fields) != columns:
+            yield Defect(f"{path}, line {number}: expected {columns} fields, not {line[:80]!r}")
+        elif not all(re.fullmatch(r"\d{1,9}", fields[position]) for position in integers):
+            places = ", ".join(str(position + 1) for position in integers)
+            yield Defect(f"{path}, line {number}: expected integers in columns {places}, not {line[:80]!r}")
         else:
-            yield number, found
+            yield number, fields
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -105,7 +151,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # links that lead to each other
+    except OSError:  # links that point to each other
         return False
 
 
@@ -113,7 +159,7 @@ def _image(entry: os.DirEntry[str]) -> Path | Skipped | Defect:
     path = Path(entry.path)
     if entry.name.startswith("."):
         return Skipped("hidden")
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         return Skipped("not an image")
     try:
         if entry.is_symlink():
@@ -123,15 +169,15 @@ def _image(entry: os.DirEntry[str]) -> Path | Skipped | Defect:
     return path
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path | Skipped | Defect]:
+def _walk(folder: Path, ancestors: tuple[tuple[int, int], ...]) -> Iterator[Path | Skipped | Defect]:
     entries = _entries(folder)
     status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        yield Defect(f"{folder} is a link to a folder that it is in")
+    inode = (status.st_dev, status.st_ino)
+    if inode in ancestors:
+        yield Defect(f"{folder} is a link to a folder that contains it")
         return
     for entry in entries:
         if _is_folder(entry) and not entry.name.startswith("."):
-            yield from _walk(Path(entry.path), (*above, here))
+            yield from _walk(Path(entry.path), (*ancestors, inode))
         else:
             yield _image(entry)

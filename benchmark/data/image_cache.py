@@ -1,4 +1,4 @@
-"""Images that are decoded once for all runs."""
+"""A cache on disk of decoded images, shared by all runs."""
 
 import hashlib
 import json
@@ -23,33 +23,33 @@ from benchmark.utils.parallel import parallel_imap
 
 FORMAT = 1
 _BLOCK = 2**26
-"""Bytes that are hashed at a time."""
+"""Bytes to hash at a time."""
 
 
 class PackedImages:
-    """The images of a list at one size in one file, which any number of processes read at once.
+    """Decoded images of a list of files in one array on disk, which any number of processes read at once.
 
-    The file is made where it is missing, with a progress bar; processes that want the same one wait for each other. It
-    belongs to the list, size and time of change of the image files and to the versions of the software that decodes
-    them: where any of that has changed, another one is made beside it. Its content is compared with its hash once per
-    process.
+    The array is created with a progress bar if it is missing; other processes that need the same one wait. Its name
+    depends on the list, sizes and modification times of the image files and on the versions of the decoding software,
+    so any change creates a new array. Each process verifies the array's hash once.
 
     Args:
-        paths: The files.
+        paths: The image files.
         size: (height, width) in pixels.
-        decode: Decodes one file to (3, height, width) uint8.
-        target: A folder, and the start of the name of what is made in it.
-        skip_broken: Pack the others where files are broken.
+        decode: Function that decodes a file to (3, height, width) uint8.
+        target: Folder and name prefix of the folder in which the array is stored.
+        skip_broken: Whether to pack the other images if some are broken.
 
     Raises:
         BrokenImage: A file cannot be decoded and `skip_broken` is false.
-        UserError: The file is damaged.
+        UserError: The array is damaged.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         size: tuple[int, int],
+        *,
         decode: Callable[[Path], Tensor],
         target: Path,
         skip_broken: bool,
@@ -62,15 +62,15 @@ class PackedImages:
             remove_leftovers(self.folder)
             if not self.folder.is_dir():
                 self._pack(paths, size, decode, skip_broken)
-        self.broken: dict[str, str] = _verified(self.folder, (len(paths), 3, *size))
+        self.broken: dict[str, str] = _verified_errors(self.folder, (len(paths), 3, *size))
         if self.broken and not skip_broken:
             raise BrokenImage(next(iter(self.broken.values())))
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image as (3, H, W) uint8; not to be changed in place."""
+        """Return an image as (3, H, W) uint8, which must not be changed in place."""
         if str(index) in self.broken:
             raise BrokenImage(self.broken[str(index)])
-        if self._array is None:  # opened by every process that reads, so that none of them gets a copy
+        if self._array is None:  # every reading process maps the file itself, so that none receives a copy
             self._array = _open(self.folder)
         return torch.from_numpy(self._array[index])
 
@@ -80,7 +80,7 @@ class PackedImages:
     def _pack(
         self, paths: Sequence[Path], size: tuple[int, int], decode: Callable[[Path], Tensor], skip_broken: bool
     ) -> None:
-        def attempt(path: Path) -> Tensor | BrokenImage:
+        def decode_or_error(path: Path) -> Tensor | BrokenImage:
             try:
                 return decode(path)
             except BrokenImage as error:
@@ -90,7 +90,10 @@ class PackedImages:
         digest = hashlib.sha256()
         broken: dict[str, str] = {}
         images = track(
-            parallel_imap(attempt, paths), f"packing {self.folder.name}", total=len(paths), console=Console(stderr=True)
+            parallel_imap(decode_or_error, paths),
+            f"packing {self.folder.name}",
+            total=len(paths),
+            console=Console(stderr=True),
         )
         with atomic_folder(self.folder) as folder:
             with (folder / "images.npy").open("wb") as file:
@@ -111,7 +114,7 @@ class PackedImages:
 
 
 def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
-    """A hash of everything that decides the content."""
+    """Return a hash of everything that determines the array."""
     digest = hashlib.sha256()
     software = [f"{name} {version(name)}" for name in ("pillow", "torch", "torchvision")]
     digest.update(json.dumps([FORMAT, size, software]).encode())
@@ -127,8 +130,12 @@ def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
 
 
 @once
-def _verified(folder: Path, shape: tuple[int, ...]) -> dict[str, str]:
-    """Position -> error of the images that are broken. All content is compared with its hash, once per process."""
+def _verified_errors(folder: Path, shape: tuple[int, ...]) -> dict[str, str]:
+    """Verify the array once per process, and return the index -> error of broken images.
+
+    Raises:
+        UserError: The array is damaged.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         images = _open(folder)
@@ -145,14 +152,14 @@ def _verified(folder: Path, shape: tuple[int, ...]) -> dict[str, str]:
         broken = manifest["broken"]
         digest.update(json.dumps(broken).encode())
         if digest.hexdigest() != manifest["sha256"]:
-            raise ValueError("the content does not have the hash that it was written with")
+            raise ValueError("the content does not match its hash")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"the packed images {folder} are damaged ({error}): delete the folder, it is made anew"
+            f"the packed images {folder} are damaged ({error}): delete the folder to create them again"
         ) from error
     return broken
 
 
 def _open(folder: Path) -> np.ndarray:
-    """(N, 3, H, W) uint8, mapped; private to the process, so that torch takes it for writable."""
+    """Map the (N, 3, H, W) uint8 array, copy-on-write, because torch expects a writable array."""
     return np.load(folder / "images.npy", mmap_mode="c")

@@ -1,4 +1,4 @@
-"""The images of a list of files, all at one size."""
+"""The images of a list of files at one size, decoded on access, in memory or in a cache on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,42 +13,29 @@ from benchmark.data.image_cache import PackedImages
 from benchmark.utils.parallel import parallel_imap
 
 
-def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
-    """Decode all files, several at a time and with a progress bar; those that cannot be, each with the reason."""
-    problems = track(parallel_imap(_problem, paths), "decoding", total=len(paths), console=Console(stderr=True))
-    return {path: problem for path, problem in zip(paths, problems, strict=True) if problem is not None}
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        decode(path)
-    except BrokenImage as error:
-        return str(error)
-    return None
-
-
 class Images:
-    """The images of a split at one size.
+    """Images of a list of files, resized to one size.
 
-    They are decoded and resized at every access; or once, and kept in memory where they fit into `limit`; or once for
-    all runs, and kept in the folder `cache`. All three give the same bits.
+    They are decoded at every access; or once, if they fit into memory of `limit` bytes; or once for all runs, if there
+    is a `cache`. The pixels are bit-identical in all three cases.
 
     Args:
-        paths: The files.
+        paths: The image files.
         size: (height, width) in pixels.
-        limit: Bytes that may be kept in memory.
-        cache: A folder, and the start of the name of what is to be kept there; see `PackedImages`.
-        skip_broken: Let images that cannot be decoded be found out one by one, at access, and not all at once.
+        limit: Number of bytes up to which all images are kept in memory.
+        cache: Folder and file name prefix of the packed images, see `PackedImages`; None for no cache on disk.
+        skip_broken: Whether to report broken images one by one, at access, instead of stopping at the first.
 
     Raises:
-        BrokenImage: A file cannot be decoded and `skip_broken` is false; raised here, or at access for images that are
-            not kept.
+        BrokenImage: A file cannot be decoded and `skip_broken` is false. Images that are neither in memory nor in the
+            cache raise it at access.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         size: tuple[int, int],
+        *,
         limit: int = 2**30,
         cache: Path | None = None,
         skip_broken: bool = False,
@@ -56,49 +43,53 @@ class Images:
         self.paths = list(paths)
         self.shape = (3, *size)
         self.skip_broken = skip_broken
-        # In memory that loader workers share: what one of them finds out, all know.
+        # In shared memory, so that all loader workers know which images one of them found to be broken.
         self._broken = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
         self._resize = eval_transform(size)
-        self._kept: Tensor | PackedImages | None = None
+        self._decoded: Tensor | PackedImages | None = None
         if cache is not None:
-            self._kept = PackedImages(self.paths, size, self._decoded, cache, skip_broken)
+            self._decoded = PackedImages(self.paths, size, decode=self._decode, target=cache, skip_broken=skip_broken)
         elif len(self) * torch.Size(self.shape).numel() <= limit:
-            self._kept = self._in_memory()
+            self._decoded = self._decode_all()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
-    def kept(self) -> bool:
-        """Whether an access is only a look-up."""
-        return self._kept is not None
+    def predecoded(self) -> bool:
+        """Whether the images are in memory or in a cache, so that access does not decode."""
+        return self._decoded is not None
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image as (3, H, W) uint8."""
+        """Return an image as (3, H, W) uint8.
+
+        Raises:
+            BrokenImage: The file cannot be decoded.
+        """
         if self._broken[index]:
             raise BrokenImage(f"image {self.paths[index]} cannot be read")
         try:
-            return self._decoded(self.paths[index]) if self._kept is None else self._kept[index]
+            return self._decode(self.paths[index]) if self._decoded is None else self._decoded[index]
         except BrokenImage:
             self._broken[index] = True
             raise
 
     def broken(self) -> list[Path]:
-        """The files that were found to be broken so far, here or in a loader's worker."""
+        """Return the files found to be broken so far, in this process or a loader worker."""
         return [self.paths[index] for index in self._broken.nonzero().flatten().tolist()]
 
-    def _decoded(self, path: Path) -> Tensor:
+    def _decode(self, path: Path) -> Tensor:
         height, width = self.shape[1:]
         try:
-            return self._resize(decode(path, at_least=(height, width)))
+            return self._resize(decode(path, min_size=(height, width)))
         except BrokenImage as error:
             raise BrokenImage(f"{error}. Restore it from the archive, or leave it out: --skip-broken") from error
 
-    def _in_memory(self) -> Tensor:
-        kept = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+    def _decode_all(self) -> Tensor:
+        decoded = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         console = Console(stderr=True)
         images = track(
-            parallel_imap(self._decoded_or_none, self.paths),
+            parallel_imap(self._decode_or_none, self.paths),
             "decoding",
             total=len(self),
             console=console,
@@ -109,13 +100,27 @@ class Images:
             if image is None:
                 self._broken[index] = True
             else:
-                kept[index] = image
-        return kept
+                decoded[index] = image
+        return decoded
 
-    def _decoded_or_none(self, path: Path) -> Tensor | None:
+    def _decode_or_none(self, path: Path) -> Tensor | None:
         try:
-            return self._decoded(path)
+            return self._decode(path)
         except BrokenImage:
             if not self.skip_broken:
                 raise
             return None
+
+
+def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
+    """Decode all files in several threads, with a progress bar, and return the errors of those that are broken."""
+    errors = track(parallel_imap(_decoding_error, paths), "decoding", total=len(paths), console=Console(stderr=True))
+    return {path: error for path, error in zip(paths, errors, strict=True) if error is not None}
+
+
+def _decoding_error(path: Path) -> str | None:
+    try:
+        decode(path)
+    except BrokenImage as error:
+        return str(error)
+    return None

@@ -9,54 +9,111 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmark.data.batch import Batch
+from benchmark.data.batch import Batch, Draw, PKBatchSampler
 from benchmark.data.decode import BrokenImage
 from benchmark.data.images import Images
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sampler import Draw, PKBatchSampler
 from benchmark.data.samples import Sample
 from benchmark.errors import UserError
 from benchmark.utils.parallel import cores
 
+MAX_WORKERS = 8
+"""Default upper bound on the number of loader worker processes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """What all loaders of a run share."""
+    """Settings that all loaders of a run share."""
 
     size: tuple[int, int]
-    """(height, width) of all images."""
+    """(height, width) of all images in pixels."""
     workers: int | None = 0
-    """Processes that load; 0 is the caller's own, None as many as suit the machine."""
+    """Number of loader worker processes; 0 loads in the main process, None chooses a number for this machine."""
     device: str | torch.device = "cpu"
-    """Where batches go next; for "cuda" they are put into pinned memory."""
+    """Device that receives the batches; for "cuda", they are put into pinned memory."""
     cache: Path | None = None
-    """Where packed images are kept; None for nowhere."""
+    """Folder of packed images; None for no cache."""
     skip_broken: bool = False
-    """Leave out images that cannot be decoded instead of stopping at the first."""
+    """Whether to leave out images that cannot be decoded instead of stopping at the first."""
 
     def images(self, samples: Sequence[Sample], name: str) -> Images:
-        """The images of these samples; `name` says what they are, in the cache.
+        """Return the images of samples.
+
+        Args:
+            samples: The samples.
+            name: File name prefix in the cache.
 
         Raises:
-            BrokenImage: A file cannot be decoded, and broken ones are not to be skipped.
+            BrokenImage: A file cannot be decoded and `skip_broken` is false.
         """
-        target = None if self.cache is None else self.cache / name
-        return Images([sample.path for sample in samples], self.size, cache=target, skip_broken=self.skip_broken)
+        cache = None if self.cache is None else self.cache / name
+        return Images([sample.path for sample in samples], self.size, cache=cache, skip_broken=self.skip_broken)
+
+
+def train_loader(
+    dataset: RetrievalDataset,
+    transform: Callable[[Tensor], Tensor],
+    *,
+    identities: int,
+    images: int,
+    seed: int,
+    loading: Loading,
+    views: int = 1,
+) -> "BatchLoader":
+    """Return a loader of augmented training batches; call `batch_sampler.set_epoch` before each epoch.
+
+    The batches are a pure function of (dataset, size, transform, identities, images, views, seed, epoch), bit for bit,
+    for any number of workers and any kind of cache.
+
+    Args:
+        dataset: The dataset whose training images are loaded.
+        transform: Augments one image, see `TrainingImages`.
+        identities: P, the number of identities in a batch.
+        images: K, the number of images of each identity.
+        seed: Seed of the run.
+        loading: How images are read.
+        views: Number of augmented views of each image.
+
+    Raises:
+        UserError: The dataset is missing or has fewer than P identities, or an image is broken.
+    """
+    training = TrainingImages(dataset, loading.images(dataset.train, f"{dataset.name}-train"), transform)
+    sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed=seed, views=views)
+    return BatchLoader(training, workers=loading.workers, device=loading.device, persistent=True, batch_sampler=sampler)
+
+
+def eval_loader(source: "EvaluationImages", positions: range, batch_size: int, loading: Loading) -> "BatchLoader":
+    """Return a loader of the images at `positions`, in order.
+
+    Args:
+        source: The images.
+        positions: Positions in `source` to load.
+        batch_size: Number of images in a batch; the last batch may be smaller.
+        loading: How images are read.
+    """
+    return BatchLoader(
+        source,
+        workers=loading.workers,
+        device=loading.device,
+        persistent=False,
+        sampler=positions,
+        batch_size=batch_size,
+    )
 
 
 class TrainingImages:
-    """The training split; `dataset[draws]` is one batch.
+    """The training images of a dataset; indexing with a list of draws gives an augmented batch.
 
-    The augmentation of an image depends on nothing but its draw's seed: not on the process that does it, nor on what
-    that process drew before. The process's own random state stays as it is.
+    The augmentation of an image depends only on the seed of its draw: not on the worker process, nor on what that
+    process drew before. The random state of the process does not change.
 
-    Where `images.skip_broken` is true, the next image of the same identity that is not broken takes the place of a
-    broken one, or else the next one in the list.
+    If `images.skip_broken` is true, a broken image is replaced by the next readable image of the same identity, or of
+    any identity if there is none.
 
     Args:
-        dataset: Where the samples and labels come from.
+        dataset: The dataset with the samples and labels.
         images: The images of `dataset.train`, in that order.
-        transform: Augments one (3, H, W) uint8 image, drawing from torch's default generator.
+        transform: Augments one (3, H, W) uint8 image with random numbers of torch's default generator.
     """
 
     def __init__(self, dataset: RetrievalDataset, images: Images, transform: Callable[[Tensor], Tensor]) -> None:
@@ -66,14 +123,18 @@ class TrainingImages:
         self.cameras = torch.tensor([sample.camera for sample in dataset.train])
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """The batch of these draws: images (B, 3, H, W) uint8 and labels, cameras, indices (B,) int64."""
+        """Return the batch of these draws.
+
+        Raises:
+            UserError: An image is broken and `images.skip_broken` is false, or all images are broken.
+        """
         with torch.random.fork_rng(devices=[]):
-            positions, views = zip(*map(self._view, draws), strict=True)
+            positions, views = zip(*map(self._augmented, draws), strict=True)
         indices = torch.tensor(positions)
         return Batch(torch.stack(views), self.labels[indices], self.cameras[indices], indices)
 
-    def _view(self, draw: Draw) -> tuple[int, Tensor]:
-        """The position of the image that is shown, and how it is shown."""
+    def _augmented(self, draw: Draw) -> tuple[int, Tensor]:
+        """Return the augmented image, and its position, which differs from the draw's if that image is broken."""
         for position in self._candidates(draw.position):
             try:
                 image = self.images[position]
@@ -87,7 +148,7 @@ class TrainingImages:
         raise UserError("none of the training images can be read")
 
     def _candidates(self, position: int) -> Iterator[int]:
-        """The position; then, in the order of the list and starting over at its end, those with its label, then all."""
+        """Yield the position, then its replacements: the following positions with the same label, then all others."""
         yield position
         following = torch.arange(position + 1, position + len(self.labels)) % len(self.labels)
         yield from following[self.labels[following] == self.labels[position]].tolist()
@@ -95,12 +156,13 @@ class TrainingImages:
 
 
 class EvaluationImages:
-    """Samples as they are; the labels are the dataset's own identity numbers, since test identities have no others.
+    """Test images without augmentation; indexing with a list of positions gives a batch.
 
-    Where `images.skip_broken` is true, a batch lacks the images that are broken.
+    The labels of a batch are the dataset's identity numbers. If `images.skip_broken` is true, a batch lacks the broken
+    images.
 
     Args:
-        samples: What to evaluate.
+        samples: The samples to evaluate.
         images: Their images, in that order.
     """
 
@@ -111,7 +173,11 @@ class EvaluationImages:
         self.tracks = torch.tensor([sample.track for sample in samples])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The batch of these positions: images (B, 3, H, W) uint8 and identities, cameras, indices (B,) int64."""
+        """Return the batch of the images at these positions.
+
+        Raises:
+            BrokenImage: An image is broken and `images.skip_broken` is false.
+        """
         images, readable = [], []
         for index in indices:
             try:
@@ -120,17 +186,13 @@ class EvaluationImages:
             except BrokenImage:
                 if not self.images.skip_broken:
                     raise
-        chosen = torch.tensor(readable, dtype=torch.int64)
+        positions = torch.tensor(readable, dtype=torch.int64)
         stacked = torch.stack(images) if images else torch.empty(0, *self.images.shape, dtype=torch.uint8)
-        return Batch(stacked, self.identities[chosen], self.cameras[chosen], chosen)
+        return Batch(stacked, self.identities[positions], self.cameras[positions], positions)
 
 
-MOST_WORKERS = 8
-"""Of those that are started when nobody has said how many."""
-
-
-class Batches(Protocol):
-    """Images that come as whole batches."""
+class BatchSource(Protocol):
+    """Images that are indexed batch by batch, such as `TrainingImages`."""
 
     images: Images
 
@@ -138,50 +200,56 @@ class Batches(Protocol):
 
 
 class BatchLoader(DataLoader[Batch]):
-    """Batches of training or evaluation, loaded by worker processes; none is empty.
+    """A loader of training or test batches, none of which is empty.
 
-    A `UserError` in a worker is raised as it is: torch would put the worker's traceback into its message.
+    A `UserError` in a worker process is raised unchanged in the main process.
 
     Args:
-        source: Where batches come from.
-        workers: Processes that load; 0 is the caller's own. With None, one per core but no more than 8, and none where
-            images are kept or there is a single core.
-        device: Where batches go next; for "cuda" they are put into pinned memory.
-        persistent: Keep the workers from one pass to the next.
-        batches: How `DataLoader` is to sample.
+        source: The images.
+        workers: Number of worker processes; 0 loads in the main process. None starts one per core, up to
+            `MAX_WORKERS`, and none if the images are decoded already or there is a single core.
+        device: Device that receives the batches; for "cuda", they are put into pinned memory.
+        persistent: Whether to keep the workers alive between epochs.
+        sampling: Arguments of `DataLoader` that determine the batches.
     """
 
     def __init__(
-        self, source: Batches, workers: int | None, device: str | torch.device, persistent: bool, **batches: Any
+        self,
+        source: BatchSource,
+        *,
+        workers: int | None,
+        device: str | torch.device,
+        persistent: bool,
+        **sampling: Any,
     ) -> None:
         if workers is None:
-            workers = 0 if source.images.kept or cores() == 1 else min(cores(), MOST_WORKERS)
+            workers = 0 if source.images.predecoded or cores() == 1 else min(cores(), MAX_WORKERS)
         self.source = source
         super().__init__(
-            _Guarded(source),
-            collate_fn=_whole,
+            _ErrorsAsItems(source),
+            collate_fn=_identity,
             num_workers=workers,
             persistent_workers=persistent and workers > 0,
             prefetch_factor=4 if workers else None,
             pin_memory=torch.device(device).type == "cuda",
-            # Without a generator of its own, a loader advances the process's random state at the start of every epoch.
+            # Without its own generator, a loader advances the random state of the process in every epoch.
             generator=torch.Generator(),
-            **batches,
+            **sampling,
         )
 
-    # torch promises its own class of iterator, of which nothing but the iteration is used.
+    # torch declares its private iterator class, of which only the iteration is used here.
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
-            if len(batch.images):  # or all of them are broken
+            if len(batch.images):  # a batch is empty if all of its images are broken
                 yield batch
 
 
-class _Guarded(Dataset[Any]):
-    """A dataset that hands mistakes over like batches."""
+class _ErrorsAsItems(Dataset[Any]):
+    """Returns a `UserError` instead of raising it, because torch would add the worker's traceback to its message."""
 
-    def __init__(self, source: Batches) -> None:
+    def __init__(self, source: BatchSource) -> None:
         self.source = source
 
     def __len__(self) -> int:
@@ -194,50 +262,6 @@ class _Guarded(Dataset[Any]):
             return error
 
 
-def _whole(batch: Any) -> Any:
-    return batch  # `__getitems__` has made it already
-
-
-def train_loader(
-    dataset: RetrievalDataset,
-    transform: Callable[[Tensor], Tensor],
-    identities: int,
-    images: int,
-    seed: int,
-    loading: Loading,
-    views: int = 1,
-) -> BatchLoader:
-    """Augmented batches of `identities` x `images` x `views`; `batch_sampler.set_epoch(e)` comes before each epoch.
-
-    The batches are a pure function of (dataset, size, transform, identities, images, views, seed, epoch), bit for bit,
-    however they are loaded.
-
-    Args:
-        dataset: Its training split is loaded.
-        transform: See `TrainingImages`; images have been resized before.
-        identities: P, the identities in a batch.
-        images: K, the images of each.
-        seed: The run's seed.
-        loading: How images are read.
-        views: Augmentations of each image.
-
-    Raises:
-        UserError: The set is not there, or has fewer than P identities, or a file is broken.
-    """
-    training = TrainingImages(dataset, loading.images(dataset.train, f"{dataset.name}-train"), transform)
-    sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed, views)
-    return BatchLoader(training, loading.workers, loading.device, persistent=True, batch_sampler=sampler)
-
-
-def eval_loader(source: EvaluationImages, positions: range, batch_size: int, loading: Loading) -> BatchLoader:
-    """The images at these positions in order; the labels of a batch are the dataset's own identity numbers.
-
-    Args:
-        source: The images.
-        positions: Which of them.
-        batch_size: Images in a batch; the last one may have fewer.
-        loading: How images are read.
-    """
-    return BatchLoader(
-        source, loading.workers, loading.device, persistent=False, sampler=positions, batch_size=batch_size
-    )
+def _identity(batch: Any) -> Any:
+    """Return the batch, which `__getitems__` has collated already."""
+    return batch

@@ -1,32 +1,37 @@
-"""Labelled images and what else a scan of a dataset finds."""
+"""Labeled images, and what else listing a dataset's files can find."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from benchmark.errors import UserError
+
+SPLITS = ("train", "query", "gallery")
+"""The three lists of a retrieval dataset."""
+
 
 class Sample(NamedTuple):
-    """An image, who is on it and which camera took it."""
+    """An image file with its identity and camera."""
 
     path: Path
     identity: int
-    """The dataset's own identity number; training labels are made from the sorted set of these."""
+    """Identity number in the dataset's own numbering. Training labels number the sorted training identities."""
     camera: int
     track: int = 0
-    """The number of the gallery image's track, in sets whose protocol ranks tracks."""
+    """Number of the gallery image's track, for protocols that rank tracks."""
 
 
 class Skipped(NamedTuple):
-    """A file that is left out as it should be. Such files are counted by their reason and the counts are shown."""
+    """A file that is left out on purpose, such as a junk image. Skipped files are counted and reported by reason."""
 
     reason: str
-    """A few words that fit after "3,819 files skipped:", such as "junk (identity -1)"."""
+    """A short phrase that completes "3,819 files skipped:", such as "junk (identity -1)"."""
 
 
 class Defect(NamedTuple):
-    """Something that is not as published and makes the set unusable as it is."""
+    """A deviation from the published dataset that makes it unusable."""
 
     text: str
     """A clause that names the file and says what is wrong with it."""
@@ -34,26 +39,29 @@ class Defect(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The samples of a split, and what was beside them."""
+    """The samples of one split, the number of skipped files, and the defects found while listing it."""
 
     samples: tuple[Sample, ...]
     """Sorted by path."""
     skipped: Mapping[str, int]
-    """How many files were left out, by reason."""
+    """Number of skipped files by reason."""
     defects: tuple[str, ...]
 
     @classmethod
-    def of(cls, findings: Iterable[Sample | Skipped | Defect]) -> Self:
-        """Sort findings by their kind."""
+    def from_scan(cls, scan: Callable[[str], Iterable[Sample | Skipped | Defect]], split: str) -> Self:
+        """Collect what `scan(split)` yields. A `UserError` that it raises ends the list and counts as a defect."""
         samples: list[Sample] = []
         skipped: Counter[str] = Counter()
         defects: list[str] = []
-        for finding in findings:
-            if isinstance(finding, Sample):
-                samples.append(finding)
-            elif isinstance(finding, Skipped):
-                skipped[finding.reason] += 1
-            else:
-                defects.append(finding.text)
-        samples.sort(key=lambda sample: str(sample.path))  # which is much faster than comparing paths
+        try:
+            for finding in scan(split):
+                if isinstance(finding, Sample):
+                    samples.append(finding)
+                elif isinstance(finding, Skipped):
+                    skipped[finding.reason] += 1
+                else:
+                    defects.append(finding.text)
+        except UserError as error:
+            defects.append(str(error))
+        samples.sort(key=lambda sample: str(sample.path))  # much faster than comparing Path objects
         return cls(tuple(samples), dict(skipped), tuple(defects))

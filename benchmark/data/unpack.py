@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-import torch
 from filelock import FileLock
 from rich.console import Console
 from rich.filesize import decimal
@@ -21,76 +20,99 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
 from benchmark.utils.atomic import remove_leftovers
 
+_BLOCK = 2**20
+"""Bytes to write at a time."""
+
 
 def fetch(dataset: RetrievalDataset, root: Path) -> Path:
-    """The dataset's archive in `root`/downloads, fetched unless it is there, and compared with its SHA-256.
+    """Return the dataset's archive in `root/downloads`, downloaded if it is missing and verified by its SHA-256.
 
     Raises:
-        UserError: The set may not be fetched, cannot be reached, or what came is not the archive; nothing is kept then.
+        UserError: The dataset may not be downloaded by a tool, the disk is too small, the server cannot be reached, or
+            the file is not the archive. A failed download leaves no file.
     """
     download = dataset.card.download
     if download is None:
-        raise UserError(f"{dataset.card.title} cannot be fetched by a tool. {dataset.card.obtain}")
+        raise UserError(f"{dataset.card.title} cannot be downloaded by a tool. {dataset.card.obtain}")
     target = root / "downloads" / download.name
     if target.is_file():
         with target.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != download.sha256:
-                raise UserError(f"{target} is not the published archive: delete it, it is fetched anew")
+                raise UserError(f"{target} is not the published archive: delete it to download it again")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if download.size > free:
         raise UserError(f"{download.name} has {decimal(download.size)}, but {target.parent} has {decimal(free)} left")
+    from torch.hub import download_url_to_file  # slow to import
+
     try:
-        torch.hub.download_url_to_file(download.url, str(target), hash_prefix=download.sha256)
-    except (OSError, RuntimeError) as error:  # the network's and the disk's; a wrong hash
+        download_url_to_file(download.url, str(target), hash_prefix=download.sha256)
+    except (OSError, RuntimeError) as error:  # errors of network and disk; a wrong hash
         raise UserError(
-            f"{download.url} could not be fetched ({error}). Fetch it by other means and give its file: "
+            f"{download.url} could not be downloaded ({error}). Download it by other means and pass the file: "
             f"benchmark data prepare {dataset.name} FILE"
         ) from error
     return target
 
 
-_BLOCK = 2**20
+def unpack(path: Path, target: Path, expected: Sequence[str | tuple[str, ...]] = ()) -> None:
+    """Unpack a zip or tar archive into a folder, completely or not at all.
 
+    All files appear at once at the end, and existing files are never overwritten. After an error or an interrupt,
+    nothing has changed. What a killed process left behind is removed by the next call.
 
-def unpack(path: Path, target: Path, parts: Sequence[str | Sequence[str]] = ()) -> None:
-    """Unpack a zip or tar file into the folder `target`, which is made where it is missing.
-
-    An archive that holds none of `parts`, the files and folders of the set that it should be, is another set's.
-
-    All of the archive appears at once when it is whole. Where something goes wrong, or somebody interrupts, nothing has
-    changed; what a killed process left behind is removed by the next call. Nothing is overwritten.
+    Args:
+        path: The archive.
+        target: The folder, which is created if it is missing.
+        expected: The dataset's `required_paths`. An archive that contains none of them is rejected as the archive of
+            another dataset.
 
     Raises:
-        UserError: The archive is missing, damaged, unsafe, another set's or too large for the disk, or one of its files
-            or folders exists already.
+        UserError: The archive is missing, damaged, unsafe, another dataset's or too large for the disk, or one of its
+            top-level files or folders exists already.
     """
     archive = _open(path)
     try:
-        _unpack(archive, target, parts)
-    except archive.broken as error:
-        what = "is damaged, or its password is another" if archive.encrypted else "is damaged or incomplete"
-        raise UserError(f"{path} {what} ({error}): fetch it again") from error
+        _unpack(archive, target, expected)
+    except archive.damage_errors as error:
+        state = "is damaged, or the password is wrong" if archive.encrypted else "is damaged or incomplete"
+        raise UserError(f"{path} {state} ({error}): download it again") from error
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; nothing has changed")
         raise
 
 
-def _unpack(archive: Archive, target: Path, parts: Sequence[str | Sequence[str]]) -> None:
+def _open(path: Path) -> Archive:
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder, not an archive: move or link it into the data root, then run `benchmark data check`"
+        )
+    if not path.is_file():
+        raise UserError(f"archive {path} does not exist")
+    if zipfile.is_zipfile(path):
+        return ZipArchive(path)
+    if tarfile.is_tarfile(path):
+        return TarArchive(path)
+    raise UserError(
+        f"{path} is not a zip or tar file, or is damaged: download it again, or unpack it yourself into the data root"
+    )
+
+
+def _unpack(archive: Archive, target: Path, expected: Sequence[str | tuple[str, ...]]) -> None:
     path = archive.path
-    members = [member for member in archive.members() if not _by_macos(member.path)]
-    _distinct(path, members)
-    _expect_any(path, members, parts)
+    members = [member for member in archive.members() if not _is_macos_metadata(member.path)]
+    _require_distinct(path, members)
+    _require_any(path, members, expected)
     size = sum(member.size for member in members)
     console = Console(stderr=True)
-    shown = f"{path.name}: {len(members):,} files, {decimal(size)}, to {target}"
-    console.print(shown, highlight=False, soft_wrap=True, markup=False)
+    summary = f"{path.name}: {len(members):,} files, {decimal(size)}, to {target}"
+    console.print(summary, highlight=False, soft_wrap=True, markup=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if size > free:
         raise UserError(f"{path} takes {decimal(size)} unpacked, but {target.parent} has {decimal(free)} left")
-    with FileLock(target.parent / f".{target.name}.lock"), _temporary(target) as folder:
+    with FileLock(target.parent / f".{target.name}.lock"), _temporary_folder(target) as folder:
         tops = sorted({member.path.parts[0] for member in members})
         existing = [target / top for top in tops if os.path.lexists(target / top)]
         if existing:
@@ -102,53 +124,38 @@ def _unpack(archive: Archive, target: Path, parts: Sequence[str | Sequence[str]]
         _move(folder, target, tops)
 
 
-def _open(path: Path) -> Archive:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not an archive: move or link it into the data root, then check it")
-    if not path.is_file():
-        raise UserError(f"archive {path} does not exist")
-    if zipfile.is_zipfile(path):
-        return ZipArchive(path)
-    if tarfile.is_tarfile(path):
-        return TarArchive(path)
-    raise UserError(
-        f"{path} is no zip or tar file, or is damaged: fetch it again, or unpack it yourself into the data root"
-    )
-
-
-def _by_macos(path: PurePosixPath) -> bool:
-    """Whether it is what macOS adds to archives for itself."""
+def _is_macos_metadata(path: PurePosixPath) -> bool:
     return path.parts[0] == "__MACOSX" or path.name.startswith("._") or path.name == ".DS_Store"
 
 
-def _expect_any(archive: Path, members: Sequence[Member], parts: Sequence[str | Sequence[str]]) -> None:
-    """Refuse an archive that has nothing of the set."""
-    names = [name for part in parts for name in ([part] if isinstance(part, str) else part)]
+def _require_distinct(archive: Path, members: Sequence[Member]) -> None:
+    """Reject an archive without files, or one in which a file would overwrite another or replace a folder."""
+    if not members:
+        raise UserError(f"{archive} contains no files")
+    files: set[PurePosixPath] = set()
+    for member in members:
+        if member.path in files:
+            raise UserError(f"{archive} is not unpacked: it contains {str(member.path)!r} twice")
+        files.add(member.path)
+    folders = {folder for file in files for folder in file.parents}
+    for path in folders & files:
+        raise UserError(f"{archive} is not unpacked: it contains {str(path)!r} both as a file and as a folder")
+
+
+def _require_any(archive: Path, members: Sequence[Member], expected: Sequence[str | tuple[str, ...]]) -> None:
+    """Reject an archive that contains none of the expected paths."""
+    names = [name for paths in expected for name in ([paths] if isinstance(paths, str) else paths)]
     if names and not any(f"/{name}/" in f"/{member.path}/" for member in members for name in names):
         tops = sorted({member.path.parts[0] for member in members})
         raise UserError(
-            f"{archive} is not unpacked, it seems to be of another set: it holds {', '.join(tops[:3])}"
+            f"{archive} is not unpacked: it seems to be of another dataset, since it contains {', '.join(tops[:3])}"
             f"{', ...' if len(tops) > 3 else ''}, and none of {', '.join(names)}"
         )
 
 
-def _distinct(archive: Path, members: Sequence[Member]) -> None:
-    """Refuse an archive in which one file would overwrite another, or take the place of a folder."""
-    if not members:
-        raise UserError(f"{archive} holds no files")
-    files: set[PurePosixPath] = set()
-    for member in members:
-        if member.path in files:
-            raise UserError(f"{archive} is not unpacked: it holds {str(member.path)!r} twice")
-        files.add(member.path)
-    folders = {folder for file in files for folder in file.parents}
-    for both in folders & files:
-        raise UserError(f"{archive} is not unpacked: it holds {str(both)!r} both as a file and as a folder")
-
-
 @contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, gone afterwards; what another process left of its own is removed. Under the lock."""
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `target`, after removing those of killed processes. Requires the lock."""
     remove_leftovers(target)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -162,22 +169,22 @@ def _extract(archive: Archive, folder: Path, size: int, console: Console) -> Non
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=size)
         for member, content in archive.contents():
-            if _by_macos(member.path):
+            if _is_macos_metadata(member.path):
                 continue
             path = folder / member.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            left = member.size
-            with path.open("xb") as file:  # never through something that is there
-                while block := content.read(min(_BLOCK, left)):
+            remaining = member.size
+            with path.open("xb") as file:  # "x": fails instead of writing through an existing file or link
+                while block := content.read(min(_BLOCK, remaining)):
                     file.write(block)
-                    left -= len(block)
+                    remaining -= len(block)
                     progress.advance(task, len(block))
-            if left:
-                raise EOFError(f"{member.path} ends {left:,} bytes early")
+            if remaining:
+                raise EOFError(f"{member.path} ends {remaining:,} bytes early")
 
 
 def _move(folder: Path, target: Path, names: Sequence[str]) -> None:
-    """Move what is in `folder` into `target`, back again where one of them cannot be moved."""
+    """Move entries of `folder` into `target`; if one cannot be moved, move the others back."""
     moved: list[str] = []
     try:
         for name in names:

@@ -62,11 +62,11 @@ def train(
     loader = train_loader(
         dataset,
         train_transform(recipe.image_size, **settings.augment.model_dump()),
-        settings.sampler.identities,
-        settings.sampler.images,
-        recipe.seed,
-        test.loading,
-        settings.sampler.views,
+        identities=settings.sampler.identities,
+        images=settings.sampler.images,
+        seed=recipe.seed,
+        loading=test.loading,
+        views=settings.sampler.views,
     )
     distiller = assemble(recipe, dataset, student, teacher, method, len(loader)).to(device)
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from benchmark.data.card import Split
 from benchmark.data.check import warnings
-from benchmark.data.retrieval_dataset import SPLITS, RetrievalDataset
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.samples import SPLITS
 from benchmark.engine.hooks import note_skipped, read_metrics, read_skipped
 from benchmark.engine.train import LAST, train, uses_bfloat16
 from benchmark.errors import UserError
@@ -357,7 +358,7 @@ class Experiment:
 
     def _variant(self) -> dict[str, Any]:
         """By what the benchmark differs from the dataset's usual one: keys of the recipe, and their values."""
-        variant = {f"dataset.{option}": value for option, value in self.dataset.variant().items()}
+        variant = {f"dataset.{option}": value for option, value in self.dataset.non_default_options().items()}
         return variant | {f"evaluate.{rule}": value for rule, value in self.recipe.evaluate.non_default().items()}
 
     def _data(self, broken: int = 0) -> parts.Data:

@@ -36,7 +36,7 @@ class RunFolders:
     def _usual(self, recipe: Recipe) -> Recipe:
         """The recipe that trains the same network and judges it in the usual way."""
         defaults = {name: option.default for name, option in signature(type(self.dataset)).parameters.items()}
-        judged = with_seed({name: defaults[name] for name in self.dataset.judged_by}, recipe.seed)
+        judged = with_seed({name: defaults[name] for name in self.dataset.evaluation_options}, recipe.seed)
         return recipe.model_copy(
             update={
                 "dataset": Plugin(name=recipe.dataset.name, **recipe.dataset.arguments | judged),

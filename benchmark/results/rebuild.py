@@ -92,7 +92,7 @@ def _variant(record: Record, recipe: Recipe, dataset: RetrievalDataset | None) -
     if dataset is None:
         actual = {key: value for key, value in actual.items() if not key.startswith("dataset.")}
     else:
-        expected |= {f"dataset.{option}": value for option, value in dataset.variant().items()}
+        expected |= {f"dataset.{option}": value for option, value in dataset.non_default_options().items()}
     if actual != expected:
         yield Violation("variant", actual, f"{expected}, by the recipe")
 

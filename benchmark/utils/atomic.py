@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+STALE_AFTER = 24 * 3600.0
+"""Age in seconds after which `atomic_folder` removes the temporary folder of a killed process."""
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it is flushed to disk and renamed over `target`."""
+    """Yield a temporary path in the folder of `target`. On success, flush it to disk and rename it to `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
     os.close(handle)
@@ -20,7 +23,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp closes the file to other users
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,36 +35,26 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-STALE_AFTER = 24 * 3600.0
-"""Seconds after which a temporary folder is taken to be left behind by a killed process."""
-
-
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target`; on success it is renamed to `target` in one step.
+    """Yield a temporary folder. On success, rename it to `target` in one step.
 
-    Where another process has put `target` in place meanwhile, this one's folder is discarded. A killed process leaves
-    its temporary folder, whose name starts with a dot; it is removed by a call that comes a day later.
+    If another process has created `target` in the meantime, the temporary folder is discarded. A killed process leaves
+    a temporary folder next to `target`, which a later call removes once it is older than `STALE_AFTER`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}."
-    for left in target.parent.glob(f"{prefix}*"):
-        with suppress(FileNotFoundError):  # another process may tidy up at the same time
-            if time.time() - left.stat().st_mtime > STALE_AFTER:
-                shutil.rmtree(left, ignore_errors=True)
+    for leftover in target.parent.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):  # another process may remove it at the same time
+            if time.time() - leftover.stat().st_mtime > STALE_AFTER:
+                shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
-        whole = temporary / target.name  # inside: mkdtemp's own folder is closed to other users
-        whole.mkdir()
-        yield whole
+        folder = temporary / target.name  # a subfolder, because mkdtemp closes its own folder to other users
+        folder.mkdir()
+        yield folder
         try:
-            whole.rename(target)
+            folder.rename(target)
         except OSError:
             if not target.is_dir():
                 raise
@@ -70,6 +63,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of `target`. For a caller whose lock says that no other works on it."""
-    for left in target.parent.glob(f".{target.name}.*/"):
-        shutil.rmtree(left)
+    """Remove the temporary folders of killed processes next to `target`.
+
+    The caller must hold a lock that keeps other processes from writing `target`.
+    """
+    for leftover in target.parent.glob(f".{target.name}.*/"):
+        shutil.rmtree(leftover)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

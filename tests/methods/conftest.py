@@ -77,7 +77,8 @@ def glyphs(data_root) -> Glyphs:
 @pytest.fixture(scope="session")
 def batches(glyphs) -> list[Batch]:
     """An epoch of real batches, 8 identities x 4 images."""
-    return list(train_loader(glyphs, train_transform((32, 32), pad=2), 8, 4, seed=0, loading=Loading((32, 32))))
+    transform = train_transform((32, 32), pad=2)
+    return list(train_loader(glyphs, transform, identities=8, images=4, seed=0, loading=Loading((32, 32))))
 
 
 @pytest.fixture(scope="session")
