@@ -1,53 +1,95 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are written completely or not at all."""
 
 import os
 import stat
+import time
 
 import pytest
 
-from benchmark.utils.atomic import atomic_path, write_text
+from benchmark.utils.atomic import STALE_AFTER, atomic_folder, atomic_path, write_text
 
 
-def test_the_target_appears_at_the_end_only(tmp_path):
-    target = tmp_path / "new" / "file.txt"
-    with atomic_path(target) as temporary:
-        temporary.write_text("content")
-        assert not target.exists()
-        assert temporary.parent == target.parent  # a rename within one file system
-        assert temporary.suffix == ".txt"  # writers choose the format by it
-    assert target.read_text() == "content"
-    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
-    target = tmp_path / "file.txt"
-    write_text(target, "old")
-    with pytest.raises(ValueError, match="full"), atomic_path(target) as temporary:
-        temporary.write_text("half of the ne")
-        raise ValueError("full")
-    assert target.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+class TestFile:
+    def test_appears_at_the_end(self, tmp_path):
+        target = tmp_path / "new" / "file.txt"
+        with atomic_path(target) as temporary:
+            temporary.write_text("content")
+            assert not target.exists()
+            assert temporary.parent == target.parent  # the same file system
+            assert temporary.suffix == ".txt"  # some writers choose the format by the suffix
+        assert target.read_text() == "content"
+        assert names(target.parent) == ["file.txt"]
+
+    def test_error_keeps_the_old_content(self, tmp_path):
+        target = tmp_path / "file.txt"
+        write_text(target, "old")
+        with pytest.raises(ValueError, match="full"), atomic_path(target) as temporary:
+            temporary.write_text("half of the ne")
+            raise ValueError("full")
+        assert target.read_text() == "old"
+        assert names(tmp_path) == ["file.txt"]
+
+    def test_reader_sees_the_old_or_the_new_content(self, tmp_path):
+        target = tmp_path / "file.txt"
+        write_text(target, "old")
+        with target.open() as reader:
+            write_text(target, "new")
+            assert reader.read() == "old"
+        assert target.read_text() == "new"
+
+    @pytest.mark.parametrize("mask", [0o022, 0o077])
+    def test_permissions_follow_the_umask(self, tmp_path, mask):
+        before = os.umask(mask)
+        try:
+            write_text(tmp_path / "file.txt", "content")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o666 & ~mask
+
+    def test_text_is_utf8(self, tmp_path):
+        write_text(tmp_path / "file.txt", "Radenović\n")
+        assert (tmp_path / "file.txt").read_bytes() == b"Radenovi\xc4\x87\n"
 
 
-def test_a_reader_sees_the_old_or_the_new_content(tmp_path):
-    target = tmp_path / "file.txt"
-    write_text(target, "old")
-    with target.open() as reader:
-        write_text(target, "new")
-        assert reader.read() == "old"
-    assert target.read_text() == "new"
+class TestFolder:
+    def test_appears_at_the_end(self, tmp_path):
+        target = tmp_path / "root" / "set"
+        with atomic_folder(target) as folder:
+            (folder / "file").write_text("complete")
+            assert not target.exists()
+        assert (target / "file").read_text() == "complete"
+        assert names(target.parent) == ["set"]
 
+    def test_error_leaves_no_files(self, tmp_path):
+        with pytest.raises(RuntimeError), atomic_folder(tmp_path / "set") as folder:
+            (folder / "file").touch()
+            raise RuntimeError
+        assert names(tmp_path) == []
 
-@pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_permissions_are_those_of_an_ordinary_file(tmp_path, mask):
-    before = os.umask(mask)
-    try:
-        write_text(tmp_path / "file.txt", "content")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o666 & ~mask
+    def test_first_of_two_writers_wins(self, tmp_path):
+        target = tmp_path / "set"
+        with atomic_folder(target) as slow:
+            (slow / "file").write_text("slow")
+            with atomic_folder(target) as fast:
+                (fast / "file").write_text("fast")
+        assert (target / "file").read_text() == "fast"
+        assert names(tmp_path) == ["set"]
 
+    def test_stale_temporary_folders_are_removed(self, tmp_path):
+        stale, recent = tmp_path / ".set.stale", tmp_path / ".set.recent"
+        for leftover in (stale, recent):
+            leftover.mkdir()
+        past = time.time() - STALE_AFTER - 60
+        os.utime(stale, (past, past))
+        with atomic_folder(tmp_path / "set") as folder:
+            (folder / "file").touch()
+        assert names(tmp_path) == [".set.recent", "set"]
 
-def test_text_is_utf8(tmp_path):
-    write_text(tmp_path / "file.txt", "Radenović\n")
-    assert (tmp_path / "file.txt").read_bytes() == b"Radenovi\xc4\x87\n"
+    def test_file_in_the_way_is_an_error(self, tmp_path):
+        (tmp_path / "set").write_text("a file")
+        with pytest.raises(OSError), atomic_folder(tmp_path / "set") as folder:
+            (folder / "file").touch()

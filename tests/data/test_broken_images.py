@@ -1,20 +1,16 @@
-"""Broken images: the run stops with their path, or leaves them out and counts them."""
+"""Broken images: they stop a run with their path, or are left out and counted."""
 
 import json
 import shutil
-import subprocess
+from functools import partialmethod
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from benchmark import evaluation
-from benchmark.data.card import Card
-from benchmark.data.images import broken_images
+from benchmark.data.images import Images, broken_images
 from benchmark.data.loaders import EvaluationImages, Loading, eval_loader, train_loader
-from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.samples import Sample
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.hooks import RetrievalMetric
 from benchmark.errors import UserError
@@ -22,174 +18,168 @@ from benchmark.errors import UserError
 SIZE = (8, 8)
 
 
-class Solid(RetrievalDataset):
-    """Four identities of four images; every pixel of an image is 16 * identity + its number."""
-
-    name = "solid"
-    card = Card("Solid", "", "", "Run the test.", "solid/<identity>_<number>.png")
-
-    def scan(self, split):
-        folder = self.folder / "gallery" if split == "gallery" else self.folder
-        for path in folder.glob("*.png"):
-            identity, number = map(int, path.stem.split("_"))
-            if (identity < 4) == (split == "train"):
-                yield Sample(path, identity, number % 2 + 2 * (split == "query"))
+def brightness(identity: int, number: int) -> int:
+    return 16 * identity + number
 
 
 @pytest.fixture
-def solid(tmp_path) -> Solid:
-    (tmp_path / "solid" / "gallery").mkdir(parents=True)
-    for identity, number in np.ndindex(6, 4):
-        value = 16 * identity + number
-        for folder in ("", "gallery"):
-            image = Image.new("RGB", SIZE, (value, value, value))
-            image.save(tmp_path / "solid" / folder / f"{identity}_{number}.png")
-    return Solid(tmp_path)
+def uniform(generate):
+    """Four training and two test identities with four images each; `brightness` is the value of all pixels."""
+    train, test = ([(i, number) for i in ids for number in range(4)] for ids in (range(4), (4, 5)))
+    return generate(
+        {"train": train, "query": [(i, n) for i, n in test if n < 2], "gallery": [(i, n) for i, n in test if n > 1]},
+        lambda identity, number: np.full((*SIZE, 3), brightness(identity, number), np.uint8),
+    )
 
 
-def spoil(*samples) -> None:
+@pytest.fixture
+def decode_on_access(monkeypatch):
+    """A function that keeps images from being decoded in advance."""
+    return lambda: monkeypatch.setattr(Images, "__init__", partialmethod(Images.__init__, limit=0))
+
+
+def damage(*samples) -> None:
     for sample in samples:
         sample.path.write_bytes(b"")
 
 
-def training(solid, workers=0, **options):
-    loading = Loading(SIZE, workers, skip_broken=True, **options)
-    return train_loader(solid, torch.nn.Identity(), identities=4, images=2, seed=0, loading=loading)
+def training_loader(dataset, workers=0, skip_broken=True):
+    loading = Loading(SIZE, workers, skip_broken=skip_broken)
+    return train_loader(dataset, torch.nn.Identity(), identities=4, images=2, seed=0, loading=loading)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kept", [False, True])
-def test_another_image_of_the_identity_takes_the_place(solid, workers, kept, monkeypatch):
-    if not kept:
-        monkeypatch.setattr("benchmark.data.images.Images.__init__.__defaults__", (0, None, False))
-    broken = [sample for sample in solid.train if sample.path.stem in ("1_1", "1_2", "3_3")]
-    spoil(*broken)
-    loader = training(solid, workers)
-    assert loader.source.images.kept == kept
-    batches = [batch for epoch in range(3) for batch in _epoch(loader, epoch)]
-    for batch in batches:
-        assert sorted(batch.labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
-        for image, label, index in zip(batch.images, batch.labels, batch.indices, strict=True):
-            sample = solid.train[int(index)]
-            assert sample not in broken
-            assert solid.labels[sample.identity] == label
-            assert (image == 16 * sample.identity + int(sample.path.stem[-1])).all()
-    assert loader.source.images.broken() == [sample.path for sample in broken]
+def load_epochs(loader, epochs):
+    try:
+        for epoch in range(epochs):
+            loader.batch_sampler.set_epoch(epoch)
+            yield from loader
+    finally:
+        loader._iterator = None  # stops the workers; garbage collection would wait five seconds for each
 
 
-def _epoch(loader, number):
-    loader.batch_sampler.set_epoch(number)
-    return loader
+class TestTraining:
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("predecoded", [False, True])
+    def test_replaced_by_an_image_of_the_same_identity(self, uniform, workers, predecoded, decode_on_access):
+        if not predecoded:
+            decode_on_access()
+        broken = [sample for sample in uniform.train if sample.path.stem in ("1_1", "1_2", "3_3")]
+        damage(*broken)
+        loader = training_loader(uniform, workers)
+        assert loader.source.images.predecoded == predecoded
+        for batch in load_epochs(loader, 3):
+            assert sorted(batch.labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+            for image, label, index in zip(batch.images, batch.labels, batch.indices, strict=True):
+                sample = uniform.train[int(index)]
+                assert sample not in broken
+                assert uniform.labels[sample.identity] == label
+                assert (image == brightness(sample.identity, sample.camera)).all()
+        assert loader.source.images.broken() == [sample.path for sample in broken]
+
+    def test_replaced_by_another_identity_if_all_images_are_broken(self, uniform):
+        damage(*(sample for sample in uniform.train if sample.identity == 3))
+        for batch in training_loader(uniform):
+            assert set(batch.labels.tolist()) == {0, 1, 2}
+
+    def test_stops_if_every_image_is_broken(self, uniform):
+        damage(*uniform.train)
+        with pytest.raises(UserError, match="none of the training images can be read"):
+            list(training_loader(uniform))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_stops_without_a_traceback_by_default(self, uniform, workers, decode_on_access):
+        decode_on_access()
+        path = uniform.train[5].path
+        damage(uniform.train[5])
+        with pytest.raises(UserError) as raised:
+            list(load_epochs(training_loader(uniform, workers, skip_broken=False), 9))
+        assert str(raised.value).startswith(f"image {path} cannot be read")
+        assert str(raised.value).endswith("Restore it from the archive, or leave it out: --skip-broken")
+        assert "Traceback" not in str(raised.value)
 
 
-def test_where_an_identity_has_no_image_left_the_next_one_takes_the_place(solid):
-    spoil(*(sample for sample in solid.train if sample.identity == 3))
-    for batch in training(solid):
-        assert set(batch.labels.tolist()) == {0, 1, 2}
-
-
-def test_where_nothing_can_be_read_training_stops(solid):
-    spoil(*solid.train)
-    with pytest.raises(UserError, match="none of the training images can be read"):
-        list(training(solid))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_lacks_them(solid, workers):
-    spoil(solid.query[0], *solid.query[4:6])
-    loading = Loading(SIZE, workers, skip_broken=True)
-    source = EvaluationImages(solid.query, loading.images(solid.query, "test"))
-    batches = list(eval_loader(source, range(8), 2, loading))
-    assert [len(batch.images) for batch in batches] == [1, 2, 2], "no batch is empty"
-    assert torch.cat([batch.indices for batch in batches]).tolist() == [1, 2, 3, 6, 7]
-    assert torch.cat([batch.labels for batch in batches]).tolist() == [4, 4, 4, 5, 5]
-    assert source.images.broken() == [solid.query[0].path, *(sample.path for sample in solid.query[4:6])]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_by_default_the_first_stops_the_loader_without_a_traceback(solid, workers, monkeypatch):
-    monkeypatch.setattr("benchmark.data.images.Images.__init__.__defaults__", (0, None, False))
-    spoil(solid.train[5])
-    loader = train_loader(solid, torch.nn.Identity(), 4, 2, 0, Loading(SIZE, workers))
-    with pytest.raises(UserError) as raised:
-        [batch for epoch in range(9) for batch in _epoch(loader, epoch)]
-    assert str(raised.value).startswith(f"image {solid.train[5].path} cannot be read")
-    assert str(raised.value).endswith("Restore it from the archive, or leave it out: --skip-broken")
-    assert "Traceback" not in str(raised.value)
-
-
-def test_all_are_found_at_once(solid):
-    spoil(solid.train[5], solid.query[1])
-    paths = [sample.path for sample in (*solid.train, *solid.query)]
-    assert list(broken_images(paths)) == [solid.train[5].path, solid.query[1].path]
-
-
-class TestARun:
-    """`benchmark run` on glyphs of which two are broken: one for training, one to be found."""
+class TestEvaluation:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_left_out(self, uniform, workers):
+        samples = uniform.query + uniform.gallery
+        damage(samples[0], *samples[4:6])
+        loading = Loading(SIZE, workers, skip_broken=True)
+        source = EvaluationImages(samples, loading.images(samples, "test"))
+        batches = list(eval_loader(source, range(8), 2, loading))
+        assert [len(batch.images) for batch in batches] == [1, 2, 2]  # the empty third batch is skipped
+        assert torch.cat([batch.indices for batch in batches]).tolist() == [1, 2, 3, 6, 7]
+        assert torch.cat([batch.labels for batch in batches]).tolist() == [4, 5, 5, 5, 5]
+        assert source.images.broken() == [samples[0].path, *(sample.path for sample in samples[4:6])]
 
     @pytest.fixture
-    def damaged(self, command, data_root, tmp_path):
-        root = tmp_path / "data"
-        shutil.copytree(data_root, root)
-        folder = Glyphs(root, train_identities=40, test_identities=20).folder  # other tests leave others beside it
-        broken = [next((folder / split).glob("*.png")) for split in ("train", "gallery")]
-        for path in broken:
-            path.write_bytes(b"")
-        run = command(tmp_path, "--method", "none", settings=["runtime.workers=2"])
-        run[run.index("--data-root") + 1] = str(root)
-        return run, broken
-
-    def test_stops_with_the_path(self, damaged):
-        run, broken = damaged
-        done = subprocess.run(run, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert done.stderr.splitlines()[-1].startswith("benchmark: image ")
-        assert any(str(path) in done.stderr.splitlines()[-1] for path in broken)
-        assert "Traceback" not in done.stderr
-
-    def test_or_leaves_them_out_and_counts_them(self, damaged, tmp_path):
-        run, broken = damaged
-        done = subprocess.run([*run, "--skip-broken"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "skipped 1 broken image, such as" in done.stderr
-        folder = next((tmp_path / "runs" / "glyphs" / "none").iterdir())
-        assert (folder / "skipped.txt").read_text().splitlines() == sorted(map(str, broken))
-        record = json.loads((folder / "record.json").read_text())
-        assert record["data"]["broken"] == 2
-        page = next(path for path in (tmp_path / "boards").glob("glyphs*.md"))
-        assert "**Images that could not be read and were left out: 2.**" in page.read_text()
-
-
-class TestNothingLeftToJudge:
-    """A clear error where broken images leave nothing of a split."""
-
-    @pytest.fixture
-    def test_set(self, solid):
-        return lambda: evaluation.TestSet(solid, Loading(SIZE, skip_broken=True), 2)
+    def test_set(self, uniform):
+        return lambda: evaluation.TestSet(uniform, Loading(SIZE, skip_broken=True), 2)
 
     @staticmethod
     def network(images):
         return images.float().flatten(1)
 
-    def test_all_queries(self, solid, test_set):
-        spoil(*solid.query)
+    def test_every_query_is_broken(self, uniform, test_set):
+        damage(*uniform.query)
         with pytest.raises(UserError, match="none of the query images can be read"):
             test_set().embed(self.network, "query")
         with pytest.raises(UserError, match="none of the query images can be read"):
             test_set().example(2)
 
-    def test_all_answers(self, solid, test_set):
-        spoil(*(sample for sample in solid.gallery if sample.identity == 4))
-        spoil(*(sample for sample in solid.query if sample.identity == 5))
+    def test_every_correct_match_is_broken(self, uniform, test_set):
+        damage(*(sample for sample in uniform.gallery if sample.identity == 4))
+        damage(*(sample for sample in uniform.query if sample.identity == 5))
         test = test_set()
-        with pytest.raises(UserError, match="queries have no positive"):
+        with pytest.raises(UserError, match=r"queries have no (positive|correct match)"):
             test.score(test.embed(self.network, "query"), test.embed(self.network, "gallery"))
 
-    def test_all_images_of_a_validation(self, solid, test_set):
-        spoil(*solid.query, *solid.gallery)
+    def test_every_validation_image_is_broken(self, uniform, test_set):
+        damage(*uniform.query, *uniform.gallery)
         with pytest.raises(UserError, match="none of the test images can be read"):
             RetrievalMetric(test_set()).evaluate(size=16)
 
-    def test_a_diverged_network_is_an_error_too(self, test_set):
+    def test_embeddings_that_are_not_finite(self, test_set):
         with pytest.raises(UserError, match="no finite norm"):
             test_set().embed(lambda images: images.float().flatten(1) * torch.nan, "query")
+
+
+def test_all_broken_images_are_listed(uniform):
+    damage(uniform.train[5], uniform.query[1])
+    paths = [sample.path for sample in (*uniform.train, *uniform.query)]
+    assert list(broken_images(paths)) == [uniform.train[5].path, uniform.query[1].path]
+
+
+class TestRun:
+    """`benchmark run` on glyphs with a broken training image and a broken gallery image."""
+
+    @pytest.fixture
+    def run_arguments(self, command, data_root, tmp_path):
+        root = tmp_path / "data"
+        shutil.copytree(data_root, root)
+        folder = Glyphs(root, train_identities=40, test_identities=20).folder
+        broken = [next((folder / split).glob("*.png")) for split in ("train", "gallery")]
+        for path in broken:
+            path.write_bytes(b"")
+        arguments = command(tmp_path, "--method", "none", settings=["runtime.workers=2"])[3:]
+        arguments[arguments.index("--data-root") + 1] = str(root)
+        return arguments, broken
+
+    def test_stops_with_the_path(self, run_arguments, command_line):
+        arguments, broken = run_arguments
+        code, _, err = command_line(*arguments)
+        assert code == 2
+        assert err.splitlines()[-1].startswith("benchmark: image ")
+        assert any(str(path) in err.splitlines()[-1] for path in broken)
+
+    @pytest.mark.slow
+    def test_leaves_them_out_and_counts_them(self, run_arguments, command_line, tmp_path):
+        arguments, broken = run_arguments
+        code, _, err = command_line(*arguments, "--skip-broken")
+        assert code == 0, err
+        assert "skipped 1 broken image, such as" in err
+        folder = next((tmp_path / "runs" / "glyphs" / "none").iterdir())
+        assert (folder / "skipped.txt").read_text().splitlines() == sorted(map(str, broken))
+        record = json.loads((folder / "record.json").read_text())
+        assert record["data"]["broken"] == 2
+        page = next(path for path in (tmp_path / "boards").glob("glyphs*.md"))
+        assert "**Broken images left out: 2.**" in page.read_text()

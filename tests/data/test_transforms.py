@@ -1,34 +1,34 @@
-"""Augmentation of single images."""
+"""Augmentation and resizing of single images."""
 
 import pytest
 import torch
 
-from benchmark.data.decode import MEAN_COLOUR, eval_transform, train_transform
+from benchmark.data.decode import IMAGENET_MEAN_COLOR, eval_transform, train_transform
 
 IMAGE = torch.arange(3 * 20 * 10, dtype=torch.int64).reshape(3, 20, 10).remainder(251).to(torch.uint8)
 
 
-def views(count=50, **options):
+def augmented(count=50, **options):
     torch.manual_seed(0)
     transform = train_transform((20, 10), **options)
     return [transform(IMAGE) for _ in range(count)]
 
 
-def test_nothing_is_the_identity():
-    assert all(torch.equal(view, IMAGE) for view in views())
+def test_identity_without_options():
+    assert all(torch.equal(view, IMAGE) for view in augmented())
 
 
 @pytest.mark.parametrize("options", [{"pad": 4}, {"flip": 0.5}, {"erase": 0.5}, {"pad": 2, "flip": 0.5, "erase": 0.5}])
-def test_shape_and_type_stay_and_images_vary(options):
-    seen = views(**options)
-    assert all(view.shape == IMAGE.shape and view.dtype == torch.uint8 for view in seen)
-    assert len({view.numpy().tobytes() for view in seen}) > 1
+def test_keeps_shape_and_dtype(options):
+    views = augmented(**options)
+    assert all(view.shape == IMAGE.shape and view.dtype == torch.uint8 for view in views)
+    assert len({view.numpy().tobytes() for view in views}) > 1
 
 
 def test_crops_are_shifts_of_the_padded_image():
     padded = torch.nn.functional.pad(IMAGE, (3, 3, 3, 3))
     shifts = {padded[:, y : y + 20, x : x + 10].numpy().tobytes() for y in range(7) for x in range(7)}
-    assert {view.numpy().tobytes() for view in views(500, pad=3)} == shifts
+    assert {view.numpy().tobytes() for view in augmented(500, pad=3)} == shifts
 
 
 def test_edge_padding_repeats_the_border():
@@ -37,18 +37,18 @@ def test_edge_padding_repeats_the_border():
     assert all((transform(white) == 255).all() for _ in range(20))
 
 
-def test_flip_probability():
-    assert all(torch.equal(view, IMAGE.flip(-1)) for view in views(flip=1.0))
+def test_flip_is_horizontal():
+    assert all(torch.equal(view, IMAGE.flip(-1)) for view in augmented(flip=1.0))
 
 
-def test_erasing_paints_the_mean_colour_over_a_rectangle():
-    mean = torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None, None]
-    for view in views(erase=1.0):
+def test_erasing_fills_a_rectangle_with_the_mean_color():
+    mean = torch.tensor(IMAGENET_MEAN_COLOR, dtype=torch.uint8)[:, None, None]
+    for view in augmented(erase=1.0):
         changed = (view != IMAGE).any(0)
         assert 0 < changed.float().mean() <= 0.45
         assert torch.equal(view, torch.where(changed, mean, IMAGE))
 
 
-def test_evaluation_resizes_any_shape():
+def test_evaluation_resizes():
     assert eval_transform((8, 8))(IMAGE).shape == (3, 8, 8)
     assert torch.equal(eval_transform((20, 10))(IMAGE), IMAGE)

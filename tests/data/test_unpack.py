@@ -1,4 +1,4 @@
-"""Unpacking: whole or not at all, nothing outside, nothing overwritten."""
+"""Unpacking archives: completely or not at all, only into the target folder, without overwriting."""
 
 import bz2
 import gzip
@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 import zlib
@@ -23,14 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.data import unpack as module
-from benchmark.data.archive import PASSWORD, ZipArchive
+from benchmark.data.archive import PASSWORD_VARIABLE, ZipArchive
 from benchmark.data.unpack import unpack
 from benchmark.errors import UserError
 
 FILES = {"VeRi/image_train/1.jpg": b"one" * 1000, "VeRi/image_test/2.jpg": b"two", "VeRi/empty.txt": b""}
 
 
-def tar(path: Path, files=FILES, mode="w:gz", edit=lambda entry: entry) -> Path:
+def tar_file(path: Path, files=FILES, mode="w:gz", edit=lambda entry: entry) -> Path:
     with tarfile.open(path, mode) as archive:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
@@ -40,7 +41,7 @@ def tar(path: Path, files=FILES, mode="w:gz", edit=lambda entry: entry) -> Path:
     return path
 
 
-def zipped(path: Path, files=FILES) -> Path:
+def zip_file(path: Path, files=FILES) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
@@ -51,7 +52,8 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def leftovers(folder: Path) -> list[str]:
+def entries(folder: Path) -> list[str]:
+    """Everything in a folder except lock files."""
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
@@ -63,21 +65,21 @@ def root(tmp_path) -> Path:
 
 @pytest.fixture(params=["zip", "tar", "tgz", "tar.bz2", "tar.xz"])
 def archive(request, tmp_path):
-    """`archive(files)` makes an archive of some kind."""
+    """`archive(files)` writes an archive; the test runs with every kind of archive."""
     kind = request.param
     modes = {"tar": "w", "tgz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
     path = tmp_path / f"official.{kind}"
-    return lambda files=FILES: zipped(path, files) if kind == "zip" else tar(path, files, modes[kind])
+    return lambda files=FILES: zip_file(path, files) if kind == "zip" else tar_file(path, files, modes[kind])
 
 
-def test_every_file_is_there_as_it_was(archive, root, capsys):
+def test_files_are_identical(archive, root, capsys):
     unpack(archive(), root / "veri776")
     assert tree(root / "veri776") == {name: FILES[name] for name in sorted(FILES)}
-    assert leftovers(root) == ["veri776"]
-    assert "3 files, 3.0 kB" in capsys.readouterr().err, "the size is shown before"
+    assert entries(root) == ["veri776"]
+    assert "3 files, 3.0 kB" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_there_already_is_added_to(archive, root):
+def test_existing_folder_keeps_its_other_files(archive, root):
     (root / "inshop").mkdir()
     (root / "inshop" / "list_eval_partition.txt").write_text("mine")
     unpack(archive(), root / "inshop")
@@ -90,23 +92,23 @@ def test_nothing_is_overwritten(archive, root):
     with pytest.raises(UserError, match=r"veri776/VeRi exists already, and nothing is overwritten"):
         unpack(archive(), root / "veri776")
     assert tree(root / "veri776") == {"VeRi/mine.txt": b"mine"}
-    assert leftovers(root) == ["veri776"]
+    assert entries(root) == ["veri776"]
 
 
-def test_an_archive_of_another_set(archive, root):
-    with pytest.raises(UserError, match=r"of another set: it holds VeRi, and none of img, Eval/list\.txt"):
+def test_rejects_another_datasets_archive(archive, root):
+    with pytest.raises(UserError, match=r"of another dataset, since it contains VeRi, and none of img, Eval/list\.txt"):
         unpack(archive(), root / "inshop", ("img", ("Eval/list.txt",)))
-    assert leftovers(root) == []
+    assert entries(root) == []
     unpack(archive(), root / "veri776", ("img", ("nothing", "image_test")))
     assert set(tree(root / "veri776")) == set(FILES)
 
 
-def test_a_folder_is_no_archive(root):
+def test_rejects_a_folder(root):
     with pytest.raises(UserError, match="is a folder, not an archive"):
         unpack(root, root / "set")
 
 
-def test_what_macos_adds_is_left_out(archive, root):
+def test_metadata_of_macos_is_left_out(archive, root):
     unpack(archive({**FILES, "__MACOSX/VeRi/._1.jpg": b"x", "VeRi/._1.jpg": b"x", "VeRi/.DS_Store": b"x"}), root / "v")
     assert set(tree(root / "v")) == set(FILES)
 
@@ -115,26 +117,26 @@ def test_what_macos_adds_is_left_out(archive, root):
     "name",
     ["/etc/passwd", "../outside", "VeRi/../../outside", "..\\outside", "C:\\outside", "c:outside", "\\outside", ".."],
 )
-def test_paths_that_lead_out(archive, root, name):
-    with pytest.raises(UserError, match=r"is not unpacked: it holds .* which would lie outside"):
+def test_rejects_paths_outside_the_target(archive, root, name):
+    with pytest.raises(UserError, match=r"is not unpacked: it contains .* which lies outside"):
         unpack(archive({**FILES, name: b"evil"}), root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
     assert not (root.parent / "outside").exists()
 
 
 @given(st.text(max_size=30))
-def test_no_name_leads_out(name):
+def test_checked_path_is_below_the_target(name):
     try:
-        path = ZipArchive(Path("a.zip")).safe(name)
+        path = ZipArchive(Path("a.zip")).checked_path(name)
     except UserError:
         return
-    place = Path(os.path.normpath(Path("/data/set") / path))
-    assert place.is_relative_to("/data/set")
-    assert place != Path("/data/set")
+    target = Path(os.path.normpath(Path("/data/set") / path))
+    assert target.is_relative_to("/data/set")
+    assert target != Path("/data/set")
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "description"),
     [
         (tarfile.SYMTYPE, "a link"),
         (tarfile.LNKTYPE, "a link"),
@@ -143,77 +145,77 @@ def test_no_name_leads_out(name):
         (tarfile.BLKTYPE, "a special file"),
     ],
 )
-def test_links_and_devices_in_a_tar_file(tmp_path, root, kind, said):
+def test_rejects_links_and_devices_in_a_tar_file(tmp_path, root, kind, description):
     def edit(entry):
         if entry.name == "VeRi/way":
             entry.type, entry.linkname, entry.size = kind, "/etc", 0
         return entry
 
-    path = tar(tmp_path / "a.tar", {**FILES, "VeRi/way": b"", "VeRi/way/passwd": b"evil"}, "w", edit)
-    with pytest.raises(UserError, match=f"holds 'VeRi/way', {said}"):
+    path = tar_file(tmp_path / "a.tar", {**FILES, "VeRi/way": b"", "VeRi/way/passwd": b"evil"}, "w", edit)
+    with pytest.raises(UserError, match=f"contains 'VeRi/way', {description}"):
         unpack(path, root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
-@pytest.mark.parametrize(("mode", "said"), [(0o120777, "a link"), (0o010644, "a special file")])
-def test_links_and_devices_in_a_zip_file(tmp_path, root, mode, said):
-    path = zipped(tmp_path / "a.zip")
+@pytest.mark.parametrize(("mode", "description"), [(0o120777, "a link"), (0o010644, "a special file")])
+def test_rejects_links_and_devices_in_a_zip_file(tmp_path, root, mode, description):
+    path = zip_file(tmp_path / "a.zip")
     with zipfile.ZipFile(path, "a") as archive:
         entry = zipfile.ZipInfo("VeRi/way")
         entry.external_attr = mode << 16
         archive.writestr(entry, "/etc")
-    with pytest.raises(UserError, match=f"holds 'VeRi/way', {said}"):
+    with pytest.raises(UserError, match=f"contains 'VeRi/way', {description}"):
         unpack(path, root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
-def test_one_file_twice(tmp_path, root):
+def test_rejects_a_repeated_file(tmp_path, root):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for content in (b"first", b"second"):
             entry = tarfile.TarInfo("VeRi/1.jpg")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(UserError, match=r"holds 'VeRi/1\.jpg' twice"):
+    with pytest.raises(UserError, match=r"contains 'VeRi/1\.jpg' twice"):
         unpack(tmp_path / "a.tar", root / "veri776")
 
 
-def test_a_file_that_is_also_a_folder(archive, root):
+def test_rejects_a_file_that_is_also_a_folder(archive, root):
     with pytest.raises(UserError, match="'VeRi/a' both as a file and as a folder"):
         unpack(archive({"VeRi/a": b"x", "VeRi/a/b": b"y"}), root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
-def test_an_empty_archive(archive, root):
-    with pytest.raises(UserError, match="holds no files"):
+def test_rejects_an_empty_archive(archive, root):
+    with pytest.raises(UserError, match="contains no files"):
         unpack(archive({}), root / "veri776")
 
 
-def test_more_than_the_disk_holds(archive, root, monkeypatch):
+def test_too_large_for_the_disk(archive, root, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 999, 999))
     with pytest.raises(UserError, match=r"takes 3\.0 kB unpacked, but .* has 999 bytes left"):
         unpack(archive(), root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
-def test_a_disk_that_is_full_after_all(archive, root, full_disk):
+def test_disk_that_fills_up(archive, root, full_disk):
     path = archive()
     with full_disk(2000), pytest.raises(OSError, match="File too large"):
         unpack(path, root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.6])
-def test_an_incomplete_archive(archive, root, share):
+def test_incomplete_archive(archive, root, share):
     noise = {name: os.urandom(4000) for name in FILES}
     path = archive(noise)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UserError, match=r"is damaged|is no zip or tar file"):
+    with pytest.raises(UserError, match=r"is damaged|is not a zip or tar file"):
         unpack(path, root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
-def test_damage_anywhere_gives_the_files_or_one_kind_of_error(archive, root):
+def test_damaged_archive_gives_all_files_or_a_user_error(archive, root):
     noise = random.Random(0)
     files = {name: noise.randbytes(500) for name in FILES}
     path = archive(files)
@@ -227,7 +229,7 @@ def test_damage_anywhere_gives_the_files_or_one_kind_of_error(archive, root):
             unpack(path, root / "set")
         except UserError:
             errors += 1
-            assert leftovers(root) == []
+            assert entries(root) == []
         else:
             found = tree(root / "set")
             assert len(found) == len(files)
@@ -238,51 +240,51 @@ def test_damage_anywhere_gives_the_files_or_one_kind_of_error(archive, root):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-class TestATarFileThatTarfileTakesForWhole:
-    """Python's tarfile stops silently where a header is damaged or missing."""
+class TestDamagedTarHeader:
+    """Python's tarfile ends without an error at a damaged or missing header."""
 
     FILES: ClassVar = {f"set/{number}.jpg": bytes([number]) * 600 for number in range(20)}
 
-    def refused(self, tmp_path, root, content: bytes, mode: str) -> None:
+    def assert_rejected(self, tmp_path, root, content: bytes, mode: str) -> None:
         openers = {"w": open, "w:gz": gzip.open, "w:bz2": bz2.open, "w:xz": lzma.open}
         with openers[mode](tmp_path / "cut", "wb") as file:
             file.write(content)
         with pytest.raises(UserError, match="is damaged or incomplete"):
             unpack(tmp_path / "cut", root / "set")
-        assert leftovers(root) == []
+        assert entries(root) == []
 
     @pytest.mark.parametrize("cut", [10 * 1536, 10 * 1536 + 100, 10 * 1536 + 512, 20 * 1536])
-    def test_cut_off(self, tmp_path, root, cut, mode):
-        content = tar(tmp_path / "whole.tar", self.FILES, "w").read_bytes()
+    def test_missing(self, tmp_path, root, cut, mode):
+        content = tar_file(tmp_path / "whole.tar", self.FILES, "w").read_bytes()
         assert content[10 * 1536 :].startswith(b"set/10.jpg"), "a member takes three blocks"
-        self.refused(tmp_path, root, content[:cut], mode)
+        self.assert_rejected(tmp_path, root, content[:cut], mode)
 
-    def test_with_a_damaged_header(self, tmp_path, root, mode):
-        content = bytearray(tar(tmp_path / "whole.tar", self.FILES, "w").read_bytes())
+    def test_damaged(self, tmp_path, root, mode):
+        content = bytearray(tar_file(tmp_path / "whole.tar", self.FILES, "w").read_bytes())
         content[10 * 1536 + 120] ^= 0xFF
-        self.refused(tmp_path, root, bytes(content), mode)
+        self.assert_rejected(tmp_path, root, bytes(content), mode)
 
 
-def test_a_compressed_file_without_its_checksum(tmp_path, root):
-    path = tar(tmp_path / "a.tgz")
+def test_missing_checksum(tmp_path, root):
+    path = tar_file(tmp_path / "a.tgz")
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(UserError, match="is damaged or incomplete"):
         unpack(path, root / "set")
 
 
-def test_a_compressed_file_that_ends_early_with_a_wrong_checksum(tmp_path, root):
-    """As damage in the compressed data can make it: the end is met while a member is passed over."""
-    content = tar(tmp_path / "whole.tar", mode="w").read_bytes()
+def test_wrong_checksum_of_a_truncated_stream(tmp_path, root):
+    """Damaged compressed data can end while tarfile skips a member."""
+    content = tar_file(tmp_path / "whole.tar", mode="w").read_bytes()
     compressed = bytearray(gzip.compress(content[:1000]))
     compressed[-8] ^= 0xFF
     (tmp_path / "a.tgz").write_bytes(compressed)
     with pytest.raises(UserError, match="is damaged or incomplete"):
         unpack(tmp_path / "a.tgz", root / "set")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
-def test_a_tar_file_of_the_folder_itself(tmp_path, root):
-    """As `tar -C VeRi -cf a.tar .` makes it."""
+def test_tar_file_of_the_current_folder(tmp_path, root):
+    """Created like `tar -C VeRi -cf a.tar .`."""
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         folder = tarfile.TarInfo(".")
         folder.type = tarfile.DIRTYPE
@@ -294,7 +296,7 @@ def test_a_tar_file_of_the_folder_itself(tmp_path, root):
     assert tree(root / "veri776") == {"image_train/1.jpg": b"one"}
 
 
-def test_a_link_that_leads_nowhere_is_not_overwritten(archive, root):
+def test_broken_link_is_not_overwritten(archive, root):
     (root / "veri776").mkdir()
     (root / "veri776" / "VeRi").symlink_to("nowhere")
     with pytest.raises(UserError, match="exists already, and nothing is overwritten"):
@@ -303,43 +305,42 @@ def test_a_link_that_leads_nowhere_is_not_overwritten(archive, root):
 
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
-def test_a_damaged_zip_file(tmp_path, root, place):
-    path = zipped(tmp_path / "a.zip", {"VeRi/1.jpg": os.urandom(5000)})
+def test_damaged_zip_file(tmp_path, root, place):
+    path = zip_file(tmp_path / "a.zip", {"VeRi/1.jpg": os.urandom(5000)})
     content = bytearray(path.read_bytes())
     content[int(len(content) * place)] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(UserError, match="is damaged or incomplete"):
         unpack(path, root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
-def test_a_zip_file_that_lies_about_its_sizes(tmp_path, root):
-    """A bomb: the directory says 3 bytes, the stream holds a megabyte."""
-    path = zipped(tmp_path / "a.zip", {"VeRi/1.jpg": b"\0" * 10**6})
+def test_zip_bomb(tmp_path, root):
+    """The directory states 3 bytes, and the stream contains a megabyte."""
+    path = zip_file(tmp_path / "a.zip", {"VeRi/1.jpg": b"\0" * 10**6})
     content = bytearray(path.read_bytes())
     directory = content.rindex(b"PK\1\2")
     struct.pack_into("<I", content, directory + 24, 3)
     path.write_bytes(content)
     with pytest.raises(UserError, match="is damaged or incomplete"):
         unpack(path, root / "veri776")
-    assert leftovers(root) == []
+    assert entries(root) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"Rar!\x1a\x07\x00", b"7z\xbc\xaf\x27\x1c", b"text"])
-def test_what_is_no_archive(tmp_path, root, content):
+def test_rejects_other_files(tmp_path, root, content):
     (tmp_path / "a.rar").write_bytes(content)
-    with pytest.raises(UserError, match="is no zip or tar file, or is damaged"):
+    with pytest.raises(UserError, match="is not a zip or tar file, or is damaged"):
         unpack(tmp_path / "a.rar", root / "veri776")
 
 
-def test_an_archive_that_is_not_there(tmp_path, root):
+def test_missing_archive(tmp_path, root):
     with pytest.raises(UserError, match=r"archive .*none\.zip does not exist"):
         unpack(tmp_path / "none.zip", root / "veri776")
 
 
-def crypt(data: bytes, password: bytes, crc: int) -> bytes:
-    """Traditional zip encryption (APPNOTE 6.1), which Python reads but does not write."""
-    table = [zlib.crc32(bytes([byte])) ^ 0xFF000000 ^ 0xFF for byte in range(256)]
+def zip_encrypt(data: bytes, password: bytes, crc: int) -> bytes:
+    """Encrypt by the traditional method of zip files (APPNOTE 6.1), which Python reads but does not write."""
     table = []
     for byte in range(256):
         value = byte
@@ -365,10 +366,10 @@ def crypt(data: bytes, password: bytes, crc: int) -> bytes:
 
 @pytest.fixture
 def locked(tmp_path) -> Path:
-    """A zip file with one file, behind the password "secret"."""
+    """A zip file with one file, encrypted with the password "secret"."""
     content, name = b"one" * 100, b"img/1.jpg"
     crc = zlib.crc32(content)
-    stored = crypt(content, b"secret", crc)
+    stored = zip_encrypt(content, b"secret", crc)
     common = struct.pack("<HHHHHIIIHH", 20, 1, 0, 0, 0x21, crc, len(stored), len(content), len(name), 0)
     local = b"PK\3\4" + common + name + stored
     central = b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name
@@ -379,53 +380,54 @@ def locked(tmp_path) -> Path:
 
 
 class TestPassword:
-    def test_is_asked_for_once(self, locked, root, monkeypatch):
-        asked = []
+    def test_requested_once(self, locked, root, monkeypatch):
+        prompts = []
         monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
-        monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "secret")
+        monkeypatch.setattr("getpass.getpass", lambda prompt: prompts.append(prompt) or "secret")
         unpack(locked, root / "inshop")
         assert tree(root / "inshop") == {"img/1.jpg": b"one" * 100}
-        assert asked == ["Password of img.zip: "]
+        assert prompts == ["Password of img.zip: "]
 
-    def test_is_taken_from_the_environment(self, locked, root, monkeypatch):
-        monkeypatch.setenv(PASSWORD, "secret")
+    def test_from_the_environment(self, locked, root, monkeypatch):
+        monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
         unpack(locked, root / "inshop")
         assert tree(root / "inshop") == {"img/1.jpg": b"one" * 100}
 
-    def test_that_is_wrong_leaves_nothing(self, locked, root, monkeypatch):
-        for guess in ("wrong", "Secret", ""):  # one in 256 is found out only by the checksum
-            monkeypatch.setenv(PASSWORD, guess)
-            with pytest.raises(UserError, match=r"password is wrong|is damaged, or its password is another"):
+    def test_wrong_password_leaves_no_files(self, locked, root, monkeypatch):
+        for guess in ("wrong", "Secret", ""):  # one in 256 is detected only by the checksum
+            monkeypatch.setenv(PASSWORD_VARIABLE, guess)
+            with pytest.raises(UserError, match=r"password is wrong|is damaged, or the password is wrong"):
                 unpack(locked, root / "inshop")
-        assert leftovers(root) == []
+        assert entries(root) == []
 
-    def test_cannot_be_asked_for_without_a_terminal(self, locked, root, monkeypatch):
-        monkeypatch.delenv(PASSWORD, raising=False)
+    def test_missing_without_a_terminal(self, locked, root, monkeypatch):
+        monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
         monkeypatch.setattr(sys, "stdin", io.StringIO())
-        with pytest.raises(UserError, match=rf"img\.zip needs a password: .*\${PASSWORD}"):
+        with pytest.raises(UserError, match=rf"img\.zip needs a password: .*\${PASSWORD_VARIABLE}"):
             unpack(locked, root / "inshop")
-        assert leftovers(root) == []
+        assert entries(root) == []
 
-    def test_of_another_kind(self, locked, root):
+    def test_aes_is_not_supported(self, locked, root):
         content = bytearray(locked.read_bytes())
         struct.pack_into("<H", content, content.rindex(b"PK\1\2") + 10, 99)
         locked.write_bytes(content)
-        with pytest.raises(UserError, match="is encrypted with AES, which Python does not read"):
+        with pytest.raises(UserError, match="is encrypted with AES, which Python does not support"):
             unpack(locked, root / "inshop")
 
 
+@pytest.mark.slow
 class TestInterruption:
     CODE = """
 import signal, sys, time
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 from benchmark.data import unpack as module
 module._BLOCK = 100
 from benchmark.data.archive import TarArchive
 contents = TarArchive.contents
 def slow(self):
-    for found in contents(self):
-        yield found
+    for member in contents(self):
+        yield member
         Path(sys.argv[2], "started").touch()
         time.sleep(600)
 TarArchive.contents = slow
@@ -433,7 +435,7 @@ module.unpack(Path(sys.argv[1]), Path(sys.argv[2], "data", "veri776"))
 """
 
     def interrupted(self, tmp_path, number) -> int:
-        path = tar(tmp_path / "a.tgz")
+        path = tar_file(tmp_path / "a.tgz")
         process = subprocess.Popen([sys.executable, "-c", self.CODE, str(path), str(tmp_path)], stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
         while not (tmp_path / "started").exists() and time.monotonic() < deadline:
@@ -442,40 +444,38 @@ module.unpack(Path(sys.argv[1]), Path(sys.argv[2], "data", "veri776"))
         process.communicate(timeout=60)
         return process.returncode
 
-    def test_leaves_nothing(self, tmp_path, root):
+    def test_interrupt_leaves_no_files(self, tmp_path, root):
         assert self.interrupted(tmp_path, signal.SIGINT) != 0
-        assert leftovers(root) == []
+        assert entries(root) == []
 
-    def test_what_a_kill_leaves_is_removed_by_the_next_call(self, tmp_path, root):
+    def test_leftovers_of_a_killed_process_are_removed(self, tmp_path, root):
         assert self.interrupted(tmp_path, signal.SIGKILL) == -signal.SIGKILL
-        left = leftovers(root)
-        assert len(left) == 1
-        assert left[0].startswith(".veri776.")
+        leftovers = entries(root)
+        assert len(leftovers) == 1
+        assert leftovers[0].startswith(".veri776.")
         unpack(tmp_path / "a.tgz", root / "veri776")
-        assert leftovers(root) == ["veri776"]
+        assert entries(root) == ["veri776"]
         assert set(tree(root / "veri776")) == set(FILES)
 
-    def test_a_move_that_fails_is_undone(self, tmp_path, root, monkeypatch):
-        path = tar(tmp_path / "a.tgz", {"a/1": b"1", "b/2": b"2"})
-        rename, calls = Path.rename, []
 
-        def once(self, target):
-            calls.append(target)
-            if len(calls) == 2:
-                raise OSError(28, "No space left on device")
-            return rename(self, target)
+def test_failing_move_is_undone(tmp_path, root, monkeypatch):
+    path = tar_file(tmp_path / "a.tgz", {"a/1": b"1", "b/2": b"2"})
+    rename, calls = Path.rename, []
 
-        monkeypatch.setattr(Path, "rename", once)
-        with pytest.raises(OSError, match="No space"):
-            unpack(path, root / "set")
-        assert list((root / "set").iterdir()) == []
+    def once(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(OSError, match="No space"):
+        unpack(path, root / "set")
+    assert list((root / "set").iterdir()) == []
 
 
-def test_two_at_once_do_not_mix(tmp_path, root, monkeypatch):
-    """The second waits for the first, and then finds that its files exist."""
-    import threading
-
-    path, errors = zipped(tmp_path / "a.zip"), []
+def test_second_of_two_calls_waits_and_fails(tmp_path, root, monkeypatch):
+    path, errors = zip_file(tmp_path / "a.zip"), []
     entered = threading.Barrier(2, timeout=30)
     extract = module._extract
 
@@ -503,5 +503,5 @@ def test_two_at_once_do_not_mix(tmp_path, root, monkeypatch):
     assert set(tree(root / "set")) == set(FILES)
 
 
-def test_names_are_posix():
-    assert ZipArchive(Path("a.zip")).safe("a\\b\\c.jpg") == PurePosixPath("a/b/c.jpg")
+def test_backslashes_are_separators():
+    assert ZipArchive(Path("a.zip")).checked_path("a\\b\\c.jpg") == PurePosixPath("a/b/c.jpg")
