@@ -1,12 +1,12 @@
-"""Images per second of three ways to load a training split, as ratios within one run.
+"""Compare the speed of three ways to load a training split, in images per second.
 
-plain   every image by itself: Pillow decodes the whole of it and resizes, torchvision's first transforms turn it into
-        float32, normalise and augment it (as torchreid does, and fast-reid but for its own augmentation)
-fast    as this suite does by default: JPEGs decoded at reduced size where that is enough, uint8 throughout, whole
-        batches, normalisation left to the device
-cached  the same from packed images
+plain   one image at a time: Pillow decodes and resizes it at full size, and torchvision's v1 transforms convert it to
+        float32, normalize and augment it (as torchreid does, and fast-reid except for its own augmentation)
+fast    the default of this suite: JPEGs decoded at reduced size where that suffices, uint8 throughout, whole batches,
+        normalization on the device
+cached  like fast, from packed images
 
-All three give batches of the same images. Photographs are made up in a temporary folder: smooth noise, JPEG quality 90.
+All three load batches of the same images: generated JPEGs of smooth noise, quality 90, in a temporary folder.
 
     python tools/loading_speed.py --source 375 500 --size 256 256
 """
@@ -24,20 +24,21 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 
+from benchmark.data.batch import Draw, PKBatchSampler
 from benchmark.data.card import Card
 from benchmark.data.decode import train_transform
 from benchmark.data.images import Images
 from benchmark.data.loaders import BatchLoader, TrainingImages
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.sampler import Draw, PKBatchSampler
 from benchmark.data.samples import Sample
 
-IDENTITIES, EACH = 16, 6
+IDENTITIES, IMAGES = 16, 6
+"""P and K of the batches."""
 PAD, FLIP, ERASE = 10, 0.5, 0.5
 
 
 class Photographs(RetrievalDataset):
-    """Made-up images in a folder; the test images, which nobody loads, are the same."""
+    """Generated images in a folder, which are also the test images; only training images are loaded."""
 
     name = "photographs"
     card = Card("Photographs", "", "", "", "")
@@ -49,7 +50,7 @@ class Photographs(RetrievalDataset):
 
 
 class Plain(Dataset[torch.Tensor]):
-    """One image at a time, in floating point."""
+    """Single images in floating point."""
 
     def __init__(self, paths: list[Path], size: tuple[int, int]) -> None:
         self.paths = paths
@@ -70,23 +71,24 @@ class Plain(Dataset[torch.Tensor]):
             return self.transform(file.convert("RGB"))
 
 
-def make_photographs(folder: Path, count: int, source: tuple[int, int]) -> None:
+def generate_photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Write JPEG files of (height, width) pixels."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    height, width = source
+    height, width = size
     for number in range(count):
         coarse = Image.fromarray(rng.integers(256, size=(height // 16, width // 16, 3), dtype=np.uint8))
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
 
 
-def seconds(loader: DataLoader[torch.Tensor]) -> float:
-    """For one pass, the start of the workers not counted: it comes once per training."""
+def seconds_per_batch(loader: DataLoader[torch.Tensor]) -> float:
+    """Load all batches. The first batch is not timed, because it includes the start of the workers."""
     batches = iter(loader)
     next(batches)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     for _ in batches:
         pass
-    return (time.perf_counter() - begin) / (len(loader) - 1)
+    return (time.perf_counter() - start) / (len(loader) - 1)
 
 
 def main() -> None:
@@ -95,14 +97,14 @@ def main() -> None:
     parser.add_argument("--source", type=int, nargs=2, default=(375, 500), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--size", type=int, nargs=2, default=(256, 256), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="passes of each kind, taken in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="passes over the images of each loader, alternating")
     arguments = parser.parse_args()
-    if arguments.images < 3 * IDENTITIES * EACH:
-        parser.error(f"--images: at least {3 * IDENTITIES * EACH}, which is three batches")
+    if arguments.images < 3 * IDENTITIES * IMAGES:
+        parser.error(f"--images: must be at least {3 * IDENTITIES * IMAGES}, three batches")
     size = tuple(arguments.size)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
-        make_photographs(Path(root, "photographs"), arguments.images, tuple(arguments.source))
+        generate_photographs(Path(root, "photographs"), arguments.images, tuple(arguments.source))
         dataset = Photographs(Path(root))
         paths = [sample.path for sample in dataset.train]
         augment = train_transform(size, PAD, FLIP, ERASE)
@@ -112,19 +114,19 @@ def main() -> None:
         }
         identities = [sample.identity for sample in dataset.train]
 
-        def sampler() -> PKBatchSampler:
-            return PKBatchSampler(identities, IDENTITIES, EACH, seed=0)
-
-        plain = DataLoader(Plain(paths, size), batch_sampler=sampler(), num_workers=arguments.workers)
+        sampler = PKBatchSampler(identities, IDENTITIES, IMAGES, seed=0)
+        plain = DataLoader(Plain(paths, size), batch_sampler=sampler, num_workers=arguments.workers)
         loaders: dict[str, DataLoader[torch.Tensor]] = {"plain": plain}
         for name, images in sources.items():
             training = TrainingImages(dataset, images, augment)
-            loaders[name] = BatchLoader(training, arguments.workers, "cpu", persistent=False, batch_sampler=sampler())
+            loaders[name] = BatchLoader(
+                training, workers=arguments.workers, device="cpu", persistent=False, batch_sampler=sampler
+            )
         times: dict[str, list[float]] = {name: [] for name in loaders}
         for _ in range(arguments.rounds):
             for name, loader in loaders.items():
-                times[name].append(seconds(loader))
-    batch = IDENTITIES * EACH
+                times[name].append(seconds_per_batch(loader))
+    batch = IDENTITIES * IMAGES
     shapes = f"{tuple(arguments.source)} to {size}"
     print(f"{arguments.images} JPEGs of {shapes}, batches of {batch}, {arguments.workers} workers; medians")
     base = statistics.median(times["plain"])

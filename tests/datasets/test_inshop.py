@@ -1,4 +1,4 @@
-"""In-Shop: the partition file."""
+"""In-Shop: the list of images."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from benchmark.errors import UserError
 TRAIN, TEST = (1, 2, 5, 9), (3, 4, 7981)
 
 
-def miniature(root, picture) -> None:
+def write_miniature(root, write_image) -> None:
     folder, rows = root / "inshop", []
 
     def add(item: int, image: int, status: str) -> None:
         name = f"img/WOMEN/Dresses/id_{item:08}/{image:02}_1_front.jpg"
-        picture(folder / "Img" / name, item, size=(32, 32))
+        write_image(folder / "Img" / name, item, size=(32, 32))
         rows.append(f"{name:70} id_{item:08} {status}")
 
     for item in TRAIN:
@@ -33,18 +33,18 @@ def miniature(root, picture) -> None:
 
 @pytest.fixture
 def partition(make, tmp_path):
-    """A function that changes the lines of the partition file and opens the set."""
-    made = make("inshop", tmp_path / "changed")
-    file = made.open().folder / "Eval" / "list_eval_partition.txt"
+    """`partition(edit)` changes the lines of the list and opens the dataset."""
+    miniature = make("inshop", tmp_path / "changed")
+    file = miniature.open().folder / "Eval" / "list_eval_partition.txt"
 
     def change(edit, end="\n"):
         file.write_bytes(end.join([*edit(file.read_text().splitlines()), ""]).encode())
-        return made.open()
+        return miniature.open()
 
     return change
 
 
-def test_queries_have_a_gallery_of_their_own(make, sizes):
+def test_query_and_gallery_are_separate(make, sizes):
     dataset = make("inshop").open()
     assert sizes(dataset) == {"train": Split(12, 4, 1), "query": Split(3, 3, 1), "gallery": Split(6, 3, 1)}
     assert dataset.protocol.recall_at == (1, 10, 20, 30, 40, 50)
@@ -52,20 +52,20 @@ def test_queries_have_a_gallery_of_their_own(make, sizes):
     assert not dataset.protocol.query_in_gallery
 
 
-def test_the_first_image_is_not_lost(make):
+def test_header_does_not_hide_the_first_image(make):
     assert "id_00000001/01_1_front.jpg" in str(make("inshop").open().train[0].path)
 
 
-def test_the_parts_may_lie_side_by_side(make):
-    made = make("inshop")
-    folder = made.open().folder
-    before = [sample.identity for sample in made.open().train]
+def test_images_and_list_may_be_in_one_folder(make):
+    miniature = make("inshop")
+    folder = miniature.open().folder
+    before = [sample.identity for sample in miniature.open().train]
     (folder / "Img" / "img").rename(folder / "img")
     (folder / "Eval" / "list_eval_partition.txt").rename(folder / "list_eval_partition.txt")
-    assert [sample.identity for sample in made.open().train] == before
+    assert [sample.identity for sample in miniature.open().train] == before
 
 
-def test_windows_line_ends_change_nothing(make, partition):
+def test_windows_line_ends(make, partition):
     before = make("inshop").open()
     after = partition(lambda lines: lines, end="\r\n")
     for split in ("train", "query", "gallery"):
@@ -74,24 +74,27 @@ def test_windows_line_ends_change_nothing(make, partition):
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
-        (lambda lines: [*lines[:4], *lines[5:]], "says that it lists 21 images, but has 20 rows"),
+        (lambda lines: [*lines[:4], *lines[5:]], "the first line states '21' images, but there are 20 rows"),
         (
             lambda lines: [*lines[:2], lines[2].replace("train", "trian"), *lines[3:]],
-            "line 3: 'id_00000001' 'trian'",
+            "line 3: expected id_<8 digits> and a split, not 'id_00000001' 'trian'",
         ),
-        (lambda lines: [*lines[:2], lines[2].replace(" id_", " "), *lines[3:]], "line 3: '00000001' 'train' is no"),
+        (
+            lambda lines: [*lines[:2], lines[2].replace(" id_", " "), *lines[3:]],
+            "line 3: expected id_<8 digits> and a split, not '00000001' 'train'",
+        ),
         (lambda lines: [*lines[:2], "img/a.jpg train", *lines[3:]], "line 3: expected 3 fields"),
         (
             lambda lines: [*lines[:2], lines[2].replace("/01_", "/09_"), *lines[3:]],
             "09_1_front.jpg is listed but",
         ),
-        (lambda _: [], "says that it lists  images, but has 0 rows"),
+        (lambda _: [], "the first line states '' images, but there are 0 rows"),
     ],
 )
-def test_a_partition_that_is_not_as_published(partition, edit, said):
+def test_defects_of_the_list(partition, edit, message):
     dataset = partition(edit)
-    assert any(said in difference for difference in check(dataset).differences), check(dataset).differences
+    assert any(message in defect for defect in check(dataset).defects), check(dataset).defects
     with pytest.raises(UserError):
         _ = dataset.train

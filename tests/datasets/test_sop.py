@@ -1,4 +1,4 @@
-"""Stanford Online Products: the two lists."""
+"""Stanford Online Products: both lists."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from benchmark.data.check import check
 TRAIN, TEST = (1, 2, 11318), (11319, 22634)
 
 
-def miniature(root, picture) -> None:
+def write_miniature(root, write_image) -> None:
     folder, number = root / "sop" / "Stanford_Online_Products", 0
-    for list_, products in (("train", TRAIN), ("test", TEST)):
+    for name, products in (("train", TRAIN), ("test", TEST)):
         rows = []
         for product in products:
             for image in range(3):
                 number += 1
                 path = f"bicycle_final/{111085122871 + product}_{image}.JPG"
-                picture(folder / path, product, size=(36, 30), format="JPEG")
+                write_image(folder / path, product, size=(36, 30), format="JPEG")
                 rows.append(f"{number} {product} 1 {path}")
-        (folder / f"Ebay_{list_}.txt").write_text("\n".join(["image_id class_id super_class_id path", *rows]))
+        (folder / f"Ebay_{name}.txt").write_text("\n".join(["image_id class_id super_class_id path", *rows]))
     (folder / "Ebay_info.txt").write_text("image_id class_id super_class_id path\n")
 
 
@@ -31,24 +31,23 @@ def test_sizes(make, sizes):
     assert dataset.protocol.query_in_gallery
 
 
-def test_an_image_that_is_listed_twice(make):
-    made = make("sop")
-    file = made.open().folder / "Ebay_test.txt"
+def test_image_listed_twice(make):
+    miniature = make("sop")
+    file = miniature.open().folder / "Ebay_test.txt"
     file.write_text(f"{file.read_text()}\n{file.read_text().splitlines()[1]}")
-    assert check(made.open()).differences[0].endswith("_0.JPG is listed twice")
+    assert check(miniature.open()).defects[0].endswith("_0.JPG is listed twice")
 
 
 @pytest.mark.parametrize("row", ["3 1 1", "3 one 1 bicycle_final/1.JPG", "3 1 1 bicycle_final/1.JPG"])
-def test_a_row_that_is_not_as_published(make, row):
-    made = make("sop")
-    file = made.open().folder / "Ebay_train.txt"
+def test_defects_of_a_row(make, row):
+    miniature = make("sop")
+    file = miniature.open().folder / "Ebay_train.txt"
     file.write_text(f"{file.read_text()}\n{row}\n")
-    first = check(made.open()).differences[0]
+    first = check(miniature.open()).defects[0]
     assert "line 11" in first or "bicycle_final/1.JPG is listed but missing" in first
 
 
-def test_the_disk_is_asked_once_where_the_set_is(make, monkeypatch):
-    """And not for every row of a list."""
+def test_folder_is_located_once_not_for_every_row(make, monkeypatch):
     dataset, calls = make("sop").open(), []
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda self: calls.append(self) or exists(self))
