@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def generate_photographs(folder: Path, count: int, size: tuple[int, int]) -> Non
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
 
 
-def seconds_per_batch(loader: DataLoader[torch.Tensor]) -> float:
+def seconds_per_batch(loader: DataLoader[Any]) -> float:
     """Load all batches. The first batch is not timed, because it includes the start of the workers."""
     batches = iter(loader)
     next(batches)
@@ -116,7 +117,7 @@ def main() -> None:
 
         sampler = PKBatchSampler(identities, IDENTITIES, IMAGES, seed=0)
         plain = DataLoader(Plain(paths, size), batch_sampler=sampler, num_workers=arguments.workers)
-        loaders: dict[str, DataLoader[torch.Tensor]] = {"plain": plain}
+        loaders: dict[str, DataLoader[Any]] = {"plain": plain}
         for name, images in sources.items():
             training = TrainingImages(dataset, images, augment)
             loaders[name] = BatchLoader(

@@ -33,7 +33,7 @@ def fetch(dataset: RetrievalDataset, root: Path) -> Path:
     """
     download = dataset.card.download
     if download is None:
-        raise UserError(f"{dataset.card.title} cannot be downloaded by a tool. {dataset.card.obtain}")
+        raise UserError(f"{dataset.card.title} cannot be downloaded automatically. {dataset.card.obtain}")
     target = root / "downloads" / download.name
     if target.is_file():
         with target.open("rb") as file:

@@ -71,5 +71,5 @@ def test_changed_file_is_rejected(server, tmp_path):
 
 
 def test_dataset_that_requires_an_agreement(tmp_path):
-    with pytest.raises(UserError, match=r"Market-1501 cannot be downloaded by a tool\. Get Market-1501"):
+    with pytest.raises(UserError, match=r"Market-1501 cannot be downloaded automatically\. Get Market-1501"):
         fetch(Market1501(tmp_path), tmp_path)
