@@ -124,7 +124,7 @@ def require_no_defects(dataset: RetrievalDataset) -> None:
         settings = dataset.non_default_options().items()
         options = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in settings)
         command = f"benchmark data check {dataset.name}{options}"
-        raise UserError(f"{defects[0]}{more}: run `{command}` to compare it with the published dataset")
+        raise UserError(f"{defects[0]}{more}: run `{command}` for details")
 
 
 def find_defects(dataset: RetrievalDataset) -> Iterator[str]:

@@ -76,7 +76,7 @@ class RetrievalDataset(ABC):
 
     @cached_property
     def folder(self) -> Path:
-        """The candidate folder with most of `required_paths`; the first of them if there are several."""
+        """The dataset's folder: the first of `candidate_folders` that lacks the fewest of `required_paths`."""
         candidates = candidate_folders(self.root, self.name, self.archive_folders)
         return min(candidates, key=lambda path: (len(missing_paths(path, self.required_paths)), not path.is_dir()))
 
@@ -137,7 +137,7 @@ class RetrievalDataset(ABC):
         return {}
 
     def non_default_options(self) -> dict[str, Any]:
-        """Return the options with non-default values, which make another benchmark; `seed` does not."""
+        """Return the options with non-default values, except `seed`; leaderboards rank them as another benchmark."""
         options = inspect.signature(type(self)).parameters.items()
         return {
             name: getattr(self, name)
@@ -155,7 +155,7 @@ class RetrievalDataset(ABC):
 
     @cached_property
     def _usable_samples(self) -> dict[str, tuple[Sample, ...]]:
-        from benchmark.data.check import require_no_defects  # checks are built on this class
+        from benchmark.data.check import require_no_defects  # not at the top: checks import this class
 
         require_no_defects(self)
         return {split: listing.samples for split, listing in self.listings.items()}

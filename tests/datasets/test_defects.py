@@ -158,6 +158,5 @@ class TestCommandLine:
         code, _, err = command_line(*arguments, *(part for setting in small for part in ("--set", setting)))
         assert code == 2
         assert err.splitlines()[-1] == (
-            f"benchmark: {folder} has no query: run `benchmark data check market1501` to compare it with the "
-            "published dataset"
+            f"benchmark: {folder} has no query: run `benchmark data check market1501` for details"
         )

@@ -152,7 +152,7 @@ def test_check_without_published_sizes(table):
 
 
 def test_error_names_the_check_of_the_same_images(table, tmp_path):
-    with pytest.raises(UserError, match=r"run `benchmark data check folder --set path=.*\.csv` to compare"):
+    with pytest.raises(UserError, match=r"run `benchmark data check folder --set path=.*\.csv` for details"):
         _ = table(*COMPLETE, "c/5.jpg,cy,door,train").train
 
 
