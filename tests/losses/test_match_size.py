@@ -1,4 +1,4 @@
-"""Maps of two sizes become maps of one."""
+"""Pooling of two feature maps to a common size."""
 
 import math
 
@@ -14,7 +14,7 @@ sides = st.integers(1, 9)
 
 @settings(deadline=None, max_examples=25)
 @given(student=st.tuples(sides, sides), teacher=st.tuples(sides, sides))
-def test_each_entry_is_the_mean_of_the_cells_it_stands_for(student, teacher):
+def test_entries_are_means_of_cells(student, teacher):
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, c, *size, generator=generator).double() for c, size in ((3, student), (5, teacher))]
     size = tuple(min(pair) for pair in zip(student, teacher, strict=True))
@@ -28,13 +28,13 @@ def test_each_entry_is_the_mean_of_the_cells_it_stands_for(student, teacher):
                 torch.testing.assert_close(after[:, :, i, j], before[:, :, rows, columns].mean(dim=(2, 3)))
 
 
-def test_maps_of_one_size_are_left_alone():
+def test_maps_of_equal_size_are_returned():
     maps = torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)
     assert all(after is before for before, after in zip(maps, match_size(*maps), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_short_floats_are_averaged_in_float32(dtype):
+def test_half_precision_is_averaged_in_float32(dtype):
     large = torch.full((1, 1, 64, 64), 3e4, dtype=dtype)
     large[..., ::2] = 1
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""The teacher's list of neighbours."""
+"""Similarities ranked by the teacher."""
 
 import pytest
 import torch
@@ -20,15 +20,15 @@ def test_equals_a_loop(top_k, length):
             (float(teacher[i] @ x / teacher[i].norm() / x.norm()), float(student[i] @ x / student[i].norm() / x.norm()))
             for x in teacher
         ]
-        best = sorted(cosines, reverse=True)[:length]
-        assert t[i].tolist() == pytest.approx([theirs for theirs, _ in best], rel=1e-12)
-        assert s[i].tolist() == pytest.approx([own for _, own in best], rel=1e-12)
-        assert best[0][0] == pytest.approx(1)
+        nearest = sorted(cosines, reverse=True)[:length]
+        assert t[i].tolist() == pytest.approx([cosine for cosine, _ in nearest], rel=1e-12)
+        assert s[i].tolist() == pytest.approx([cosine for _, cosine in nearest], rel=1e-12)
+        assert nearest[0][0] == pytest.approx(1)
 
 
 def test_is_exact_under_autocast():
     student, teacher = draw(8, 64, 0).float(), draw(8, 64, 1).float()
     exact = ranked_similarities(student, teacher, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = ranked_similarities(student, teacher, 4)
-    assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
+        autocast = ranked_similarities(student, teacher, 4)
+    assert all(torch.equal(a, b) for a, b in zip(autocast, exact, strict=True))

@@ -1,7 +1,9 @@
-"""A method at work, without runner and files."""
+"""Fixtures that put a method to work without runner and files."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from benchmark.engine.optimization import build_optimizer
 from benchmark.method import Method, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
+from benchmark.model.fold import fold_batchnorm
+from benchmark.model.serialize import load_student, save_student
 from benchmark.model.surgery import ChannelSelection, prune_optimizer_state
 from benchmark.recipe import Optimizer, Task
 
@@ -37,11 +41,12 @@ PLAN = Plan(
     image_size=(32, 32),
 )
 BOTTLENECKS = {"backbone": "resnet14t", "args": {"channels": [8, 8, 16, 16], "stem_width": 8}}
+"""Four bottlenecks, whose inner widths are 8, 8, 16 and 16."""
 
 
 @dataclass
 class Rig:
-    """Student, teacher and method, prepared and joined as `benchmark.engine.train` joins them."""
+    """Student, teacher and method, prepared and joined as in a training."""
 
     method: Method
     student: Embedder
@@ -51,73 +56,115 @@ class Rig:
     wrapper: DistillOptimWrapper
     batches: Sequence[Batch]
 
+    @property
+    def images(self) -> Tensor:
+        """The images of the first batch."""
+        return self.batches[0].images
+
     def step(self, number: int = 0) -> dict[str, Tensor]:
-        """Train on one of the batches; the logged losses."""
+        """Train on one of the batches and return the logged losses."""
         self.distiller.train()
         return self.distiller.train_step(self.batches[number % len(self.batches)], self.wrapper)
 
     def end_epoch(self, epoch: int = 1) -> list[ChannelSelection]:
+        """Let the method change the structure, and the optimizer's state follow."""
         changes = self.method.after_epoch(self.student, Progress(epoch, self.plan.epochs, epoch))
         prune_optimizer_state(self.wrapper.optimizer, changes)
         return changes
 
     def embed(self) -> Tensor:
-        """The student's embeddings of the first batch, in eval mode."""
+        """Return the student's embeddings of the first batch, in eval mode."""
         self.student.eval()
         with torch.no_grad():
-            return self.student.features(self.batches[0].images).embedding
+            return self.student.features(self.images).embedding
+
+    def terms(self) -> dict[str, Tensor]:
+        """Return the loss terms of the method for the first batch."""
+        student = self.student.train().features(self.images)
+        with torch.no_grad():
+            teacher = self.teacher.features(self.images)
+        return self.method.loss(student, teacher, self.batches[0])
+
+    def deploy(self, path: Path) -> Embedder:
+        """Compact the student, write its file and load it."""
+        compact = fold_batchnorm(self.method.compact(self.student), self.images)
+        compact.head = None
+        save_student(compact, path, self.plan.image_size)
+        return load_student(path)
+
+    def take_over(self, other: "Rig") -> None:
+        """Load the state of another rig, as a resumed run does."""
+        self.teacher.load_state_dict(other.teacher.state_dict())
+        self.method.restore(self.student, other.method.structure())
+        self.student.load_state_dict(other.student.state_dict(), strict=True)
+        self.method.load_state_dict(other.method.state_dict(), strict=True)
+        self.wrapper.optimizer.load_state_dict(copy.deepcopy(other.wrapper.optimizer.state_dict()))
+
+    # For methods with compactors:
+
+    @property
+    def sites(self) -> Sequence[Any]:
+        return self.method.sites(self.student)
+
+    @property
+    def compactors(self) -> list[nn.Parameter]:
+        """The weights of the compactors."""
+        return [site.weight for site in self.sites]
+
+    def norms(self) -> list[Tensor]:
+        """Return for each site the norms of the rows or columns that can be removed."""
+        return [_groups(site).flatten(1).norm(dim=1) for site in self.sites]
+
+    def perturb(self) -> None:
+        """Move the compactors away from the identity."""
+        generator = torch.Generator().manual_seed(1)
+        for weight in self.compactors:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+
+    def vanish(self, entries: Mapping[int, Sequence[int]], size: float = 1e-8) -> None:
+        """Scale rows or columns, given for each site, to a norm."""
+        for i, rows in entries.items():
+            groups = _groups(self.sites[i])
+            for row in rows:
+                groups[row] *= size / groups[row].norm()
+
+    def vanish_share(self, share: float) -> None:
+        """Scale a share of the rows or columns of every site to a norm near zero."""
+        generator = torch.Generator().manual_seed(2)
+        for i, site in enumerate(self.sites):
+            self.vanish({i: torch.randperm(site.width, generator=generator)[: int(share * site.width)].tolist()})
+
+
+def _groups(site: Any) -> Tensor:
+    """Return a view of a compactor whose first dimension is that of its rows or columns."""
+    return site.weight.data.movedim(site.dim, 0)
 
 
 @pytest.fixture(scope="session")
 def glyphs(data_root) -> Glyphs:
-    """What the batches are of."""
     return Glyphs(data_root, train_identities=IDENTITIES, test_identities=20)
 
 
 @pytest.fixture(scope="session")
 def batches(glyphs) -> list[Batch]:
-    """An epoch of real batches, 8 identities x 4 images."""
+    """An epoch of real batches with 8 identities of 4 images each."""
     transform = train_transform((32, 32), pad=2)
     return list(train_loader(glyphs, transform, identities=8, images=4, seed=0, loading=Loading((32, 32))))
 
 
-@pytest.fixture(scope="session")
-def features():
-    """`features(embedding=s)`: what a network says, nothing where it is not given."""
+@pytest.fixture
+def features() -> Callable[..., Features]:
+    """`features(embedding=s)`: outputs of a network; those that are not given are empty."""
 
-    def make(**given: Any) -> Features:
+    def make(**outputs: Any) -> Features:
         empty = {name: torch.empty(0) for name in ("pooled", "embedding", "logits")}
-        return Features(**empty | given)
+        return Features(**empty | outputs)
 
     return make
 
 
-@pytest.fixture(scope="session")
-def terms(features):
-    """`terms(KD(), logits=(student, teacher))`: the loss terms of a method for given outputs of both networks.
-
-    An output is `pooled`, `embedding`, `logits` or a tap such as `stage3`; `labels` and `indices` go to the batch.
-    """
-
-    def compute(method: Method, labels: Any = None, indices: Any = None, **outputs: tuple[Tensor, Tensor]) -> Any:
-        sides = []
-        for side in (0, 1):
-            named = {name: pair[side] for name, pair in outputs.items() if name in ("pooled", "embedding", "logits")}
-            taps = {name: pair[side] for name, pair in outputs.items() if name not in named}
-            sides.append(features(**named, taps=taps))
-        return method.loss(*sides, Batch(torch.empty(0), labels, torch.empty(0), indices))
-
-    return compute
-
-
-@pytest.fixture(scope="session")
-def total(terms):
-    """`total(KD(), logits=(student, teacher))`: the sum of a method's loss terms."""
-    return lambda method, **given: sum(terms(method, **given).values(), torch.zeros(()))
-
-
-@pytest.fixture(scope="session")
-def draw():
+@pytest.fixture
+def draw() -> Callable[..., list[Tensor]]:
     """`draw((6, 16), (6, 24))`: normal tensors of these shapes in float64, the same at every call."""
 
     def make(*shapes: Sequence[int], seed: int = 0) -> list[Tensor]:
@@ -129,22 +176,24 @@ def draw():
 
 @pytest.fixture(scope="session")
 def plan() -> Plan:
-    """What `rig` plans where it is told nothing else."""
+    """The default plan of `rig`: 4 epochs of 5 steps with a constant learning rate."""
     return PLAN
 
 
 @pytest.fixture(scope="session")
-def scheduled(plan):
-    """`scheduled(rates)`: the plan with these learning rates, one for each step."""
+def scheduled(plan) -> Callable[[Sequence[float]], Plan]:
+    """`scheduled(rates)`: a plan with these learning rates, one for each step."""
     return lambda rates: replace(plan, steps=len(rates), learning_rate=lambda step: float(rates[step]))
 
 
 @pytest.fixture(scope="session")
-def rig(glyphs, batches):
-    """`rig(CDD(), backbone="resnet18")` puts a method to work on random networks; the same ones at every call.
+def rig(glyphs, batches) -> Callable[..., Rig]:
+    """`rig(CDD(), backbone="resnet18")`: a method, prepared for networks with random weights.
 
-    `student` holds what is different about the student's network.
+    The weights are the same at every call with the same `seed`. `student` has the arguments of the student's network
+    that differ from the teacher's.
     """
+    labels = np.array([glyphs.labels[sample.identity] for sample in glyphs.train])
 
     def make(
         method: Method, optimizer: str = "sgd", seed: int = 0, plan: Plan = PLAN, student: Any = None, **network: Any
@@ -154,10 +203,9 @@ def rig(glyphs, batches):
         settings = {"stem": "no_pool", "dim": 16, "head": "cosine", "identities": IDENTITIES} | (network or BOTTLENECKS)
         large, small = Embedder(**settings), Embedder(**settings | (student or {}))
         for built in (large, small):
-            _stir(built)
-            built.train()(batches[-1].images)
+            _randomize_norms(built)
+            built.train()(batches[-1].images)  # for running statistics
         large.requires_grad_(False).eval()
-        labels = np.array([glyphs.labels[sample.identity] for sample in glyphs.train])
         momentum = plan.momentum if optimizer == "sgd" else 0.0
         plan = replace(plan, labels=labels, optimizer=optimizer, momentum=momentum)
         method.prepare(small, large if method.needs.teacher else None, plan)
@@ -173,8 +221,8 @@ def rig(glyphs, batches):
     return make
 
 
-def _stir(network: Embedder) -> None:
-    """Scales and shifts of batch-norm that would show if they were lost."""
+def _randomize_norms(network: Embedder) -> None:
+    """Set scales and shifts of batch norms to values whose loss would be noticed."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

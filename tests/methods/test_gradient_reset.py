@@ -1,4 +1,4 @@
-"""CDD's masks: the authors' numbers, a loop written from the definition, narrowing, state."""
+"""The masks of CDD: the authors' values, a naive loop, narrowed blocks, state."""
 
 import numpy as np
 import pytest
@@ -12,25 +12,25 @@ from benchmark.methods.cdd.gradient_reset import GradientReset
 
 
 def lists_by_loop(student, teacher, gallery, neighbours, ratio, distance):
-    """One block's channels in all lists, image by image in float64: a set."""
+    """Return the set of a block's channels that are in all lists, image by image in float64."""
     s, t, g = (x.double().numpy() for x in (student, teacher, gallery))
     if distance == "cosine":
         t, g = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (t, g))
     common = set(range(s.shape[1]))
     for image in range(len(s)):
-        far = -(g @ t[image]) if distance == "cosine" else ((g - t[image]) ** 2).sum(axis=1)
-        for row in np.argsort(far, kind="stable")[:neighbours]:
+        distances = -(g @ t[image]) if distance == "cosine" else ((g - t[image]) ** 2).sum(axis=1)
+        for row in np.argsort(distances, kind="stable")[:neighbours]:
             products = np.abs(s[image] * g[row])
             common &= set(np.argsort(products, kind="stable")[: int(s.shape[1] * ratio)].tolist())
     return common
 
 
 def draw(rows: int, widths: tuple[int, ...], generator: torch.Generator) -> list[torch.Tensor]:
-    """Features whose channels differ in scale, so that lists of different images have something in common."""
+    """Draw features whose channels differ in scale, so that the lists of different images have common channels."""
     return [torch.randn(rows, w, generator=generator) * torch.linspace(0.05, 2, w) ** 2 for w in widths]
 
 
-def test_equals_the_authors_masks(golden):
+def test_golden(golden):
     values = golden("cdd_gradient_reset")
     arrays = {k: torch.from_numpy(values.arrays[k]) for k in values.arrays.files if k not in ("cases", "meta")}
     wrong = []
@@ -63,9 +63,9 @@ def test_equals_the_authors_masks(golden):
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 @pytest.mark.parametrize("neighbours", [1, 3])
-def test_equals_a_loop_with_a_queue_that_is_no_multiple_of_the_batch(distance, neighbours):
+def test_equals_a_loop(distance, neighbours):
     generator = torch.Generator().manual_seed(neighbours)
-    widths, batch, size, ratio = (7, 20), 5, 13, 0.6
+    widths, batch, size, ratio = (7, 20), 5, 13, 0.6  # the queue is not a multiple of the batch
     reset = GradientReset(widths, size, neighbours=neighbours, ratio=ratio, recompute=True, distance=distance)
     seen = [torch.empty(0, w) for w in widths]
     masked = 0
@@ -80,41 +80,41 @@ def test_equals_a_loop_with_a_queue_that_is_no_multiple_of_the_batch(distance, n
     assert masked > 0
 
 
-def test_masks_are_cumulative_unless_recomputed():
+def test_masks_accumulate_unless_recomputed():
     generator = torch.Generator().manual_seed(0)
     batches = [(draw(4, (16,), generator), draw(4, (16,), generator)) for _ in range(4)]
-    cumulative, fresh = GradientReset([16], 8), GradientReset([16], 8, recompute=True)
+    accumulated, recomputed = GradientReset([16], 8), GradientReset([16], 8, recompute=True)
     product = torch.ones(16)
     for student, teacher in batches:
-        product = product * fresh(student, teacher)[0]
-        assert torch.equal(cumulative(student, teacher)[0], product)
-    assert product.sum() < fresh.masks[0].sum()
+        product = product * recomputed(student, teacher)[0]
+        assert torch.equal(accumulated(student, teacher)[0], product)
+    assert product.sum() < recomputed.masks[0].sum()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_narrowed_block_has_the_masks_of_the_whole_one_with_dead_rows(recompute):
+def test_narrowed_block_has_the_masks_of_a_block_with_zero_rows(recompute):
     generator = torch.Generator().manual_seed(1)
     widths, batch = (32, 12), 6
     whole = GradientReset(widths, 18, ratio=0.7, recompute=recompute)
     narrow = GradientReset(widths, 18, ratio=0.7, recompute=recompute)
-    alive = [torch.arange(w) for w in widths]
+    kept = [torch.arange(w) for w in widths]
     for step in range(8):
-        if step in (2, 4, 6):  # remove some channels of the first block, by position among those left
-            index = torch.randperm(len(alive[0]), generator=generator)[:-5].sort().values
-            alive[0] = alive[0][index]
+        if step in (2, 4, 6):  # remove five of the remaining channels of the first block
+            index = torch.randperm(len(kept[0]), generator=generator)[:-5].sort().values
+            kept[0] = kept[0][index]
             narrow.keep(0, index)
         student, teacher = draw(batch, widths, generator), draw(batch, widths, generator)
-        dead = torch.ones(widths[0], dtype=torch.bool)
-        dead[alive[0]] = False
-        student[0][:, dead] = 0
-        expected = [mask[index] for mask, index in zip(whole(student, teacher), alive, strict=True)]
-        got = narrow([s[:, index] for s, index in zip(student, alive, strict=True)], teacher)
+        removed = torch.ones(widths[0], dtype=torch.bool)
+        removed[kept[0]] = False
+        student[0][:, removed] = 0
+        expected = [mask[index] for mask, index in zip(whole(student, teacher), kept, strict=True)]
+        got = narrow([s[:, index] for s, index in zip(student, kept, strict=True)], teacher)
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    assert 0 < narrow.masks[0].sum() < len(alive[0])
-    assert torch.equal(narrow.kept0, alive[0])
+    assert 0 < narrow.masks[0].sum() < len(kept[0])
+    assert torch.equal(narrow.kept0, kept[0])
 
 
-def test_initial_ratio_stops_and_current_ratio_goes_on():
+def test_ratio_of_initial_and_current_width():
     generator = torch.Generator().manual_seed(2)
     student, teacher = draw(3, (20,), generator), draw(3, (20,), generator)
     index = torch.arange(9)
@@ -122,7 +122,7 @@ def test_initial_ratio_stops_and_current_ratio_goes_on():
     current = GradientReset([20], 6, neighbours=1, ratio_of="current")
     for reset in (initial, current):
         reset.keep(0, index)
-    # 11 of 20 are gone, more than the 10 of a list: no living channel is ever listed.
+    # 11 of 20 channels are removed, more than the 10 of a list: no remaining channel is listed.
     assert initial([student[0][:, index]], teacher)[0].all()
     reference = GradientReset([9], 6, neighbours=1)
     assert torch.equal(
@@ -132,7 +132,7 @@ def test_initial_ratio_stops_and_current_ratio_goes_on():
 
 
 @pytest.mark.parametrize("steps", [2, 5])
-def test_state_survives_in_the_middle_of_the_queue(steps):
+def test_state_with_a_partly_filled_queue(steps):
     generator = torch.Generator().manual_seed(3)
     batches = [(draw(4, (8, 16), generator), draw(4, (8, 16), generator)) for _ in range(steps + 4)]
     straight = GradientReset([8, 16], 12, neighbours=3)
@@ -148,7 +148,7 @@ def test_state_survives_in_the_middle_of_the_queue(steps):
             assert (resumed.pointer, resumed.filled) == (straight.pointer, straight.filled)
 
 
-def test_a_narrowed_state_fits_once_the_structure_is_repeated():
+def test_state_of_a_narrowed_block():
     generator = torch.Generator().manual_seed(4)
     index = torch.tensor([0, 2, 3, 7])
     first, second = GradientReset([8], 8), GradientReset([8], 8)
@@ -159,8 +159,8 @@ def test_a_narrowed_state_fits_once_the_structure_is_repeated():
     assert torch.equal(second.kept0, index)
 
 
-def test_nothing_waits_for_the_device():
-    # A fake tensor has no values: reading one on the host, or a shape that depends on one, raises.
+def test_does_not_wait_for_the_device():
+    # Fake tensors have no values: reading a value on the host raises, and so does a shape that depends on one.
     with FakeTensorMode():
         reset = GradientReset([8, 16], 12)
         reset.keep(1, torch.arange(10))
@@ -169,13 +169,13 @@ def test_nothing_waits_for_the_device():
     assert [mask.shape for mask in masks] == [(8,), (10,)]
 
 
-def test_autocast_and_reduced_products_change_nothing():
+def test_is_exact_under_autocast_and_reduced_precision():
     generator = torch.Generator().manual_seed(5)
     plain, within = GradientReset([64], 60, recompute=True), GradientReset([64], 60, recompute=True)
     matmul = torch.backends.mkldnn.matmul
     precision = matmul.fp32_precision
     for _ in range(6):
-        # Close together, as trained features are: a bf16 product cannot tell them apart.
+        # Teacher features are close together, as after training. A bfloat16 product cannot distinguish them.
         student, teacher = draw(12, (64,), generator), [5 + 0.1 * x for x in draw(12, (64,), generator)]
         expected = plain(student, teacher)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -187,7 +187,7 @@ def test_autocast_and_reduced_products_change_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_short_inputs_give_float32_masks(dtype):
+def test_half_precision_inputs(dtype):
     generator = torch.Generator().manual_seed(6)
     reset = GradientReset([16], 8)
     mask = reset(*([x.to(dtype) for x in draw(4, (16,), generator)] for _ in range(2)))[0]
@@ -195,6 +195,6 @@ def test_short_inputs_give_float32_masks(dtype):
     assert reset.queue0.isfinite().all()
 
 
-def test_a_batch_larger_than_the_queue_is_refused():
+def test_batch_larger_than_the_queue():
     with pytest.raises(UserError, match="queue of 8 features is smaller than the batch of 9"):
         GradientReset([4], 8)([torch.randn(9, 4)], [torch.randn(9, 4)])

@@ -1,4 +1,4 @@
-"""What a network costs, against figures that can be worked out by hand."""
+"""Parameters, MACs, memory and latency against values computed by hand."""
 
 import time
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
-    """Takes uint8 images, like every network that is measured."""
+    """Layers that take uint8 images, like every network that is measured."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -34,23 +34,23 @@ class Net(nn.Module):
         ([nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)], 0, 6),
     ],
 )
-def test_by_hand(layers, macs, parameters):
+def test_count(layers, macs, parameters):
     assert count(Net(*layers), (16, 12)) == cost.Size(parameters, macs)
 
 
-def test_resnet50_as_published():
-    # 5.338 G: torch.utils.flop_counter's figure for timm's resnet50 at 256 x 256, without its classifier.
+def test_count_of_resnet50():
+    # 5.338 G is the count of torch.utils.flop_counter for timm's resnet50 at 256 x 256 without its classifier.
     with torch.device("meta"):
         network = Embedder("resnet50", last_stride=2, neck="bn")
     assert count(network, (256, 256)).macs / 1e9 == pytest.approx(5.338, abs=5e-4)
 
 
-def test_a_classifier_is_not_counted():
+def test_count_without_classifier():
     with_head, without = (Embedder("test_resnet", last_stride=2, dim=12, identities=n) for n in (1000, 0))
     assert count(with_head, (32, 32)) == count(without, (32, 32))
 
 
-def test_attention_is_counted():
+def test_count_of_attention():
     tokens, width, depth, hidden = 16 + 1, 192, 12, 768
     with torch.device("meta"):
         network = Embedder("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8}, neck="bn", last_stride=2)
@@ -58,7 +58,7 @@ def test_attention_is_counted():
     assert count(network, (32, 32)).macs == 16 * 3 * 64 * width + depth * block
 
 
-def test_counting_leaves_the_network_alone():
+def test_count_does_not_change_the_network():
     network = Embedder("test_resnet", last_stride=2, dim=12).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     count(network, (32, 32))
@@ -66,16 +66,16 @@ def test_counting_leaves_the_network_alone():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_peak_memory_by_hand():
-    # At its fullest: the float images, the first layer's output and the second's.
+def test_peak_memory():
+    # At the peak, the float images and the outputs of the first two layers are alive.
     network = Net(nn.Conv2d(3, 5, 1, bias=False), nn.Conv2d(5, 7, 1, bias=False), nn.Conv2d(7, 1, 1, bias=False))
     pixels = 64 * 16 * 16
     weights = 3 * 5 + 5 * 7 + 7
-    # `Sequential` drops each input once it has the output; `forward` holds the images to the end.
+    # `Sequential` frees each input after the layer; `forward` keeps the images.
     assert peak_memory(network, (16, 16), CPU) == (4 * (weights + pixels * (3 + 5 + 7))) / 2**20
 
 
-def test_peak_memory_counts_no_view_and_nothing_twice():
+def test_peak_memory_ignores_views():
     class Views(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             maps = images.float()
@@ -84,14 +84,14 @@ def test_peak_memory_counts_no_view_and_nothing_twice():
     assert peak_memory(Views(), (16, 16), CPU) == 4 * 64 * 3 * 16 * 16 / 2**20
 
 
-def test_latency_is_the_median_of_a_pass():
+def test_latency_is_a_median():
     class Sleep(nn.Module):
         passes = 0
 
         def forward(self, images: Tensor) -> None:
             self.passes += 1
-            # The passes that warm up, and an outlier, are slow.
-            time.sleep(0.2 if self.passes in (1, 2, 9) else 0.001 * min(len(images), 3))
+            # The warm-up passes and an outlier are slow.
+            time.sleep(0.05 if self.passes in (1, 2, 9) else 0.001 * min(len(images), 3))
 
     measured = latency(Sleep(), (4, 4), CPU)
     assert list(measured) == list(cost.BATCHES) == [1, 64]

@@ -1,4 +1,4 @@
-"""Embedding networks of several families."""
+"""Embedding networks: their options on several backbone families, and their feature taps."""
 
 import copy
 
@@ -23,7 +23,7 @@ def images(count: int = 2, size: int = 32) -> torch.Tensor:
 
 
 def rows(network: Embedder, size: int = 64) -> int:
-    """Height of the backbone's last feature maps."""
+    """Return the height of the backbone's last feature maps."""
     with torch.inference_mode():
         return network.backbone.eval().forward_features(images(1, size).float()).shape[2]
 
@@ -31,7 +31,7 @@ def rows(network: Embedder, size: int = 64) -> int:
 @pytest.mark.parametrize("network", [RESNET, {"backbone": "resnet18", "args": SMALL}, MOBILE, VIT])
 @pytest.mark.parametrize("neck", ["linear", "bn"])
 @pytest.mark.parametrize("head", ["linear", "cosine"])
-def test_features_of_a_family(network, neck, head):
+def test_features(network, neck, head):
     embedder = Embedder(**network, neck=neck, head=head, dim=12, identities=5).eval()
     features = embedder.features(images())
     width = embedder.backbone.head_hidden_size
@@ -41,14 +41,14 @@ def test_features_of_a_family(network, neck, head):
     torch.testing.assert_close(embedder(images()), features.embedding)
 
 
-def test_pixels_are_normalised_as_timm_expects():
+def test_input_normalization():
     embedder = Embedder(**RESNET, neck="bn").eval()
     mean, std = (torch.tensor(embedder.backbone.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     pooled = embedder.backbone((images() / 255 - mean) / std)
     torch.testing.assert_close(embedder(images()), embedder.neck(pooled), rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_with_an_image_size_of_its_own_resizes_what_it_is_given():
+def test_image_size():
     images = torch.randint(0, 256, (2, 3, 48, 32), dtype=torch.uint8)
     torch.manual_seed(0)
     small = Embedder("resnet14t", dim=8, image_size=(24, 16)).eval()
@@ -56,11 +56,11 @@ def test_a_network_with_an_image_size_of_its_own_resizes_what_it_is_given():
     plain = Embedder("resnet14t", dim=8).eval()
     resized = F.interpolate(images.float(), (24, 16), mode="bilinear", antialias=True)
     assert torch.equal(small(images), plain(resized))
-    assert torch.equal(small(resized), plain(resized)), "images of its size are left alone"
+    assert torch.equal(small(resized), plain(resized)), "images of this size are not resized"
     assert count(small, (48, 32)) == count(plain, (24, 16))
 
 
-def test_cosine_head_scales_cosines():
+def test_cosine_head():
     embedder = Embedder(**RESNET, head="cosine", scale=20.0, identities=5).eval()
     features = embedder.features(images())
     for embedding, logits in zip(features.embedding, features.logits, strict=True):
@@ -69,14 +69,14 @@ def test_cosine_head_scales_cosines():
             torch.testing.assert_close(logit, 20 * cosine)
 
 
-def test_linear_neck_is_norm_relu_linear_norm():
+def test_linear_neck():
     neck = Embedder(**RESNET, dim=12).neck
     assert [type(module) for module in neck] == [nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
 
 
 @pytest.mark.parametrize("network", [RESNET, MOBILE])
-def test_gem_is_the_generalised_mean_of_every_channel(network):
-    # A pooling of a family whose further layers want (B, C, 1, 1) is replaced too.
+def test_gem(network):
+    # The pooling of the second network has to return (B, C, 1, 1).
     embedder = Embedder(**network, pool="gem", neck="bn").eval()
     gem = embedder.backbone.global_pool
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_gem_is_the_generalised_mean_of_every_channel(network):
 @pytest.mark.parametrize(
     "backbone", ["resnet26", "resnet18", "resnet26d", "resnetblur50", "res2net50d", "resnest26d", "seresnet50"]
 )
-def test_last_stride_1_doubles_the_last_maps(backbone):
+def test_last_stride_1_doubles_the_last_resolution(backbone):
     with torch.device("meta"):
         normal, larger = (Embedder(backbone, last_stride=stride) for stride in (2, 1))
         for network in (normal, larger):
@@ -102,8 +102,8 @@ def test_last_stride_1_doubles_the_last_maps(backbone):
     assert larger.shape == (*normal.shape[:2], 2 * normal.shape[2], 2 * normal.shape[3])
 
 
-def test_last_stride_1_is_the_network_that_timm_builds_with_that_stride():
-    # timm keeps the resolution of `output_stride=16` by the same stride, and dilates the blocks after it.
+def test_last_stride_1_equals_timms_network_with_that_stride():
+    # With `output_stride=16`, timm uses the same stride and dilates the blocks after it.
     ours = Embedder("resnet26d", args=SMALL, last_stride=1, neck="bn").eval()
     theirs = Embedder("resnet26d", args={**SMALL, "output_stride": 16}, neck="bn").eval()
     theirs.load_state_dict(ours.state_dict())
@@ -115,7 +115,7 @@ def test_last_stride_1_is_the_network_that_timm_builds_with_that_stride():
 
 
 @pytest.mark.parametrize("backbone", ["resnet26", "resnet26d", "resnet26t"])
-def test_stem_keeps_resolution(backbone):
+def test_stem(backbone):
     networks = {stem: Embedder(backbone, args=SMALL, stem=stem) for stem in ("imagenet", "no_pool", "stride1")}
     assert {stem: rows(network) for stem, network in networks.items()} == {"imagenet": 2, "no_pool": 4, "stride1": 8}
 
@@ -131,7 +131,7 @@ def test_stem_keeps_resolution(backbone):
         ({"backbone": "test_vit", "pool": "gem"}, ["pool: gem", "test_vit"]),
     ],
 )
-def test_what_cannot_be_built_is_named(arguments, parts):
+def test_invalid_arguments(arguments, parts):
     with pytest.raises(UserError) as raised:
         Embedder(**arguments)
     assert all(part in str(raised.value) for part in parts), str(raised.value)
@@ -146,11 +146,11 @@ class TestTaps:
             (VIT, "blocks.2", "blocks.3.mlp.fc1"),
         ],
     )
-    def test_are_what_a_hook_sees_whatever_overwrites_it_later(self, network, stage, module):
+    def test_equal_the_outputs_of_modules(self, network, stage, module):
         embedder = Embedder(**network, identities=5).eval()
         seen = {}
         for name in (stage, module):
-            # Copied at once: the activations after these modules work in place.
+            # The output is copied, because the activations after these modules are in-place.
             embedder.backbone.get_submodule(name).register_forward_hook(
                 lambda _, __, output, name=name: seen.update({name: output.clone()})
             )
@@ -166,10 +166,10 @@ class TestTaps:
         torch.testing.assert_close(features.logits, untapped.logits, rtol=0, atol=0)
 
     @pytest.mark.parametrize("backbone", ["resnet18", "resnet26d", "seresnet33ts", "res2net50d", "regnety_002"])
-    def test_before_a_stage_s_last_activation_are_what_it_gets(self, backbone):
+    def test_pre_is_the_input_of_the_last_activation(self, backbone):
         embedder = Embedder(backbone)
         for module in embedder.modules():
-            if isinstance(module, nn.BatchNorm2d):  # which timm starts at 0 in some places, so that no sum is negative
+            if isinstance(module, nn.BatchNorm2d):  # timm initializes some with 0, so that no sum would be negative
                 nn.init.ones_(module.weight)
         stages = [f"stage{i}" for i in (1, 2, 3, 4)]
         embedder.tap([*stages, *(f"{stage}:pre" for stage in stages)])
@@ -181,13 +181,13 @@ class TestTaps:
             torch.testing.assert_close(activation(before), taps[stage], rtol=0, atol=0)
 
     @pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "convnext_atto", "rexnet_100", "test_vit"])
-    def test_before_a_stage_s_last_activation_are_its_output_where_there_is_none(self, backbone):
+    def test_pre_is_the_output_without_a_last_activation(self, backbone):
         embedder = Embedder(backbone, args={"img_size": 64} if backbone == "test_vit" else {}).eval()
         embedder.tap(["stage2:pre", "stage2"])
         taps = embedder.features(images(2, 64)).taps
         assert taps["stage2:pre"] is taps["stage2"]
 
-    def test_before_an_activation_carry_gradients_and_let_the_maps_go(self):
+    def test_pre_has_gradients_and_is_freed(self):
         embedder = Embedder(**RESNET, identities=5)
         embedder.tap(["layer1.1:pre", "layer1.1.act3", "stage2:pre"])
         twin = copy.deepcopy(embedder)
@@ -201,7 +201,8 @@ class TestTaps:
             kept = [vars(module).keys() & {"tapped", "activated"} for module in network.modules()]
             assert not any(kept)
 
-    def test_before_an_activation_survive_compilation(self):
+    @pytest.mark.slow
+    def test_pre_with_torch_compile(self):
         embedder = Embedder(**RESNET).eval()
         embedder.tap(["stage1:pre", "stage4"])
         plain = embedder.features(images()).taps
@@ -209,7 +210,7 @@ class TestTaps:
         for name, maps in plain.items():
             torch.testing.assert_close(compiled[name], maps, rtol=0, atol=0)
 
-    def test_of_a_copy_are_its_own(self):
+    def test_deep_copy_has_separate_taps(self):
         embedder = Embedder(**RESNET, identities=5).eval()
         embedder.tap(["stage2"])
         twin = copy.deepcopy(embedder)
@@ -218,14 +219,14 @@ class TestTaps:
         assert not torch.equal(first.taps["stage2"], second.taps["stage2"])
         torch.testing.assert_close(embedder.features(images()).taps["stage2"], first.taps["stage2"], rtol=0, atol=0)
 
-    def test_carry_gradients(self):
+    def test_have_gradients(self):
         embedder = Embedder(**RESNET, identities=5)
         embedder.tap(["stage1"])
         embedder.features(images()).taps["stage1"].sum().backward()
         assert embedder.backbone.conv1.weight.grad is not None
         assert embedder.backbone.layer2[0].conv1.weight.grad is None
 
-    def test_a_result_that_the_block_overwrites_is_refused(self):
+    def test_rejects_an_output_that_is_modified_in_place(self):
         embedder = Embedder(**RESNET, identities=5).eval()
         embedder.tap(["layer1.0.bn3"])  # timm adds the shortcut to it in place
         with pytest.raises(RuntimeError, match=r"layer1\.0\.bn3"):
@@ -234,6 +235,6 @@ class TestTaps:
     @pytest.mark.parametrize(
         ("name", "guess"), [("stage9", "stage"), ("layer1.0.conv22", "layer1.0.conv2"), ("stage1:post", "stage1")]
     )
-    def test_an_unknown_one_is_answered_with_the_nearest(self, name, guess):
+    def test_unknown_name_suggests_the_nearest(self, name, guess):
         with pytest.raises(UserError, match=rf"{name}'; did you mean '{guess}"):
             Embedder(**RESNET).tap([name])

@@ -1,4 +1,4 @@
-"""Folding batch-norms."""
+"""Folding of batch norms: equal outputs, and the batch norms that cannot be folded."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from benchmark.model.fold import fold_batchnorm
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """Weights and statistics such as training leaves them: no zeros, no ones."""
+    """Set scales, shifts and statistics to values as after training, without zeros and ones."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -31,29 +31,29 @@ def norms(network: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "left"),
+    ("backbone", "unfolded"),
     [
-        ("resnet26", 1),  # the neck's first, which follows the pooling and not a layer
+        ("resnet26", 1),  # the first batch norm of the neck follows the pooling
         ("resnet26d", 1),
-        ("mobilenetv3_small_050", 1),  # batch-norms with an activation of their own
+        ("mobilenetv3_small_050", 1),  # batch norms with a built-in activation
         ("tf_mobilenetv3_small_minimal_100", 1),  # convolutions with TensorFlow's padding
-        ("resnetv2_50", 18),  # the first norm of every block reads a sum or a pooling
+        ("resnetv2_50", 18),  # the first batch norm of every block follows a sum or a pooling
     ],
 )
-def test_outputs_are_equal_and_batchnorms_gone(backbone, left):
+def test_folded_network_has_equal_outputs(backbone, unfolded):
     args = {"channels": [8, 16, 32, 64]} if backbone.startswith("resnet26") else {}
     network = trained(Embedder(backbone, args=args, dim=16))
     before = norms(network)
     folded = fold_batchnorm(network, images())
     torch.testing.assert_close(folded(images()), network(images()), rtol=1e-3, atol=1e-3)
-    assert len(norms(folded)) == left
-    assert norms(network) == before, "the original changed"
+    assert len(norms(folded)) == unfolded
+    assert norms(network) == before, "the original is not changed"
     assert count(folded, (32, 32)).macs == count(network, (32, 32)).macs
     assert count(folded, (32, 32)).parameters < count(network, (32, 32)).parameters
     assert not folded.training
 
 
-def test_a_batchnorm_whose_layer_is_also_read_elsewhere_stays():
+def test_output_of_the_layer_is_also_read_elsewhere():
     class PreActivation(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -70,7 +70,7 @@ def test_a_batchnorm_whose_layer_is_also_read_elsewhere_stays():
     assert norms(folded) == ["norm"]
 
 
-def test_a_dropout_inside_a_batchnorm_stays():
+def test_batchnorm_with_dropout():
     norm = BatchNormAct2d(4)
     norm.drop = nn.Dropout(0.5)
     network = trained(nn.Sequential(nn.Conv2d(3, 4, 1), norm))
@@ -78,12 +78,12 @@ def test_a_dropout_inside_a_batchnorm_stays():
     assert isinstance(fold_batchnorm(network, maps)[1].drop, nn.Dropout)
 
 
-def test_a_batchnorm_before_its_layer_is_not_folded_into_it():
+def test_batchnorm_before_its_layer():
     network = trained(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)))
     assert norms(fold_batchnorm(network, torch.randn(2, 3, 4, 4))) == ["0"]
 
 
-def test_a_layer_that_standardises_its_weights_is_not_folded_into():
+def test_layer_with_weight_standardization():
     network = trained(nn.Sequential(StdConv2d(3, 4, 1), nn.BatchNorm2d(4)))
     maps = torch.randn(2, 3, 4, 4)
     folded = fold_batchnorm(nn.Sequential(network, nn.Conv2d(4, 4, 1), trained(nn.BatchNorm2d(4))), maps)

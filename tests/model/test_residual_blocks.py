@@ -1,4 +1,4 @@
-"""Inner widths of residual blocks: what narrowing them changes, and what it leaves."""
+"""Pruning of the inner widths of residual blocks."""
 
 import copy
 
@@ -25,7 +25,7 @@ NETWORKS = {
     "average_pool": {"backbone": "resnetaa50", "args": SMALL},
 }
 IMAGES = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-"""Many: statistics of a batch of few magnify the rounding of convolutions, which is the processor's."""
+"""A large batch: statistics of a small one would magnify rounding, which differs between processors."""
 
 
 def build(name: str) -> Embedder:
@@ -39,12 +39,12 @@ def build(name: str) -> Embedder:
     return network.eval()
 
 
-def every_other(width: int) -> torch.Tensor:
+def even_channels(width: int) -> torch.Tensor:
     return torch.arange(0, width, 2)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_channels_that_say_nothing_can_go_unseen(name, tmp_path):
+def test_removing_zero_channels_does_not_change_the_output(name, tmp_path):
     network = build(name)
     with torch.no_grad():
         for inner in inner_widths(network):
@@ -52,7 +52,7 @@ def test_channels_that_say_nothing_can_go_unseen(name, tmp_path):
             inner.norm.bias[1::2] = 0
         before = [network.eval()(IMAGES), copy.deepcopy(network).train()(IMAGES)]
     shapes = {parameter: parameter.shape for parameter in network.parameters()}
-    kept = [change for inner in inner_widths(network) for change in inner.keep(every_other(inner.width))]
+    kept = [change for inner in inner_widths(network) for change in inner.keep(even_channels(inner.width))]
     changed = {parameter for parameter, shape in shapes.items() if parameter.shape != shape}
     assert {change.parameter for change in kept} == changed
     assert all(change.parameter.shape[change.dim] == len(change.index) for change in kept)
@@ -71,7 +71,7 @@ def test_channels_that_say_nothing_can_go_unseen(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bottleneck", "basic", "blur_pool"])
-def test_the_size_with_other_widths_is_that_of_a_network_narrowed_to_them(name):
+def test_deployed_size(name):
     network = build(name)
     state = {key: value.clone() for key, value in network.state_dict().items()}
     widths = [max(1, inner.width // 3) for inner in inner_widths(network)]
@@ -84,8 +84,7 @@ def test_the_size_with_other_widths_is_that_of_a_network_narrowed_to_them(name):
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
-def test_a_narrow_bottleneck_is_the_one_that_timm_builds():
-    """Half of all widths, counted: (inner) 4 instead of 8 and so on, the outer ones as they were."""
+def test_narrowed_copy_keeps_the_width_between_blocks():
     network = build("bottleneck")
     narrow = narrowed_copy(network, [inner.width // 2 for inner in inner_widths(network)])
     block = narrow.backbone.layer2[1]
@@ -102,7 +101,7 @@ def test_a_narrow_bottleneck_is_the_one_that_timm_builds():
         ("resnet50_gn", "resnet50_gn has a GroupNorm at layer1.0.bn1"),
     ],
 )
-def test_what_cannot_be_narrowed_is_named(backbone, message):
+def test_unsupported_backbone(backbone, message):
     with torch.device("meta"):
         network = Embedder(backbone, dim=16)
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""What is known of a backbone's stages before anything is computed."""
+"""Stages of a backbone: their channels, and the type of an argument that selects them."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ SMALL = {"channels": [8, 16, 24, 32]}
     ],
     ids=lambda network: network["backbone"],
 )
-def test_channels_are_those_of_the_tapped_maps(network):
+def test_channels_equal_those_of_the_taps(network):
     with torch.device("meta"):
         embedder = Embedder(**network).eval()
     embedder.tap([f"stage{stage}" for stage in (1, 2, 3, 4)])
@@ -33,13 +33,13 @@ def test_channels_are_those_of_the_tapped_maps(network):
 
 
 @pytest.mark.parametrize("stage", [0, 5, -1])
-def test_a_stage_that_is_not_there_is_named_with_the_backbone(stage):
+def test_unknown_stage(stage):
     with pytest.raises(UserError, match=rf"resnet26 has no stage {stage}: its stages are 1 to 4"):
         stage_channels(Embedder("resnet26", args=SMALL), (2, stage))
 
 
 @pytest.mark.parametrize("stages", [(4,), (1, 3), (1, 2, 3, 4)])
-def test_a_list_of_stages_is_taken(stages):
+def test_valid_stages(stages):
     assert TypeAdapter(Stages).validate_python(stages) == stages
 
 
@@ -48,6 +48,6 @@ def test_a_list_of_stages_is_taken(stages):
     [((), "at least 1 item"), ((0, 1), "greater than or equal to 1"), ((4, 5), "less than or equal to 4")]
     + [(wrong, "each stage once, the shallowest first") for wrong in ((2, 1), (3, 3), (1, 4, 2))],
 )
-def test_another_list_is_refused(stages, message):
+def test_invalid_stages(stages, message):
     with pytest.raises(ValidationError, match=message):
         TypeAdapter(Stages).validate_python(stages)

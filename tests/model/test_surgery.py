@@ -1,4 +1,4 @@
-"""Narrowing layers, and the optimiser's state with them."""
+"""Channel pruning of layers and of the optimizer's state."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ ROWS = torch.tensor([0, 2, 5])
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_keep_outputs_equals_a_conv_built_with_these_rows(bias):
+def test_keep_outputs(bias):
     conv = nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=bias).to(memory_format=torch.channels_last)
     narrow = nn.Conv2d(4, 3, 3, padding=1, stride=2, bias=bias)
     with torch.no_grad():
@@ -24,7 +24,7 @@ def test_keep_outputs_equals_a_conv_built_with_these_rows(bias):
     assert repr(conv) == repr(narrow)
 
 
-def test_keep_inputs_equals_a_conv_built_for_these_channels():
+def test_keep_inputs():
     conv = nn.Conv2d(6, 4, 3, padding=1).to(memory_format=torch.channels_last)
     narrow = nn.Conv2d(3, 4, 3, padding=1)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def test_keep_inputs_equals_a_conv_built_for_these_channels():
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
 @pytest.mark.parametrize("affine", [True, False])
-def test_keep_channels_equals_a_batch_norm_of_these_channels(kind, affine):
+def test_keep_channels(kind, affine):
     norm, narrow = kind(6, affine=affine), kind(3, affine=affine)
     shape = (4, 6) if kind is nn.BatchNorm1d else (4, 6, 2, 2)
     for value in norm.parameters():
@@ -60,7 +60,7 @@ def pair() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
 
 
-def narrowed(wide: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+def prune(wide: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
     prune_optimizer_state(optimizer, [*keep_outputs(wide[0], ROWS), *keep_inputs(wide[2], ROWS)])
 
 
@@ -79,22 +79,22 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> Non
     ],
     ids=["sgd", "adamw"],
 )
-def test_training_goes_on_as_if_the_rows_had_never_been(make):
-    # The rows that go have zero weights into the next layer, no gradient and no decay that reaches another row.
+def test_training_continues_as_without_the_removed_channels(make):
+    # The removed channels have zero weights in the next layer and no gradient.
     wide, slim = pair(), pair()
-    gone = [1, 3, 4]
+    removed = [1, 3, 4]
     with torch.no_grad():
         for network in (wide, slim):
-            network[2].weight[:, gone] = 0
-            network[0].weight[gone] = 0
-            network[0].bias[gone] = -1  # below the ReLU: never a gradient
+            network[2].weight[:, removed] = 0
+            network[0].weight[removed] = 0
+            network[0].bias[removed] = -1  # below the ReLU, so without gradient
     fresh = make(slim.parameters())
-    narrowed(slim, fresh)
+    prune(slim, fresh)
     optimizer = make(wide.parameters())
     for seed in range(3):
         step(wide, optimizer, seed)
         step(slim, fresh, seed)
-    narrowed(wide, optimizer)
+    prune(wide, optimizer)
     for seed in range(3, 6):
         step(wide, optimizer, seed)
         step(slim, fresh, seed)
@@ -105,7 +105,7 @@ def test_training_goes_on_as_if_the_rows_had_never_been(make):
             torch.testing.assert_close(value, fresh.state[b][name])
 
 
-def test_the_parameter_stays_the_same_object_and_drops_its_gradient():
+def test_parameter_object_remains_and_its_gradient_is_dropped():
     network = pair()
     before = list(network.parameters())
     network(torch.randn(1, 3, 2, 2)).sum().backward()
@@ -115,9 +115,9 @@ def test_the_parameter_stays_the_same_object_and_drops_its_gradient():
     assert network[2].weight.grad is not None
 
 
-def test_a_state_that_does_not_exist_yet_is_no_obstacle():
+def test_optimizer_without_state():
     network = pair()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    narrowed(network, optimizer)
+    prune(network, optimizer)
     step(network, optimizer, 0)
     assert optimizer.state[network[0].weight]["momentum_buffer"].shape == (3, 3, 1, 1)

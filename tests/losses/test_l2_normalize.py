@@ -1,4 +1,4 @@
-"""Rows of unit length, and rows that have no direction."""
+"""L2 normalization, also of zero rows."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def test_equals_a_loop():
         assert unit == pytest.approx([x / norm for x in row], rel=1e-12)
 
 
-def test_zero_rows_stay_and_pass_no_gradient():
+def test_zero_rows_remain_and_have_no_gradient():
     features = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
     unit = l2_normalize(features)
     assert torch.equal(unit[0], torch.zeros(2))
@@ -24,7 +24,7 @@ def test_zero_rows_stay_and_pass_no_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_short_floats_do_not_overflow(dtype):
+def test_half_precision_does_not_overflow(dtype):
     unit = l2_normalize(torch.full((2, 64), 3e4, dtype=dtype))
     assert unit.dtype == torch.float32
     assert torch.allclose(unit, torch.full((2, 64), 0.125))

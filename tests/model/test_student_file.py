@@ -1,4 +1,4 @@
-"""A student's file."""
+"""Student files: round trips, their content, and files that cannot be written or read."""
 
 import copy
 from pathlib import Path
@@ -21,8 +21,8 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def narrowed(network: Embedder) -> Embedder:
-    """The first block of the last stage with fewer inner channels, as a compressing method leaves it."""
+def prune(network: Embedder) -> Embedder:
+    """Remove inner channels of a block, as a method that compresses does."""
     rows = torch.tensor([1, 4, 6])
     block = network.backbone.layer4[0]
     keep_outputs(block.conv2, rows)
@@ -34,8 +34,8 @@ def narrowed(network: Embedder) -> Embedder:
 NETWORKS = {
     "plain": lambda: Embedder("resnet26", SMALL, stem="stride1", last_stride=1, dim=12, identities=7),
     "bn neck, gem": lambda: Embedder("resnet26", SMALL, neck="bn", pool="gem"),
-    "narrowed": lambda: narrowed(Embedder("resnet26", SMALL, dim=12)),
-    "narrowed and folded": lambda: fold_batchnorm(narrowed(Embedder("resnet26", SMALL, dim=12)), images()),
+    "pruned": lambda: prune(Embedder("resnet26", SMALL, dim=12)),
+    "pruned and folded": lambda: fold_batchnorm(prune(Embedder("resnet26", SMALL, dim=12)), images()),
     "mobile": lambda: fold_batchnorm(Embedder("tf_mobilenetv3_small_minimal_100", dim=12), images()),
     "vit": lambda: Embedder("test_vit", {"img_size": 32, "patch_size": 8}, dim=12),
 }
@@ -52,21 +52,21 @@ def test_round_trip(name, tmp_path):
     assert weights_hash(loaded) == weights_hash(student)
 
 
-def test_saving_what_was_loaded_changes_nothing(tmp_path):
-    save_student(NETWORKS["narrowed and folded"](), tmp_path / "a.pt", (32, 32))
+def test_round_trip_of_a_loaded_student(tmp_path):
+    save_student(NETWORKS["pruned and folded"](), tmp_path / "a.pt", (32, 32))
     loaded = load_student(tmp_path / "a.pt")
     save_student(loaded, tmp_path / "b.pt", (32, 32))
     assert weights_hash(load_student(tmp_path / "b.pt")) == weights_hash(loaded)
 
 
-def test_the_file_holds_plain_data_only(tmp_path):
+def test_file_content(tmp_path):
     save_student(NETWORKS["plain"](), tmp_path / "student.pt", (32, 24))
     content = torch.load(tmp_path / "student.pt", weights_only=True)
     assert content["image_size"] == [32, 24]
     assert not any(name.startswith("head") for name in content["weights"])
 
 
-def test_an_image_size_of_its_own_is_in_the_file(tmp_path):
+def test_image_size_of_the_network(tmp_path):
     network = Embedder("resnet14t", dim=8, image_size=(16, 16)).eval()
     save_student(network, tmp_path / "student.pt", (32, 32))
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -75,7 +75,7 @@ def test_an_image_size_of_its_own_is_in_the_file(tmp_path):
     assert torch.allclose(loaded(images), network(images), rtol=0, atol=1e-5)
 
 
-def test_hash_sees_values_and_names_and_not_the_head():
+def test_hash_depends_on_weights_and_not_on_the_head():
     network = NETWORKS["plain"]()
     other = copy.deepcopy(network)
     other.head = None
@@ -93,7 +93,7 @@ def test_hash_sees_values_and_names_and_not_the_head():
         lambda network: setattr(network.neck, "act", nn.PReLU()),
     ],
 )
-def test_a_layer_that_no_edit_describes_is_refused_when_saving(replace, tmp_path):
+def test_rejects_a_layer_that_no_edit_describes(replace, tmp_path):
     network = NETWORKS["plain"]()
     replace(network)
     with pytest.raises(TypeError, match="student file cannot describe"):
@@ -101,14 +101,14 @@ def test_a_layer_that_no_edit_describes_is_refused_when_saving(replace, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_normalisation_of_another_width_is_refused_when_saving(tmp_path):
+def test_rejects_a_normalization_of_another_width(tmp_path):
     network = Embedder("test_vit", {"img_size": 32, "patch_size": 8})
     network.backbone.norm = type(network.backbone.norm)(3)
     with pytest.raises(TypeError, match=r"backbone\.norm\.weight"):
         save_student(network, tmp_path / "student.pt", (32, 32))
 
 
-class TestUnusableFiles:
+class TestInvalidFile:
     def expect(self, path: Path, message: str) -> None:
         with pytest.raises(UserError, match=message) as raised:
             load_student(path)
@@ -123,19 +123,19 @@ class TestUnusableFiles:
     def test_missing(self, tmp_path):
         self.expect(tmp_path / "student.pt", "does not exist")
 
-    def test_a_folder(self, tmp_path):
+    def test_folder(self, tmp_path):
         self.expect(tmp_path, "not a readable student file")
 
     def test_text(self, tmp_path):
         (tmp_path / "student.pt").write_text("not a student")
         self.expect(tmp_path / "student.pt", "not a readable student file")
 
-    def test_cut_off(self, tmp_path):
+    def test_truncated(self, tmp_path):
         path = self.altered(tmp_path)
         path.write_bytes(path.read_bytes()[:1000])
         self.expect(path, "not a readable student file")
 
-    def test_code_is_not_run(self, tmp_path):
+    def test_code_is_not_executed(self, tmp_path):
         class Evil:
             def __reduce__(self):
                 return Path.touch, (tmp_path / "touched",)
@@ -144,28 +144,28 @@ class TestUnusableFiles:
         self.expect(tmp_path / "student.pt", "not a readable student file")
         assert not (tmp_path / "touched").exists()
 
-    def test_weights_alone(self, tmp_path):
+    def test_weights_only(self, tmp_path):
         torch.save(NETWORKS["plain"]().state_dict(), tmp_path / "student.pt")
         self.expect(tmp_path / "student.pt", "not a student file of format 1")
 
-    def test_of_a_later_format(self, tmp_path):
+    def test_later_format(self, tmp_path):
         self.expect(self.altered(tmp_path, format=2), "not a student file of format 1")
 
-    def test_a_weight_too_few(self, tmp_path):
+    def test_missing_weights(self, tmp_path):
         self.expect(self.altered(tmp_path, weights={}), "Missing key")
 
-    def test_an_unknown_backbone(self, tmp_path):
+    def test_unknown_backbone(self, tmp_path):
         self.expect(self.altered(tmp_path, architecture={"backbone": "resnet62"}), "unknown backbone 'resnet62'")
 
-    def test_an_unknown_architecture_key(self, tmp_path):
+    def test_unknown_architecture_key(self, tmp_path):
         self.expect(self.altered(tmp_path, architecture={"backbone": "resnet26", "depth": 3}), "depth")
 
-    def test_an_edit_of_a_layer_that_no_student_has(self, tmp_path):
+    def test_unknown_layer_in_an_edit(self, tmp_path):
         edits = {"backbone.conv1": {"type": "LSTM", "input_size": 3}}
         self.expect(self.altered(tmp_path, edits=edits), "LSTM")
 
 
-def test_a_full_disk_is_named_and_leaves_no_file(tmp_path, full_disk):
+def test_full_disk_leaves_no_file(tmp_path, full_disk):
     with pytest.raises(OSError, match="too large"), full_disk(1000):
         save_student(Embedder("test_resnet", last_stride=2, dim=12), tmp_path / "student.pt", (32, 32))
     assert not list(tmp_path.iterdir())
