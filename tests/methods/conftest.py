@@ -152,7 +152,7 @@ def batches(glyphs) -> list[Batch]:
     return list(train_loader(glyphs, transform, identities=8, images=4, seed=0, loading=Loading((32, 32))))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def features() -> Callable[..., Features]:
     """`features(embedding=s)`: outputs of a network; those that are not given are empty."""
 
@@ -163,7 +163,31 @@ def features() -> Callable[..., Features]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def terms(features):
+    """`terms(KD(), logits=(student, teacher))`: the loss terms of a method for given outputs of both networks.
+
+    An output is `pooled`, `embedding`, `logits` or a tap such as `stage3`; `labels` and `indices` go to the batch.
+    """
+
+    def compute(method: Method, labels: Any = None, indices: Any = None, **outputs: tuple[Tensor, Tensor]) -> Any:
+        sides = []
+        for side in (0, 1):
+            named = {name: pair[side] for name, pair in outputs.items() if name in ("pooled", "embedding", "logits")}
+            taps = {name: pair[side] for name, pair in outputs.items() if name not in named}
+            sides.append(features(**named, taps=taps))
+        return method.loss(*sides, Batch(torch.empty(0), labels, torch.empty(0), indices))
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def total(terms):
+    """`total(KD(), logits=(student, teacher))`: the sum of a method's loss terms."""
+    return lambda method, **given: sum(terms(method, **given).values(), torch.zeros(()))
+
+
+@pytest.fixture(scope="session")
 def draw() -> Callable[..., list[Tensor]]:
     """`draw((6, 16), (6, 24))`: normal tensors of these shapes in float64, the same at every call."""
 
