@@ -21,8 +21,8 @@ class RetrievalDataset(ABC):
     A dataset registers its class with `DATASETS`, sets the class attributes and implements `scan`. Its class docstring
     states in words what `card` states in numbers.
 
-    Constructor parameters other than `root` are options that recipes set. Each needs a type hint, by which recipes are
-    validated, and a default, and is stored as an attribute of the same name. Leaderboards rank non-default options
+    Constructor parameters other than `root` are options that recipes set. Each needs a default and a type hint, against
+    which recipes are validated, and is stored as an attribute of the same name. Leaderboards rank non-default options
     separately (see `non_default_options`). An option `seed` whose default is None receives the seed of the run.
 
     Args:
