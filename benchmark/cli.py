@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -63,13 +65,23 @@ def run(
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
     runtime = [f"runtime.{key}={json.dumps(value, default=str)}" for key, value in flags.items() if value]
     recipe = compose(method, dataset, config, [*(settings or []), *runtime], seed)
-    from benchmark.commands.run import execute, preview
+    from benchmark.commands.run import preview
+    from benchmark.commands.run import run as run_recipe
+    from benchmark.experiment.environment import choose_device
+    from benchmark.experiment.experiment import Experiment
 
-    root = data_root or default_data_root()
+    experiment = Experiment(
+        recipe,
+        work_dir=work_dir,
+        data_root=data_root or default_data_root(),
+        device=choose_device(device),
+        resume=resume,
+    )
     if dry_run:
-        preview(recipe, work_dir, root, device)
-    else:
-        execute(recipe, work_dir, root, device, leaderboards, resume)
+        preview(experiment)
+        return
+    with _interruptible():
+        run_recipe(experiment, leaderboards)
 
 
 @app.command()
@@ -87,7 +99,9 @@ def reproduce(
     _load(plugin)
     from benchmark.commands.reproduce import reproduce as run_again
 
-    if not run_again(record, work_dir, data_root or default_data_root(), device, resume):
+    with _interruptible():
+        agrees = run_again(record, work_dir, data_root or default_data_root(), device, resume)
+    if not agrees:
         raise typer.Exit(1)
 
 
@@ -374,6 +388,16 @@ def sample(
     commands.sample(dataset, settings or [], root, split=split, rows=rows, output=output)
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Exit with 130 on Ctrl-C, and print how to continue the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("benchmark: interrupted; run the same command with --resume to continue", err=True)
+        raise typer.Exit(130) from None
+
+
 def _load(plugins: list[Path] | None) -> None:
     if plugins:
         from benchmark.registry import load_plugin
@@ -394,5 +418,5 @@ def main() -> None:
         print(f"benchmark: {f'{error.filename}: {error.strerror}' if known else repr(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("benchmark: interrupted; the same command with --resume continues", file=sys.stderr)
+        print("benchmark: interrupted; run the same command with --resume to continue", file=sys.stderr)
         sys.exit(130)

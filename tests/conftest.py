@@ -1,8 +1,11 @@
 """Fixtures shared by all tests."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from benchmark.results.record import Record
 
@@ -98,13 +102,29 @@ SHRINKING = ("method.lasso=0.006", "method.threshold=0.95", "method.reset_from=0
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory):
-    """A data root with the glyphs of `tiny_config`, rendered once."""
+def shared(tmp_path_factory):
+    """`shared("name", make)` is a folder that `make(folder)` fills once, whatever the number of xdist workers."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def build(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def data_root(shared):
+    """A data root with the images of `tiny_config`'s dataset."""
     from benchmark.datasets.glyphs import Glyphs
 
-    root = tmp_path_factory.mktemp("data")
-    Glyphs(root, train_identities=40, test_identities=20).prepare()
-    return root
+    return shared("data", lambda folder: Glyphs(folder, train_identities=40, test_identities=20).prepare())
 
 
 @pytest.fixture(scope="session")
@@ -143,35 +163,34 @@ def command(data_root, tiny_config):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, command):
-    """Where the command line did a whole run of cdd; what it printed is in out.txt and err.txt."""
-    work = tmp_path_factory.mktemp("finished")
-    run = command(work, "--method", "cdd", settings=SHRINKING)
-    done = subprocess.run(run, capture_output=True, text=True, cwd=work)
-    assert done.returncode == 0, done.stderr
-    (work / "out.txt").write_text(done.stdout)
-    (work / "err.txt").write_text(done.stderr)
-    return work
+def finished(tmp_path_factory, shared, command):
+    """Folder in which the command line ran cdd: runs/, boards/, and what it printed in out.txt and err.txt."""
+
+    def make(work: Path) -> None:
+        run = command(work, "--method", "cdd", settings=SHRINKING)
+        done = subprocess.run(run, capture_output=True, text=True, cwd=work)
+        assert done.returncode == 0, done.stderr
+        (work / "out.txt").write_text(done.stdout)
+        (work / "err.txt").write_text(done.stderr)
+
+    copy = tmp_path_factory.mktemp("finished")  # tests add runs to it
+    return shutil.copytree(shared("finished-run", make), copy, dirs_exist_ok=True)
 
 
 @pytest.fixture
-def whole(finished, data_root, tiny):
-    """The experiment that is `finished`."""
-    from benchmark.experiment.experiment import Experiment
+def student(finished, tiny) -> Path:
+    """The run folder of the student of `finished`."""
+    from benchmark.experiment.folders import student_folder
 
-    return Experiment(tiny("cdd", *SHRINKING), finished / "runs", data_root, torch.device("cpu"), resume=False)
-
-
-@pytest.fixture
-def student(whole) -> Path:
-    """The folder of the finished run."""
-    return whole.folder
+    return student_folder(tiny("cdd", *SHRINKING), finished / "runs").path
 
 
 @pytest.fixture
-def teacher(whole) -> Path:
-    """The folder of its teacher."""
-    return whole.teacher_record.parent
+def teacher(finished, tiny) -> Path:
+    """The run folder of the teacher of `finished`."""
+    from benchmark.experiment.folders import teacher_folder
+
+    return teacher_folder(tiny("cdd", *SHRINKING), finished / "runs").path
 
 
 @pytest.fixture

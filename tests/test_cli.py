@@ -330,7 +330,7 @@ class TestMistakes:
             (UserError("a\nb"), 2, "benchmark: a\nb\n"),
             (PermissionError(13, "Permission denied", "/data"), 2, "benchmark: /data: Permission denied\n"),
             (ConnectionError("no route"), 2, "benchmark: ConnectionError('no route')\n"),
-            (KeyboardInterrupt(), 130, "benchmark: interrupted; the same command with --resume continues\n"),
+            (KeyboardInterrupt(), 130, "benchmark: interrupted; run the same command with --resume to continue\n"),
         ],
     )
     def test_what_goes_wrong_anywhere(self, benchmark, monkeypatch, error, code, text):

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 import benchmark
-from benchmark.experiment.folders import RunFolders
+from benchmark.experiment.folders import student_folder, teacher_folder
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import save_student
 from benchmark.recipe import compose
@@ -132,9 +132,9 @@ def save_embeddings(path: Path) -> None:
 def pretend_runs(runs: Path, record: Callable[..., Record]) -> None:
     """Write the folders of two runs and their teacher, with untrained networks."""
     kd, none = (compose(method, "glyphs", None, [f"dataset.{option}" for option in SMALL]) for method in ("kd", "none"))
-    folders = RunFolders(runs, DATASETS.find("glyphs")(runs, **kd.dataset.arguments))
-    for recipe, name in ((kd, "kd"), (none, "none"), (kd.for_teacher(), "teacher")):
-        folder = folders.folder(recipe, name)
+    places = (student_folder(kd, runs), student_folder(none, runs), teacher_folder(kd, runs))
+    for recipe, place in zip((kd, none, kd.for_teacher()), places, strict=True):
+        folder, name = place.path, place.path.parent.name
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
         save_student(Embedder("resnet10t", dim=192), folder / "student.pt", (32, 32))

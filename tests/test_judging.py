@@ -116,7 +116,7 @@ def test_the_teachers_gallery_is_searched(ask, student, teacher, tmp_path):
         scores(tmp_path / "scores.json")["scores"]["mAP"] != Record.read(student / "record.json").scores.symmetric.mAP
     )
     code, _, err = ask("evaluate", "--run", teacher, "--gallery", "teacher")
-    assert code == 2 and "is a teacher's run, which has no other teacher" in err
+    assert code == 2 and "is the run of a teacher, which has no teacher itself" in err
 
 
 def test_embeddings_from_elsewhere(ask, embeddings, tmp_path):
@@ -196,7 +196,7 @@ def test_a_file_of_one_array(ask, tmp_path):
         (["--run", "RUN", "--protocol", "glyphs"], "--protocol is for --embeddings"),
         (["--run", "RUN", "--gallery", "teachers"], "did you mean 'teacher'"),
         (["--run", "RUN", "--dataset", "glyph"], "did you mean 'glyphs'"),
-        (["--run", "nowhere"], "nowhere is no run's folder: it has no recipe.yaml"),
+        (["--run", "nowhere"], "nowhere is not the folder of a run: it has no recipe.yaml"),
     ],
 )
 def test_what_cannot_be_judged(ask, student, options, message):
@@ -208,7 +208,7 @@ def test_an_unfinished_run(ask, student, tmp_path):
     (tmp_path / "recipe.yaml").write_text((student / "recipe.yaml").read_text())
     for command in (["evaluate", "--run", tmp_path], ["inspect", tmp_path]):
         code, _, err = ask(*command)
-        assert code == 2 and "holds a run that is not finished: it has no student.pt" in err
+        assert code == 2 and "has an unfinished run: it has no student.pt" in err
 
 
 def test_a_teacher_that_is_gone(ask, student, tmp_path):
@@ -217,7 +217,7 @@ def test_a_teacher_that_is_gone(ask, student, tmp_path):
     for name in ("recipe.yaml", "student.pt"):
         (alone / name).write_bytes((student / name).read_bytes())
     code, _, err = ask("inspect", alone)
-    assert code == 2 and re.search(r"the teacher of .* is not in .*teacher/seed0", err)
+    assert code == 2 and re.search(r"the teacher of .* is missing: there is no .*teacher/seed0", err)
 
 
 def test_a_page_of_the_worst_queries(ask, student, teacher, tmp_path):

@@ -7,9 +7,9 @@ from rich.console import Console
 
 from benchmark.engine.train import uses_bfloat16
 from benchmark.errors import UserError
-from benchmark.experiment.environment import environment, use_threads
+from benchmark.experiment.environment import choose_device, environment, use_threads
 from benchmark.experiment.experiment import Experiment
-from benchmark.experiment.preflight import checked_experiment
+from benchmark.experiment.report import data_changes
 from benchmark.recipe import Recipe, replay
 from benchmark.results.console import reproduction_table
 from benchmark.results.record import Record
@@ -42,7 +42,7 @@ def reproduce(path: Path, work_dir: Path, data_root: Path, device: str, resume: 
         ) from error
     recipe = _recipe(record, path)
     other_seeds = _other_seeds(record, path)
-    experiment = checked_experiment(recipe, work_dir, data_root, device, resume)
+    experiment = Experiment(recipe, work_dir=work_dir, data_root=data_root, device=choose_device(device), resume=resume)
     experiment.dataset.prepare()
     log = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     for difference in _differences(record, experiment):
@@ -107,5 +107,5 @@ def _differences(record: Record, experiment: Experiment) -> Iterator[str]:
     for name in sorted(versions.keys() | installed.keys()):
         if versions.get(name) != installed.get(name):
             yield f"{name}, which makes the images: {versions.get(name)} in the record, {installed.get(name)} here"
-    for change in experiment.changes(record.data):
+    for change in data_changes(record.data, experiment.report.data()):
         yield f"data: {change}"

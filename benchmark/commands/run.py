@@ -4,24 +4,34 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmark.experiment.preflight import checked_experiment
+from benchmark.data.check import warnings
+from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.run import run_experiment
-from benchmark.recipe import Recipe
 from benchmark.results.console import result_table
 
 
-def execute(recipe: Recipe, work_dir: Path, data_root: Path, device: str, leaderboards: Path, resume: bool) -> None:
-    """Run the recipe, add its record (and its teacher's) to the leaderboards, and print the result."""
-    experiment = checked_experiment(recipe, work_dir, data_root, device, resume)
+def run(experiment: Experiment, leaderboards: Path) -> None:
+    """Run an experiment, add its records to the leaderboards, and print the result."""
     record = run_experiment(experiment, leaderboards)
     console = Console()
     console.print(result_table(record))
     page = leaderboards / f"{record.board}.md"
-    console.print(f"run {experiment.folder}\npage {page}", highlight=False, soft_wrap=True)
+    console.print(f"run {experiment.folder.path}\npage {page}", highlight=False, soft_wrap=True)
 
 
-def preview(recipe: Recipe, work_dir: Path, data_root: Path, device: str) -> None:
-    """Print the recipe, the cost of the networks and the counts of the dataset."""
-    experiment = checked_experiment(recipe, work_dir, data_root, device, resume=False)
-    lines = experiment.preview()
+def preview(experiment: Experiment) -> None:
+    """Print the recipe, the size of the dataset and the cost of the networks before training."""
+    experiment.dataset.prepare()
+    recipe, checked = experiment.recipe, experiment.preflight
+    lines = [
+        f"{split}: {counts.images} images, {counts.identities} identities, {counts.cameras} cameras"
+        for split, counts in experiment.report.data().splits.items()
+    ]
+    lines += warnings(experiment.dataset)
+    networks = (("teacher", recipe.teacher.network, checked.teacher), ("student", recipe.student, checked.student))
+    for name, network, size in networks:
+        lines.append(
+            f"{name}: {network.title()}, {size.parameters / 1e6:.2f} M parameters, {size.macs / 1e6:.1f} M MACs = "
+            f"{2 * size.macs / 1e6:.1f} M FLOPs"
+        )
     Console(highlight=False, soft_wrap=True).print(recipe.yaml(), *lines, sep="\n", markup=False)

@@ -12,7 +12,7 @@ from rich.box import HORIZONTALS
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.engine.hooks import METRICS, read_metrics
+from benchmark.engine.files import METRICS, read_metrics
 from benchmark.errors import UserError
 from benchmark.results.comparison import Gain, query_differences
 from benchmark.results.format import MISSING, difference, milliseconds, percent, quantity

@@ -1,10 +1,9 @@
 """The hooks of a training."""
 
 import gc
-import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from benchmark.engine.compat import load_checkpoint, save_checkpoint
+from benchmark.engine.files import note_skipped, read_metrics, write_metrics
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.method import Progress
 from benchmark.model.surgery import prune_optimizer_state
-from benchmark.utils.atomic import write_text
 
 
 class RetrievalMetric(BaseMetric):
@@ -68,25 +67,6 @@ class StructureHook(Hook):
             if self.compiled:
                 torch.compiler.reset()  # or after eight changes of shape torch stops compiling
             gc.collect()  # a graph of the last step that a reference cycle keeps alive would know the old shapes
-
-
-SKIPPED = "skipped.txt"
-
-
-def read_skipped(folder: Path) -> list[str]:
-    """The image files that a run has left out so far because they are broken."""
-    file = folder / SKIPPED
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-
-
-def note_skipped(folder: Path, paths: Iterable[Path]) -> None:
-    """Add image files to the run's list, and say how many are new."""
-    known = read_skipped(folder)
-    new = sorted({str(path) for path in paths} - set(known))
-    if new:
-        write_text(folder / SKIPPED, "".join(f"{path}\n" for path in sorted([*known, *new])))
-        shown = f"skipped {len(new)} broken image{'' if len(new) == 1 else 's'}, such as {new[0]}: {folder / SKIPPED}"
-        Console(stderr=True).print(shown, highlight=False, soft_wrap=True, markup=False)
 
 
 class SkippedHook(Hook):
@@ -172,15 +152,8 @@ def restore(model: Any, content: dict[str, Any]) -> None:
     model.method.load_state_dict(content["method"], strict=True)
 
 
-METRICS = "metrics.jsonl"
 READ_EVERY = 50
 """Steps between two looks at the losses on a terminal; each look waits for the device."""
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`, one per epoch; none where it has not begun."""
-    file = folder / METRICS
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 class ProgressHook(Hook):
@@ -198,7 +171,7 @@ class ProgressHook(Hook):
 
     def __init__(self, title: str, folder: Path, batch_size: int) -> None:
         self.title = title
-        self.file = folder / METRICS
+        self.folder = folder
         self.batch_size = batch_size
         self.console = Console(stderr=True)
         self.rows: list[dict[str, Any]] = []
@@ -207,7 +180,7 @@ class ProgressHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Forget epochs that a resumed run will do again."""
-        self.rows = [row for row in read_metrics(self.file.parent) if row["epoch"] <= runner.epoch]
+        self.rows = [row for row in read_metrics(self.folder) if row["epoch"] <= runner.epoch]
         start = runner.model.method.report(runner.model.student)
         if start and not self.rows:  # what the method's figures begin with
             self.rows.append({"epoch": 0, **start})
@@ -263,13 +236,13 @@ class ProgressHook(Hook):
             **runner.model.method.report(runner.model.student),
         }
         self.rows.append(row)
-        self._write()
+        write_metrics(self.folder, self.rows)
         runner.visualizer.add_scalars({k: v for k, v in row.items() if k != "epoch"}, step=runner.epoch + 1)
         self._show(runner, row)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.rows[-1] |= metrics or {}
-        self._write()
+        write_metrics(self.folder, self.rows)
         runner.visualizer.add_scalars(metrics or {}, step=runner.epoch)
         self._print(runner, "  ".join(f"{name} {value:.4f}" for name, value in (metrics or {}).items()))
 
@@ -297,6 +270,3 @@ class ProgressHook(Hook):
     def _print(self, runner: Runner, text: str) -> None:
         runner.logger.info(text)
         self.console.print(f"{self.title}  {text}", highlight=False, soft_wrap=True)
-
-    def _write(self) -> None:
-        write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.rows))

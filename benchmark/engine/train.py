@@ -13,15 +13,13 @@ from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
 from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.engine.files import LAST
 from benchmark.engine.hooks import CheckpointHook, ProgressHook, RetrievalMetric, SkippedHook, StructureHook, restore
 from benchmark.engine.optimization import build_optimizer, build_schedule, learning_rates
 from benchmark.evaluation import TestSet
 from benchmark.method import Method, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
-
-LAST = Path("checkpoints") / "last.pt"
-"""The resumable checkpoint within a run's folder."""
 
 
 @dataclass

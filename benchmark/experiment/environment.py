@@ -1,11 +1,10 @@
-"""Where a run happened."""
+"""The device, hardware and software of a run."""
 
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import mmengine
 import torch
 
 from benchmark.errors import UserError
@@ -13,30 +12,37 @@ from benchmark.results.record import Environment
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a CUDA device where there is one, else the CPU.
+    """Return the device called "auto" (CUDA if available), "cpu" or "cuda".
 
     Raises:
-        UserError: The name is unknown, or CUDA was asked for and is not there.
+        UserError: The name is unknown, or CUDA is requested and not available.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu, or auto")
+        raise UserError("--device cuda: torch finds no CUDA device; use --device cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the accelerator or processor."""
+    """Return the model name of the GPU or processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def environment(device: torch.device, bfloat16: bool) -> Environment:
-    """Versions, hardware and the training's precision, as a record keeps them."""
+    """Return software versions, hardware and precision as a record states them.
+
+    Args:
+        device: Device of the training.
+        bfloat16: Whether the training used bfloat16 autocast.
+    """
+    import mmengine
+
     packages = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
     return Environment(
         python=platform.python_version(),
         **packages,
-        mmengine=mmengine.__version__,  # mmengine or mmengine-lite: the same modules, other dependencies
+        mmengine=mmengine.__version__,  # of mmengine or mmengine-lite: the same modules, other dependencies
         platform=platform.platform(),
         device=device_name(device),
         threads=torch.get_num_threads(),
@@ -45,13 +51,13 @@ def environment(device: torch.device, bfloat16: bool) -> Environment:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let the CPU's operators use so many threads; every core where None."""
+    """Set the number of threads of CPU operators; one per available core if None."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(threads or cores or 1)
 
 
 def _processor() -> str:
-    """The processor's name, which Python's platform module does not know on Linux."""
+    # On Linux, Python's platform module does not know the model name.
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8").splitlines():

@@ -1,45 +1,124 @@
-"""Where runs and their records lie."""
+"""Where runs keep their files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.engine.files import LAST
+from benchmark.errors import UserError
 from benchmark.evaluation import with_seed
 from benchmark.recipe import Plugin, Recipe
+from benchmark.registry import DATASETS
+from benchmark.utils.console import notify
 
 
-class RunFolders:
-    """`<work_dir>/<dataset>/<method>/seed<k>-<hash>/`; recipes that only judge a network differently share a folder.
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one run, `<work_dir>/<dataset>/<method>/seed<k>-<hash>/`.
 
-    Such a folder holds a record, and a recipe, for every way in which its network was judged: `record.json` for the
-    usual one, `record-<hash>.json` for others.
-
-    Args:
-        work_dir: Where runs live.
-        dataset: Says which of its options only judge.
+    Recipes that train the same network and differ only in how it is evaluated share a folder. The default evaluation
+    settings have the files `recipe.yaml` and `record.json`, others `recipe-<hash>.yaml` and `record-<hash>.json`.
     """
 
-    def __init__(self, work_dir: Path, dataset: RetrievalDataset) -> None:
-        self.work_dir = work_dir
-        self.dataset = dataset
+    path: Path
+    suffix: str = ""
+    """`-<hash>` for non-default evaluation settings, else empty."""
 
-    def folder(self, recipe: Recipe, name: str) -> Path:
-        """The folder of a recipe's run, under the name of its method, or "teacher"."""
-        return self.work_dir / recipe.dataset.name / name / f"seed{recipe.seed}-{self._usual(recipe).hash[:8]}"
+    @property
+    def recipe(self) -> Path:
+        """The complete recipe."""
+        return self.path / f"recipe{self.suffix}.yaml"
 
-    def file(self, recipe: Recipe, folder: Path, name: str) -> Path:
-        """The recipe's own "record.json" or "recipe.yaml" in the folder."""
-        path = folder / name
-        usual = self._usual(recipe).hash == recipe.hash
-        return path if usual else path.with_stem(f"{path.stem}-{recipe.hash[:8]}")
+    @property
+    def record(self) -> Path:
+        """The record, which exists once the run is finished."""
+        return self.path / f"record{self.suffix}.json"
 
-    def _usual(self, recipe: Recipe) -> Recipe:
-        """The recipe that trains the same network and judges it in the usual way."""
-        defaults = {name: option.default for name, option in signature(type(self.dataset)).parameters.items()}
-        judged = with_seed({name: defaults[name] for name in self.dataset.evaluation_options}, recipe.seed)
-        return recipe.model_copy(
-            update={
-                "dataset": Plugin(name=recipe.dataset.name, **recipe.dataset.arguments | judged),
-                "evaluate": recipe.evaluate.default_rules(),
-            }
-        )
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint from which an unfinished training is resumed."""
+        return self.path / LAST
+
+    @property
+    def student(self) -> Path:
+        """The deployed network; in the folder of a teacher, the deployed teacher."""
+        return self.path / "student.pt"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the folder has a checkpoint but no record, under any evaluation settings."""
+        return self.checkpoint.exists() and not any(self.path.glob("record*.json"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the folder and hold its lock; wait while another process works in it.
+
+        Raises:
+            UserError: The folder cannot be created.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the run's folder {self.path} cannot be created: {error.strerror}") from error
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            notify(f"waiting for another process that works in {self.path}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def student_folder(recipe: Recipe, work_dir: Path) -> RunFolder:
+    """Return the folder of a recipe's student.
+
+    Args:
+        recipe: A recipe with resolved dataset options; see `resolved`.
+        work_dir: Folder of all runs.
+    """
+    return _folder(recipe, recipe.method.name, work_dir)
+
+
+def teacher_folder(recipe: Recipe, work_dir: Path) -> RunFolder:
+    """Return the folder of a recipe's teacher: `teacher.checkpoint` if it is set, even if that is a file.
+
+    Args:
+        recipe: A recipe with resolved dataset options; see `resolved`.
+        work_dir: Folder of all runs.
+    """
+    if recipe.teacher.checkpoint is not None:
+        return RunFolder(Path(recipe.teacher.checkpoint))
+    return _folder(recipe.for_teacher(), "teacher", work_dir)
+
+
+def resolved(recipe: Recipe, dataset: RetrievalDataset) -> Recipe:
+    """Return the recipe with the dataset's options as the dataset interprets them, such as the run's seed for None."""
+    options = {name: getattr(dataset, name) for name in recipe.dataset.arguments}
+    return recipe.model_copy(update={"dataset": Plugin(name=recipe.dataset.name, **options)})
+
+
+def _folder(recipe: Recipe, name: str, work_dir: Path) -> RunFolder:
+    training = _with_default_evaluation(recipe)
+    path = work_dir / recipe.dataset.name / name / f"seed{recipe.seed}-{training.hash[:8]}"
+    return RunFolder(path, "" if training.hash == recipe.hash else f"-{recipe.hash[:8]}")
+
+
+def _with_default_evaluation(recipe: Recipe) -> Recipe:
+    """Return the recipe that trains the same network and evaluates it with the default settings."""
+    dataset = DATASETS.find(recipe.dataset.name)
+    defaults = {name: option.default for name, option in signature(dataset).parameters.items()}
+    options = with_seed({name: defaults[name] for name in dataset.evaluation_options}, recipe.seed)
+    return recipe.model_copy(
+        update={
+            "dataset": Plugin(name=recipe.dataset.name, **recipe.dataset.arguments | options),
+            "evaluate": recipe.evaluate.default_rules(),
+        }
+    )

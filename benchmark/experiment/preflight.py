@@ -1,121 +1,181 @@
-"""Whether a method can work on a pair of networks: found out before anything is trained."""
+"""Checks of a run before its first image is read.
+
+A run may take days. Whatever the recipe alone shows to be impossible is refused here, with the key to change. Networks
+are built on the `meta` device: they have shapes but no weights, so that even a large one is checked at once.
+"""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from benchmark.errors import UserError, nearest
-from benchmark.experiment.environment import choose_device
-from benchmark.experiment.experiment import Experiment
 from benchmark.method import Method, RecipePlan
 from benchmark.model import cost
+from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import stage_channels
-from benchmark.recipe import Recipe
+from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
 
+_INITIAL_WEIGHTS = ("imagenet", "random", "teacher")
 
-def checked_experiment(recipe: Recipe, work_dir: Path, data_root: Path, device: str, resume: bool) -> Experiment:
-    """The experiment, once all is known to be right that can be known before the first image is read.
 
-    A student that cannot be built would otherwise show only when its teacher is trained.
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What is known about a run once its recipe has been checked."""
+
+    method: Method
+    teacher: Size
+    """Cost of the teacher before training, without its classifier."""
+    student: Size
+    """Cost of the student before training, without its classifier."""
+
+
+def preflight(recipe: Recipe) -> Preflight:
+    """Check a recipe, build its method, and count the cost of its networks.
 
     Raises:
-        UserError: Something the recipe names does not exist, or does not go together.
+        UserError: A network cannot be built, the networks do not fit the method, or a file or package is missing.
     """
-    chosen = choose_device(device)
-    method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
-    for key, network in (("teacher.network", recipe.teacher.network), ("student", recipe.student)):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # for methods that draw in their constructor
+        method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
+    teacher, student = meta_networks(recipe)
+    sizes = [
+        _size(key, network, recipe.image_size) for key, network in (("teacher.network", teacher), ("student", student))
+    ]
+    _check_weights(recipe)
+    check_pairing(method, teacher, student, recipe)
+    _check_runtime(recipe.runtime)
+    return Preflight(method, *sizes)
+
+
+def meta_networks(recipe: Recipe) -> tuple[Embedder, Embedder]:
+    """Build teacher and student on the `meta` device, each with a classifier of two identities.
+
+    Raises:
+        UserError: The architecture does not exist, or does not have the options that the recipe sets.
+    """
+    networks = []
+    for key, settings in (("teacher.network", recipe.teacher.network), ("student", recipe.student)):
         try:
             with torch.device("meta"):
-                built = Embedder(**network.model_dump(exclude={"weights"}))
-            cost.count(built, recipe.image_size)
+                networks.append(Embedder(**settings.model_dump(exclude={"weights"}), identities=2))
         except UserError as error:
             raise UserError(f"{key}: {error}") from error
-        except (AssertionError, RuntimeError) as error:
-            height, width = recipe.image_size
-            raise UserError(f"{key}: {network.backbone} takes no {height} x {width} images: {error}") from error
-        if network.weights not in ("imagenet", "random", "teacher") and not Path(network.weights).is_file():
-            raise UserError(
-                f"{key}.weights: {network.weights!r} is neither a file nor one of imagenet, random and teacher"
-                f"{nearest(network.weights, ('imagenet', 'random', 'teacher'))}"
-            )
-    check_pairing(method, recipe)
-    checkpoint = recipe.teacher.checkpoint
-    if checkpoint is not None and not Path(checkpoint).exists():
-        raise UserError(f"teacher.checkpoint: {checkpoint} does not exist")
-    backend = recipe.runtime.compile
-    if backend is not None and backend not in (known := torch.compiler.list_backends(())):
-        raise UserError(
-            f"runtime.compile: unknown backend {backend!r}{nearest(backend, known)} Known: {', '.join(known)}."
-        )
-    if recipe.runtime.tensorboard and find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard: `pip install tensorboard`")
-    return Experiment(recipe, work_dir, data_root, chosen, resume)
+    teacher, student = networks
+    return teacher, student
 
 
-def check_pairing(method: Method, recipe: Recipe) -> None:
-    """Compare what `method` needs with what the recipe gives.
+def check_pairing(method: Method, teacher: Embedder, student: Embedder, recipe: Recipe) -> None:
+    """Check that a method can train `student` with `teacher` by this recipe.
 
-    Nothing is computed: networks are built on the `meta` device.
+    Args:
+        method: The method of the recipe.
+        teacher: The teacher on the `meta` device; the method's taps are set on it.
+        student: The student on the `meta` device; the method's taps are set on it.
+        recipe: The recipe of both networks.
 
     Raises:
         UserError: The pairing is impossible; the message names the keys, their values and what to change.
     """
     name, needs = recipe.method.name, method.needs
-    large, small = recipe.teacher.network, recipe.student
     if type(method).loss is Method.loss:
         raise UserError(f"{name} has no loss: define `loss(self, student, teacher, batch)` in {type(method).__name__}")
-    if needs.same_backbone and (large.backbone, large.args) != (small.backbone, small.args):
+    if needs.same_backbone and _backbone(recipe.teacher.network) != _backbone(recipe.student):
         raise UserError(
-            f"{name}'s student starts as large as its teacher, block by block: leave `student` as `{{like: teacher}}`, "
-            "or give both the same backbone and args"
+            f"{name}: the student has to start with the teacher's backbone. Leave `student` as `{{like: teacher}}`, "
+            "or set the same backbone and args for both"
         )
     if needs.views and recipe.train.sampler.views == 1:
         raise UserError(
-            f"{name} compares several augmentations of an image, and train.sampler.views is 1: set it to 2 or more"
+            f"{name} compares several augmented views of an image, but train.sampler.views is 1: set it to 2 or more"
         )
-    with torch.device("meta"):
-        teacher, student = (
-            Embedder(**network.model_dump(exclude={"weights"}), identities=2) for network in (large, small)
+    if recipe.student.weights == "teacher" and _shapes(student) != _shapes(teacher):
+        raise UserError(
+            "student.weights: 'teacher' requires the teacher's architecture, but the student's differs. Use "
+            "`student.like=teacher`, or other weights"
         )
-    if small.weights == "teacher" and _shapes(student) != _shapes(teacher):
-        raise UserError("student.weights: teacher needs the teacher's own architecture, and the student has another")
     method.check(student, teacher if needs.teacher else None, RecipePlan.from_recipe(recipe))
     if not needs.teacher:
         return
     if needs.equal_embeddings and student.dim != teacher.dim:
         raise UserError(
-            f"{name} compares the student's embedding with the teacher's, which must be of one size: the student's has "
-            f"{student.dim} dimensions and the teacher's {teacher.dim}. Give student and teacher.network the neck "
-            "`linear` and the same dim"
+            f"{name} compares the embeddings of student and teacher, which must have one size: the student's has "
+            f"{student.dim} dimensions and the teacher's {teacher.dim}. Set the neck `linear` and the same dim for "
+            "student and teacher.network"
         )
     for key, network, taps in (("student", student, method.student_taps), ("teacher", teacher, method.teacher_taps)):
-        _expect_maps(name, key, network, taps, recipe.image_size)
+        _check_feature_maps(name, key, network, taps, recipe.image_size)
+
+
+def _backbone(network: Network) -> tuple[str, dict]:
+    return network.backbone, network.args
 
 
 def _shapes(network: Embedder) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in network.state_dict().items()}
 
 
-def _expect_maps(name: str, key: str, network: Embedder, taps: Sequence[str], image_size: tuple[int, int]) -> None:
+def _check_feature_maps(
+    method: str, key: str, network: Embedder, taps: Sequence[str], image_size: tuple[int, int]
+) -> None:
+    """Check that every tap of a network exists and is a feature map, (B, C, H, W)."""
     try:
         network.tap(taps)
     except UserError as error:
-        raise UserError(f"{name} reads intermediate features of the {key}: {error}") from error
+        raise UserError(f"{method} reads intermediate features of the {key}: {error}") from error
     backbone = network.architecture["backbone"]
-    advice = f"{name} compares feature maps, (B, C, H, W), and the {key}'s backbone {backbone}"
+    reason = f"{method} compares feature maps, (B, C, H, W), but the {key}'s backbone {backbone}"
     try:
-        found = network.eval().features(torch.empty(2, 3, *image_size, dtype=torch.uint8, device="meta")).taps
+        outputs = network.eval().features(torch.empty(2, 3, *image_size, dtype=torch.uint8, device="meta")).taps
     except UserError as error:
-        raise UserError(f"{advice} has none: {error}. Choose a convolutional backbone") from error
-    for tap, output in found.items():
+        raise UserError(f"{reason} has none: {error}. Choose a convolutional backbone") from error
+    for tap, output in outputs.items():
         stage = re.fullmatch(r"stage(\d+)(:pre)?", tap)
         channels = stage_channels(network, [int(stage[1])])[0] if stage else None
         if output.dim() != 4 or channels not in (None, output.shape[1]):
             raise UserError(
-                f"{advice} gives {tuple(output.shape[1:])} for each image at {tap}: choose a convolutional backbone"
+                f"{reason} outputs {tuple(output.shape[1:])} per image at {tap}: choose a convolutional backbone"
             )
+
+
+def _size(key: str, network: Embedder, image_size: tuple[int, int]) -> Size:
+    try:
+        return cost.count(network, image_size)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+    except (AssertionError, RuntimeError) as error:  # raised by timm and torch for sizes that do not fit
+        height, width = image_size
+        backbone = network.architecture["backbone"]
+        raise UserError(f"{key}: {backbone} does not accept {height}x{width} inputs: {error}") from error
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """Check that the weights from which networks start exist."""
+    for key, weights in (("teacher.network", recipe.teacher.network.weights), ("student", recipe.student.weights)):
+        if weights not in _INITIAL_WEIGHTS and not Path(weights).is_file():
+            raise UserError(
+                f"{key}.weights: {weights!r} is neither a file nor one of {', '.join(_INITIAL_WEIGHTS)}"
+                f"{nearest(weights, _INITIAL_WEIGHTS)}"
+            )
+    checkpoint = recipe.teacher.checkpoint
+    if checkpoint is None and recipe.teacher.network.weights == "teacher":
+        raise UserError("teacher.network.weights: a teacher cannot start from itself; 'teacher' is for the student")
+    if checkpoint is not None and not Path(checkpoint).exists():
+        raise UserError(f"teacher.checkpoint: {checkpoint} does not exist; give a run's folder or a file of weights")
+
+
+def _check_runtime(runtime: Runtime) -> None:
+    """Check that optional packages and the compiler backend exist."""
+    backend = runtime.compile
+    if backend is not None and backend not in (known := torch.compiler.list_backends(())):
+        raise UserError(
+            f"runtime.compile: unknown backend {backend!r}{nearest(backend, known)} Known: {', '.join(known)}."
+        )
+    if runtime.tensorboard and find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard: `pip install tensorboard`")

@@ -6,11 +6,10 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from benchmark.data import default_data_root
-from benchmark.engine.hooks import read_metrics
+from benchmark.engine.files import read_metrics
+from benchmark.experiment.environment import choose_device
 from benchmark.experiment.experiment import Experiment
-from benchmark.experiment.preflight import checked_experiment
 from benchmark.recipe import compose
-from benchmark.registry import METHODS
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
@@ -55,7 +54,9 @@ def run(
     """
     recipe = compose(method, dataset, Path(config) if isinstance(config, str) else config, settings, seed)
     root = default_data_root() if data_root is None else Path(data_root)
-    experiment = checked_experiment(recipe, Path(work_dir), root, device, resume)
+    experiment = Experiment(
+        recipe, work_dir=Path(work_dir), data_root=root, device=choose_device(device), resume=resume
+    )
     return run_experiment(experiment, None if leaderboards is None else Path(leaderboards))
 
 
@@ -75,12 +76,12 @@ def run_experiment(experiment: Experiment, leaderboards: Path | None) -> Record:
         with NamedTemporaryFile(prefix=".", dir=records):
             pass  # fails now, instead of after hours of training, if the folder cannot be written to
     record = experiment.run()
-    method = METHODS.find(experiment.recipe.method.name)
-    for name, svg in method.plots(read_metrics(experiment.folder)).items():
-        write_text(experiment.folder / name, svg)
+    folder, method = experiment.folder.path, experiment.preflight.method
+    for name, svg in method.plots(read_metrics(folder)).items():
+        write_text(folder / name, svg)
     if leaderboards is not None:
         add_record(record, records)
-        if experiment.teacher_record.exists():
-            add_record(Record.read(experiment.teacher_record), records)
+        if experiment.teacher_folder.record.exists():
+            add_record(Record.read(experiment.teacher_folder.record), records)
         generate(leaderboards)
     return record

@@ -8,8 +8,9 @@ from typing import Self
 
 import torch
 
-from benchmark.engine.hooks import read_metrics
-from benchmark.experiment.experiment import Experiment
+from benchmark.engine.files import read_metrics
+from benchmark.evaluation import TestSet
+from benchmark.experiment.folders import resolved, student_folder, teacher_folder
 from benchmark.recipe import Recipe
 from benchmark.results.record import Record
 
@@ -52,7 +53,9 @@ class Job:
             config: The recipe file from which `recipe` is composed.
             settings: The `key=value` settings from which `recipe` is composed, or that do not change the result.
         """
-        experiment = Experiment(recipe, options.work_dir, options.data_root, torch.device("cpu"), resume=True)
+        test = TestSet.from_recipe(recipe, options.data_root, torch.device("cpu"))
+        recipe = resolved(recipe, test.dataset)
+        teacher = teacher_folder(recipe, options.work_dir).record if recipe.teacher.checkpoint is None else None
         method, dataset = recipe.method.name, recipe.dataset.name
         repeated = [] if config is None else [("--config", str(config))]
         repeated += [("--set", setting) for setting in settings]
@@ -66,9 +69,9 @@ class Job:
             "--resume",
         ]
         return cls(
-            recipe=experiment.recipe,
-            record=experiment.record,
-            teacher_record=None if recipe.teacher.checkpoint is not None else experiment.teacher_record,
+            recipe=recipe,
+            record=student_folder(recipe, options.work_dir).record,
+            teacher_record=teacher,
             command=command,
             log=options.work_dir / "suite" / f"{dataset}-{method}-seed{recipe.seed}.log",
         )

@@ -104,10 +104,13 @@ def test_versions_have_different_run_folders(make, write_image, tmp_path):
     first = make("msmt17").root
     write_version(tmp_path / "second", write_image, "MSMT17_V2", "mask_train_v2", "mask_test_v2")
     recipe = compose("kd", "msmt17")
-    runs = [Experiment(recipe, tmp_path, root, torch.device("cpu"), False) for root in (first, tmp_path / "second")]
+    runs = [
+        Experiment(recipe, work_dir=tmp_path, data_root=root, device=torch.device("cpu"))
+        for root in (first, tmp_path / "second")
+    ]
     assert [run.recipe.dataset.arguments["version"] for run in runs] == ["v1", "v2"]
     assert runs[0].folder != runs[1].folder
-    assert runs[0].teacher_record != runs[1].teacher_record
+    assert runs[0].teacher_folder != runs[1].teacher_folder
 
 
 @pytest.mark.parametrize("validation", [False, True])

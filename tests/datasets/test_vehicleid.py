@@ -77,7 +77,7 @@ def test_defects_of_a_row(make, row):
 
 def experiment(miniature, *settings, seed=0) -> Experiment:
     recipe = compose("none", "vehicleid", settings=settings, seed=seed)
-    return Experiment(recipe, miniature.root / "runs", miniature.root, torch.device("cpu"), resume=False)
+    return Experiment(recipe, work_dir=miniature.root / "runs", data_root=miniature.root, device=torch.device("cpu"))
 
 
 def test_default_seed_is_that_of_the_run(make):
@@ -91,14 +91,14 @@ def test_evaluation_options_share_a_training(make):
     miniature = make("vehicleid")
     default = experiment(miniature)
     others = [experiment(miniature, f"dataset.{option}") for option in ("seed=5", "test_size=1600")]
-    assert all(other.folder == default.folder for other in others)
+    assert all(other.folder.path == default.folder.path for other in others)
     assert len({other.recipe.hash for other in (default, *others)}) == 3
     reseeded = experiment(miniature, seed=3)
-    assert reseeded.folder != default.folder
-    records = [run.teacher_record for run in (default, *others, reseeded)]
+    assert reseeded.folder.path != default.folder.path
+    records = [run.teacher_folder.record for run in (default, *others, reseeded)]
     assert len({record.parent for record in records}) == 1  # the teacher is trained once
     assert len(set(records)) == 4  # and evaluated for each gallery and list
-    assert default.teacher_record.name == "record.json"
+    assert default.teacher_folder.record.name == "record.json"
 
 
 def test_truncated_list_is_a_defect(make, monkeypatch):

@@ -11,8 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmark.engine.compat import load_checkpoint
+from benchmark.engine.files import LAST
 from benchmark.engine.hooks import CheckpointHook, RetrievalMetric
-from benchmark.engine.train import LAST, Trained, uses_bfloat16
+from benchmark.engine.train import Trained, uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.methods.cdd import CDD
 from benchmark.methods.kd import KD

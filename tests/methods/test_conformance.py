@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import DATASETS, METHODS, load_student
 from benchmark.engine.compat import load_checkpoint
-from benchmark.engine.train import LAST
+from benchmark.engine.files import LAST
 from benchmark.method import KINDS
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm

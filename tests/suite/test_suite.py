@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.commands import suite as suite_command
-from benchmark.engine.train import LAST
+from benchmark.engine.files import LAST
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 from benchmark.suite.scheduler import Outcome

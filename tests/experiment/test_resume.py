@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from benchmark.engine.compat import load_checkpoint
-from benchmark.engine.hooks import read_metrics
-from benchmark.engine.train import LAST
+from benchmark.engine.files import LAST, read_metrics
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.results.record import Record
@@ -134,13 +133,14 @@ def test_an_interruption_is_one_line_and_can_be_resumed(kill, finished, data_roo
     assert stopped.code == 130
     assert "Traceback" not in stopped.shown
     others = [line for line in stopped.shown.splitlines() if "  epoch " not in line]
-    assert others == ["interrupted; the same command with --resume continues"]
+    assert others == ["benchmark: interrupted; run the same command with --resume to continue"]
     assert stopped.epochs("cdd") == (1, 1)
 
-    recipe, places = tiny("cdd", *shrinking), (tmp_path / "runs", data_root, torch.device("cpu"))
-    with pytest.raises(UserError, match="holds an unfinished run: add --resume"):
-        Experiment(recipe, *places, resume=False).run()
-    Experiment(recipe, *places, resume=True).run()
+    recipe = tiny("cdd", *shrinking)
+    places = {"work_dir": tmp_path / "runs", "data_root": data_root, "device": torch.device("cpu")}
+    with pytest.raises(UserError, match="has an unfinished run: add --resume"):
+        Experiment(recipe, **places).run()
+    Experiment(recipe, **places, resume=True).run()
     straight = finished / "runs" / "glyphs" / "cdd" / stopped.folder("cdd").name
     assert tensors(stopped.folder("cdd")) == tensors(straight)
     assert fingerprint(stopped.folder("cdd")) == fingerprint(straight)

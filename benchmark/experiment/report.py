@@ -1,0 +1,214 @@
+"""Everything that a record states about a run."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from benchmark.data.card import Split
+from benchmark.data.samples import SPLITS
+from benchmark.engine.files import read_metrics, read_skipped
+from benchmark.engine.train import uses_bfloat16
+from benchmark.evaluation import TestSet
+from benchmark.experiment.environment import device_name, environment
+from benchmark.experiment.folders import RunFolder
+from benchmark.method import Method
+from benchmark.model import cost
+from benchmark.model.cost import Size
+from benchmark.model.embedder import Embedder
+from benchmark.model.serialize import weights_hash
+from benchmark.recipe import Recipe
+from benchmark.results import record as parts
+from benchmark.results.record import Record
+from benchmark.retrieval import Embeddings, Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """A trained network in its deployed form (compact, batch norm folded, no classifier), and its evaluation."""
+
+    network: Embedder
+    query: Embeddings
+    scores: Scores
+    """Queries and gallery embedded by this network."""
+    cost: parts.Cost
+    minimal: Size | None
+    """Cost of the smallest network that the method could have produced; None if it does not compress."""
+    max_abs_difference: float
+    """Largest difference between training-time and deployed embeddings."""
+    images: int
+    """Number of images on which the difference was measured."""
+    trained_at: float
+    """`time.perf_counter()` at the end of the training, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distillation:
+    """What a student's record states in addition to a teacher's."""
+
+    teacher: parts.TeacherReport
+    method: Method
+    asymmetric: Scores | None
+    """Student queries in the gallery embedded by the teacher; None if they cannot be compared."""
+    asymmetric_reason: str | None
+    """Why there are no asymmetric scores."""
+
+
+class Report:
+    """The records of a run and of its teacher.
+
+    Args:
+        test: The test images.
+        commit: Commit of the suite.
+    """
+
+    def __init__(self, test: TestSet, commit: str | None) -> None:
+        self.test = test
+        self.commit = commit
+        self.device = torch.device(test.loading.device)
+
+    def record(
+        self, recipe: Recipe, folder: RunFolder, deployed: Deployed, distillation: Distillation | None = None
+    ) -> Record:
+        """Make the record of a trained and evaluated network.
+
+        Args:
+            recipe: The recipe that trained the network.
+            folder: The run's folder.
+            deployed: The network.
+            distillation: For a student; None for a teacher.
+        """
+        role = "teacher" if distillation is None else "student"
+        return Record(
+            role=role,
+            id=Record.make_id(recipe.hash, role),
+            dataset=recipe.dataset.name,
+            method=recipe.method.name,
+            seed=recipe.seed,
+            recipe_hash=recipe.hash,
+            recipe=recipe.model_dump(mode="json"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            commit=self.commit,
+            data=self.data(broken=len(read_skipped(folder.path))),
+            variant=self._variant(recipe),
+            network=parts.Network(
+                name=recipe.student.title(compressed=deployed.minimal is not None),
+                embedding=deployed.network.dim,
+                cost=deployed.cost,
+                weights=weights_hash(deployed.network),
+            ),
+            teacher=distillation.teacher if distillation else None,
+            scores=_score_report(deployed.scores, distillation),
+            saved=_saved(deployed, distillation.teacher.cost) if distillation else None,
+            deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.images),
+            budget=_budget(deployed.cost, distillation) if distillation else None,
+            environment=environment(self.device, uses_bfloat16(recipe, self.device)),
+            timing=parts.Timing(
+                train_seconds=sum(row.get("seconds", 0.0) for row in read_metrics(folder.path)),
+                evaluate_seconds=time.perf_counter() - deployed.trained_at,
+            ),
+        )
+
+    def data(self, broken: int = 0) -> parts.Data:
+        """Describe the data.
+
+        Args:
+            broken: Number of images that were left out because they cannot be decoded.
+        """
+        dataset = self.test.dataset
+        counts = {split: Split.of(getattr(dataset, split)) for split in SPLITS}
+        return parts.Data(
+            fingerprint=dataset.fingerprint(),
+            splits={split: parts.Split(**asdict(count)) for split, count in counts.items()},
+            protocol=asdict(self.test.protocol),
+            versions=dataset.versions(),
+            skipped={
+                f"{split}: {reason}": files
+                for split, listing in dataset.listings.items()
+                for reason, files in listing.skipped.items()
+            },
+            broken=broken,
+        )
+
+    def cost(self, deployed: Embedder) -> parts.Cost:
+        """Count and measure the cost of a deployed network, on the run's device."""
+        image_size = self.test.loading.size
+        size = cost.count(deployed, image_size)
+        latency = cost.latency(deployed, image_size, self.device)
+        return parts.Cost(
+            parameters=size.parameters,
+            macs=size.macs,
+            flops=2 * size.macs,
+            image_size=image_size,
+            latency_ms={str(batch): milliseconds for batch, milliseconds in latency.items()},
+            peak_memory_mb=cost.peak_memory(deployed, image_size, self.device),
+            device=device_name(self.device),
+            threads=torch.get_num_threads(),
+        )
+
+    def _variant(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the recipe's keys and values that change the benchmark, compared with the dataset's defaults."""
+        variant = {f"dataset.{option}": value for option, value in self.test.dataset.non_default_options().items()}
+        return variant | {f"evaluate.{rule}": value for rule, value in recipe.evaluate.non_default().items()}
+
+
+def data_changes(before: parts.Data, now: parts.Data) -> Iterator[str]:
+    """Yield each difference between the data of an earlier run and the data now, as a phrase."""
+    empty = parts.Split(images=0, identities=0, cameras=0)
+    for split, counts in now.splits.items():
+        earlier = before.splits.get(split, empty)
+        for name, count in counts:
+            if count != getattr(earlier, name):
+                yield f"{split}: {getattr(earlier, name):,} {name} then, {count:,} now"
+    if now.fingerprint != before.fingerprint:
+        yield "images with other content"
+
+
+def score_part(scores: Scores) -> parts.Scores:
+    """Return the mean scores as a record states them."""
+    return parts.Scores(
+        mAP=scores.mAP,
+        mINP=scores.mINP,
+        recall={str(k): value for k, value in scores.recall.items()},
+        mAP_at_R=scores.mAP_at_R,
+        R_precision=scores.R_precision,
+        precision={str(k): value for k, value in scores.precision.items()},
+        queries=scores.queries,
+        skipped=scores.skipped,
+    )
+
+
+def _score_report(symmetric: Scores, distillation: Distillation | None) -> parts.ScoreReport:
+    asymmetric = distillation.asymmetric if distillation else None
+    return parts.ScoreReport(
+        symmetric=score_part(symmetric),
+        asymmetric=score_part(asymmetric) if asymmetric else None,
+        asymmetric_reason=distillation.asymmetric_reason if distillation else parts.OF_TEACHER,
+        average_precision=tuple(
+            None if value != value else round(value, 5)  # NaN: a query without a correct match
+            for value in symmetric.average_precision.tolist()
+        ),
+    )
+
+
+def _saved(student: Deployed, teacher: parts.Cost) -> parts.Savings:
+    """Return the fractions of the teacher's cost that the student saves, and the most that it could have saved."""
+    minimal = student.minimal
+    return parts.Savings(
+        parameters=1 - student.cost.parameters / teacher.parameters,
+        macs=1 - student.cost.macs / teacher.macs,
+        ceiling_parameters=None if minimal is None else 1 - minimal.parameters / teacher.parameters,
+        ceiling_macs=None if minimal is None else 1 - minimal.macs / teacher.macs,
+    )
+
+
+def _budget(student: parts.Cost, distillation: Distillation) -> parts.Budget | None:
+    """Return the method's budget and whether the student meets it."""
+    budget = distillation.method.budget
+    if budget is None:
+        return None
+    reached = getattr(student, budget.kind) / getattr(distillation.teacher.cost, budget.kind)
+    return parts.Budget(kind=budget.kind, target=budget.target, reached=reached, met=reached <= budget.target)

@@ -1,0 +1,192 @@
+"""What is checked before the first image is read."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmark.data.batch import Batch
+from benchmark.errors import UserError
+from benchmark.experiment.preflight import check_pairing, meta_networks, preflight
+from benchmark.method import Method, Needs
+from benchmark.model.embedder import Embedder
+from benchmark.model.features import Features
+from benchmark.recipe import Recipe, compose
+from benchmark.registry import METHODS
+
+
+class Needy(Method):
+    """A method with the given needs and taps."""
+
+    def __init__(self, taps: tuple[str, ...] = (), **needs: Any) -> None:
+        super().__init__()
+        self.needs = Needs(**needs)
+        self.student_taps = self.teacher_taps = taps
+
+    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+
+class WithoutLoss(Method):
+    """A method whose author forgot the loss."""
+
+
+def check(method: Method, recipe: Recipe) -> None:
+    check_pairing(method, *meta_networks(recipe), recipe)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (Needy(equal_embeddings=True), ["student.dim=8"], "the student's has 8 dim.* teacher's 16"),
+        (Needy(equal_embeddings=True), ["student.neck=bn"], "the student's has 64 dimensions and the teacher's 16"),
+        (WithoutLoss(), [], "has no loss: define `loss.self, student, teacher, batch.` in WithoutLoss"),
+        (Needy(same_backbone=True), ["student.backbone=resnet18"], "has to start with the teacher's backbone"),
+        (Needy(same_backbone=True), ["student.args.stem_width=4"], "has to start with the teacher's backbone"),
+        (Needy(views=True), [], "train.sampler.views is 1: set it to 2 or more"),
+        (Needy(), ["student.weights=teacher", "student.dim=8"], "student.weights: 'teacher' requires the teacher's"),
+        (Needy(("stage5",)), [], "features of the student: resnet14t has no stage or module 'stage5'; did you mean"),
+    ],
+)
+def test_impossible_pairing(tiny, method, settings, message):
+    with pytest.raises(UserError, match=message):
+        check(method, tiny("kd", *settings))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (Needy(equal_embeddings=True, same_backbone=True), []),
+        (Needy(equal_embeddings=True), ["student.backbone=resnet18"]),
+        (Needy(views=True), ["train.sampler.views=2"]),
+        (Needy(("stage1", "stage4", "layer1.0.bn2")), ["student.image_size=[16, 24]"]),
+        (Needy(teacher=False, equal_embeddings=True), ["student.dim=8"]),
+    ],
+)
+def test_possible_pairing(tiny, method, settings):
+    check(method, tiny("kd", *settings))
+
+
+@pytest.mark.parametrize("network", ["student", "teacher.network"])
+@pytest.mark.parametrize(
+    ("backbone", "reason"),
+    [
+        ("vit_tiny_patch16_224", r"outputs \(197, 192\) per image at stage2"),
+        ("swin_tiny_patch4_window7_224", r"outputs \(28, 28, 192\) per image at stage2"),  # channels last
+        ("crossvit_9_240", "choose another|stage2 does not return one feature tensor"),
+        ("coat_lite_mini", "choose another|stage2 does not return one feature tensor"),
+    ],
+)
+def test_backbone_without_feature_maps(network, backbone, reason):
+    side = 240 if "240" in backbone else 224
+    settings = [f"{network}.backbone={backbone}", f"{network}.last_stride=2", f"image_size=[{side}, {side}]"]
+    recipe = compose("kd", "cub200", settings=settings)
+    who = network.partition(".")[0]
+    with pytest.raises(UserError, match=rf"the {who}'s backbone {backbone} {reason}.*hoose a convolutional backbone"):
+        check(Needy(("stage2",)), recipe)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("cdd", ["train.optimizer.type=adamw"], "cdd: `lasso: auto` is derived for train.optimizer.type: sgd"),
+        ("deap", ["train.optimizer.type=adamw"], "deap: `lasso: auto` is derived for train.optimizer.type: sgd"),
+        (
+            "slimming",
+            ["train.optimizer.type=adamw"],
+            "slimming: `lasso: auto` is derived for train.optimizer.type: sgd",
+        ),
+        (
+            "slimming+kd",
+            ["train.optimizer.type=adamw"],
+            "slimming: `lasso: auto` is derived for train.optimizer.type: sgd",
+        ),
+        ("cdd", ["method.queue=10"], "queue .10. must hold at least a batch of 32 images"),
+        ("cdd", ["method.neighbours=500"], "neighbours .500. must not exceed the batch size .32."),
+    ],
+)
+def test_settings_that_a_method_refuses(tiny, method, settings, message):
+    with pytest.raises(UserError, match=message):
+        preflight(tiny(method, *settings))
+
+
+@pytest.mark.parametrize(
+    ("method", "teacher", "message"),
+    [
+        ("cdd", "vit_tiny_patch16_224", "no residual blocks of timm's ResNet family"),
+        ("deap+kd", "vit_tiny_patch16_224", "residual blocks of timm's ResNet family"),
+        ("uniform", "resnext50_32x4d", "resnext50_32x4d has grouped convolutions at layer1.0"),
+        ("slimming", "mobilenetv3_small_050", "no residual blocks of timm's ResNet family"),
+        ("ofd", "convnext_atto", "ofd takes its margins"),
+        ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow the last stage"),
+    ],
+)
+def test_networks_that_a_method_refuses(method, teacher, message):
+    settings = [f"teacher.network.backbone={teacher}", "teacher.network.last_stride=2", "image_size=[224, 224]"]
+    recipe = compose(method, "cub200", settings=settings)
+    with pytest.raises(UserError, match=message):
+        check(METHODS.find(method)(**recipe.method.arguments), recipe)
+
+
+@pytest.fixture(scope="module")
+def networks_of():
+    """`meta_networks`, which builds equal networks once."""
+    built: dict[str, tuple[Embedder, Embedder]] = {}
+
+    def networks(recipe: Recipe) -> tuple[Embedder, Embedder]:
+        key = f"{recipe.teacher.network} {recipe.student}"
+        return built[key] if key in built else built.setdefault(key, meta_networks(recipe))
+
+    return networks
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_accepts_the_default_networks(method, networks_of):
+    recipe = compose(method, "market1501")
+    check_pairing(METHODS.find(method)(**recipe.method.arguments), *networks_of(recipe), recipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["student.backbone=resnet62"], "student: unknown backbone 'resnet62'"),
+        (["student.args={chanels: [1]}"], "student: .*'chanels'.*'channels'"),
+        (["teacher.network.weights=techer"], "teacher.network.weights: 'techer' is neither a file .* 'teacher'"),
+        (["teacher.network.weights=teacher"], "teacher.network.weights: a teacher cannot start from itself"),
+        (["teacher.checkpoint=none.pt"], "teacher.checkpoint: none.pt does not exist"),
+        (["runtime.compile=inducktor"], "runtime.compile: unknown backend 'inducktor'; did you mean 'inductor'"),
+    ],
+)
+def test_impossible_recipe(settings, message):
+    with pytest.raises(UserError, match=message):
+        preflight(compose("none", "glyphs", settings=settings))
+
+
+def test_image_size_that_a_network_does_not_accept():
+    settings = [
+        "image_size=[1, 1]",
+        "teacher.network.image_size=[64, 64]",
+        "student.backbone=test_vit",
+        "student.last_stride=2",
+    ]
+    with pytest.raises(UserError, match="student: test_vit does not accept 1x1 inputs"):
+        preflight(compose("none", "market1501", settings=settings))
+
+
+def test_cost_of_the_networks(tiny):
+    checked = preflight(tiny("none", "student.dim=8"))
+    assert 0 < checked.student.parameters < checked.teacher.parameters
+    assert 0 < checked.student.macs < checked.teacher.macs
+
+
+def test_the_constructor_of_a_method_draws_by_the_seed(tiny, monkeypatch):
+    class Draws(Needy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapter = nn.Linear(2, 2)
+
+    monkeypatch.setitem(METHODS.classes, "kd", Draws)
+    first, again, other = (preflight(tiny("kd", f"seed={seed}")).method.adapter.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
