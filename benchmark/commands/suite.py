@@ -18,7 +18,6 @@ from benchmark.results.store import add_record, load_records
 from benchmark.suite.executors import Cluster, Executor, Processes
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
-from benchmark.suite.latencies import measure_latencies
 from benchmark.suite.scheduler import Outcome, run_all
 
 
@@ -66,6 +65,8 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
         executor: Executor = Processes(jobs) if ray is None else Cluster(ray, cpus, gpus)
         outcomes = run_all(pending, executor, console)
     if latencies_pending.exists():
+        from benchmark.suite.latencies import measure_latencies  # imports timm, which a dry run does not need
+
         measure_latencies(all_jobs, choose_device(options.device), records, console)
         latencies_pending.unlink()
     if finished or outcomes:

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from benchmark.errors import UserError
 
@@ -49,6 +48,8 @@ def decode(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
 
 def eval_transform(size: tuple[int, int]) -> nn.Module:
     """Return the only transform before evaluation: resize a (3, H, W) uint8 image to (height, width)."""
+    from torchvision.transforms import v2  # takes a second to import, and listing datasets does not need it
+
     return v2.Resize(size, antialias=True)
 
 
@@ -68,6 +69,8 @@ def train_transform(
         erase: Probability of erasing a random rectangle of 2 to 40 % of the area (Zhong et al., AAAI 2020).
         pad_mode: What padding adds: black, the color of the edge, or the reflected image.
     """
+    from torchvision.transforms import v2
+
     steps: list[nn.Module] = []
     if pad:
         steps.append(v2.RandomCrop(size, padding=pad, padding_mode=pad_mode))

@@ -15,6 +15,7 @@ from benchmark.commands import suite as suite_command
 from benchmark.engine.files import LAST
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
+from benchmark.suite import latencies
 from benchmark.suite.scheduler import Outcome
 
 
@@ -65,9 +66,7 @@ def runs(tmp_path, record, monkeypatch) -> StubRuns:
 def measured(monkeypatch) -> list[list[str]]:
     """The names of the runs whose latencies were measured, for each measurement."""
     measured: list[list[str]] = []
-    monkeypatch.setattr(
-        suite_command, "measure_latencies", lambda jobs, *_: measured.append([job.name for job in jobs])
-    )
+    monkeypatch.setattr(latencies, "measure_latencies", lambda jobs, *_: measured.append([job.name for job in jobs]))
     return measured
 
 
