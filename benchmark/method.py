@@ -39,7 +39,7 @@ class Needs:
     """
 
     teacher: bool = True
-    """A teacher network. If False, `prepare`, `loss` and `check` receive None in its place."""
+    """A teacher network. If no method of a run needs one, `check`, `prepare` and `loss` receive None in its place."""
     classifier: bool = False
     """The teacher's logits over the training identities."""
     equal_embeddings: bool = False
@@ -60,9 +60,9 @@ class Needs:
         parts = {
             "a teacher" if self.teacher else "no teacher": True,
             "the teacher's classifier": self.classifier,
-            "embeddings of one size": self.equal_embeddings,
-            "a student with the teacher's architecture to start from": self.same_backbone,
-            "the index of every sample": self.sample_index,
+            "embeddings of equal size": self.equal_embeddings,
+            "a student with the teacher's backbone": self.same_backbone,
+            "the index of every image": self.sample_index,
             "several views of every image (train.sampler.views)": self.views,
         }
         named = [part for part, needed in parts.items() if needed]
@@ -197,7 +197,7 @@ class Method(nn.Module):
 
         Args:
             student: On the `meta` device: its tensors have shapes and no values.
-            teacher: On the `meta` device; None if no teacher is needed.
+            teacher: On the `meta` device; None if the run has no teacher.
             plan: What the recipe determines.
 
         Raises:
@@ -209,7 +209,7 @@ class Method(nn.Module):
 
         Args:
             student: On the training device, with its initial weights.
-            teacher: Frozen and in eval mode; None if no teacher is needed.
+            teacher: Frozen and in eval mode; None if the run has no teacher.
             plan: The coming training.
         """
 
@@ -218,7 +218,7 @@ class Method(nn.Module):
 
         Args:
             student: Outputs of the student for the batch, with gradient.
-            teacher: Outputs of the teacher for the batch, without gradient; None if no teacher is needed.
+            teacher: Outputs of the teacher for the batch, without gradient; None if the run has no teacher.
             batch: Images, labels, cameras and indices.
 
         Returns:

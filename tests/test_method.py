@@ -17,7 +17,7 @@ def test_needs_are_combined():
         (Needs(classifier=True), "Needs a teacher and the teacher's classifier."),
         (
             Needs(classifier=True, sample_index=True),
-            "Needs a teacher, the teacher's classifier and the index of every sample.",
+            "Needs a teacher, the teacher's classifier and the index of every image.",
         ),
     ],
 )

@@ -1,12 +1,12 @@
-"""CDD's gradient-reset masks: our update against a loop over images and against its matrix products alone.
+"""Time the gradient-reset masks of CDD against a naive loop, and against the matrix products alone.
 
     python tools/gradient_reset_speed.py            ResNet-101: 33 blocks, batch 96, queue 24,000 (about 2 GB)
     python tools/gradient_reset_speed.py --small    8 blocks, queue 2,400: seconds
 
-The three are timed in turn, round by round in one process; the ratios are of the fastest rounds, because other work
-on the machine only ever adds (beside other work, `--threads 1` spares the threads' waiting for each other). The loop
-follows the definition literally: float64, one sort of the gallery per image and one of the channels per image and
-neighbour. Both must give the same masks.
+The three are timed alternately in one process. Ratios are those of the fastest rounds, because other work on the
+machine can only slow a round down. On a busy machine, `--threads 1` avoids threads that wait for each other. The loop
+follows the definition literally in float64: one sort of the gallery per image, and one sort of the channels per image
+and neighbor. Both have to give the same masks.
 """
 
 import argparse
@@ -24,35 +24,36 @@ NEIGHBOURS, RATIO, BATCH = 2, 0.5, 96
 
 
 def masks_by_loop(student: list[Tensor], teacher: list[Tensor], galleries: list[Tensor]) -> list[Tensor]:
-    """The masks of one step, image by image; the galleries already hold the batch."""
+    """Compute the masks of one step image by image. The galleries already contain the batch."""
     masks = []
     for s, t, gallery in zip(student, teacher, galleries, strict=True):
         similarity = F.normalize(t.double()) @ F.normalize(gallery.double()).T
-        lowest = torch.ones(s.shape[1], dtype=torch.bool)
+        unimportant = torch.ones(s.shape[1], dtype=torch.bool)
         for image in range(len(s)):
             for row in similarity[image].argsort(descending=True, stable=True)[:NEIGHBOURS]:
                 order = (s[image] * gallery[row]).abs().argsort(stable=True)
-                listed = torch.zeros_like(lowest)
+                listed = torch.zeros_like(unimportant)
                 listed[order[: int(s.shape[1] * RATIO)]] = True
-                lowest &= listed
-        masks.append((~lowest).float())
+                unimportant &= listed
+        masks.append((~unimportant).float())
     return masks
 
 
 def features(rows: int, widths: list[int]) -> list[Tensor]:
-    """Sparse and uneven channels, so that some of them are low for every image."""
+    """Draw features whose channels differ in scale, so that some channels are unimportant for every image."""
     return [torch.randn(rows, width) * torch.linspace(0.01, 2, width) ** 2 for width in widths]
 
 
 def products(teacher: list[Tensor], galleries: list[Tensor]) -> None:
-    """Batch times queue, of every block: the work that no implementation of exact retrieval avoids."""
+    """Multiply batch and queue of every block: the part that every exact search needs."""
     for t, gallery in zip(teacher, galleries, strict=True):
         t @ gallery.T
 
 
-def seconds(work: Callable[..., Any], *arguments: list[Tensor]) -> tuple[float, Any]:
+def timed(function: Callable[..., Any], *arguments: list[Tensor]) -> tuple[float, Any]:
+    """Return the seconds of a call, and its result."""
     start = time.perf_counter()
-    result = work(*arguments)
+    result = function(*arguments)
     return time.perf_counter() - start, result
 
 
@@ -77,9 +78,9 @@ def main() -> None:
     times = []
     for _ in range(arguments.rounds):
         student, teacher = features(BATCH, widths), features(BATCH, widths)
-        update, masks = seconds(reset, student, teacher)
-        product, _ = seconds(products, teacher, galleries)
-        loop, expected = seconds(masks_by_loop, student, teacher, galleries)
+        update, masks = timed(reset, student, teacher)
+        product, _ = timed(products, teacher, galleries)
+        loop, expected = timed(masks_by_loop, student, teacher, galleries)
         assert all(torch.equal(a, b) for a, b in zip(masks, expected, strict=True)), "the masks differ"
         times.append((loop, update, product))
     loop, update, product = map(min, zip(*times, strict=True))

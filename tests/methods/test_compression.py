@@ -61,16 +61,19 @@ def close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
 
 
+FAST = ("bottleneck", "basic", "blur_pool", "grouped")
+
+
 @pytest.mark.parametrize(
     ("name", "network"),
     [
-        *(("cdd", network) for network in NETWORKS),
-        *((name, network) for name in ("deap", "resrep") for network in ("bottleneck", "basic", "grouped")),
-        *((name, network) for name in OTHERS for network in ("deeper", "basic", "blur_pool")),
+        *((name, network) for name in COMPACTORS for network in FAST),
+        *((name, network) for name in OTHERS for network in FAST if network != "grouped"),
         *(
             pytest.param(name, network, marks=pytest.mark.slow)
-            for name in ("deap", "resrep")
-            for network in ("deeper", "squeeze_excite", "blur_pool", "average_pool")
+            for name in COMPACTORS
+            for network in NETWORKS
+            if network not in FAST
         ),
     ],
 )

@@ -120,7 +120,13 @@ class TestMasks:
         assert made.method.report(made.student)["masked"] == 12
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bottleneck", "basic", "grouped", "blur_pool"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("deeper", "squeeze_excite", "average_pool")),
+    ],
+)
 def test_macs_of_widths_are_those_of_the_network(rig, name):
     made = rig(ResRep(), **NETWORKS[name])
     generator = np.random.default_rng(0)
