@@ -49,7 +49,7 @@ class ComparedRun:
         """Read the run in `<work dir>/<dataset>/<method>/seed<k>-<hash>`.
 
         Raises:
-            UserError: The folder is not that of a finished run, or a file in it is damaged.
+            UserError: The folder does not hold a finished run, or a file in it is damaged.
         """
         for name, (problem, remedy) in _REQUIRED_FILES.items():
             if not (folder / name).is_file():
@@ -251,7 +251,7 @@ def _recipe_differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
 
 
 def _recipe(run: ComparedRun) -> dict[str, Any]:
-    """Return the recipe of a run; that of a teacher's run without the section `teacher`, which it does not use."""
+    """Return the recipe of a run, without the section `teacher` if the run trained a teacher and so did not use it."""
     recipe = run.record.recipe
     return {key: value for key, value in recipe.items() if key != "teacher" or run.record.role == "student"}
 

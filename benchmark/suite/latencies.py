@@ -55,7 +55,7 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
 
 
 def _is_on_leaderboard(record: Record, records: Path) -> bool:
-    """Whether `records` holds the record of this run, rather than that of a repetition."""
+    """Whether `records` holds the record of this run, not of a repetition with the same recipe."""
     path = records / record_name(record)
     return path.exists() and Record.read(path).created == record.created
 
