@@ -84,6 +84,11 @@ class QuietRunner(Runner):
     def dump_config(self) -> None:
         """The recipe is saved instead."""
 
+    def _log_env(self, env_cfg: dict) -> None:
+        """Log nothing; the record states the environment."""
+        # mmengine would import distutils, which Python 3.12 and later do not have, and run `gcc --version`, whose
+        # failure is printed on the console of a machine without a compiler.
+
     def continue_from(self, epoch: int, iteration: int) -> None:
         """Let training begin after so many epochs and steps, which mmengine does only for checkpoints of its own."""
         self.train_loop._epoch, self.train_loop._iter = epoch, iteration

@@ -226,6 +226,14 @@ def test_an_old_checkpoint_is_deleted_before_the_new_one_is_written_upstream():
     assert source.index("remove") < source.index("runner.save_checkpoint")
 
 
-def test_the_environment_is_read_with_distutils_upstream():
-    """Why setuptools is a dependency: Python 3.12 has no distutils of its own."""
+def test_logging_the_environment_needs_distutils_and_a_compiler_upstream(tmp_path, monkeypatch, capfd):
     assert "distutils" in inspect.getsource(collect_env)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    runner_of(Runner, tmp_path, model_of(InitialisedModel), "compiler-upstream")
+    assert "not found" in capfd.readouterr().err
+
+
+def test_a_machine_without_a_compiler(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "compiler").train()
+    assert capfd.readouterr().err == ""
