@@ -210,9 +210,18 @@ def command_line(capsys, monkeypatch):
     return run
 
 
+@dataclass
+class Trained:
+    """What `train_tiny` has trained, and the teacher."""
+
+    student: Any
+    method: Any
+    teacher: Any
+
+
 @pytest.fixture
 def train_tiny(data_root):
-    """`train_tiny(recipe, folder)` trains with the real runner, from random weights; returns `Trained` and teacher."""
+    """`train_tiny(recipe, folder)` trains from random weights with the real runner and returns what it trained."""
     from benchmark.data.loaders import Loading
     from benchmark.datasets.glyphs import Glyphs
     from benchmark.engine.train import train
@@ -224,14 +233,22 @@ def train_tiny(data_root):
         torch.manual_seed(seed)
         return Embedder(**settings.model_dump(exclude={"weights"}), identities=40)
 
-    def run(recipe, folder: Path, resume: bool = False, method=None):
+    def run(recipe, folder: Path, resume: bool = False, method=None) -> Trained:
         torch.set_num_threads(1)
         data = Glyphs(data_root, **recipe.dataset.arguments)
         method = method or METHODS.find(recipe.method.name)(**recipe.method.arguments)
         student, teacher = build(recipe.student, recipe.seed), build(recipe.teacher.network, 100)
-        given = teacher if method.needs.teacher else None
-        test = TestSet(data, Loading(recipe.image_size, recipe.runtime.workers), recipe.evaluate.batch_size)
-        return train(recipe, test, student, given, method, folder, torch.device("cpu"), resume, "tiny"), teacher
+        train(
+            student,
+            teacher if method.needs.teacher else None,
+            method,
+            recipe=recipe,
+            test=TestSet(data, Loading(recipe.image_size, recipe.runtime.workers), recipe.evaluate.batch_size),
+            folder=folder,
+            resume=resume,
+            title="tiny",
+        )
+        return Trained(student, method, teacher)
 
     return run
 

@@ -66,9 +66,14 @@ def build_timer(recipe: Recipe, dataset: RetrievalDataset, device: torch.device)
         build_network(settings, len(dataset.labels), device) for settings in (recipe.teacher.network, recipe.student)
     )
     distiller = assemble(
-        recipe, dataset, student, teacher if method.needs.teacher else None, method, steps_per_epoch
+        student,
+        teacher if method.needs.teacher else None,
+        method,
+        recipe=recipe,
+        dataset=dataset,
+        steps_per_epoch=steps_per_epoch,
     ).to(device)
-    wrapper = optim_wrapper(recipe, distiller, build_optimizer(distiller, recipe.train.optimizer), device)
+    wrapper = optim_wrapper(distiller, build_optimizer(distiller, recipe.train.optimizer), recipe, device)
     distiller.task.epoch = recipe.train.task.triplet.from_epoch
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 

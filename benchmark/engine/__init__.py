@@ -1,1 +1,1 @@
-"""mmengine: the runner that trains, its hooks, and the guards that mmengine 0.10.7 needs."""
+"""Training with mmengine: the runner, its hooks, and workarounds for mmengine 0.10.7."""

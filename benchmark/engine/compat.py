@@ -1,6 +1,7 @@
-"""What mmengine 0.10.7 needs on current torch, all in one place.
+"""Workarounds for mmengine 0.10.7 on current torch.
 
-`tests/engine/test_compat.py` shows for every guard what happens without it, and fails once mmengine no longer needs it.
+`tests/engine/test_compat.py` shows for each of them what happens without it, and fails once mmengine no longer needs
+it.
 """
 
 import logging
@@ -21,24 +22,25 @@ from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_path
 
 
-class InitialisedModel(BaseModel):
-    """A model whose weights are already as they should be.
+class InitializedModel(BaseModel):
+    """A model that already has its initial weights.
 
     `Runner.train()` calls `init_weights`, which descends into timm's networks and overwrites pretrained weights.
     """
 
     def init_weights(self) -> None:
-        """Leave the weights alone."""
+        """Keep the weights."""
 
 
 class DistillOptimWrapper(OptimWrapper):
-    """Autocast to bfloat16 on any device, and a call between backward and step.
+    """An optimizer with bfloat16 autocast on any device, and a callback between backward pass and step.
 
-    `AmpOptimWrapper` asserts that the device is not a CPU. bfloat16 has float32's range and needs no loss scaling.
+    mmengine's `AmpOptimWrapper` refuses CPUs. bfloat16 has the exponent range of float32, so that no loss scaling is
+    needed.
 
     Args:
-        before_step: Called after the gradients are complete and before they are clipped.
-        autocast: The device type to autocast on; None for float32.
+        before_step: Called once the gradients are complete, before they are clipped.
+        autocast: Device type to autocast on; None for float32.
     """
 
     def __init__(self, *args: Any, before_step: Callable[[], None], autocast: str | None, **kwargs: Any) -> None:
@@ -58,31 +60,31 @@ class DistillOptimWrapper(OptimWrapper):
 
 
 class QuietRunner(Runner):
-    """A Runner that leaves the model on its device and writes nothing but `log.txt` into its folder.
+    """A Runner that keeps the model on its device, and writes only `log.txt` to its folder.
 
-    mmengine moves every model to the first accelerator it finds, whatever device was asked for, and makes a folder with
-    a second log and a dump of its empty config for every start. Its loggers are kept by name, with the file they first
-    had, so that every run needs a name of its own.
+    mmengine moves every model to the first accelerator, whatever device was requested, and creates for every start a
+    folder with a second log and a dump of its empty config. It keeps loggers by name, together with their first log
+    file, so that every run needs another name.
     """
 
     def __init__(self, *args: Any, experiment_name: str, **kwargs: Any) -> None:
         super().__init__(*args, experiment_name=f"{experiment_name}-{time.time_ns()}", **kwargs)
-        leftover = Path(self._log_dir)
-        if not any(leftover.iterdir()):
-            leftover.rmdir()
+        log_folder = Path(self._log_dir)
+        if not any(log_folder.iterdir()):
+            log_folder.rmdir()
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(log_level, log_file or str(Path(self.work_dir) / "log.txt"), **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.CRITICAL)  # the console belongs to the progress bar
+                handler.setLevel(logging.CRITICAL)  # the progress bar uses the console
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         return model
 
     def dump_config(self) -> None:
-        """The recipe is saved instead."""
+        """Write nothing; the recipe is saved instead."""
 
     def _log_env(self, env_cfg: dict) -> None:
         """Log nothing; the record states the environment."""
@@ -90,23 +92,26 @@ class QuietRunner(Runner):
         # failure is printed on the console of a machine without a compiler.
 
     def continue_from(self, epoch: int, iteration: int) -> None:
-        """Let training begin after so many epochs and steps, which mmengine does only for checkpoints of its own."""
+        """Start the training after `epoch` epochs and `iteration` steps.
+
+        mmengine has no way to set the position except by loading a checkpoint in its own format.
+        """
         self.train_loop._epoch, self.train_loop._iter = epoch, iteration
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values, atomically.
+    """Write tensors and plain values to a file, atomically.
 
-    mmengine's own checkpoint holds its message hub, which `torch.load` refuses to read with `weights_only=True`, and it
-    deletes the old file before the new one is written.
+    mmengine's own checkpoint contains its message hub, which `torch.load` does not read with `weights_only=True`, and
+    mmengine deletes the previous file before it writes the next one.
 
     Raises:
-        UserError: The disk does not take it.
+        UserError: The file cannot be written.
     """
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
-    except RuntimeError as error:  # torch's own, in which the reason is lost
+    except RuntimeError as error:  # torch wraps the OSError, which has the reason
         if not isinstance(error.__context__, OSError):
             raise
         raise UserError(f"checkpoint {path} cannot be written: {error.__context__.strerror}") from error
@@ -115,12 +120,12 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; runs no code that the file may hold.
+    """Read a file written by `save_checkpoint`; code in the file is not run.
 
     Raises:
         UserError: The file is damaged.
     """
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise UserError(f"checkpoint {path} cannot be read ({error}): delete it to start this training anew") from error
+    except Exception as error:  # torch.load raises many types for a damaged file
+        raise UserError(f"checkpoint {path} cannot be read ({error}): delete it to start the training again") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.data.batch import Batch
-from benchmark.engine.compat import InitialisedModel
+from benchmark.engine.compat import InitializedModel
 from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
@@ -18,7 +18,7 @@ from benchmark.recipe import Task
 
 
 class TaskLoss:
-    """Identity cross-entropy with label smoothing, plus batch-hard triplet; the same for every method.
+    """Identity cross-entropy with label smoothing plus batch-hard triplet loss; the same for every method.
 
     Luo et al., Bag of Tricks and a Strong Baseline for Deep Person Re-identification, CVPRW 2019.
     """
@@ -26,10 +26,15 @@ class TaskLoss:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.epoch = 1
-        """The running epoch, counted from 1."""
+        """The current epoch, counted from 1."""
 
     def __call__(self, features: Features, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted scalar terms; `labels` is (B,) int64."""
+        """Return the weighted terms, each a scalar, by name.
+
+        Args:
+            features: Outputs of the student.
+            labels: (B,) int64.
+        """
         triplet = self.task.triplet
         smoothing = self.task.label_smoothing
         terms = {"identity": F.cross_entropy(features.logits.float(), labels, label_smoothing=smoothing)}
@@ -40,18 +45,18 @@ class TaskLoss:
         return terms
 
 
-class Distiller(InitialisedModel):
-    """Computes the training loss of a batch, and the embeddings of a validation batch.
+class Distiller(InitializedModel):
+    """The training loss of a batch, and the embeddings of a validation batch.
 
-    The teacher is held outside the module tree: it is in no checkpoint and no optimiser group, `train()` does not reach
-    it, and it computes no gradients.
+    The teacher is kept outside the module tree. It is therefore neither in checkpoints nor in the optimizer, `train()`
+    does not change its mode, and it computes no gradients.
 
     Args:
         student: The network to train.
         teacher: A trained network; None for a method that needs none.
-        method: Gives the terms of the loss that are beside the task's.
-        task: The task's terms.
-        compile: A torch.compile backend for the forward passes of training; None runs them as they are.
+        method: Adds its loss terms to those of the task.
+        task: The task loss.
+        compile: A torch.compile backend for the forward passes of the training; None for eager mode.
     """
 
     def __init__(
@@ -61,14 +66,26 @@ class Distiller(InitialisedModel):
         self.student = student
         self.method = method
         self.task = task
-        # Bound methods, not modules. Compiling a module in place would leave `features` as it is.
+        # Bound methods, not modules: compiling a module in place does not compile its method `features`.
         self.student_features = _features(student, compile)
         self.teacher_features = _features(teacher, compile) if teacher is not None else None
 
     def forward(
         self, images: Tensor, labels: Tensor, cameras: Tensor, indices: Tensor, mode: str = "tensor"
     ) -> dict[str, Tensor] | list[Any] | Tensor:
-        """`mode` "loss": named terms. "predict": (index, embedding) per image. "tensor": (B, D)."""
+        """Process a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            labels: (B,) int64.
+            cameras: (B,) int64.
+            indices: (B,) int64, positions in the list of training or test images.
+            mode: "loss", "predict" or "tensor".
+
+        Returns:
+            Loss terms by name ("loss"), a pair (index, embedding) per image ("predict"), or embeddings, (B, D)
+            ("tensor").
+        """
         if mode == "tensor":
             return self.student(images)
         if mode == "predict":
@@ -79,7 +96,7 @@ class Distiller(InitialisedModel):
             with torch.no_grad():
                 teacher = self.teacher_features(images)
         terms = self.task(student, labels) | self.method.loss(student, teacher, batch)
-        # mmengine adds up what is called "loss..." and nothing else.
+        # mmengine adds up the terms whose names begin with "loss", and only logs the others.
         return {f"loss_{name}": term for name, term in terms.items()}
 
 

@@ -1,9 +1,9 @@
-"""The hooks of a training."""
+"""The hooks of a training: validation scores, structural changes, checkpoints, progress."""
 
 import gc
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from benchmark.engine.compat import load_checkpoint, save_checkpoint
+from benchmark.engine.distiller import Distiller
 from benchmark.engine.files import note_skipped, read_metrics, write_metrics
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.method import Progress
 from benchmark.model.surgery import prune_optimizer_state
+from benchmark.utils.console import notify
+
+READ_EVERY = 50
+"""Number of steps between updates of the losses in the progress bar. Each update waits for the device."""
 
 
 class RetrievalMetric(BaseMetric):
-    """mAP and Recall@K of a test set's images, all of which are embedded in validation.
+    """mAP and Recall@K over the test images, for mmengine's validation loop.
 
-    One record per image, by its position: whatever order or padding a loader adds is undone.
+    Each image has an embedding and its position in the test set, so that the order and the padding of a loader do not
+    change the scores.
     """
 
-    default_prefix = ""  # the names stand alone in metrics.jsonl
+    default_prefix = ""  # the names of the metrics have no prefix in metrics.jsonl
 
     def __init__(self, test: TestSet) -> None:
         super().__init__()
@@ -48,7 +54,11 @@ class RetrievalMetric(BaseMetric):
 
 
 class StructureHook(Hook):
-    """Tells method and task loss about epochs, and lets the optimiser's state follow what the method narrowed."""
+    """Lets the method change the student's structure between epochs, and prunes the optimizer's state with it.
+
+    Args:
+        compiled: Whether forward passes are compiled, and have to be compiled again after a change.
+    """
 
     priority = "VERY_HIGH"
 
@@ -65,12 +75,12 @@ class StructureHook(Hook):
         prune_optimizer_state(runner.optim_wrapper.optimizer, changes)
         if changes:
             if self.compiled:
-                torch.compiler.reset()  # or after eight changes of shape torch stops compiling
-            gc.collect()  # a graph of the last step that a reference cycle keeps alive would know the old shapes
+                torch.compiler.reset()  # torch stops compiling after eight changes of shape
+            gc.collect()  # a reference cycle may keep the last step's graph alive, which has the old shapes
 
 
 class SkippedHook(Hook):
-    """Keeps the list of broken images that training has met, epoch by epoch, so that a resumed run knows them too."""
+    """Writes the list of skipped images after every epoch, so that a resumed run has it."""
 
     priority = "LOW"
 
@@ -82,11 +92,15 @@ class SkippedHook(Hook):
 
 
 class CheckpointHook(Hook):
-    """Writes `last.pt` after every epoch and continues from it.
+    """Writes a checkpoint after every epoch, and continues from it.
 
-    It holds the student's structure and weights, the method's state, optimiser, schedule, position and random state; no
-    teacher. It runs after every other hook of the epoch, so that all structural changes are in, and after the epoch's
-    validation, so that no scores are lost.
+    The checkpoint has the student's structure and weights, the state of method, optimizer and schedule, the position
+    and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after the
+    epoch's validation, so that structural changes and scores are complete.
+
+    Args:
+        path: The checkpoint.
+        resume: Continue from the checkpoint if it exists.
     """
 
     priority = "LOWEST"
@@ -96,20 +110,19 @@ class CheckpointHook(Hook):
         self.resume = resume
 
     def before_run(self, runner: Runner) -> None:
-        # Before `before_train`, where the other hooks look at the position.
-        for partial in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while it wrote
+        # Not in `before_train`, where other hooks already read the position.
+        for partial in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while writing
             partial.unlink()
         if not (self.resume and self.path.exists()):
             return
         content = load_checkpoint(self.path, torch.device("cpu"))
-        restore(runner.model, content)
+        load_model_state(runner.model, content)
         runner.optim_wrapper.optimizer.load_state_dict(content["optimizer"])
         for scheduler, state in zip(runner.param_schedulers, content["schedulers"], strict=True):
             scheduler.load_state_dict(state)
-        if content["threads"] != torch.get_num_threads():
-            Console(stderr=True).print(
-                f"resumed with {torch.get_num_threads()} threads instead of {content['threads']}: the result will "
-                "differ in its last digits"
+        if content["threads"] != (threads := torch.get_num_threads()):
+            notify(
+                f"resumed with {threads} threads instead of {content['threads']}: the result will not be bit-identical"
             )
         runner.continue_from(content["epoch"], content["iter"])
         torch.set_rng_state(content["random"])
@@ -145,23 +158,30 @@ class CheckpointHook(Hook):
         )
 
 
-def restore(model: Any, content: dict[str, Any]) -> None:
-    """Bring a freshly prepared distiller to the structure and the weights of a checkpoint, strictly."""
+def load_model_state(model: Distiller, content: Mapping[str, Any]) -> None:
+    """Give a prepared distiller the structure and the weights of a checkpoint.
+
+    Args:
+        model: A distiller whose method has been prepared and has not changed the student yet.
+        content: The content of the checkpoint.
+    """
     model.method.restore(model.student, content["structure"])
     model.student.load_state_dict(content["student"], strict=True)
     model.method.load_state_dict(content["method"], strict=True)
 
 
-READ_EVERY = 50
-"""Steps between two looks at the losses on a terminal; each look waits for the device."""
-
-
 class ProgressHook(Hook):
-    """A bar with losses, learning rate, speed and ETA on a terminal, else a line per epoch; a row per epoch on disk.
+    """Shows the progress, and writes the metrics of every epoch to `metrics.jsonl`.
 
-    `metrics.jsonl` holds one JSON object per epoch: mean losses, learning rate, images per second, what the method
-    reports and validation scores. Losses are added up on the device and read once an epoch, so that no step waits for
-    them.
+    On a terminal the progress is a bar with losses, learning rate, speed and remaining time; elsewhere it is a line per
+    epoch. The metrics of an epoch are its mean losses, learning rate, images per second, the method's report and, if
+    there was a validation, its scores. Losses are added up on the device and read once per epoch, so that training does
+    not wait for them.
+
+    Args:
+        title: Name of the training.
+        folder: The run's folder.
+        batch_size: Number of images in a batch.
 
     Raises:
         UserError: The mean loss of an epoch is not finite.
@@ -179,11 +199,11 @@ class ProgressHook(Hook):
         self.bar: ProgressBar | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Forget epochs that a resumed run will do again."""
+        """Drop the metrics of epochs that a resumed run repeats, and start the bar."""
         self.rows = [row for row in read_metrics(self.folder) if row["epoch"] <= runner.epoch]
-        start = runner.model.method.report(runner.model.student)
-        if start and not self.rows:  # what the method's figures begin with
-            self.rows.append({"epoch": 0, **start})
+        report = runner.model.method.report(runner.model.student)
+        if report and not self.rows:
+            self.rows.append({"epoch": 0, **report})  # the values before the first step
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -219,13 +239,14 @@ class ProgressHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         steps = len(runner.train_dataloader)
-        losses = {name: float(value) / steps for name, value in self.sums.items()}
-        seconds = time.perf_counter() - self.start  # after the device was waited for
-        broken = [name for name, value in losses.items() if not math.isfinite(value)]
-        if broken:
+        losses = {name: float(value) / steps for name, value in self.sums.items()}  # waits for the device
+        seconds = time.perf_counter() - self.start
+        not_finite = [name for name, value in losses.items() if not math.isfinite(value)]
+        if not_finite:
             raise UserError(
-                f"{self.title}: {', '.join(broken)} of epoch {runner.epoch + 1} is not finite. Lower optimizer.lr, set "
-                "optimizer.clip_grad or add schedule.warmup_epochs: in `train`, or in `teacher.train` for a teacher"
+                f"{self.title}: {', '.join(not_finite)} of epoch {runner.epoch + 1} is not finite. Lower optimizer.lr, "
+                "set optimizer.clip_grad or add schedule.warmup_epochs, in `train` or, for a teacher, in "
+                "`teacher.train`"
             )
         row = {
             "epoch": runner.epoch + 1,
@@ -250,21 +271,21 @@ class ProgressHook(Hook):
         self.stop()
 
     def stop(self) -> None:
-        """Take the bar off the terminal, also after an interruption."""
+        """Remove the bar from the terminal; also called after an interruption."""
         if self.bar:
             self.bar.stop()
             self.bar = None
 
     def _show(self, runner: Runner, row: dict[str, Any]) -> None:
-        done, left = runner.iter, runner.max_iters - runner.iter
+        done, remaining = runner.iter, runner.max_iters - runner.iter
         state = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['images_per_second']:.0f} images/s"
-        if extra := runner.model.method.progress_line(row):
-            state += f"  {extra}"
+        if from_method := runner.model.method.progress_line(row):
+            state += f"  {from_method}"
         if self.bar:
             self.bar.update(self.line, state=state)
             runner.logger.info(f"epoch {row['epoch']}/{runner.max_epochs}  {state}")
         else:
-            eta = (time.perf_counter() - self.begin) / (done - self.first) * left
+            eta = (time.perf_counter() - self.begin) / (done - self.first) * remaining
             self._print(runner, f"epoch {row['epoch']}/{runner.max_epochs}  {state}  eta {eta:.0f} s")
 
     def _print(self, runner: Runner, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The optimiser and its schedule."""
+"""Optimizer and learning rate schedule."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from benchmark.recipe import Optimizer, Schedule
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """One group with every parameter that learns: student and adapters."""
+    """Build the optimizer of all trainable parameters, in one parameter group."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.type == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -24,7 +24,7 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimi
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, steps_per_epoch: int) -> list[_ParamScheduler]:
-    """mmengine schedulers, stepped after every iteration: linear warm-up, a constant part, a cosine."""
+    """Build the schedulers of linear warm-up, constant part and cosine decay, which are stepped every iteration."""
     total = schedule.epochs * steps_per_epoch
     warmup = min(schedule.warmup_epochs * steps_per_epoch, total)
     cosine = min(max(schedule.constant_until, schedule.warmup_epochs) * steps_per_epoch, total)
@@ -47,7 +47,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, steps_p
 
 
 def learning_rates(settings: Optimizer, schedule: Schedule, steps_per_epoch: int) -> np.ndarray:
-    """(epochs * steps_per_epoch,): the learning rate of every step, from running the real schedule on nothing."""
+    """Return the learning rate of every step, (epochs * steps_per_epoch,), by running the schedule on a dummy model."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=settings.lr)
     schedulers = build_schedule(optimizer, schedule, steps_per_epoch)
     rates = np.empty(schedule.epochs * steps_per_epoch)

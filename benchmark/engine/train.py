@@ -1,8 +1,8 @@
-"""Training: one student, one method, one mmengine Runner."""
+"""Training of one network with one method, in one mmengine Runner."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,14 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
 from benchmark.engine.distiller import Distiller, TaskLoss
 from benchmark.engine.files import LAST
-from benchmark.engine.hooks import CheckpointHook, ProgressHook, RetrievalMetric, SkippedHook, StructureHook, restore
+from benchmark.engine.hooks import (
+    CheckpointHook,
+    ProgressHook,
+    RetrievalMetric,
+    SkippedHook,
+    StructureHook,
+    load_model_state,
+)
 from benchmark.engine.optimization import build_optimizer, build_schedule, learning_rates
 from benchmark.evaluation import TestSet
 from benchmark.method import Method, Plan
@@ -22,43 +29,37 @@ from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
 
 
-@dataclass
-class Trained:
-    """A student after its last epoch, as it was trained, and the method that knows how to deploy it."""
-
-    student: Embedder
-    method: Method
-
-
 def train(
-    recipe: Recipe,
-    test: TestSet,
     student: Embedder,
     teacher: Embedder | None,
     method: Method,
+    *,
+    recipe: Recipe,
+    test: TestSet,
     folder: Path,
-    device: torch.device,
     resume: bool,
     title: str,
-) -> Trained:
-    """Train `student` by the recipe's `train` section and return it.
+) -> None:
+    """Train `student` in place by the recipe's `train` section, and leave it in eval mode.
 
-    A finished training in `folder` is loaded, an unfinished one continues where `resume` is true.
+    If `folder` has a finished training, its result is loaded.
 
     Args:
-        recipe: What to do.
-        test: The dataset, with its test images.
-        student: The network to train, on `device`.
-        teacher: A trained network on `device`, frozen here; None for a method that needs none.
-        method: Called as its contract says.
+        student: The network to train, on the device of `test`.
+        teacher: A trained network on the same device, which is frozen here; None if the method needs none.
+        method: The method; it is trained with the student.
+        recipe: The run's recipe.
+        test: The dataset and its test images.
         folder: The run's folder.
-        device: Where to compute.
-        resume: Whether to continue from `checkpoints/last.pt`.
-        title: What to call this training on the screen.
+        resume: Continue from the checkpoint in `folder`; if False, start again and replace it.
+        title: Name of the training in the progress display.
+
+    Raises:
+        UserError: A loss is not finite, an image is broken, or a checkpoint cannot be read or written.
     """
-    settings, dataset = recipe.train, test.dataset
+    settings, device = recipe.train, torch.device(test.loading.device)
     loader = train_loader(
-        dataset,
+        test.dataset,
         train_transform(recipe.image_size, **settings.augment.model_dump()),
         identities=settings.sampler.identities,
         images=settings.sampler.images,
@@ -66,60 +67,64 @@ def train(
         loading=test.loading,
         views=settings.sampler.views,
     )
-    distiller = assemble(recipe, dataset, student, teacher, method, len(loader)).to(device)
+    distiller = assemble(student, teacher, method, recipe=recipe, dataset=test.dataset, steps_per_epoch=len(loader)).to(
+        device
+    )
 
-    last = folder / LAST
-    if resume and last.exists():
-        content = load_checkpoint(last, device)
+    checkpoint = folder / LAST
+    if resume and checkpoint.exists():
+        content = load_checkpoint(checkpoint, device)
         if content["epoch"] == settings.schedule.epochs:
-            restore(distiller, content)
-            return Trained(student.eval(), method)
+            load_model_state(distiller, content)
+            student.eval()
+            return
 
     optimizer = build_optimizer(distiller, settings.optimizer)
     progress = ProgressHook(title, folder, settings.sampler.batch_size)
-    validation = _validation(recipe, test)
     runner = QuietRunner(
         model=distiller,
         work_dir=str(folder),
         train_dataloader=loader,
         train_cfg={"by_epoch": True, "max_epochs": settings.schedule.epochs, "val_interval": recipe.evaluate.every},
-        optim_wrapper=optim_wrapper(recipe, distiller, optimizer, device),
+        optim_wrapper=optim_wrapper(distiller, optimizer, recipe, device),
         param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
         custom_hooks=[
-            StructureHook(bool(recipe.runtime.compile)),
+            StructureHook(compiled=recipe.runtime.compile is not None),
             progress,
             SkippedHook(folder),
-            CheckpointHook(last, resume),
+            CheckpointHook(checkpoint, resume),
         ],
         visualizer=Visualizer(
-            name=f"{folder.name}-{time.time_ns()}",  # a visualiser too is kept by its name
+            name=f"{folder.name}-{time.time_ns()}",  # mmengine keeps visualizers by name, so each needs another one
             vis_backends=[{"type": "TensorboardVisBackend"}] if recipe.runtime.tensorboard else None,
             save_dir=str(folder / "tensorboard"),
         ),
         randomness={"seed": recipe.seed},
         experiment_name=f"{folder.parent.name}-{folder.name}",
-        **validation,
+        **_validation(recipe, test),
     )
     try:
         runner.train()
     finally:
         progress.stop()
         runner.visualizer.close()
-        # Workers that are left to the garbage collector, which the runner's cycles would do, take five seconds each.
+        # The runner is part of reference cycles. If worker processes are left to the garbage collector, each training
+        # ends five seconds later.
         loader._iterator = None
-    return Trained(student.eval(), method)
+    student.eval()
 
 
 def assemble(
-    recipe: Recipe,
-    dataset: RetrievalDataset,
     student: Embedder,
     teacher: Embedder | None,
     method: Method,
+    *,
+    recipe: Recipe,
+    dataset: RetrievalDataset,
     steps_per_epoch: int,
 ) -> Distiller:
-    """Prepare the method and join it with networks and task loss, as `train` does; the teacher is frozen."""
+    """Freeze the teacher, prepare the method, and combine them with the student and the task loss."""
     settings = recipe.train
     if teacher is not None:
         teacher.requires_grad_(False).eval()
@@ -139,9 +144,9 @@ def assemble(
 
 
 def optim_wrapper(
-    recipe: Recipe, distiller: Distiller, optimizer: torch.optim.Optimizer, device: torch.device
+    distiller: Distiller, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device
 ) -> DistillOptimWrapper:
-    """What turns losses into a step: autocast, clipping, and the method's edits of the gradients."""
+    """Combine the optimizer with autocast, gradient clipping, and the method's edits of the gradients."""
     clip = recipe.train.optimizer.clip_grad
     return DistillOptimWrapper(
         optimizer,
@@ -152,7 +157,7 @@ def optim_wrapper(
 
 
 def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to autocast: as the recipe says; by `auto` where the device computes in bfloat16, not emulates it."""
+    """Whether to train with bfloat16 autocast: `runtime.amp`, where "auto" requires bfloat16 hardware."""
     if recipe.runtime.amp != "auto":
         return recipe.runtime.amp == "bf16"
     if device.type == "cuda":
@@ -160,7 +165,8 @@ def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def _validation(recipe: Recipe, test: TestSet) -> dict[str, object]:
+def _validation(recipe: Recipe, test: TestSet) -> dict[str, Any]:
+    """Return the runner's arguments for validation; none if it is switched off."""
     if not recipe.evaluate.every:
         return {}
     return {"val_dataloader": test.loader(), "val_cfg": {}, "val_evaluator": [RetrievalMetric(test)]}

@@ -164,24 +164,23 @@ class Experiment:
         write_text(folder.recipe, recipe.yaml())
         torch.manual_seed(recipe.seed)
         student = self._build(recipe.student, teacher)
-        trained = train(
-            recipe,
-            self.test,
+        train(
             student,
             teacher if method.needs.teacher else None,
             method,
-            folder.path,
-            self.device,
-            True,  # an unfinished run that must not be resumed was refused before
-            title,
+            recipe=recipe,
+            test=self.test,
+            folder=folder.path,
+            resume=True,  # an unfinished run that must not be resumed was refused before
+            title=title,
         )
 
         trained_at = time.perf_counter()
         images = self.test.example(EXAMPLES)
         with torch.no_grad():  # not inference mode: taps read version counters, which its tensors do not have
-            before = trained.student.features(images).embedding
-            minimal = method.minimal_student(trained.student) if method.compresses else None
-            compact = _without_head(fold_batchnorm(method.compact(trained.student), images[:2]))
+            before = student.features(images).embedding
+            minimal = method.minimal_student(student) if method.compresses else None
+            compact = _without_head(fold_batchnorm(method.compact(student), images[:2]))
         save_student(compact, folder.student, recipe.image_size)
         network = load_student(folder.student, self.device)
         with torch.inference_mode():

@@ -215,9 +215,11 @@ class TestTraining:
             for network in (recipe.student, recipe.teacher.network)
         )
         method = METHODS.find("kd")(**recipe.method.arguments)
-        distiller = assemble(recipe, test.dataset, student, teacher, method, len(loader)).train()
+        distiller = assemble(
+            student, teacher, method, recipe=recipe, dataset=test.dataset, steps_per_epoch=len(loader)
+        ).train()
         optimizer = build_optimizer(distiller, recipe.train.optimizer)
-        step = optim_wrapper(recipe, distiller, optimizer, torch.device("cpu"))
+        step = optim_wrapper(distiller, optimizer, recipe, torch.device("cpu"))
         before = [parameter.clone() for parameter in student.parameters()]
         losses = distiller.train_step(next(iter(loader)), step)
         assert torch.isfinite(losses["loss"])

@@ -1,6 +1,6 @@
-"""Every guard against mmengine: what happens without it, and that it helps.
+"""Each workaround for mmengine: what happens without it, and that it helps.
 
-A test named `..._upstream` fails once mmengine no longer needs the guard, which can then go.
+A test named `..._upstream` fails once mmengine no longer needs the workaround, which can then be removed.
 """
 
 import inspect
@@ -20,14 +20,14 @@ from mmengine.utils.dl_utils import collect_env
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmark.engine.compat import DistillOptimWrapper, InitialisedModel, QuietRunner, load_checkpoint, save_checkpoint
+from benchmark.engine.compat import DistillOptimWrapper, InitializedModel, QuietRunner, load_checkpoint, save_checkpoint
 from benchmark.errors import UserError
 
 ARGUMENTS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4], "num_classes": 2}
 
 
 def model_of(base: type[BaseModel]) -> BaseModel:
-    """timm's network, with weights as if they were pretrained."""
+    """A network of timm with constant weights, which stand for pretrained ones."""
 
     class Model(base):
         def __init__(self) -> None:
@@ -43,7 +43,7 @@ def model_of(base: type[BaseModel]) -> BaseModel:
 
 
 def runner_of(cls: type[Runner], folder: Path, model: BaseModel, name: str, **arguments: Any) -> Runner:
-    """One step on two images that changes no weight."""
+    """A runner of one step on two images, with a learning rate of 0."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     return cls(
         model=model,
@@ -57,10 +57,11 @@ def runner_of(cls: type[Runner], folder: Path, model: BaseModel, name: str, **ar
 
 
 def changed(model: BaseModel) -> int:
+    """The number of parameters that are no longer constant."""
     return sum(not torch.equal(parameter, torch.full_like(parameter, 0.01)) for parameter in model.parameters())
 
 
-def contents(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
@@ -70,8 +71,8 @@ def test_training_overwrites_weights_upstream(tmp_path):
     assert changed(model) > 10
 
 
-def test_training_leaves_weights_alone(tmp_path):
-    model = model_of(InitialisedModel)
+def test_training_keeps_weights(tmp_path):
+    model = model_of(InitializedModel)
     runner_of(QuietRunner, tmp_path, model, "init").train()
     assert changed(model) == 0
 
@@ -92,7 +93,7 @@ def test_autocast_on_the_cpu(autocast, dtype):
     assert layer(torch.ones(1, 2)).dtype == torch.float32
 
 
-def test_gradients_are_edited_when_complete_and_before_they_are_clipped():
+def test_gradients_are_edited_before_they_are_clipped():
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(0.0)
     seen = []
@@ -113,34 +114,34 @@ def test_gradients_are_edited_when_complete_and_before_they_are_clipped():
         with wrapper.optim_context(layer):
             loss = layer(torch.full((1, 1), 3.0)).sum()
         wrapper.update_params(loss)
-    assert seen == [3.0]  # both halves of the accumulated step
+    assert seen == [3.0]  # accumulated over two batches
     assert float(layer.weight.detach()) == pytest.approx(0.5)
 
 
-def test_a_run_leaves_folders_and_an_empty_config_upstream(tmp_path):
-    runner_of(Runner, tmp_path, model_of(InitialisedModel), "files-upstream").train()
-    names = contents(tmp_path)
+def test_run_writes_folders_and_an_empty_config_upstream(tmp_path):
+    runner_of(Runner, tmp_path, model_of(InitializedModel), "files-upstream").train()
+    names = names_in(tmp_path)
     assert "log.txt" not in names
-    assert any((tmp_path / name).is_dir() for name in names)  # named after the time: a log, and vis_data
+    assert any((tmp_path / name).is_dir() for name in names)  # named after the time, with a log and vis_data
     assert any(name.endswith(".py") for name in names)
 
 
-def test_a_run_leaves_one_log(tmp_path):
-    for attempt in range(2):  # as when a run is resumed
+def test_run_writes_one_log(tmp_path):
+    for attempt in range(2):  # the second one resumes
         hooks = dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint"))
-        runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), f"files-{attempt}", default_hooks=hooks)
+        runner = runner_of(QuietRunner, tmp_path, model_of(InitializedModel), f"files-{attempt}", default_hooks=hooks)
         runner.train()
         runner.logger.info("attempt %d", attempt)
-    assert contents(tmp_path) == {"log.txt"}
+    assert names_in(tmp_path) == {"log.txt"}
     assert all(f"attempt {attempt}" in (tmp_path / "log.txt").read_text() for attempt in range(2))
 
 
-def test_a_run_talks_to_the_console_upstream(tmp_path):
-    assert console_level(runner_of(Runner, tmp_path, model_of(InitialisedModel), "console-upstream")) <= logging.INFO
+def test_run_logs_to_the_console_upstream(tmp_path):
+    assert console_level(runner_of(Runner, tmp_path, model_of(InitializedModel), "console-upstream")) <= logging.INFO
 
 
-def test_a_run_leaves_the_console_to_the_progress_bar(tmp_path):
-    runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "console")
+def test_run_does_not_log_to_the_console(tmp_path):
+    runner = runner_of(QuietRunner, tmp_path, model_of(InitializedModel), "console")
     assert console_level(runner) == logging.CRITICAL
 
 
@@ -149,28 +150,28 @@ def console_level(runner: Runner) -> int:
     return console.level
 
 
-def test_the_model_is_moved_to_any_accelerator_upstream(tmp_path, monkeypatch):
+def test_model_is_moved_to_an_accelerator_upstream(tmp_path, monkeypatch):
     monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: "meta")
-    model = model_of(InitialisedModel)
+    model = model_of(InitializedModel)
     runner_of(Runner, tmp_path, model, "device-upstream")
     assert next(model.parameters()).device.type == "meta"
 
 
-def test_the_model_stays_on_its_device(tmp_path, monkeypatch):
+def test_model_stays_on_its_device(tmp_path, monkeypatch):
     monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: "meta")
-    model = model_of(InitialisedModel)
+    model = model_of(InitializedModel)
     runner_of(QuietRunner, tmp_path, model, "device")
     assert next(model.parameters()).device.type == "cpu"
 
 
-def test_a_checkpoint_cannot_be_read_safely_upstream(tmp_path):
+def test_checkpoint_cannot_be_read_safely_upstream(tmp_path):
     hook = {"checkpoint": {"type": UpstreamCheckpointHook, "interval": 1}}
-    runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "checkpoint-upstream", default_hooks=hook).train()
+    runner_of(QuietRunner, tmp_path, model_of(InitializedModel), "checkpoint-upstream", default_hooks=hook).train()
     with pytest.raises(Exception, match="weights_only"):
         torch.load(tmp_path / "epoch_1.pth", weights_only=True)
 
 
-def test_a_checkpoint_is_read_safely(tmp_path):
+def test_checkpoint_is_read_safely(tmp_path):
     content = {"epoch": 3, "student": {"w": torch.randn(3)}, "optimizer": {"state": {0: {"step": torch.tensor(2.0)}}}}
     save_checkpoint(content, tmp_path / "folder" / "last.pt")
     read = load_checkpoint(tmp_path / "folder" / "last.pt", torch.device("cpu"))
@@ -178,16 +179,16 @@ def test_a_checkpoint_is_read_safely(tmp_path):
     assert (read["epoch"], read["optimizer"]["state"][0]["step"]) == (3, 2.0)
 
 
-def test_a_failed_write_is_a_message_and_leaves_the_last_checkpoint(tmp_path, full_disk):
+def test_failed_write_keeps_the_last_checkpoint(tmp_path, full_disk):
     path = tmp_path / "last.pt"
     save_checkpoint({"epoch": 1}, path)
     with full_disk(100_000), pytest.raises(UserError, match=rf"checkpoint {path} cannot be written: File too large"):
         save_checkpoint({"epoch": 2, "weights": torch.zeros(1_000_000)}, path)
     assert load_checkpoint(path, torch.device("cpu")) == {"epoch": 1}
-    assert contents(tmp_path) == {"last.pt"}
+    assert names_in(tmp_path) == {"last.pt"}
 
 
-def test_a_damaged_checkpoint_is_a_message(tmp_path):
+def test_damaged_checkpoint(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint({"epoch": 1, "weights": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -195,33 +196,33 @@ def test_a_damaged_checkpoint_is_a_message(tmp_path):
         load_checkpoint(path, torch.device("cpu"))
 
 
-def test_a_logger_keeps_the_file_of_its_first_run_upstream(tmp_path):
+def test_logger_keeps_the_file_of_its_first_run_upstream(tmp_path):
     first = MMLogger.get_instance("shared-name", log_file=str(tmp_path / "first.log"))
     assert MMLogger.get_instance("shared-name", log_file=str(tmp_path / "second.log")) is first
 
 
-def test_two_runs_of_one_name_write_their_own_logs(tmp_path):
+def test_runs_of_one_name_have_separate_logs(tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
-        runner_of(QuietRunner, folder, model_of(InitialisedModel), "one-name").logger.info("here is %s", folder.name)
+        runner_of(QuietRunner, folder, model_of(InitializedModel), "one-name").logger.info("here is %s", folder.name)
     assert "here is b" in (tmp_path / "b" / "log.txt").read_text()
     assert "here is b" not in (tmp_path / "a" / "log.txt").read_text()
 
 
-def test_a_loop_cannot_be_told_where_to_begin_upstream(tmp_path):
-    runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "begin")
+def test_position_of_a_loop_cannot_be_set_upstream(tmp_path):
+    runner = runner_of(QuietRunner, tmp_path, model_of(InitializedModel), "begin")
     loop = runner.build_train_loop(runner._train_loop)
     with pytest.raises(AttributeError):
         loop.epoch = 1
 
 
-def test_training_begins_where_it_is_told(tmp_path):
-    runner = runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "told")
+def test_position_of_a_training_can_be_set(tmp_path):
+    runner = runner_of(QuietRunner, tmp_path, model_of(InitializedModel), "position")
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.continue_from(1, 5)
     assert (runner.epoch, runner.iter) == (1, 5)
 
 
-def test_an_old_checkpoint_is_deleted_before_the_new_one_is_written_upstream():
+def test_old_checkpoint_is_deleted_before_the_new_one_is_written_upstream():
     source = inspect.getsource(UpstreamCheckpointHook._save_checkpoint_with_step)
     assert source.index("remove") < source.index("runner.save_checkpoint")
 
@@ -229,11 +230,11 @@ def test_an_old_checkpoint_is_deleted_before_the_new_one_is_written_upstream():
 def test_logging_the_environment_needs_distutils_and_a_compiler_upstream(tmp_path, monkeypatch, capfd):
     assert "distutils" in inspect.getsource(collect_env)
     monkeypatch.setenv("PATH", str(tmp_path))
-    runner_of(Runner, tmp_path, model_of(InitialisedModel), "compiler-upstream")
+    runner_of(Runner, tmp_path, model_of(InitializedModel), "compiler-upstream")
     assert "not found" in capfd.readouterr().err
 
 
-def test_a_machine_without_a_compiler(tmp_path, monkeypatch, capfd):
+def test_machine_without_a_compiler(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PATH", str(tmp_path))
-    runner_of(QuietRunner, tmp_path, model_of(InitialisedModel), "compiler").train()
+    runner_of(QuietRunner, tmp_path, model_of(InitializedModel), "compiler").train()
     assert capfd.readouterr().err == ""

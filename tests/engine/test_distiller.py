@@ -3,27 +3,30 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmark.data.batch import Batch
 from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.recipe import Task
+from benchmark.recipe import Task, Triplet
 
 NETWORK = {"backbone": "resnet14t", "args": {"channels": [8, 8, 8, 8], "stem_width": 8}, "dim": 4, "identities": 3}
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
 class Adapter(Method):
-    """A method that learns something of its own and remembers what it was shown."""
+    """A method with a trainable layer, which keeps the arguments of its loss."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 4)
-        self.seen: list[tuple[Features, Features | None, Batch]] = []
+        self.calls: list[tuple[Features, Features | None, Batch]] = []
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
-        self.seen.append((student, teacher, batch))
+        self.calls.append((student, teacher, batch))
         target = 0 if teacher is None else teacher.embedding
         return {"adapter": (self.layer(student.embedding) - target).square().mean()}
 
@@ -31,57 +34,92 @@ class Adapter(Method):
 @pytest.fixture
 def batch() -> Batch:
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Batch(images, torch.tensor([0, 0, 1, 1, 2, 2]), torch.arange(6), torch.arange(10, 16))
+    return Batch(images, LABELS, torch.arange(6), torch.arange(10, 16))
 
 
-def distiller(with_teacher: bool = True) -> Distiller:
+def build(with_teacher: bool = True) -> Distiller:
     torch.manual_seed(0)
     student, teacher = Embedder(**NETWORK), Embedder(**NETWORK).requires_grad_(False).eval()
     return Distiller(student, teacher if with_teacher else None, Adapter(), TaskLoss(Task()))
 
 
-def test_terms_of_task_and_method_add_up(batch):
-    model = distiller()
-    terms = model(*batch, mode="loss")
-    total, logged = model.parse_losses(terms)
-    assert set(terms) == {"loss_identity", "loss_triplet", "loss_adapter"}
-    assert torch.allclose(total, sum(terms.values()))
-    assert set(logged) == {"loss", *terms}
+class TestDistiller:
+    def test_terms_of_task_and_method_are_added(self, batch):
+        model = build()
+        terms = model(*batch, mode="loss")
+        total, logged = model.parse_losses(terms)
+        assert set(terms) == {"loss_identity", "loss_triplet", "loss_adapter"}
+        assert torch.allclose(total, sum(terms.values()))
+        assert set(logged) == {"loss", *terms}
+
+    def test_arguments_of_the_method(self, batch):
+        model = build()
+        model(*batch, mode="loss")
+        ((student, teacher, seen),) = model.method.calls
+        assert student.embedding.requires_grad
+        assert not teacher.embedding.requires_grad
+        assert not torch.equal(student.embedding, teacher.embedding)
+        assert all(torch.equal(a, b) for a, b in zip(seen, batch, strict=True))
+
+    def test_without_a_teacher(self, batch):
+        model = build(with_teacher=False)
+        model(*batch, mode="loss")
+        ((_, teacher, _),) = model.method.calls
+        assert teacher is None
+
+    def test_teacher_is_not_a_submodule(self, batch):
+        """Adapters are trained, the teacher is not."""
+        model = build()
+        teacher = model.teacher_features.__self__
+        sum(model.train()(*batch, mode="loss").values()).backward()
+        assert model.method.layer.weight.grad.any()
+        assert not teacher.training
+        assert {name.partition(".")[0] for name in model.state_dict()} == {"student", "method"}
+        assert not {id(p) for p in teacher.parameters()} & {id(p) for p in model.parameters()}
+
+    def test_validation(self, batch):
+        model = build().eval()
+        with torch.no_grad():
+            records = model.val_step(batch)
+            expected = model.student(batch.images)
+        index, vectors = (torch.stack(column) for column in zip(*records, strict=True))
+        assert torch.equal(index, batch.indices)
+        assert torch.equal(vectors, expected)
+        assert torch.equal(model(*batch, mode="tensor"), expected)
 
 
-def test_the_method_sees_both_networks_and_the_batch(batch):
-    model = distiller()
-    model(*batch, mode="loss")
-    ((student, teacher, seen),) = model.method.seen
-    assert student.embedding.requires_grad
-    assert not teacher.embedding.requires_grad
-    assert not torch.equal(student.embedding, teacher.embedding)
-    assert all(torch.equal(a, b) for a, b in zip(seen, batch, strict=True))
+class TestTaskLoss:
+    @staticmethod
+    def features(dtype: torch.dtype = torch.float32) -> Features:
+        generator = torch.Generator().manual_seed(0)
+        pooled, embedding, logits = (torch.randn(6, size, generator=generator).to(dtype) for size in (8, 4, 3))
+        return Features(pooled, embedding, logits, {})
 
+    def test_identity_term_is_cross_entropy_with_smoothing(self):
+        terms = TaskLoss(Task(label_smoothing=0.2))(self.features(), LABELS)
+        log = F.log_softmax(self.features().logits, dim=1)
+        expected = -(0.8 * log[range(6), LABELS] + 0.2 * log.mean(dim=1)).mean()
+        assert torch.allclose(terms["identity"], expected)
 
-def test_without_a_teacher_the_method_gets_none(batch):
-    model = distiller(with_teacher=False)
-    model(*batch, mode="loss")
-    ((_, teacher, _),) = model.method.seen
-    assert teacher is None
+    @pytest.mark.parametrize("feature", ["pooled", "embedding"])
+    @pytest.mark.parametrize("normalize", [False, True])
+    def test_triplet_term(self, feature, normalize):
+        triplet = Triplet(weight=2.0, margin=0.7, feature=feature, normalize=normalize)
+        terms = TaskLoss(Task(triplet=triplet))(self.features(), LABELS)
+        expected = 2 * batch_hard_triplet(getattr(self.features(), feature), LABELS, 0.7, normalize)
+        assert expected > 0
+        assert torch.equal(terms["triplet"], expected)
 
+    def test_first_epoch_of_the_triplet_term(self):
+        loss = TaskLoss(Task(triplet=Triplet(from_epoch=3)))
+        present = []
+        for loss.epoch in (1, 2, 3, 4):
+            present.append("triplet" in loss(self.features(), LABELS))
+        assert present == [False, False, True, True]
 
-def test_adapters_learn_and_the_teacher_is_out_of_reach(batch):
-    model = distiller()
-    teacher = model.teacher_features.__self__
-    sum(model.train()(*batch, mode="loss").values()).backward()
-    assert model.method.layer.weight.grad.any()
-    assert not teacher.training
-    assert {name.partition(".")[0] for name in model.state_dict()} == {"student", "method"}
-    assert not {id(p) for p in teacher.parameters()} & {id(p) for p in model.parameters()}
+    def test_triplet_weight_of_zero(self):
+        assert set(TaskLoss(Task(triplet=Triplet(weight=0.0)))(self.features(), LABELS)) == {"identity"}
 
-
-def test_validation_gives_a_record_per_image(batch):
-    model = distiller().eval()
-    with torch.no_grad():
-        records = model.val_step(batch)
-        expected = model.student(batch.images)
-    index, vectors = (torch.stack(column) for column in zip(*records, strict=True))
-    assert torch.equal(index, batch.indices)
-    assert torch.equal(vectors, expected)
-    assert torch.equal(model(*batch, mode="tensor"), expected)
+    def test_bfloat16_features(self):
+        terms = TaskLoss(Task())(self.features(torch.bfloat16), LABELS)
+        assert all(term.dtype == torch.float32 for term in terms.values())

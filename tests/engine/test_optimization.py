@@ -1,4 +1,4 @@
-"""Optimiser and schedule."""
+"""Optimizer and learning rate schedule."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ from benchmark.methods.none import NoDistillation
 from benchmark.recipe import Optimizer, Schedule
 
 STEPS = 7
-"""In an epoch."""
+"""Steps per epoch."""
 
 
 def by_equation(lr: float, schedule: Schedule) -> np.ndarray:
-    """Warm-up that reaches the full rate in its last step, a constant part, a cosine over what is left."""
+    """Warm-up to the full rate, which its last step has, a constant part, and a cosine over the remaining steps."""
     rates = []
     warmup = schedule.warmup_epochs * STEPS
     cosine = max(schedule.constant_until, schedule.warmup_epochs) * STEPS
@@ -41,13 +41,13 @@ def by_equation(lr: float, schedule: Schedule) -> np.ndarray:
         Schedule(epochs=4, warmup_epochs=3, warmup_factor=0.2, constant_until=1, final_factor=0.1),
         Schedule(epochs=2, warmup_epochs=2, warmup_factor=1.0, constant_until=2),
     ],
-    ids=["all_parts", "cosine_only", "constant_to_the_end", "warmup_beyond_constant", "no_decay"],
+    ids=["all parts", "cosine only", "constant to the end", "warm-up beyond the constant part", "no decay"],
 )
-def test_rates_follow_the_equation(schedule):
+def test_learning_rates(schedule):
     assert learning_rates(Optimizer(lr=0.3), schedule, STEPS) == pytest.approx(by_equation(0.3, schedule), rel=1e-9)
 
 
-def test_a_warm_up_longer_than_the_training_only_rises():
+def test_warm_up_longer_than_the_training():
     rates = learning_rates(Optimizer(lr=1.0), Schedule(epochs=2, warmup_epochs=10, constant_until=40), STEPS)
     assert (np.diff(rates) > 0).all()
     assert (rates[0], rates[-1]) == (pytest.approx(0.1), pytest.approx(1.0))
@@ -61,18 +61,18 @@ def test_end_points():
     assert rates[-1] == pytest.approx(0.8e-3, rel=0.1)
 
 
-@pytest.mark.parametrize("schedule", ["warmup_epochs=1", "constant_until=2"])
-def test_announced_rates_are_those_of_training(tiny, train_tiny, tmp_path, schedule):
-    """What a method is told in its plan, against what the optimiser uses."""
-    recipe = tiny("none", "train.schedule.epochs=3", f"train.schedule.{schedule}")
+def test_training_uses_the_rates_of_the_plan(tiny, train_tiny, tmp_path):
+    recipe = tiny(
+        "none", "train.schedule.epochs=3", "train.schedule.warmup_epochs=1", "train.schedule.constant_until=2"
+    )
     method, used = NoDistillation(), []
     method.prepare = lambda student, teacher, plan: setattr(method, "plan", plan)
 
-    def look(optimizer, *_):
-        if len(optimizer.param_groups[0]["params"]) > 1:  # the training's, not the one that rates are computed with
+    def note(optimizer, *_):
+        if len(optimizer.param_groups[0]["params"]) > 1:  # not the dummy optimizer of `learning_rates`
             used.append(optimizer.param_groups[0]["lr"])
 
-    handle = register_optimizer_step_pre_hook(look)
+    handle = register_optimizer_step_pre_hook(note)
     try:
         train_tiny(recipe, tmp_path, method=method)
     finally:
@@ -81,7 +81,7 @@ def test_announced_rates_are_those_of_training(tiny, train_tiny, tmp_path, sched
     assert used == [method.plan.learning_rate(step) for step in range(method.plan.steps)]
 
 
-def test_the_optimizer_holds_what_learns_and_nothing_else():
+def test_optimizer_has_the_trainable_parameters():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].requires_grad_(False)
     sgd = build_optimizer(model, Optimizer(lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01))

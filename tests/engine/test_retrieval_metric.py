@@ -12,7 +12,7 @@ from benchmark.engine.hooks import RetrievalMetric
 from benchmark.retrieval import Protocol
 
 
-@pytest.fixture(params=[False, True], ids=["two lists", "one list"])
+@pytest.fixture(params=[False, True], ids=["query and gallery", "one list"])
 def test_set(request, data_root) -> evaluation.TestSet:
     dataset = Glyphs(data_root, train_identities=40, test_identities=20)
     protocol = Protocol(camera_rule=False, query_in_gallery=True) if request.param else replace(dataset.protocol)
@@ -36,19 +36,20 @@ def test_equals_the_evaluation_of_a_run(test_set, records):
     def network(images):
         return next(parts)
 
-    split_scores = []
+    embeddings = []
     for split in ("query", "gallery"):
         positions = torch.cat([batch.indices for batch in test_set.loader(split)])
         vectors = torch.stack([records[position][1] for position in positions.tolist()])
         parts = iter(vectors.split(16))
-        split_scores.append(test_set.embed(network, split))
-    expected = test_set.score(*split_scores)
+        embeddings.append(test_set.embed(network, split))
+    expected = test_set.score(*embeddings)
     assert 0 < expected.mAP < 1
-    found = scores(test_set, records)
-    assert found == {"mAP": expected.mAP} | {f"R@{k}": value for k, value in expected.recall.items()}
+    assert scores(test_set, records) == {"mAP": expected.mAP} | {
+        f"R@{k}": value for k, value in expected.recall.items()
+    }
 
 
-def test_order_and_padding_of_a_loader_are_undone(test_set, records):
+def test_order_and_padding_of_the_loader_do_not_matter(test_set, records):
     order = torch.randperm(len(records), generator=torch.manual_seed(1)).tolist()
     padded = [records[index] for index in order] + records[:3]
     assert scores(test_set, padded) == scores(test_set, records)

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run continues to the bit-same result."""
+"""A run that is killed at any moment continues to the bit-identical result."""
 
 import os
 import signal
@@ -16,15 +16,20 @@ from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.results.record import Record
 
+pytestmark = pytest.mark.slow
+
 KILLER = '''
-"""Sends $SIGNAL to this process at call number $CALL of the function $AT, or half way through what it writes."""
+"""A plugin that sends $SIGNAL to this process at call number $CALL of the function $AT.
+
+`torch.save` is killed half way through writing its file.
+"""
 
 import importlib
 import io
 import os
 import signal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, a shell had it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for processes in the background
 module, path = os.environ["AT"].split(":")
 owner = importlib.import_module(module)
 *outer, name = path.split(".")
@@ -40,9 +45,9 @@ def function(*args, **kwargs):
     if calls == int(os.environ["CALL"]):
         if os.environ["AT"] == "torch:save":
             content, file = args
-            whole = io.BytesIO()
-            original(content, whole)
-            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            complete = io.BytesIO()
+            original(content, complete)
+            file.write(complete.getvalue()[: len(complete.getvalue()) // 2])
             file.flush()
         os.kill(os.getpid(), int(os.environ["SIGNAL"]))
     return original(*args, **kwargs)
@@ -52,15 +57,15 @@ setattr(owner, name, function)
 '''
 STEP = "benchmark.engine.compat:DistillOptimWrapper.step"
 STEPS = 16
-"""In an epoch."""
+"""Steps per epoch."""
 
 
 @dataclass
 class Killed:
-    """What a killed process left."""
+    """A killed process and the files that it left."""
 
     code: int
-    shown: str
+    stderr: str
     work: Path
 
     def folder(self, name: str) -> Path:
@@ -68,20 +73,23 @@ class Killed:
         return folder
 
     def epochs(self, name: str) -> tuple[int, int]:
-        """(last epoch in the metrics, epoch of the checkpoint)"""
+        """The last epoch in the metrics, and the epoch of the checkpoint."""
         folder = self.folder(name)
-        last = folder / LAST
         rows = read_metrics(folder)
-        saved = load_checkpoint(last, torch.device("cpu"))["epoch"] if last.exists() else 0
+        checkpoint = folder / LAST
+        saved = load_checkpoint(checkpoint, torch.device("cpu"))["epoch"] if checkpoint.exists() else 0
         return rows[-1]["epoch"] if rows else 0, saved
 
-    def torsos(self, name: str) -> int:
+    def partial_checkpoints(self, name: str) -> int:
         return len(list((self.folder(name) / LAST.parent).glob(".last.pt.*")))
+
+    def channels(self) -> list[int]:
+        return [row["channels"] for row in read_metrics(self.folder("cdd"))]
 
 
 @pytest.fixture
 def kill(command, shrinking, tmp_path) -> Callable[..., Killed]:
-    """`kill(STEP, 5)` starts or resumes the run of `finished`, killed at the fifth step of this process."""
+    """`kill(STEP, 5)` starts or resumes the run of `finished` in a process that is killed at its fifth step."""
     plugin = tmp_path / "killer.py"
     plugin.write_text(KILLER)
 
@@ -94,66 +102,60 @@ def kill(command, shrinking, tmp_path) -> Callable[..., Killed]:
     return run
 
 
-def test_killed_in_every_stage_a_run_ends_bit_for_bit_the_same(kill, finished, command, shrinking, tmp_path):
-    died = kill(STEP, STEPS + 4)
-    assert (died.code, died.epochs("teacher")) == (-signal.SIGKILL, (1, 1)), died.shown
+def weights(folder: Path) -> dict[str, bytes]:
+    tensors = torch.load(folder / "student.pt", weights_only=True)["weights"]
+    return {name: value.contiguous().numpy().tobytes() for name, value in tensors.items()}
 
-    died = kill("benchmark.experiment.experiment:save_student", 1)  # the teacher's
-    assert (died.code, died.epochs("teacher")) == (-signal.SIGKILL, (2, 2)), died.shown
+
+def assert_identical(resumed: Path, straight: Path) -> None:
+    assert weights(resumed) == weights(straight)
+    records = [Record.read(folder / "record.json") for folder in (resumed, straight)]
+    assert records[0].fingerprint() == records[1].fingerprint()
+
+
+def test_killed_at_every_stage(kill, student, command, shrinking, tmp_path):
+    died = kill(STEP, STEPS + 4)
+    assert (died.code, died.epochs("teacher")) == (-signal.SIGKILL, (1, 1)), died.stderr
+
+    died = kill("benchmark.experiment.experiment:save_student", 1)  # called for the teacher first
+    assert (died.code, died.epochs("teacher")) == (-signal.SIGKILL, (2, 2)), died.stderr
     assert not (died.folder("teacher") / "student.pt").exists()
 
     died = kill(STEP, 5)
     assert (died.folder("teacher") / "record.json").exists()
-    assert (died.code, died.epochs("cdd")) == (-signal.SIGKILL, (0, 0)), died.shown
+    assert (died.code, died.epochs("cdd")) == (-signal.SIGKILL, (0, 0)), died.stderr
 
-    died = kill("torch:save", 1)  # rows are gone from the student, but not yet in any checkpoint
-    assert (died.code, died.epochs("cdd"), died.torsos("cdd")) == (-signal.SIGKILL, (1, 0), 1), died.shown
+    died = kill("torch:save", 1)  # channels were removed from the student, but no checkpoint has it yet
+    assert (died.code, died.epochs("cdd"), died.partial_checkpoints("cdd")) == (-signal.SIGKILL, (1, 0), 1), died.stderr
 
-    died = kill(STEP, STEPS + 7)  # past the first structural step
-    assert (died.code, died.epochs("cdd"), died.torsos("cdd")) == (-signal.SIGKILL, (1, 1), 0), died.shown
-    assert channels(died)[1] < channels(died)[0]
+    died = kill(STEP, STEPS + 7)  # after the first structural change
+    assert (died.code, died.epochs("cdd"), died.partial_checkpoints("cdd")) == (-signal.SIGKILL, (1, 1), 0), died.stderr
+    assert died.channels()[1] < died.channels()[0]
 
-    died = kill("torch:save", 1)  # over a good checkpoint
-    assert (died.code, died.epochs("cdd"), died.torsos("cdd")) == (-signal.SIGKILL, (2, 1), 1), died.shown
+    died = kill("torch:save", 1)  # would replace a valid checkpoint
+    assert (died.code, died.epochs("cdd"), died.partial_checkpoints("cdd")) == (-signal.SIGKILL, (2, 1), 1), died.stderr
 
     died = kill("benchmark.results.record:Record.write", 1)
-    assert (died.code, died.epochs("cdd"), died.torsos("cdd")) == (-signal.SIGKILL, (2, 2), 0), died.shown
-    assert channels(died)[2] < channels(died)[1]
+    assert (died.code, died.epochs("cdd"), died.partial_checkpoints("cdd")) == (-signal.SIGKILL, (2, 2), 0), died.stderr
+    assert died.channels()[2] < died.channels()[1]
 
-    whole = command(tmp_path, "--method", "cdd", "--resume", settings=shrinking)
-    subprocess.run(whole, capture_output=True, check=True)
-    straight = finished / "runs" / "glyphs" / "cdd" / died.folder("cdd").name
-    assert tensors(died.folder("cdd")) == tensors(straight)
-    assert fingerprint(died.folder("cdd")) == fingerprint(straight)
-    assert (died.folder("cdd") / "compression.svg").read_bytes() == (straight / "compression.svg").read_bytes()
+    subprocess.run(
+        command(tmp_path, "--method", "cdd", "--resume", settings=shrinking), capture_output=True, check=True
+    )
+    assert_identical(died.folder("cdd"), student)
+    assert (died.folder("cdd") / "compression.svg").read_bytes() == (student / "compression.svg").read_bytes()
 
 
-def test_an_interruption_is_one_line_and_can_be_resumed(kill, finished, data_root, tiny, shrinking, tmp_path):
+def test_interrupted_by_the_user(kill, student, shrinking, data_root, tiny, tmp_path):
     stopped = kill(STEP, 2 * STEPS + STEPS + 7, signal.SIGINT)  # in the student's second epoch
     assert stopped.code == 130
-    assert "Traceback" not in stopped.shown
-    others = [line for line in stopped.shown.splitlines() if "  epoch " not in line]
+    assert "Traceback" not in stopped.stderr
+    others = [line for line in stopped.stderr.splitlines() if "  epoch " not in line]
     assert others == ["benchmark: interrupted; run the same command with --resume to continue"]
     assert stopped.epochs("cdd") == (1, 1)
 
-    recipe = tiny("cdd", *shrinking)
     places = {"work_dir": tmp_path / "runs", "data_root": data_root, "device": torch.device("cpu")}
     with pytest.raises(UserError, match="has an unfinished run: add --resume"):
-        Experiment(recipe, **places).run()
-    Experiment(recipe, **places, resume=True).run()
-    straight = finished / "runs" / "glyphs" / "cdd" / stopped.folder("cdd").name
-    assert tensors(stopped.folder("cdd")) == tensors(straight)
-    assert fingerprint(stopped.folder("cdd")) == fingerprint(straight)
-
-
-def channels(died: Killed) -> list[int]:
-    return [row["channels"] for row in read_metrics(died.folder("cdd"))]
-
-
-def fingerprint(folder: Path) -> str:
-    return Record.read(folder / "record.json").fingerprint()
-
-
-def tensors(folder: Path) -> dict[str, bytes]:
-    weights = torch.load(folder / "student.pt", weights_only=True)["weights"]
-    return {name: value.contiguous().numpy().tobytes() for name, value in weights.items()}
+        Experiment(tiny("cdd", *shrinking), **places).run()
+    Experiment(tiny("cdd", *shrinking), **places, resume=True).run()
+    assert_identical(stopped.folder("cdd"), student)

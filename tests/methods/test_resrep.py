@@ -282,7 +282,7 @@ def test_structural_step_narrows_masks_and_velocities(rig):
 def test_killed_training_resumes_bit_identically(tiny, train_tiny, tmp_path):
     masks = ("method.mask_from=0.0", "method.mask_every=8", "method.mask_rows=5", "method.target_macs=0.1")
     recipe = tiny("resrep", "train.schedule.epochs=3", "method.lasso=0.01", "method.threshold=0.8", *masks)
-    straight, _ = train_tiny(recipe, tmp_path / "straight")
+    straight = train_tiny(recipe, tmp_path / "straight")
     for epoch in (1, 2, 3):
         method = ResRep(**recipe.method.arguments)
         original = method.after_epoch
@@ -295,7 +295,7 @@ def test_killed_training_resumes_bit_identically(tiny, train_tiny, tmp_path):
         method.after_epoch = kill
         with pytest.raises(KeyboardInterrupt):
             train_tiny(recipe, tmp_path / "killed", resume=True, method=method)
-    resumed, _ = train_tiny(recipe, tmp_path / "killed", resume=True)
+    resumed = train_tiny(recipe, tmp_path / "killed", resume=True)
     rows = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
     channels = [row["channels"] for row in rows]
     assert channels[3] < channels[2] < channels[0], "rows are removed before and after a kill"
