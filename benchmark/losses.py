@@ -133,8 +133,8 @@ def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float, normaliz
 
     Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person Re-Identification, 2017.
 
-    The anchor is one of its own positives, so a single image of an identity is not pulled to any other. An anchor
-    without negatives counts as 0. The mean includes anchors that satisfy the margin.
+    The anchor is one of its own positives, which matters for an identity with one image in the batch. An anchor without
+    negatives counts as 0. The mean includes anchors that satisfy the margin.
 
     Args:
         features: (B, D).

@@ -29,8 +29,8 @@ class Uniform(CompressionMethod):
     norm includes all inputs of a filter, even those that are removed (the paper's independent, not its greedy, choice).
     No term is added to the task loss: `--method uniform+kd` trains the narrow network with a distillation loss.
 
-    Pruning takes place once, before training, so the optimizer never sees the wide network. The student's weights start
-    as the recipe says, pretrained or random; with `--set student.weights=teacher`, the student is cut out of the
+    Pruning takes place once, before training, so the optimizer never has the wide network. The student starts with the
+    initial weights of the recipe, pretrained or random; with `--set student.weights=teacher`, it is cut out of the
     trained teacher, as in the paper. If the stem, shortcuts and neck alone cost more than the target, all inner widths
     become 1, and the record states that the budget was not met. The default target is half of the teacher's MACs, a
     round number.

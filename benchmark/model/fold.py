@@ -23,7 +23,7 @@ def fold_batchnorm(network: Network, example: Tensor) -> Network:
 
     Args:
         network: Any network; it is not changed.
-        example: An input of the network, by which it is observed which batch norm follows which layer.
+        example: An input of the network. A forward pass shows which batch norm follows which layer.
     """
     from timm.layers import BatchNormAct2d
 

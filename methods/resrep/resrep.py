@@ -47,7 +47,7 @@ class ResRep(CompactorMethod):
 
     Implementation: differences from the paper.
 
-    - The student starts as the recipe says, not from trained weights.
+    - The student starts with the initial weights of the recipe, not with trained weights.
     - Rows are removed during training (`dynamic`), and compression ends when the target is reached.
     - A masked row keeps only the velocity along itself, and stops at zero. With momentum, it would otherwise circle
       around zero until the learning rate has decayed.
