@@ -240,43 +240,61 @@ def leaderboard(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path | None, typer.Option(help="Folder of a finished run, whose student is judged.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of a finished run, whose student is evaluated.")] = None,
     embeddings: Annotated[
         Path | None,
         typer.Option(help="A .npz file of arrays query, query_ids, query_cams, gallery, gallery_ids, gallery_cams."),
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="The dataset by whose rules --embeddings are judged.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Judge --run on this dataset instead of its own.")] = None,
-    gallery: Annotated[str, typer.Option(help="Who embeds the gallery that --run searches: student or teacher.")] = (
-        "student"
-    ),
-    flip: Annotated[bool, typer.Option("--flip", help="Average the embeddings of an image and its mirror.")] = False,
+    protocol: Annotated[str | None, typer.Option(help="Dataset whose protocol scores --embeddings.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Evaluate --run on this dataset instead of its own.")] = None,
+    gallery: Annotated[
+        str, typer.Option(help="Network that embeds the gallery for --run: student or teacher.")
+    ] = "student",
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Flip test-time augmentation: average an image and its mirror image.")
+    ] = False,
+    index: Annotated[
+        str | None,
+        typer.Option(help="Compare approximate search by a faiss index with the exact search: flat, hnsw or ivfpq."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a rule, such as evaluate.reranking.k1=20; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change an evaluation setting, such as evaluate.reranking.k1=20; repeatable.",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the scores of every query to this JSON file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_root: DataRoot = None,
     plugin: Plugins = None,
 ) -> None:
-    """Score a finished run again (other dataset, gallery or rules), or embeddings that were made elsewhere."""
+    """Score a finished run with another dataset, gallery or protocol, or score embeddings of any origin."""
     _load(plugin)
     if (run is None) == (embeddings is None):
-        raise UserError("what is to be judged? Give --run FOLDER, or --embeddings FILE with --protocol DATASET")
-    from benchmark.commands.evaluate import evaluate_file, evaluate_run
+        raise UserError("nothing or too much to evaluate: give either --run FOLDER or --embeddings FILE")
+    from benchmark.commands.evaluate import Options, evaluate_file, evaluate_run
 
-    root = data_root or default_data_root()
+    options = Options(
+        data_root=data_root or default_data_root(),
+        settings=settings or [],
+        device=device,
+        index=index,
+        output=output,
+    )
     if run is not None:
         if protocol is not None:
-            raise UserError("--protocol is for --embeddings; a run is judged by the protocol of --dataset")
-        evaluate_run(run, dataset, gallery, flip, settings or [], root, device, output)
+            raise UserError(f"--protocol {protocol}: only for --embeddings; use --dataset to change a run's protocol")
+        evaluate_run(run, options, dataset=dataset, gallery=gallery, flip=flip)
     elif embeddings is not None:
         if protocol is None:
-            raise UserError("by which rules? Give --protocol DATASET; `benchmark list datasets`")
+            raise UserError("--embeddings needs --protocol DATASET; `benchmark list datasets` shows the names")
         if dataset is not None or flip or gallery != "student":
-            raise UserError("--dataset, --gallery and --flip are for --run: --embeddings are judged as they are")
-        evaluate_file(embeddings, protocol, settings or [], root, device, output)
+            raise UserError(
+                "--dataset, --gallery and --flip: only for --run, because --embeddings are not computed here"
+            )
+        evaluate_file(embeddings, protocol, options)
 
 
 @app.command()

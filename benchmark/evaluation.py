@@ -1,4 +1,4 @@
-"""Embedding a dataset's test images and scoring them."""
+"""Test images of a dataset: embedding them with a network, and scoring the embeddings."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -22,13 +22,13 @@ from benchmark.utils.distributed import share
 
 
 class TestSet:
-    """Query and gallery images of a dataset, read in one way and embedded by any number of networks.
+    """Query and gallery images of a dataset, which any number of networks can embed.
 
     Args:
-        dataset: Where the images come from.
-        loading: How they are read.
-        batch_size: Images that are embedded at once.
-        protocol: By which they are judged; the dataset's own where None.
+        dataset: Dataset with query and gallery splits.
+        loading: Image size, worker processes, device and cache.
+        batch_size: Number of images embedded at a time.
+        protocol: Evaluation settings; the dataset's own if None.
     """
 
     def __init__(
@@ -65,15 +65,17 @@ class TestSet:
 
     @cached_property
     def images(self) -> EvaluationImages:
-        """The queries, then the gallery; or the queries alone where both are one list."""
+        """The query images, then the gallery images; only the query images if the protocol has `query_in_gallery`."""
         gallery = () if self.protocol.query_in_gallery else self.dataset.gallery
         samples = (*self.dataset.query, *gallery)
         return EvaluationImages(samples, self.loading.images(samples, f"{self.dataset.name}-test"))
 
     def loader(self, split: str | None = None) -> BatchLoader:
-        """All test images in order, or those of "query" or "gallery"; a batch's indices are positions in `images`.
+        """Return a loader of the test images in order. The indices of a batch are positions in `images`.
 
-        Of several processes (see `process_group`), each gets its part of "query" or "gallery".
+        Args:
+            split: "query" or "gallery", of which each of several processes (see `process_group`) loads its share; None
+                for all test images, on every process.
         """
         positions = range(len(self.images.images))
         if split is not None and not self.protocol.query_in_gallery:
@@ -84,16 +86,23 @@ class TestSet:
         return eval_loader(self.images, positions, self.batch_size, self.loading)
 
     def readable(self, split: str) -> list[Sample]:
-        """The samples of "query" or "gallery", in order, but for those whose images were found to be broken."""
+        """Return the samples of "query" or "gallery" in order, without the images that were found to be broken."""
         samples = self.dataset.query if split == "query" or self.protocol.query_in_gallery else self.dataset.gallery
         broken = set(self.images.images.broken())
         return [sample for sample in samples if sample.path not in broken]
 
     def embed(self, network: Callable[[Tensor], Tensor], split: str) -> Embeddings:
-        """Embeddings of "query" or "gallery", in float32, on the device.
+        """Embed the images of "query" or "gallery", or this process's share of them.
+
+        Args:
+            network: Maps (B, 3, H, W) uint8 images to (B, D) embeddings.
+            split: "query" or "gallery".
+
+        Returns:
+            float32 embeddings on the device.
 
         Raises:
-            UserError: An image is broken; or all are, where such are skipped.
+            UserError: An image is broken and must not be skipped, all images are broken, or an embedding is not finite.
         """
         console = Console(stderr=True)
         progress = track(
@@ -113,12 +122,18 @@ class TestSet:
         return self._labelled(torch.cat(vectors), torch.cat(positions))
 
     def score(self, query: Embeddings, gallery: Embeddings | None, keep: int = 0) -> Scores:
-        """Scores by the protocol, with the first `keep` entries of every ranked list.
+        """Score embeddings by the protocol.
 
-        Of several processes, each passes the part that it has embedded, and gets the scores of all.
+        Args:
+            query: Queries, or the share of them that this process has embedded.
+            gallery: Gallery, or this process's share of it; see `evaluate`.
+            keep: Number of first entries of every ranked list to return in `Scores.neighbours`.
+
+        Returns:
+            Scores of the queries of all processes.
 
         Raises:
-            UserError: No query has a correct answer, such as where all of them are broken.
+            UserError: No query has a correct match, for example because all matching images are broken.
         """
         try:
             return (evaluate_sharded if dist.is_initialized() else evaluate)(query, gallery, self.protocol, keep=keep)
@@ -126,7 +141,12 @@ class TestSet:
             raise UserError(f"{self.dataset.folder}: {error}") from error
 
     def score_all(self, vectors: Tensor, positions: Tensor) -> Scores:
-        """Scores by the protocol of all test images, each given by its position in `images`, in ascending order."""
+        """Score embeddings of test images by the protocol.
+
+        Args:
+            vectors: (N, D) embeddings of query and gallery images.
+            positions: (N,) int64 positions of the images in `images`, ascending.
+        """
         if self.protocol.query_in_gallery:
             return self.score(self._labelled(vectors, positions), None)
         queries = int((positions < len(self.dataset.query)).sum())
@@ -136,10 +156,10 @@ class TestSet:
         return self.score(query, gallery)
 
     def example(self, images: int) -> Tensor:
-        """(images or fewer, 3, H, W) uint8: the first query images, on the device.
+        """Return the first query images, at most `images` and one batch: (N, 3, H, W) uint8, on the device.
 
         Raises:
-            UserError: None can be read.
+            UserError: No query image can be read.
         """
         batch = next(iter(self.loader("query")), None)
         if batch is None:
@@ -152,11 +172,13 @@ class TestSet:
             labels = (*labels, self.images.tracks)
         try:
             return Embeddings(vectors, *(label[positions].to(vectors.device) for label in labels))
-        except ValueError as error:  # none, or not finite
+        except ValueError as error:  # no vectors, or vectors that are not finite
             raise UserError(f"{self.dataset.folder}: {error}") from error
 
     def _unreadable(self, split: str) -> UserError:
-        return UserError(f"{self.dataset.folder}: none of the {split} images can be read")
+        return UserError(
+            f"{self.dataset.folder}: none of the {split} images can be read: restore them from the archive"
+        )
 
 
 def with_seed(options: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""`benchmark evaluate`."""
+"""`benchmark evaluate`: scores of a finished run's student, or of embeddings in a file."""
 
 import json
 import lzma
+import os
+import time
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,148 +24,252 @@ from benchmark.experiment.finished import FinishedRun
 from benchmark.model.layers import FlipTTA
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
-from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate
+from benchmark.retrieval import ApproximateScores, Embeddings, Protocol, Scores, evaluate, evaluate_approximately
+from benchmark.retrieval.approximate import INDEXES, choose_index, require_approximable
 from benchmark.utils.atomic import write_text
 from benchmark.utils.distributed import process_group
 
 GALLERIES = ("student", "teacher")
 
 
-def evaluate_file(
-    file: Path, dataset: str, settings: Sequence[str], root: Path, device: str, output: Path | None
-) -> None:
-    """Judge the embeddings in a .npz file by a dataset's protocol, and print the scores.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options that `benchmark evaluate` takes for runs and for files alike."""
 
-    The arrays are `query`, `query_ids`, `query_cams`, `gallery`, `gallery_ids`, `gallery_cams` and, where tracks are
-    ranked, `gallery_tracks`; of a protocol in which query and gallery are one list, the first two.
+    data_root: Path
+    """Folder of all datasets."""
+    settings: Sequence[str] = ()
+    """Changes of the recipe, as `key=value`."""
+    device: str = "auto"
+    index: str | None = None
+    """Kind of faiss index to compare with the exact search; None for no comparison."""
+    output: Path | None = None
+    """JSON file for the scores of every query."""
+
+
+def evaluate_file(file: Path, dataset: str, options: Options) -> None:
+    """Score the embeddings in a .npz file by a dataset's protocol, and print the scores.
+
+    The arrays are `query`, `query_ids`, `query_cams`, `gallery`, `gallery_ids`, `gallery_cams` and, if tracks are
+    ranked, `gallery_tracks`. Protocols without a camera rule need no cameras, and those with `query_in_gallery` no
+    gallery.
 
     Raises:
-        UserError: The file cannot be read, or its arrays do not fit each other or the protocol.
+        UserError: The file cannot be read, its arrays do not match each other or the protocol, or the index cannot be
+            used.
     """
-    recipe = compose("none", dataset, None, settings)
-    found = DATASETS.find(dataset)(root, **recipe.dataset.arguments)
-    protocol = recipe.evaluate.judged_by(found.protocol)
-    chosen = choose_device(device)
-    try:
-        arrays = np.load(file, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise UserError(f"--embeddings {file} holds one array: write several into a .npz file with numpy.savez")
-        with arrays:
-            known = dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
-        raise UserError(f"--embeddings {file} is not a readable .npz file: {error}") from error
-    unused = sorted(name for name in known if name.startswith("gallery")) if protocol.query_in_gallery else []
-    if unused:
+    recipe = compose("none", dataset, None, options.settings)
+    protocol = recipe.evaluate.judged_by(DATASETS.find(dataset)(options.data_root, **recipe.dataset.arguments).protocol)
+    _require_index(options.index, protocol)
+    arrays = _load_arrays(file)
+    superfluous = sorted(name for name in arrays if name.startswith("gallery")) if protocol.query_in_gallery else []
+    if superfluous:
         raise UserError(
-            f"{file} holds {unused[0]!r}, but by the protocol of {dataset} query and gallery are one list: leave out "
-            "the gallery"
+            f"{file} has an array {superfluous[0]!r}, but in the protocol of {dataset} the queries are the gallery: "
+            "remove the gallery arrays"
         )
+    device = choose_device(options.device)
     try:
-        query = _list(known, "query", protocol, chosen)
-        gallery = None if protocol.query_in_gallery else _list(known, "gallery", protocol, chosen)
-        scores = evaluate(query, gallery, protocol)
+        query = _embeddings(arrays, "query", protocol, device)
+        gallery = None if protocol.query_in_gallery else _embeddings(arrays, "gallery", protocol, device)
+        comparison = _compare(lambda: evaluate(query, gallery, protocol), query, gallery, protocol, options.index)
     except (ValueError, UserError) as error:
         raise UserError(f"{file}: {error}") from error
-    _report(scores, protocol, f"{file.name} by the protocol of {dataset}", output)
+    comparison.report(f"{file.name}, protocol of {dataset}", protocol, options.output)
 
 
 def evaluate_run(
-    run: Path,
-    dataset: str | None,
-    gallery: str,
-    flip: bool,
-    settings: Sequence[str],
-    root: Path,
-    device: str,
-    output: Path | None,
+    run: Path, options: Options, *, dataset: str | None = None, gallery: str = "student", flip: bool = False
 ) -> None:
-    """Judge a run's student on its own dataset or another one, and print the scores.
+    """Score a run's student on its own or another dataset, and print the scores.
 
-    Started by `torchrun`, every process embeds its part of the images and searches the gallery for its queries.
+    If started by `torchrun`, every process embeds its share of the images and searches the gallery for its queries.
+
+    Args:
+        run: Folder of a finished run.
+        options: Options shared with `evaluate_file`.
+        dataset: Name of another dataset than the run's own.
+        gallery: The network that embeds the gallery, "student" or "teacher".
+        flip: Whether to average the embeddings of an image and its mirror image.
 
     Raises:
-        UserError: There is no such run, dataset or gallery, or they do not fit each other.
+        UserError: The run, dataset or gallery does not exist, they do not match, or the index cannot be used.
     """
     if gallery not in GALLERIES:
         raise UserError(f"--gallery {gallery}: choose student or teacher{nearest(gallery, GALLERIES)}")
-    finished = FinishedRun(run, root)
-    chosen = choose_device(device)
-    test = finished.test_set(dataset, settings, chosen)
-    student = finished.student(chosen)
-    searched = student if gallery == "student" else finished.teacher(chosen)
-    if searched.dim != student.dim:
+    finished = FinishedRun(run, options.data_root)
+    device = choose_device(options.device)
+    test = finished.test_set(dataset, options.settings, device)
+    _require_index(options.index, test.protocol)
+    student = finished.student(device)
+    gallery_network = student if gallery == "student" else finished.teacher(device)
+    if gallery_network.dim != student.dim:
         raise UserError(
-            f"--gallery teacher: embeddings differ in size, {student.dim} of the student and {searched.dim} of the "
-            "teacher, so that they cannot be compared"
+            f"--gallery teacher: the embeddings of student ({student.dim}) and teacher ({gallery_network.dim}) differ "
+            "in size and cannot be compared; use --gallery student"
         )
-    networks = [FlipTTA(network) if flip else network for network in (student, searched)]
-    with process_group(chosen) as is_main_process:
-        queries = test.embed(networks[0], "query")
-        same = test.protocol.query_in_gallery and gallery == "student"
-        scores = test.score(queries, queries if same else test.embed(networks[1], "gallery"))
+    networks = [FlipTTA(network) if flip else network for network in (student, gallery_network)]
+    with process_group(device) as is_main_process:
+        query_embeddings = test.embed(networks[0], "query")
+        shared = test.protocol.query_in_gallery and gallery == "student"
+        gallery_embeddings = query_embeddings if shared else test.embed(networks[1], "gallery")
+        comparison = _compare(
+            lambda: test.score(query_embeddings, gallery_embeddings),
+            query_embeddings,
+            gallery_embeddings,
+            test.protocol,
+            options.index,
+        )
     if not is_main_process:
         return
-    facts = [f"{run}", f"on {test.dataset.name}"]
-    facts += ["searching the teacher's gallery"] if gallery == "teacher" else []
-    facts += ["with mirrored images"] if flip else []
-    _report(scores, test.protocol, " ".join(facts), output)
+    title = [f"{run} on {test.dataset.name}"]
+    title += ["teacher gallery"] if gallery == "teacher" else []
+    title += ["flip test-time augmentation"] if flip else []
+    comparison.report(", ".join(title), test.protocol, options.output)
     method = METHODS.find(finished.recipe.method.name)(**finished.recipe.method.arguments)
     if gallery == "teacher" and not method.aligned:
         typer.echo(
-            f"{finished.recipe.method.name} leaves the student's embeddings apart from the teacher's: these scores say "
-            "nothing about either"
+            f"{finished.recipe.method.name} does not align the embedding spaces of student and teacher: cross-model "
+            "scores are not meaningful here"
         )
 
 
-def _list(arrays: dict[str, Any], name: str, protocol: Protocol, device: torch.device) -> Embeddings:
-    """The query or gallery list in a file's arrays."""
-    needed = [name, f"{name}_ids"]
-    needed += [f"{name}_cams"] if protocol.camera_rule else []
-    needed += [f"{name}_tracks"] if protocol.tracks and name == "gallery" else []
-    missing = [key for key in needed if key not in arrays]
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """Exact scores and, if an index was requested, approximate ones."""
+
+    exact: Scores
+    exact_seconds: float
+    approximate: ApproximateScores | None
+
+    def report(self, title: str, protocol: Protocol, output: Path | None) -> None:
+        """Print the scores, and write them with those of every query to a JSON file."""
+        exact = self.exact
+        means = {
+            "mAP": exact.mAP,
+            **{f"R@{k}": value for k, value in exact.recall.items()},
+            "mINP": exact.mINP,
+            "MAP@R": exact.mAP_at_R,
+            "R-precision": exact.R_precision,
+            **{f"P@{k}": value for k, value in exact.precision.items()},
+        }
+        table = Table(title=title, box=HORIZONTALS, show_header=False)
+        table.add_column("metric")
+        table.add_column("percent", justify="right")
+        for name, value in means.items():
+            table.add_row(name, f"{100 * value:.2f}")
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(table)
+        skipped = f", {exact.skipped:,} of them skipped for lack of a correct match" if exact.skipped else ""
+        console.print(f"{exact.queries:,} queries{skipped}; scores in percent")
+        if self.approximate is not None:
+            self._report_approximate(console, self.approximate)
+        if output is not None:
+            content = {
+                "scores": means,
+                "queries": exact.queries,
+                "skipped": exact.skipped,
+                "protocol": asdict(protocol),
+                "per_query": {name: _to_json(getattr(exact, name).tolist()) for name in exact.per_query()},
+            }
+            if self.approximate is not None:
+                content["approximate"] = self._approximate_content(self.approximate)
+            write_text(output, json.dumps(content, indent=1) + "\n")
+            console.print(f"scores of every query: {output}")
+
+    def _report_approximate(self, console: Console, scores: ApproximateScores) -> None:
+        name = f"{scores.index}, {scores.parameters}" if scores.parameters else scores.index
+        table = Table(title=f"approximate search: {name}", box=HORIZONTALS)
+        for column in ("", "exact", "approximate"):
+            table.add_column(column, justify="right" if column else "left")
+        table.add_row("mAP", f"{100 * self.exact.mAP:.2f}", f"{100 * scores.mAP:.2f}")
+        for k, value in scores.recall.items():
+            table.add_row(f"R@{k}", f"{100 * self.exact.recall[k]:.2f}", f"{100 * value:.2f}")
+        table.add_row("recall of the 10 nearest", "100.00", f"{100 * scores.neighbour_recall:.2f}")
+        table.add_row("seconds to build the index", "", f"{scores.build_seconds:.3f}")
+        table.add_row("seconds to search and score", f"{self.exact_seconds:.3f}", f"{scores.search_seconds:.3f}")
+        console.print(table)
+        console.print(
+            f"approximate scores from the first {scores.k:,} entries of every ranked list; an index that misses "
+            "negatives can score higher than the exact search"
+        )
+
+    def _approximate_content(self, scores: ApproximateScores) -> dict[str, Any]:
+        return {
+            "index": scores.index,
+            "parameters": scores.parameters,
+            "k": scores.k,
+            "neighbour_recall": scores.neighbour_recall,
+            "scores": {"mAP": scores.mAP, **{f"R@{k}": value for k, value in scores.recall.items()}},
+            "seconds": {
+                "exact": self.exact_seconds,
+                "build": scores.build_seconds,
+                "search": scores.search_seconds,
+            },
+        }
+
+
+def _compare(
+    exact: Callable[[], Scores], query: Embeddings, gallery: Embeddings | None, protocol: Protocol, index: str | None
+) -> _Comparison:
+    """Evaluate embeddings exactly and, if an index is given, approximately."""
+    start = time.perf_counter()
+    scores = exact()
+    seconds = time.perf_counter() - start
+    if index is None:
+        return _Comparison(scores, seconds, None)
+    vectors = (query if gallery is None else gallery).vectors
+    try:
+        factory, parameters = choose_index(index, *vectors.shape)
+        approximate = evaluate_approximately(query, gallery, protocol, index=factory, parameters=parameters)
+    except ValueError as error:
+        raise UserError(f"--index {error}") from error
+    return _Comparison(scores, seconds, approximate)
+
+
+def _require_index(index: str | None, protocol: Protocol) -> None:
+    """Check the kind of an index, and whether it can be used, before anything is embedded."""
+    if index is None:
+        return
+    if index not in INDEXES:
+        raise UserError(f"--index {index}: choose {', '.join(INDEXES)}{nearest(index, INDEXES)}")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"--index {index}: only in a single process; start without torchrun")
+    try:
+        require_approximable(protocol)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--index {index}: {error}") from error
+
+
+def _load_arrays(file: Path) -> dict[str, Any]:
+    try:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise UserError(f"--embeddings {file} has a single array: save all arrays to a .npz file with numpy.savez")
+        with arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
+        raise UserError(f"--embeddings {file} is not a readable .npz file: {error}") from error
+
+
+def _embeddings(arrays: dict[str, Any], split: str, protocol: Protocol, device: torch.device) -> Embeddings:
+    """Return the embeddings of "query" or "gallery" in a file's arrays."""
+    required = [split, f"{split}_ids"]
+    required += [f"{split}_cams"] if protocol.camera_rule else []
+    required += [f"{split}_tracks"] if protocol.tracks and split == "gallery" else []
+    missing = [name for name in required if name not in arrays]
     if missing:
         guess = nearest(missing[0], list(arrays))
-        raise UserError(f"there is no array {missing[0]!r}{guess} The file has: {', '.join(arrays)}.")
-    cameras, tracks = (arrays.get(f"{name}_{label}") for label in ("cams", "tracks"))
+        raise UserError(f"missing array {missing[0]!r}{guess} The file has: {', '.join(arrays)}.")
+    cameras, tracks = (arrays.get(f"{split}_{label}") for label in ("cams", "tracks"))
     try:
-        return Embeddings(arrays[name], arrays[f"{name}_ids"], cameras, tracks).to(device)
+        return Embeddings(arrays[split], arrays[f"{split}_ids"], cameras, tracks).to(device)
     except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{split}: {error}") from error
 
 
-def _listed(values: Any) -> Any:
-    """What JSON can hold: null for NaN."""
+def _to_json(values: Any) -> Any:
+    """Replace NaN, which JSON does not have, by None in nested lists of numbers."""
     if isinstance(values, list):
-        return [_listed(value) for value in values]
+        return [_to_json(value) for value in values]
     return None if values != values else values
-
-
-def _report(scores: Scores, protocol: Protocol, title: str, output: Path | None) -> None:
-    """Print the scores, and write them with those of every query where a file is named."""
-    means = {
-        "mAP": scores.mAP,
-        **{f"R@{k}": value for k, value in scores.recall.items()},
-        "mINP": scores.mINP,
-        "MAP@R": scores.mAP_at_R,
-        "R-precision": scores.R_precision,
-        **{f"P@{k}": value for k, value in scores.precision.items()},
-    }
-    table = Table(title=title, box=HORIZONTALS, show_header=False)
-    table.add_column("metric")
-    table.add_column("percent", justify="right")
-    for name, value in means.items():
-        table.add_row(name, f"{100 * value:.2f}")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    skipped = f", {scores.skipped:,} of them without a correct answer and not counted" if scores.skipped else ""
-    console.print(f"{scores.queries:,} queries{skipped}; scores in percent")
-    if output is not None:
-        content = {
-            "scores": means,
-            "queries": scores.queries,
-            "skipped": scores.skipped,
-            "protocol": asdict(protocol),
-            "per_query": {name: _listed(getattr(scores, name).tolist()) for name in scores.per_query()},
-        }
-        write_text(output, json.dumps(content, indent=1) + "\n")
-        console.print(f"scores of every query: {output}")

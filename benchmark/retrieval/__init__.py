@@ -1,12 +1,19 @@
-"""Exact retrieval evaluation: ranking, metrics, re-ranking. Plain torch; usable alone.
+"""Exact retrieval evaluation: ranking, metrics, query expansion and re-ranking. Needs only torch, NumPy and SciPy.
 
-from benchmark.retrieval import Embeddings, Protocol, evaluate
+Score embeddings::
 
-scores = evaluate(Embeddings(vectors, identities, cameras), Embeddings(...), Protocol(camera_rule=True))
-scores.mAP, scores.recall[1], scores.average_precision
+    from benchmark.retrieval import Embeddings, Protocol, evaluate
+
+    query = Embeddings(query_vectors, query_identities, query_cameras)
+    gallery = Embeddings(gallery_vectors, gallery_identities, gallery_cameras)
+    scores = evaluate(query, gallery, Protocol(camera_rule=True))
+    scores.mAP, scores.recall[1], scores.average_precision
+
+`evaluate_sharded` does the same for lists shared among the processes of torch.distributed, and `evaluate_approximately`
+searches a faiss index instead of the whole gallery.
 """
 
-from benchmark.retrieval._matching import Matches, Matching, Neighbours
+from benchmark.retrieval._matching import Matches, Matching
 from benchmark.retrieval._ranking import (
     Ranking,
     average_precision,
@@ -21,7 +28,7 @@ from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.evaluate import evaluate, evaluate_sharded
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
-from benchmark.retrieval.scores import Scores
+from benchmark.retrieval.scores import Neighbours, Scores
 
 __all__ = [
     "ApproximateScores",

@@ -1,26 +1,29 @@
-"""Cutting lists so that memory does not grow with their length."""
+"""Chunks of lists, so that the memory of an evaluation does not grow with the length of its lists."""
 
 from collections.abc import Iterator
 
 CHUNK_BYTES = 31 * 2**20
-"""What one chunk may occupy: the scores of some queries, or a part of a gallery.
+"""Maximum bytes of one chunk: the scores of some queries, or a part of a gallery.
 
-Above 32 MiB, glibc gives memory back to the system with every tensor, and takes it again page by page.
+Just below 32 MiB. Above that, glibc returns memory to the system with every freed tensor, and has to map it again page
+by page.
 """
 LABEL_BYTES = 256
-"""What is made of an entry's label while labels are searched."""
+"""Bytes per entry that a label lookup allocates."""
 
 
-def chunks(rows: int, row_bytes: int, workers: int = 1, shared: int | None = None) -> Iterator[slice]:
-    """Consecutive slices of about one length that cover `rows`.
+def chunks(rows: int, row_bytes: int, workers: int = 1, max_chunks: int | None = None) -> Iterator[slice]:
+    """Yield consecutive slices of about equal length that cover `rows`.
 
     Args:
-        rows: How many there are.
-        row_bytes: What one occupies.
-        workers: How many slices are worked on at once: there are as many for each.
-        shared: How many chunks these slices may occupy together; one for a single worker, otherwise two, where None.
+        rows: Number of rows.
+        row_bytes: Bytes per row.
+        workers: Number of slices processed at the same time. The number of slices is a multiple of it, where there are
+            enough rows.
+        max_chunks: Number of chunks of `CHUNK_BYTES` that the slices processed at the same time may occupy together. By
+            default 1 for a single worker, otherwise 2.
     """
-    step = max(1, CHUNK_BYTES * (shared or min(2, workers)) // (row_bytes * workers))
+    step = max(1, CHUNK_BYTES * (max_chunks or min(2, workers)) // (row_bytes * workers))
     step = -(-rows // (workers * -(-rows // (step * workers)))) if rows else 1
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

@@ -1,4 +1,4 @@
-"""Finding the correct answers of each query under a protocol."""
+"""Lookup of the gallery entries that match each query."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,132 +6,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.retrieval import _chunks as chunks
+from benchmark.retrieval import _chunks
 from benchmark.retrieval._tracks import Tracks
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
 
+_LARGEST_IDENTITY_BYTES = 64
+"""Bytes per entry of the largest identity that the sorted positions of one part of the queries may take.
+
+Applies if that is more than a chunk. It is about half of what the match tables of a single query take.
+"""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Gallery entries with the identity of each of Q queries.
+    """The gallery entries that share the identity of each of Q queries.
 
-    Whatever a protocol ignores (same identity and camera, the query itself) shares the query's identity. So these
-    entries are the positives and the ignored ones, and every other gallery entry is a negative.
+    Entries that a protocol ignores (same identity and camera, the query itself) share the query's identity. So these
+    are the query's positives and ignored entries, and all other gallery entries are negatives.
     """
 
     gallery_index: Tensor
     """(Q, M) int64 positions in the gallery. Rows with fewer than M entries are padded by repeating one."""
     positive: Tensor
-    """(Q, M) bool: a correct answer; false where ignored and for padding."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Neighbours:
-    """The K gallery entries most similar to each of Q queries, the most similar first.
-
-    What the protocol ignores is among them, and marked.
-    """
-
-    gallery_index: Tensor
-    """(Q, K) int64 positions in the gallery (of tracks, where those are ranked)."""
-    similarity: Tensor
-    """(Q, K) float32; minus the distance where the list was re-ranked."""
-    relevance: Tensor
-    """(Q, K) int8: 1 for a correct answer, 0 for a wrong one, -1 for what the protocol ignores."""
-
-    def __post_init__(self) -> None:
-        if (
-            not self.gallery_index.shape == self.similarity.shape == self.relevance.shape
-            or self.gallery_index.ndim != 2
-        ):
-            raise ValueError("gallery_index, similarity and relevance of neighbours must be (Q, K) alike")
-        if (self.similarity.diff(dim=1) > 0).any():
-            raise ValueError("neighbours must come in the order of their similarity")
-        if not torch.isin(self.relevance, self.relevance.new_tensor([-1, 0, 1])).all():
-            raise ValueError("relevance of neighbours must be -1, 0 or 1")
-
-    def __len__(self) -> int:
-        return len(self.gallery_index)
-
-
-class ByIdentity:
-    """A list sorted by identity, as far as its identities are asked for.
-
-    Takes eight bytes for each entry of an identity that is wanted, and 16 for each of these identities; nothing for
-    other entries.
-
-    Args:
-        identities: (G,) int64.
-        wanted: (U,) int64: those that are asked for, ascending. Not copied.
-        count: (U,) int64: how many entries each of them has, by `count_wanted`. Not copied.
-    """
-
-    def __init__(self, identities: Tensor, wanted: Tensor, count: Tensor) -> None:
-        self._wanted = wanted
-        self._count = count
-        self.positions = wanted.new_zeros(int(count.sum()) + 1)
-        """(W + 1,) int64: entries of wanted identities by their position in the list, one identity after the other.
-
-        After them stands the first of the list, for whoever reads where nothing was found.
-        """
-        self._end = count.cumsum(0).sub_(count)  # of what is already there
-        for position, group in _found(identities, wanted):
-            group, order = group.sort(stable=True)
-            rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
-            self.positions[self._end[group] + rank] = position[order]
-            self._end.index_add_(0, group, torch.ones_like(group))
-
-    def find(self, identities: Tensor) -> tuple[Tensor, Tensor]:
-        """Where in `positions` the entries of each of (N,) identities start, and how many there are: (N,) int64 both.
-
-        None of an identity that is not wanted.
-        """
-        if not len(self._wanted):
-            return torch.zeros_like(identities), torch.zeros_like(identities)
-        group, known = _group(identities, self._wanted)
-        count = self._count[group]
-        return self._end[group] - count, count.masked_fill_(~known, 0)
-
-
-def count_wanted(identities: Tensor, wanted: Tensor) -> Tensor:
-    """How many of (G,) entries are of each of the (U,) int64 identities that are wanted, ascending: (U,) int64."""
-    count = torch.zeros_like(wanted)
-    for _, group in _found(identities, wanted):
-        count.index_add_(0, group, torch.ones_like(group))
-    return count
-
-
-def _found(identities: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A part of the list at a time, entries of wanted identities: their positions, and which identity of those."""
-    if not len(wanted):
-        return
-    for part in chunks.chunks(len(identities), chunks.LABEL_BYTES):
-        group, known = _group(identities[part], wanted)
-        position = known.nonzero().flatten()
-        yield position + part.start, group[position]
-
-
-def _group(identities: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the wanted identities each is, and whether it is one."""
-    group = torch.searchsorted(wanted, identities).clamp_max_(len(wanted) - 1)
-    return group, wanted[group] == identities
-
-
-_LARGEST_BYTES = 64
-"""For each entry of the largest identity, what positions may take beyond a chunk: half of what tables of a query do."""
+    """(Q, M) bool: whether the entry is a correct match; false for ignored entries and padding."""
 
 
 class Matching:
-    """Looks up the matches of queries in the gallery sorted by identity, so that no pair of labels is compared.
+    """Finds the matches of queries in a gallery sorted by identity, without comparing all pairs of labels.
 
-    Of a long list of queries, this is done for a part of it at a time.
+    A long list of queries is processed in parts, so that the sorted gallery positions of one part fit into a chunk.
 
     Args:
-        query: Their labels.
-        gallery: The labels of images, or of tracks.
-        protocol: What is a match, and what is ignored.
-        positions: (Q,) int64: which gallery entries the queries are, where both are one list; 0, 1, ... where None.
+        query: Queries with their labels.
+        gallery: Gallery images or tracks with their labels.
+        protocol: Defines which entries are positives and which are ignored.
+        positions: (Q,) int64 positions of the queries in the gallery, if the protocol has `query_in_gallery`. By
+            default 0, 1, ...
     """
 
     def __init__(
@@ -141,106 +52,174 @@ class Matching:
         self.gallery = gallery
         self.protocol = protocol
         device = query.identities.device
-        self._nobody = torch.tensor(protocol.junk + protocol.distractors, dtype=torch.int64, device=device)
-        self._ignored = self._nobody[: len(protocol.junk)]
+        self._never_matched = torch.tensor(protocol.junk + protocol.distractors, dtype=torch.int64, device=device)
+        self._junk = self._never_matched[: len(protocol.junk)]
         self._positions = positions
         self.parts: list[slice] = []
-        """Parts of the query list, one after the other, for which matches are looked up together."""
+        """Consecutive parts of the query list that are looked up one at a time."""
         self.largest = 0
-        """The most gallery entries that share the identity of one query; 0 where no identity is in both lists.
+        """Largest number of gallery entries that share the identity of one query; 0 if no identity is in both lists.
 
-        Where several processes share the queries: of any query of theirs.
+        If several processes share the queries, this must be set to the maximum over all processes.
         """
         self._part = slice(0, 0)
-        self._gallery: ByIdentity
-        """Sorted as far as the queries of this part ask for it."""
-        self._cut()
+        self._gallery: _IdentityIndex
+        """Index of the gallery entries that match queries of the current part."""
+        self._split()
 
-    def __call__(self, rows: slice) -> Matches:
-        """The matches of these rows of the query list, of the part whose `blocks` were last taken, or of the only one.
+    def blocks(self, row_bytes: int, workers: int = 1, max_chunks: int | None = None) -> Iterator[list[slice]]:
+        """Yield one list of slices per part; together they cover the query list.
 
-        As wide for any rows, because the width decides the order in which a precision is summed, and so its last digit.
+        The matches of a slice are available until the next list is requested.
 
-        Raises:
-            ValueError: The rows are of another part.
-        """
-        if rows.start < self._part.start or rows.stop > self._part.stop:
-            raise ValueError(
-                f"queries {rows.start} to {rows.stop} are not of the part looked up: take rows from `blocks`"
-            )
-        start, count = (part[:, None] for part in self._gallery.find(self.query.identities[rows]))
-        offset = torch.arange(max(1, self.largest), device=count.device)
-        columns = self._gallery.positions[start + offset.minimum(count - 1).clamp_min_(0)]
-        positive = offset < count
-        if self.protocol.camera_rule:
-            positive &= ~self._same_camera(rows, columns)
-        if self.protocol.query_in_gallery:
-            positive &= columns != self._own_position(rows)
-        return Matches(columns, positive)
-
-    def blocks(self, row_bytes: int, workers: int = 1, shared: int | None = None) -> Iterator[list[slice]]:
-        """All rows of the query list, cut as by `chunks`: the blocks of one part, then those of the next.
-
-        The matches of a block can be asked for until the next part's are taken.
+        Args:
+            row_bytes: Bytes per query; see `_chunks.chunks` for this and the other arguments.
+            workers: Number of slices processed at the same time.
+            max_chunks: Number of chunks that these slices may occupy together.
         """
         for part in self.parts:
             if part != self._part:
                 self._part = part
-                self._gallery = ByIdentity(self.gallery.identities, *self._count(part))
-            blocks = chunks.chunks(part.stop - part.start, row_bytes, workers, shared)
+                self._gallery = _IdentityIndex(self.gallery.identities, *self._count_matches(part))
+            blocks = _chunks.chunks(part.stop - part.start, row_bytes, workers, max_chunks)
             yield [slice(part.start + rows.start, part.start + rows.stop) for rows in blocks]
 
-    def junk(self, columns: slice) -> Tensor:
-        """(J,) int64: positions, in this part of the gallery, of entries that are ignored for every query."""
-        return torch.isin(self.gallery.identities[columns], self._ignored).nonzero().flatten()
+    def __call__(self, rows: slice) -> Matches:
+        """Return the matches of some queries, which must be in the current part of `blocks`.
 
-    def relevance(self, rows: slice, columns: Tensor) -> Tensor:
-        """What gallery entries are to these rows of the query list.
+        The result has `largest` columns for any rows: the width of the tables determines the order in which precisions
+        are summed, and so the last digit of the sum.
+
+        Raises:
+            ValueError: The rows are in another part.
+        """
+        if rows.start < self._part.start or rows.stop > self._part.stop:
+            raise ValueError(
+                f"queries {rows.start} to {rows.stop} are outside the current part, {self._part.start} to "
+                f"{self._part.stop}: take rows from `blocks`"
+            )
+        start, count = (part[:, None] for part in self._gallery.find(self.query.identities[rows]))
+        offset = torch.arange(max(1, self.largest), device=count.device)
+        gallery_index = self._gallery.positions[start + offset.minimum(count - 1).clamp_min_(0)]
+        positive = offset < count
+        if self.protocol.camera_rule:
+            positive &= ~self._same_camera(rows, gallery_index)
+        if self.protocol.query_in_gallery:
+            positive &= gallery_index != self._own_position(rows)
+        return Matches(gallery_index, positive)
+
+    def junk(self, gallery_part: slice) -> Tensor:
+        """Return the (J,) int64 positions, within a part of the gallery, of entries ignored for every query."""
+        return torch.isin(self.gallery.identities[gallery_part], self._junk).nonzero().flatten()
+
+    def relevance(self, rows: slice, gallery_index: Tensor) -> Tensor:
+        """Classify gallery entries as positive, negative or ignored.
 
         Args:
-            rows: Which queries, R of them.
-            columns: (R, K) int64 positions in the gallery.
+            rows: R queries.
+            gallery_index: (R, K) int64 positions in the gallery.
 
         Returns:
-            (R, K) int8: 1 for a correct answer, 0 for a wrong one, -1 for what the protocol ignores.
+            (R, K) int8: 1 for a correct match, 0 for a negative, -1 for an ignored entry.
         """
-        found, asked = self.gallery.identities[columns], self.query.identities[rows, None]
-        same = found == asked
-        ignored = torch.isin(found, self._ignored)
+        entry_identity, query_identity = self.gallery.identities[gallery_index], self.query.identities[rows, None]
+        same = entry_identity == query_identity
+        ignored = torch.isin(entry_identity, self._junk)
         if self.protocol.camera_rule:
-            ignored |= same & self._same_camera(rows, columns)
+            ignored |= same & self._same_camera(rows, gallery_index)
         if self.protocol.query_in_gallery:
-            ignored |= columns == self._own_position(rows)
-        return (same & ~torch.isin(asked, self._nobody)).to(torch.int8).masked_fill(ignored, -1)
+            ignored |= gallery_index == self._own_position(rows)
+        return (same & ~torch.isin(query_identity, self._never_matched)).to(torch.int8).masked_fill(ignored, -1)
 
     def _own_position(self, rows: slice) -> Tensor:
         if self._positions is not None:
             return self._positions[rows, None]
         return torch.arange(rows.start, rows.stop, device=self.query.identities.device)[:, None]
 
-    def _same_camera(self, rows: slice, columns: Tensor) -> Tensor:
+    def _same_camera(self, rows: slice, gallery_index: Tensor) -> Tensor:
         gallery, query = self.gallery.cameras, self.query.cameras
-        assert gallery is not None and query is not None  # `Search` has asked for them
-        return gallery[columns] == query[rows, None]
+        assert gallery is not None and query is not None  # checked by `Search`
+        return gallery[gallery_index] == query[rows, None]
 
-    def _cut(self) -> None:
-        """Cut the query list into parts whose matches take no more than a chunk, or than the table of few queries."""
-        waiting = list(chunks.chunks(len(self.query), chunks.LABEL_BYTES))[::-1]
-        while waiting:
-            part = waiting.pop()
-            wanted, count = self._count(part)
+    def _split(self) -> None:
+        """Split the query list into parts, halving a part whose matches take too much memory."""
+        pending = list(_chunks.chunks(len(self.query), _chunks.LABEL_BYTES))[::-1]
+        while pending:
+            part = pending.pop()
+            identities, count = self._count_matches(part)
             largest = int(count.max()) if len(count) else 0
-            if 8 * int(count.sum()) > max(chunks.CHUNK_BYTES, _LARGEST_BYTES * largest):
+            if 8 * int(count.sum()) > max(_chunks.CHUNK_BYTES, _LARGEST_IDENTITY_BYTES * largest):
                 middle = (part.start + part.stop) // 2
-                waiting += slice(middle, part.stop), slice(part.start, middle)
+                pending += slice(middle, part.stop), slice(part.start, middle)
             else:
                 self.parts.append(part)
                 self.largest = max(self.largest, largest)
         if len(self.parts) == 1:
-            self._part, self._gallery = part, ByIdentity(self.gallery.identities, wanted, count)
+            self._part, self._gallery = part, _IdentityIndex(self.gallery.identities, identities, count)
 
-    def _count(self, part: slice) -> tuple[Tensor, Tensor]:
-        """The identities of these queries, ascending and without nobody's, and how many gallery entries each has."""
+    def _count_matches(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Return the matchable identities of some queries, ascending, and their numbers of gallery entries: (U,) int64.
+
+        Junk and distractor identities are left out.
+        """
         identities = self.query.identities[part].unique()
-        wanted = identities[~torch.isin(identities, self._nobody)]
-        return wanted, count_wanted(self.gallery.identities, wanted)
+        identities = identities[~torch.isin(identities, self._never_matched)]
+        count = torch.zeros_like(identities)
+        for _, group in _find_entries(self.gallery.identities, identities):
+            count.index_add_(0, group, torch.ones_like(group))
+        return identities, count
+
+
+class _IdentityIndex:
+    """Positions of the gallery entries of selected identities, grouped by identity.
+
+    Takes 8 bytes for each of these entries and 16 bytes per selected identity; nothing for other entries.
+
+    Args:
+        identities: (G,) int64 identities of the gallery.
+        selected: (U,) int64 selected identities, ascending. Not copied.
+        count: (U,) int64 number of gallery entries of each selected identity. Not copied.
+    """
+
+    def __init__(self, identities: Tensor, selected: Tensor, count: Tensor) -> None:
+        self._selected = selected
+        self._count = count
+        self.positions = selected.new_zeros(int(count.sum()) + 1)
+        """(W + 1,) int64 positions in the gallery, one identity after the other; then position 0 as padding."""
+        self._end = count.cumsum(0).sub_(count)  # of the entries written so far
+        for position, group in _find_entries(identities, selected):
+            group, order = group.sort(stable=True)
+            rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
+            self.positions[self._end[group] + rank] = position[order]
+            self._end.index_add_(0, group, torch.ones_like(group))
+
+    def find(self, identities: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the entries of (N,) identities start in `positions`, and their number: (N,) int64 both.
+
+        The number is 0 for identities that are not selected.
+        """
+        if not len(self._selected):
+            return torch.zeros_like(identities), torch.zeros_like(identities)
+        group, is_selected = _lookup(identities, self._selected)
+        count = self._count[group]
+        return self._end[group] - count, count.masked_fill_(~is_selected, 0)
+
+
+def _find_entries(identities: Tensor, selected: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, for one chunk of a list at a time, the positions of entries of selected identities.
+
+    Yields:
+        (N,) int64 positions in the list, and (N,) int64 positions of their identities in `selected`.
+    """
+    if not len(selected):
+        return
+    for part in _chunks.chunks(len(identities), _chunks.LABEL_BYTES):
+        group, is_selected = _lookup(identities[part], selected)
+        position = is_selected.nonzero().flatten()
+        yield position + part.start, group[position]
+
+
+def _lookup(identities: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the position of each identity in ascending `selected`, and whether it is there."""
+    group = torch.searchsorted(selected, identities).clamp_max_(len(selected) - 1)
+    return group, selected[group] == identities

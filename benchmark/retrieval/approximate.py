@@ -1,5 +1,7 @@
-"""Retrieval scores by an approximate index."""
+"""Approximate evaluation: retrieval scores from a faiss index, and their error against the exact search."""
 
+import math
+import time
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.retrieval._chunks import chunks
+from benchmark.retrieval import _chunks
 from benchmark.retrieval._matching import Matches, Matching
 from benchmark.retrieval._ranking import (
     Ranking,
@@ -19,43 +21,66 @@ from benchmark.retrieval._ranking import (
     positive_thresholds,
 )
 from benchmark.retrieval._search import MATCH_BYTES, Search
-from benchmark.retrieval._similarity import ROUNDING, CosineSimilarity
+from benchmark.retrieval._similarity import TIE_TOLERANCE, CosineSimilarity
 from benchmark.retrieval.embeddings import Embeddings
-from benchmark.retrieval.evaluate import gallery_of
+from benchmark.retrieval.evaluate import resolve_gallery
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.scores import PerQueryResults
+
+INDEXES = ("flat", "hnsw", "ivfpq")
+"""Kinds of index that `choose_index` configures."""
+_SAMPLE = 256
+"""Maximum number of queries that are also searched exactly."""
+_NEAREST = 10
+"""Number of nearest neighbors by which an index is compared with the exact search."""
+_TRAINING_BYTES = 256 * 2**20
+"""Maximum bytes of the vectors with which an index is trained."""
+_ENTRY_BYTES = 80
+"""Bytes per entry of a list: tables of gallery indices, similarities and relevances."""
+_TRAINING_PER_CENTROID = 39
+"""Training vectors per k-means centroid below which faiss warns."""
+_MAX_CODE_BYTES = 64
+"""Maximum number of product quantizers, which is the number of bytes of an 8-bit code."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ApproximateScores(PerQueryResults):
     """Retrieval scores of the first `k` entries that an approximate index returned, and how far off they are.
 
-    Per query and as fractions from 0 to 1: means over the queries that have a valid positive. A positive that was not
-    returned counts as never found. So the rank of the last one is not known, and there is no mINP.
+    Scores are per query, with means over the valid queries, as fractions from 0 to 1. A positive that the index did not
+    return counts as never found. So the rank of the last positive is unknown, and there is no mINP.
 
-    Everything is on the CPU, in the order of the queries. As text it always says that, and how, it is approximate.
+    All tensors are on the CPU, in the order of the queries. `str` states that the scores are approximate, and their
+    error.
 
-    Raises ValueError where the parts do not fit each other, and where no query has a positive.
+    Raises:
+        ValueError: Shapes or values are inconsistent, or no query has a correct match.
     """
 
     index: str
-    """Of faiss's index factory."""
+    """faiss index factory string."""
+    parameters: str
+    """faiss search-time parameters, such as `nprobe=8`; empty for faiss's defaults."""
     k: int
-    """How many gallery entries were searched for per query, those that the protocol ignores included."""
+    """Number of gallery entries searched for per query, ignored entries included."""
     recall_at: tuple[int, ...]
-    """The K of `recall`."""
+    """Every K of `recall`."""
     positives: Tensor
-    """(Q,) int64: how many correct answers the gallery holds under the protocol; 0 where the query was skipped."""
+    """(Q,) int64: number of correct matches in the gallery; 0 for skipped queries."""
     first_match_rank: Tensor
-    """(Q,) int64: rank of the first correct answer; 0 where none was found or the query was skipped."""
+    """(Q,) int64: rank of the first correct match, counted from 1; 0 if none was found or the query was skipped."""
     average_precision: Tensor
-    """(Q,) float64, divided by all positives of the query; NaN where it was skipped."""
+    """(Q,) float64, divided by the number of all positives of the query; NaN for skipped queries."""
     sampled: int
-    """On how many queries the two figures below were measured."""
+    """Number of queries on which the two following values were measured."""
     neighbour_recall: float
-    """The share of the 10 most similar gallery entries that the index returned among its first 10."""
+    """Fraction of the 10 nearest gallery entries that are among the first 10 that the index returned."""
     mAP_error: float
-    """Mean average precision minus the exact one; above 0 where mainly wrong answers are left out."""
+    """Approximate minus exact mean average precision. Positive if the index mainly misses negatives."""
+    build_seconds: float
+    """Time to train and fill the index."""
+    search_seconds: float
+    """Time to search the index for all queries and to score the results."""
 
     def __post_init__(self) -> None:
         queries = len(self.positives)
@@ -66,21 +91,21 @@ class ApproximateScores(PerQueryResults):
                     f"{name} must be ({queries},) on the CPU, not {tuple(values.shape)} on {values.device}"
                 )
         if not self.valid.any():
-            raise ValueError(f"none of {queries} queries has a positive")
+            raise ValueError(f"none of {queries} queries has a correct match")
         precisions = self.average_precision[self.valid]
         if not ((precisions >= 0) & (precisions <= 1)).all():
-            raise ValueError("average_precision must lie between 0 and 1")
+            raise ValueError("average_precision must be between 0 and 1")
         if (
             not torch.equal(self.first_match_rank[self.valid] > 0, precisions > 0)
             or self.first_match_rank[~self.valid].any()
         ):
-            raise ValueError("first_match_rank must be 0 where no correct answer was found, and there alone")
+            raise ValueError("first_match_rank must be 0 where no correct match was found, and only there")
 
     def __str__(self) -> str:
         recalls = ", ".join(f"Recall@{k} {value:.4f}" for k, value in self.recall.items())
         return (
-            f"mAP {self.mAP:.4f}, {recalls}; approximate, by the first {self.k} of {self.index}: neighbour recall "
-            f"{self.neighbour_recall:.4f}, mAP error {self.mAP_error:+.4f} on {self.sampled} queries"
+            f"mAP {self.mAP:.4f}, {recalls}; approximate, from the first {self.k} entries of {self.index}: neighbor "
+            f"recall {self.neighbour_recall:.4f}, mAP error {self.mAP_error:+.4f} on {self.sampled} queries"
         )
 
     @property
@@ -90,150 +115,217 @@ class ApproximateScores(PerQueryResults):
 
     @property
     def recall(self) -> dict[int, float]:
-        """Recall@K by K: the share of queries with a correct answer among the first K; too low for a K above `k`."""
+        """Recall@K by K: the fraction of queries with a correct match in the first K ranks; too low for K above `k`."""
         return {k: self.cmc(k) for k in self.recall_at}
 
     def cmc(self, k: int) -> float:
-        """The share of queries with a correct answer among the first `k`: Recall@K for any K."""
+        """Return Recall@K for any K: one value of the cumulative matching characteristic (CMC) curve."""
         return self.mean(((self.first_match_rank > 0) & (self.first_match_rank <= k)).double())
-
-
-_SAMPLE = 256
-"""Queries that are also searched exactly."""
-_NEAREST = 10
-"""Of their neighbours, how many are looked for among as many that the index returned."""
-_TRAINING_BYTES = 256 * 2**20
-"""Of the vectors that an index is trained with."""
-_ENTRY_BYTES = 80
-"""What the tables of columns, similarities and relations occupy per entry of a list."""
 
 
 @torch.no_grad()
 def evaluate_approximately(
-    query: Embeddings, gallery: Embeddings | None, protocol: Protocol, *, index: str = "HNSW32", k: int = 1000
+    query: Embeddings,
+    gallery: Embeddings | None,
+    protocol: Protocol,
+    *,
+    index: str = "HNSW32",
+    parameters: str = "",
+    k: int = 1000,
 ) -> ApproximateScores:
-    """As `evaluate`, of the first `k` entries of every ranked list alone, as an index of faiss finds them.
+    """Score the first `k` entries of every ranked list, as found by a faiss index.
 
-    Entries are ranked by the similarity that the index gives, which a compressed one distorts; two no further apart
-    than `ROUNDING` are tied. What the protocol ignores is among the `k`. Positives that the index does not return add
-    nothing to average precision, which is divided by all, and a query without any found is a miss in Recall@K.
+    Entries are ranked by the similarity that the index returns, which quantization distorts. Similarities that differ
+    by no more than 1e-6 are tied. Entries that the protocol ignores are among the `k`. Average precision is divided by
+    the number of all positives, and a query for which no positive is returned is a miss in Recall@K.
 
-    At most 256 queries, evenly spread over those that have a positive, are searched exactly too. The result says how
-    much of their 10 nearest (of their `k` nearest, where those are fewer) the index found, whatever the protocol makes
-    of them; another entry within `ROUNDING` of the last is as good. And it says how far their mean average precision is
-    off: to either side, because wrong answers that the index leaves out stand before no correct one.
+    At most 256 valid queries, evenly spaced, are also searched exactly, to measure the error of the index: the fraction
+    of their 10 nearest entries (`k` nearest if `k` is smaller) that it found, and the difference in mean average
+    precision. Entries as near as the 10th count as found. The difference can be positive, because negatives that the
+    index misses do not rank before any positive.
 
-    The result may depend on the order of the gallery and, where faiss builds a graph (HNSW) with several threads, on
-    chance. The index is built and searched on the CPU, with as many threads as faiss is set to. It may hold the vectors
-    again; beside it, about 256 MB are taken for training, and a chunk.
+    The result can depend on the order of the gallery and, if faiss builds a graph (HNSW) with several threads, on
+    chance. The index is built and searched on the CPU with faiss's number of threads. Memory: the index, which may hold
+    a copy of the vectors, about 256 MB for training, and one chunk.
 
     Source of the indexes: Douze et al., "The Faiss library", 2024.
 
     Args:
-        query: The images that are looked for.
-        gallery: The images that are searched; may be None where the protocol says that the two are one list.
-        protocol: How the rankings are judged.
-        index: Of faiss's index factory, with inner products: "HNSW32", "IVF256,Flat", "SQ8".
-        k: How many gallery entries are searched for; all, where there are fewer.
+        query: Query images.
+        gallery: Gallery images; None searches the queries, if the protocol has `query_in_gallery`.
+        protocol: Evaluation settings.
+        index: faiss index factory string, such as "HNSW32", "IVF256,Flat" or "SQ8", for inner products.
+        parameters: faiss search-time parameters with commas between them, such as "nprobe=8".
+        k: Number of gallery entries to search for per query, at least 1; all if there are fewer.
 
     Raises:
         ImportError: faiss is not installed.
-        ValueError: faiss cannot build the index for this gallery; the protocol ranks something else than images by
-            their similarity; otherwise as `evaluate`.
+        ValueError: faiss cannot build the index for this gallery, the protocol is not supported, or as in `evaluate`.
     """
-    for rule in ("tracks", "expansion", "reranking"):
-        if getattr(protocol, rule):
-            raise ValueError(f"approximate search ranks images by their similarity: no protocol with {rule}")
+    require_approximable(protocol)
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    gallery = gallery_of(query, gallery, protocol)
+    gallery = resolve_gallery(query, gallery, protocol)
     search = Search(query, gallery, protocol)
-    built = _built(gallery.vectors, index)
+    start = time.perf_counter()
+    faiss_index = _build_index(gallery.vectors, index, parameters)
+    built = time.perf_counter()
     k = min(k, len(gallery))
-    parts, nearest = [], []
+    results, nearest = [], []
     query_bytes = 4 * query.vectors.shape[1] + _ENTRY_BYTES * k + MATCH_BYTES * search.matching.largest
     for rows in chain.from_iterable(search.matching.blocks(query_bytes)):
-        similarity, columns = (torch.from_numpy(found) for found in built.search(_unit(query.vectors[rows]), k))
+        similarity, gallery_index = (
+            torch.from_numpy(array) for array in faiss_index.search(_unit(query.vectors[rows]), k)
+        )
         device = query.vectors.device
-        ranking = _ranking(search.matching, rows, similarity.to(device), columns.to(device))
+        ranking = _rank(search.matching, rows, similarity.to(device), gallery_index.to(device))
         precision = average_precision(ranking, protocol.average_precision)
-        parts.append((ranking.positives.cpu(), first_match_rank(ranking).cpu(), precision.cpu()))
-        nearest.append(columns[:, :_NEAREST].clone())  # without the other columns
-    positives, hits, precision = (torch.cat(column) for column in zip(*parts, strict=True))
+        results.append((ranking.positives.cpu(), first_match_rank(ranking).cpu(), precision.cpu()))
+        nearest.append(gallery_index[:, :_NEAREST].clone())  # a view would keep all columns in memory
+    positives, first_match, precision = (torch.cat(column) for column in zip(*results, strict=True))
+    searched = time.perf_counter()
     valid = positives.nonzero().flatten()
     if not len(valid):
-        raise ValueError(f"{len(query)} queries have no positive {search.no_match_reason()}")
+        raise ValueError(f"none of {len(query)} queries has a correct match: {search.no_match_reason()}")
     sample = valid[:: -(-len(valid) // _SAMPLE)]
-    recall, exact = _exactly(query, gallery, protocol, sample, torch.cat(nearest)[sample])
+    recall, exact_mAP = _compare_with_exact(query, gallery, protocol, sample, torch.cat(nearest)[sample])
     return ApproximateScores(
         index=index,
+        parameters=parameters,
         k=k,
         recall_at=protocol.recall_at,
         positives=positives,
-        first_match_rank=hits,
+        first_match_rank=first_match,
         average_precision=precision,
         sampled=len(sample),
         neighbour_recall=recall,
-        mAP_error=precision[sample].mean().item() - exact,
+        mAP_error=precision[sample].mean().item() - exact_mAP,
+        build_seconds=built - start,
+        search_seconds=searched - built,
     )
 
 
-def _built(gallery: Tensor, index: str) -> Any:
-    """The faiss index of the unit vectors of (G, D) ones."""
+def require_approximable(protocol: Protocol) -> None:
+    """Check that approximate search supports a protocol, and that faiss is installed.
+
+    Raises:
+        ImportError: faiss is not installed.
+        ValueError: The protocol ranks something else than single images by their similarity.
+    """
+    for setting in ("tracks", "expansion", "reranking"):
+        if getattr(protocol, setting):
+            raise ValueError(f"approximate search does not support protocols with {setting}: use the exact search")
+    _import_faiss()
+
+
+def choose_index(kind: str, images: int, dimension: int) -> tuple[str, str]:
+    """Return faiss's factory string and search-time parameters of an index that suits a gallery.
+
+    `flat` compares all vectors. `hnsw` is a graph with 32 links per vector. `ivfpq` is an inverted file of sqrt(N)
+    lists, of which 1/8 but at least 8 are searched, with product quantization into at most 64 codes of 8 bits, or of 6
+    or 4 bits where a gallery is too small to train 8.
+
+    Args:
+        kind: One of `INDEXES`.
+        images: Number of gallery vectors.
+        dimension: Size of a vector.
+
+    Raises:
+        ValueError: The gallery is too small to train the index.
+    """
+    if kind == "flat":
+        return "Flat", ""
+    if kind == "hnsw":
+        return "HNSW32", ""
+    training = len(range(0, images, _training_step(images, dimension)))
+    bits = next((bits for bits in (8, 6, 4) if training >= _TRAINING_PER_CENTROID * 2**bits), None)
+    if bits is None:
+        raise ValueError(
+            f"ivfpq: a gallery of {images} vectors is too small to train product quantization, which needs "
+            f"{_TRAINING_PER_CENTROID * 2**4}: use flat or hnsw"
+        )
+    lists = max(1, min(math.isqrt(images), training // _TRAINING_PER_CENTROID))
+    most_codes = max(1, min(_MAX_CODE_BYTES, dimension // 4))
+    codes = next(codes for codes in range(most_codes, 0, -1) if dimension % codes == 0)
+    return f"IVF{lists},PQ{codes}x{bits}", f"nprobe={min(lists, max(8, lists // 8))}"
+
+
+def _import_faiss() -> Any:
     try:
-        import faiss  # as late as here, because it is optional
+        import faiss  # optional, so imported only when needed
     except ImportError as error:
         raise ImportError("approximate search needs faiss: pip install 'retrieval-distill-benchmark[ann]'") from error
-    images, size = gallery.shape
+    return faiss
+
+
+def _training_step(images: int, dimension: int) -> int:
+    """Return n such that every n-th of the gallery vectors is used for training."""
+    return -(-4 * images * dimension // _TRAINING_BYTES)
+
+
+def _build_index(gallery: Tensor, index: str, parameters: str) -> Any:
+    """Return the faiss index of (G, D) vectors, normalized."""
+    faiss = _import_faiss()
+    images, dimension = gallery.shape
     try:
-        built = faiss.index_factory(size, index, faiss.METRIC_INNER_PRODUCT)
+        built = faiss.index_factory(dimension, index, faiss.METRIC_INNER_PRODUCT)
+        if parameters:
+            faiss.ParameterSpace().set_index_parameters(built, parameters)
+        if hasattr(built, "do_polysemous_training"):
+            built.do_polysemous_training = False  # for a filter that is not used here; takes most of the training
         if not built.is_trained:
-            built.train(_unit(gallery[:: -(-4 * images * size // _TRAINING_BYTES)]))
-        for rows in chunks(images, 4 * max(1, size)):
+            built.train(_unit(gallery[:: _training_step(images, dimension)]))
+        for rows in _chunks.chunks(images, 4 * max(1, dimension)):
             built.add(_unit(gallery[rows]))
     except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2]  # behind the place in the code of faiss
-        raise ValueError(f"faiss cannot build the index {index!r} of {images} vectors of {size}: {reason}") from error
+        reason = str(error).rpartition(": ")[2]  # after the location in faiss's source
+        described = f"{index!r} with {parameters}" if parameters else repr(index)
+        raise ValueError(
+            f"faiss cannot build the index {described} of {images} vectors of size {dimension}: {reason}"
+        ) from error
     return built
 
 
-def _ranking(matching: Matching, rows: slice, similarity: Tensor, columns: Tensor) -> Ranking:
-    """Ranks of the positives that are in lists of K entries; 0 for those that are not.
+def _rank(matching: Matching, rows: slice, similarity: Tensor, gallery_index: Tensor) -> Ranking:
+    """Rank the positives in lists of K entries; positives that are not in the lists have rank 0.
 
     Args:
-        matching: What is a positive.
-        rows: Which queries, R of them.
-        similarity: (R, K) float32, the most similar first.
-        columns: (R, K) int64 positions in the gallery; -1 where the index found fewer than K.
+        matching: Finds the matches of the queries.
+        rows: R queries.
+        similarity: (R, K) float32, descending.
+        gallery_index: (R, K) int64 positions in the gallery; -1 where the index returned fewer than K entries.
     """
-    relevance = matching.relevance(rows, columns.clamp_min(0)).masked_fill_(columns < 0, -1)
-    width = min(columns.shape[1], max(1, matching.largest))  # the same for any rows, as of `Matching`
-    correct, places = similarity.masked_fill(relevance != 1, -torch.inf).topk(width, dim=1)
-    found = Matches(columns.gather(1, places), correct > -torch.inf)
-    thresholds = positive_thresholds(correct, found, ROUNDING, matching.protocol.ties)
+    relevance = matching.relevance(rows, gallery_index.clamp_min(0)).masked_fill_(gallery_index < 0, -1)
+    width = min(gallery_index.shape[1], max(1, matching.largest))  # the same for any rows, as in `Matching`
+    matched, places = similarity.masked_fill(relevance != 1, -torch.inf).topk(width, dim=1)
+    matches = Matches(gallery_index.gather(1, places), matched > -torch.inf)
+    thresholds = positive_thresholds(matched, matches, TIE_TOLERANCE, matching.protocol.ties)
     negatives = count_reaching(similarity.masked_fill(relevance != 0, -torch.inf), thresholds)
-    return replace(Ranking.from_counts(negatives, found), positives=matching(rows).positive.sum(dim=1))
+    return replace(Ranking.from_counts(negatives, matches), positives=matching(rows).positive.sum(dim=1))
 
 
-def _exactly(
+def _compare_with_exact(
     query: Embeddings, gallery: Embeddings, protocol: Protocol, sample: Tensor, returned: Tensor
 ) -> tuple[float, float]:
-    """The share of right ones among the first N entries of some lists, and the exact mean average precision of these.
+    """Search the gallery exactly for some queries.
 
     Args:
-        query: All that was looked for.
-        gallery: All that was searched.
-        protocol: How the rankings are judged.
-        sample: (S,) int64: which of the queries, on the CPU; all with a positive.
-        returned: (S, N) int64 positions in the gallery, on the CPU; -1 where the index found fewer.
+        query: All queries.
+        gallery: The whole gallery.
+        protocol: Evaluation settings.
+        sample: (S,) int64 positions of valid queries, on the CPU.
+        returned: (S, N) int64: the first entries that the index returned for them, on the CPU; -1 if there are fewer.
+
+    Returns:
+        The fraction of `returned` entries that are among the N nearest, and the mean average precision of the queries.
     """
     sample, returned = sample.to(query.vectors.device), returned.to(query.vectors.device)
-    chosen = query.take(sample)
-    values, first = Search(chosen, gallery, protocol, positions=sample).measure(keep=returned.shape[1])
-    assert first is not None  # N >= 1
-    cosines = CosineSimilarity(chosen, gallery).pairs(slice(None), returned.clamp_min(0)).cpu()
-    right = (cosines >= first.similarity[:, -1:] - ROUNDING) & (returned.cpu() >= 0)
-    return right.double().mean().item(), values["average_precision"].mean().item()
+    sampled_query = query.take(sample)
+    values, nearest = Search(sampled_query, gallery, protocol, sample).measure(keep=returned.shape[1])
+    assert nearest is not None  # N >= 1
+    cosines = CosineSimilarity(sampled_query, gallery).pairs(slice(None), returned.clamp_min(0)).cpu()
+    is_nearest = (cosines >= nearest.similarity[:, -1:] - TIE_TOLERANCE) & (returned.cpu() >= 0)
+    return is_nearest.double().mean().item(), values["average_precision"].mean().item()
 
 
 def _unit(vectors: Tensor) -> NDArray[Any]:

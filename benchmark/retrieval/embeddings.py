@@ -1,59 +1,43 @@
-"""What a model says about a list of images, with the labels by which it is judged."""
+"""Embeddings of a list of images, with their labels."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.retrieval._chunks import chunks
+from benchmark.retrieval import _chunks
 
-
-def require_comparable(query: Tensor, gallery: Tensor) -> None:
-    """Refuse (Q, D) and (G, D) vectors that cannot be compared.
-
-    Raises:
-        ValueError: Shapes, types or devices do not fit.
-    """
-    for name, vectors in (("query", query), ("gallery", gallery)):
-        if vectors.ndim != 2 or not vectors.is_floating_point() or not len(vectors):
-            raise ValueError(f"{name} must be (N, D) floating point with N >= 1, not {tuple(vectors.shape)}")
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query and gallery vectors differ in size: {query.shape[1]} and {gallery.shape[1]}")
-    if query.device != gallery.device:
-        raise ValueError(f"the query is on {query.device}, the gallery on {gallery.device}")
-
-
-_ROUNDING = 5e-7
-"""Of lengths that float32 has normalised."""
-_SHORTEST = 1e-12
-"""What shorter vectors are divided by when they are normalised, as by torch."""
+_UNIT_TOLERANCE = 5e-7
+"""Rounding error of the norm of a vector that was normalized in float32."""
+_MIN_NORM = 1e-12
+"""Smallest divisor of a normalization, as in `torch.nn.functional.normalize`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """Embedded images and their labels, in the order of the list they come from. All on one device.
+    """Embeddings of a list of images and their labels, all on one device.
 
-    Tensors, arrays (a `numpy.memmap` stays on the disk) and lists of numbers are taken; labels of any integer type.
+    Accepts tensors, NumPy arrays (a `numpy.memmap` stays on disk) and lists of numbers, and labels of any integer type.
 
-    Raises ValueError for shapes or types other than those below, for a vector that holds NaN or infinity (counting the
-    negatives that beat a NaN finds none, so a diverged model would score as a perfect one), and for one that is not
-    zero, but too short or too long to be normalised in float32.
+    Raises:
+        ValueError: A shape or type is not as documented below, a vector contains NaN or infinity, or a nonzero vector
+            is too short or too long to be normalized in float32.
     """
 
     vectors: Tensor
-    """(N, D) floating point, N and D >= 1. Need not be normalised."""
+    """(N, D) floating point, N and D >= 1. Need not be normalized."""
     identities: Tensor
     """(N,) int64."""
     cameras: Tensor | None = None
-    """(N,) int64, for protocols with a camera rule."""
+    """(N,) int64. Required by protocols with a camera rule."""
     tracks: Tensor | None = None
-    """(N,) int64: the number of each image's track, for protocols that rank tracks."""
+    """(N,) int64 track number of each image. Required of the gallery by protocols that rank tracks."""
     scale: Tensor = field(init=False, repr=False)
-    """(N,) float32: what makes each vector one of unit length; exactly 1 where it is, as near as float32 normalises."""
+    """(N,) float32 factor that normalizes each vector; exactly 1 for vectors that are already of unit length."""
 
     def __post_init__(self) -> None:
         vectors = _tensor("vectors", self.vectors)
@@ -61,63 +45,63 @@ class Embeddings:
             raise ValueError(f"vectors must be (N, D) floating point with N, D >= 1, not {_describe(vectors)}")
         object.__setattr__(self, "vectors", vectors)
         for name in ("identities", "cameras", "tracks"):
-            given = getattr(self, name)
-            if given is None and name != "identities":
+            values = getattr(self, name)
+            if values is None and name != "identities":
                 continue
-            labels = _tensor(name, given)
+            labels = _tensor(name, values)
             integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
             if labels.shape != vectors.shape[:1] or not integers:
                 raise ValueError(f"{name} must be ({len(self)},) integers, one per vector, not {_describe(labels)}")
             if labels.device != vectors.device:
-                raise ValueError(f"{name} are on {labels.device}, the vectors on {vectors.device}")
+                raise ValueError(f"{name} are on {labels.device}, but the vectors are on {vectors.device}")
             object.__setattr__(self, name, labels.long().contiguous())
         object.__setattr__(self, "scale", self._scale())
-
-    def _scale(self) -> Tensor:
-        norms = torch.empty(len(self), device=self.vectors.device)
-        for rows in chunks(len(self), 4 * self.vectors.shape[1]):
-            norms[rows] = torch.linalg.vector_norm(self.vectors[rows].detach().float(), dim=1)
-        # They also tell what is too long to be normalised in float32.
-        if len(broken := (~norms.isfinite()).nonzero()):
-            raise ValueError(
-                f"row {int(broken[0])} of the vectors has no finite norm: it holds NaN, infinity or values too large "
-                f"for float32 ({len(broken)} of {len(self)} rows do)"
-            )
-        short = (norms < _SHORTEST).nonzero().flatten()
-        for some in chunks(len(short), 4 * self.vectors.shape[1]):
-            if len(lost := self.vectors[short[some]].any(dim=1).nonzero()):
-                raise ValueError(
-                    f"row {int(short[some][lost[0]])} of the vectors is not zero, but shorter than {_SHORTEST}: too "
-                    "short to be normalised in float32"
-                )
-        for rows in chunks(len(self), 4):
-            of_unit_length = (norms[rows] - 1).abs() < _ROUNDING
-            norms[rows].clamp_min_(_SHORTEST).reciprocal_().masked_fill_(of_unit_length, 1.0)
-        return norms
 
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def take(self, rows: Tensor) -> "Embeddings":
-        """The images at these positions, (N,) int64."""
-        return self._each(lambda part: part[rows])
+    def take(self, rows: Tensor) -> Self:
+        """Return the images at the given (N,) int64 positions."""
+        return self._map(lambda part: part[rows])
 
-    def to(self, device: torch.device) -> "Embeddings":
-        """The same on a device."""
-        return self._each(lambda part: part.to(device))
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on the given device."""
+        return self._map(lambda part: part.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Embeddings":
-        labels = (label if label is None else change(label) for label in (self.cameras, self.tracks))
-        return Embeddings(change(self.vectors), change(self.identities), *labels)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        labels = (label if label is None else function(label) for label in (self.cameras, self.tracks))
+        return type(self)(function(self.vectors), function(self.identities), *labels)
+
+    def _scale(self) -> Tensor:
+        norms = torch.empty(len(self), device=self.vectors.device)
+        for rows in _chunks.chunks(len(self), 4 * self.vectors.shape[1]):
+            norms[rows] = torch.linalg.vector_norm(self.vectors[rows].detach().float(), dim=1)
+        # NaN must be refused: no negative has a higher score than a NaN, so a diverged model would score perfectly.
+        if len(invalid := (~norms.isfinite()).nonzero()):
+            raise ValueError(
+                f"row {int(invalid[0])} of the vectors has no finite norm: it contains NaN, infinity or values too "
+                f"large for float32 ({len(invalid)} of {len(self)} rows do)"
+            )
+        short = (norms < _MIN_NORM).nonzero().flatten()
+        for part in _chunks.chunks(len(short), 4 * self.vectors.shape[1]):
+            if len(nonzero := self.vectors[short[part]].any(dim=1).nonzero()):
+                raise ValueError(
+                    f"row {int(short[part][nonzero[0]])} of the vectors is nonzero, but its norm is below {_MIN_NORM}: "
+                    "it is too short to be normalized in float32"
+                )
+        for rows in _chunks.chunks(len(self), 4):
+            is_unit = (norms[rows] - 1).abs() < _UNIT_TOLERANCE
+            norms[rows].clamp_min_(_MIN_NORM).reciprocal_().masked_fill_(is_unit, 1.0)
+        return norms
 
 
 def _tensor(name: str, values: Any) -> Tensor:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing is written to it
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
             return torch.as_tensor(values if isinstance(values, Tensor) else np.asanyarray(values))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} cannot be made a tensor: {error}") from error
+        raise ValueError(f"{name} cannot be converted to a tensor: {error}") from error
 
 
 def _describe(tensor: Tensor) -> str:

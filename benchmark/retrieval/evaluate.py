@@ -1,143 +1,129 @@
-"""Retrieval scores of lists that several processes hold parts of."""
+"""Exact evaluation of embeddings, by one process or shared among several."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmark.retrieval._matching import Neighbours
-from benchmark.retrieval._product import Precision
 from benchmark.retrieval._search import Search
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
-from benchmark.retrieval.scores import Scores
+from benchmark.retrieval.scores import Neighbours, Scores
 
-USUAL = Protocol()
-_SAMPLE = 256
-"""Queries on which the error of a product in lower precision is measured."""
+_DEFAULT_PROTOCOL = Protocol()
 
 
 @torch.no_grad()
 def evaluate(
     query: Embeddings,
     gallery: Embeddings | None = None,
-    protocol: Protocol = USUAL,
+    protocol: Protocol = _DEFAULT_PROTOCOL,
     *,
-    precision: Precision = "float32",
     keep: int = 0,
 ) -> Scores:
-    """Rank the gallery for every query by cosine similarity and score the rankings by the protocol.
+    """Rank the gallery for every query by cosine similarity in float32, and score the rankings.
 
-    Where the protocol says that query and gallery are one list, `gallery` is either None or the same list embedded by
-    another model. Works on the device of the embeddings.
+    Runs on the device of the embeddings. The scores do not depend on the order of the gallery, except that re-ranking
+    and expansion choose among equally near images by their order. They depend on the sizes of chunks only through the
+    rounding of products.
 
-    The result depends neither on the order of the gallery nor, beyond the rounding of products, on how lists are cut
-    into chunks. Only which of several images at one distance re-ranking or expansion takes last is up to the order.
-
-    Takes less than 200 MB beside the embeddings and the scores (some 72 bytes of a query), of any number of queries and
-    images, as long as no more than a million images are of one identity. Where tracks are ranked, no more than a
-    million of them. Re-ranking and expansion take more, as they say; lower precision, nine bytes of a query.
+    Memory: less than 200 MB in addition to the embeddings and the scores (about 72 bytes per query), for any number of
+    queries and gallery images, as long as no identity has more than a million images and, where tracks are ranked,
+    there are no more than a million tracks. Re-ranking and expansion take more, as documented there.
 
     Args:
-        query: The images that are looked for.
-        gallery: The images that are searched.
-        protocol: How the rankings are judged.
-        precision: Of the product of queries and gallery. Less than float32 is faster and moves the scores, by an amount
-            that `Scores.rounding_error` states. On a processor without products of bf16, torch computes in float32.
-        keep: The first so many entries of every ranked list are kept, in `Scores.neighbours`.
+        query: Query images.
+        gallery: Gallery images. If the protocol has `query_in_gallery`, None or the query list embedded by another
+            network.
+        protocol: Evaluation settings.
+        keep: Number of first entries of every ranked list to return in `Scores.neighbours`.
 
     Raises:
-        ValueError: The two lists do not fit each other or the protocol, or no query has a valid positive.
+        ValueError: The lists do not match each other or the protocol, or no query has a correct match.
     """
-    gallery = gallery_of(query, gallery, protocol)
-    search = Search(query, gallery, protocol, precision)
-    values, neighbours = search.measure(keep)
-    scores = scored(values, neighbours, search)
-    if precision == "float32":
-        return scores
-    valid = scores.valid.nonzero().flatten()
-    sample = valid[:: -(-len(valid) // _SAMPLE)]
-    chosen = sample.to(query.vectors.device)
-    exact, _ = Search(query.take(chosen), gallery, protocol, positions=chosen).measure()
-    moved = (scores.average_precision[sample] - exact["average_precision"]).abs()
-    return replace(scores, rounding_error=moved.mean().item())
+    gallery = resolve_gallery(query, gallery, protocol)
+    search = Search(query, gallery, protocol)
+    return _make_scores(search, *search.measure(keep))
 
 
-def gallery_of(query: Embeddings, gallery: Embeddings | None, protocol: Protocol) -> Embeddings:
-    """What is searched: the gallery, or the queries where they are their own.
+@torch.no_grad()
+def evaluate_sharded(
+    query: Embeddings, gallery: Embeddings | None = None, protocol: Protocol = _DEFAULT_PROTOCOL, *, keep: int = 0
+) -> Scores:
+    """Evaluate lists of which every process of torch.distributed's default group has a part.
+
+    The parts, which may differ in length, form the lists in the order of the ranks. Every process receives the whole
+    gallery, searches it for its own queries, and returns the scores of all queries, the same as `evaluate` of the whole
+    lists. Re-ranking depends on all queries, so that every process then does the whole computation.
+
+    Args:
+        query: This process's part of the queries.
+        gallery: This process's part of the gallery; see `evaluate`.
+        protocol: Evaluation settings.
+        keep: Number of first entries of every ranked list to return in `Scores.neighbours`.
 
     Raises:
-        ValueError: There is none, or it is not the list of queries where both are one.
+        ValueError: As in `evaluate`; raised on every process.
+    """
+    if protocol.reranking is not None:
+        return evaluate(_gather(query), None if gallery is None else _gather(gallery), protocol, keep=keep)
+    whole_gallery = _gather(resolve_gallery(query, gallery, protocol))
+    device = query.vectors.device
+    start = sum(_all_gather_number(len(query), device)[: dist.get_rank()])
+    positions = torch.arange(start, start + len(query), device=device)
+    search = Search(query, whole_gallery, protocol, positions)
+    search.matching.largest = max(_all_gather_number(search.matching.largest, device))
+    own_values, own_first = search.measure(keep)
+    values = {name: _concatenate(value.to(device)).cpu() for name, value in own_values.items()}
+    first = None
+    if own_first is not None:
+        parts = (own_first.gallery_index, own_first.similarity, own_first.relevance)
+        first = Neighbours(*(_concatenate(part.to(device)).cpu() for part in parts))
+    return _make_scores(search, values, first)
+
+
+def resolve_gallery(query: Embeddings, gallery: Embeddings | None, protocol: Protocol) -> Embeddings:
+    """Return the gallery to search: the given one, or the queries if None.
+
+    Raises:
+        ValueError: A gallery is needed and missing, or its labels differ from those of the queries though the protocol
+            has `query_in_gallery`.
     """
     if gallery is None:
         if not protocol.query_in_gallery:
-            raise ValueError("a gallery is needed: the protocol does not say that the queries are their own gallery")
+            raise ValueError("a gallery is needed: only protocols with query_in_gallery search the queries themselves")
         return query
-    if protocol.query_in_gallery and not _one_list(query, gallery):
-        raise ValueError("the protocol says that query and gallery are one list, but their labels differ")
+    if protocol.query_in_gallery and not _same_labels(query, gallery):
+        raise ValueError(
+            "the labels of query and gallery differ, but the protocol has query_in_gallery: pass the same list, or None"
+        )
     return gallery
 
 
-def scored(values: Mapping[str, Any], neighbours: Neighbours | None, search: Search) -> Scores:
-    """The scores that a search has measured: `values` by the names that they have in `Scores`.
-
-    Raises:
-        ValueError: No query has a valid positive.
-    """
-    queries = len(values["positives"])
-    if not values["positives"].any():
-        raise ValueError(f"{queries} queries have no positive {search.no_match_reason()}")
-    return Scores(search.protocol.recall_at, **values, neighbours=neighbours)
-
-
-def _one_list(query: Embeddings, gallery: Embeddings) -> bool:
+def _same_labels(query: Embeddings, gallery: Embeddings) -> bool:
     if not torch.equal(query.identities, gallery.identities):
         return False
     return query.cameras is None or gallery.cameras is None or torch.equal(query.cameras, gallery.cameras)
 
 
-@torch.no_grad()
-def evaluate_sharded(
-    query: Embeddings, gallery: Embeddings | None = None, protocol: Protocol = USUAL, *, keep: int = 0
-) -> Scores:
-    """As `evaluate`, for lists of which every process of torch.distributed's default group passes its own part.
-
-    The parts, in the order of the ranks, make up the lists; they may differ in length. Every process gets the whole
-    gallery, searches it for its own queries, and gets the measurements of all: the scores are the same on each, and
-    the same as of one process. Only re-ranking needs all queries too; every process then does all the work.
-
-    Raises:
-        ValueError: As `evaluate`, on every process.
-    """
-    if protocol.reranking is not None:
-        return evaluate(_gathered(query), None if gallery is None else _gathered(gallery), protocol, keep=keep)
-    whole = _gathered(gallery_of(query, gallery, protocol))
-    before = sum(_everywhere(len(query), query.vectors.device)[: dist.get_rank()])
-    positions = torch.arange(before, before + len(query), device=query.identities.device)
-    search = Search(query, whole, protocol, positions=positions)
-    search.matching.largest = max(_everywhere(search.matching.largest, query.vectors.device))
-    values, first = search.measure(keep)
-    device = query.vectors.device
-    everywhere = {name: _joined(value.to(device)).cpu() for name, value in values.items()}
-    neighbours = None
-    if first is not None:
-        parts = (first.gallery_index, first.similarity, first.relevance)
-        neighbours = Neighbours(*(_joined(part.to(device)).cpu() for part in parts))
-    return scored(everywhere, neighbours, search)
+def _make_scores(search: Search, values: Mapping[str, Any], neighbours: Neighbours | None) -> Scores:
+    if not values["positives"].any():
+        queries = len(values["positives"])
+        raise ValueError(f"none of {queries} queries has a correct match: {search.no_match_reason()}")
+    return Scores(search.protocol.recall_at, **values, neighbours=neighbours)
 
 
-def _gathered(part: Embeddings) -> Embeddings:
-    """The whole list, on every process."""
-    labels = (label if label is None else _joined(label) for label in (part.cameras, part.tracks))
-    return Embeddings(_joined(part.vectors), _joined(part.identities), *labels)
+def _gather(part: Embeddings) -> Embeddings:
+    """Return the whole list, on every process."""
+    labels = (label if label is None else _concatenate(label) for label in (part.cameras, part.tracks))
+    return Embeddings(_concatenate(part.vectors), _concatenate(part.identities), *labels)
 
 
-def _joined(part: Tensor) -> Tensor:
-    """Parts of a tensor, of any length, one after the other in the order of the ranks."""
-    lengths = _everywhere(len(part), part.device)
+def _concatenate(part: Tensor) -> Tensor:
+    """Concatenate the processes' parts of a tensor, which may differ in length, in the order of the ranks."""
+    lengths = _all_gather_number(len(part), part.device)
     whole = part.new_empty(sum(lengths), *part.shape[1:])
     for rank, rows in enumerate(whole.split(lengths)):
         if rank == dist.get_rank():
@@ -146,9 +132,9 @@ def _joined(part: Tensor) -> Tensor:
     return whole
 
 
-def _everywhere(number: int, device: torch.device) -> list[int]:
-    """This number of every process."""
+def _all_gather_number(number: int, device: torch.device) -> list[int]:
+    """Return the numbers of all processes."""
     own = torch.tensor([number], device=device)
-    every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(every, own)
-    return [int(each) for each in every]
+    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, own)
+    return [int(each) for each in gathered]

@@ -1,4 +1,4 @@
-"""Re-ranking: k-reciprocal encoding and query expansion."""
+"""Re-ranking with k-reciprocal neighbors, and query expansion."""
 
 import math
 from dataclasses import dataclass
@@ -10,91 +10,38 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.retrieval import _chunks as chunks
-from benchmark.retrieval._product import empty
-from benchmark.retrieval._similarity import CosineSimilarity
-from benchmark.retrieval.embeddings import require_comparable
-from benchmark.utils.parallel import parallel_map
+from benchmark.retrieval import _chunks
 from benchmark.utils.precision import full_precision
 
-_STRIPES = 12
-"""Parts of the list. Each is multiplied with itself and with those after it: 13 / 24 of the whole product."""
-
-
-class MutualSimilarity:
-    """Cosine similarity of one list with itself, by little more than half the product, whose results are kept.
-
-    Args:
-        similarity: Of the list, (N, D) vectors, with itself; symmetric.
-        workers: How many parts are multiplied at a time.
-    """
-
-    def __init__(self, similarity: CosineSimilarity, workers: int) -> None:
-        vectors = similarity.gallery.vectors
-        self.vectors = vectors
-        step = -(-len(vectors) // _STRIPES)
-        self._stripes = [slice(start, min(start + step, len(vectors))) for start in range(0, len(vectors), step)]
-        self._scores = parallel_map(lambda rows: similarity(rows, slice(rows.start, None)), self._stripes, workers)
-        """Of each stripe, with itself and all after it."""
-
-    @staticmethod
-    def suits(similarity: CosineSimilarity) -> bool:
-        """Whether the two lists are one, and the scores that are kept take two and a half chunks at most."""
-        if similarity.query.vectors is not similarity.gallery.vectors or not similarity.symmetric:
-            return False
-        return 13 * 4 * len(similarity.gallery) ** 2 // 24 <= 5 * chunks.CHUNK_BYTES // 2
-
-    def __call__(self, rows: slice) -> Tensor:
-        """(rows, N) float32 similarities, higher for more alike."""
-        scores = empty(rows.stop - rows.start, len(self.vectors), self.vectors.device)
-        for stripe, known in zip(self._stripes, self._scores, strict=True):
-            first, last = max(rows.start, stripe.start), min(rows.stop, stripe.stop)
-            if first < last:
-                own = known[first - stripe.start : last - stripe.start]
-                scores[first - rows.start : last - rows.start, stripe.start :] = own
-            after = max(rows.start, stripe.stop)
-            if after < rows.stop:
-                columns = slice(after - stripe.start, rows.stop - stripe.start)
-                _copy(known[:, columns].T, scores[after - rows.start :, stripe])
-        return scores
-
-
-def _copy(source: Tensor, target: Tensor) -> None:
-    """On the CPU by NumPy: for what is transposed, it takes three quarters of the time of torch on one thread."""
-    if source.device.type == "cpu":
-        np.copyto(target.numpy(), source.numpy())
-    else:
-        target.copy_(source)
-
-
-_SAME = 2e-6
+_ZERO_DISTANCE = 2e-6
 """Squared distances of unit vectors up to this are zero: the float32 cosine of a vector with itself is off by 1e-6."""
 _SEARCH_BYTES = 16
-"""What a pair of points occupies in `_search`: its distance, and the key by which it is sorted."""
+"""Bytes per pair of points during the neighbor search: the distance, and the key by which it is sorted."""
 _OVERLAP_BYTES = 48
-"""What the arrays of `_overlap` occupy per pair of codes that meet in a column."""
+"""Bytes per pair of nonzero entries of two codes in the same column, while their overlap is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class KReciprocal:
-    """k-reciprocal re-ranking: gallery images that share neighbours with the query move up.
+    """k-reciprocal re-ranking: gallery images that share neighbors with the query move up.
 
-    Every image, of queries and gallery alike, is encoded by its k-reciprocal neighbours: those among its `k1` nearest
-    that have it among theirs, and the neighbours of these where most are shared. Images are compared by the Jaccard
-    distance of their codes, mixed with the distance that they had.
+    Every query and gallery image is encoded by its k-reciprocal neighbors: the images among its `k1` nearest that also
+    have it among theirs, extended by the neighbors of those with which most are shared. Images are compared by the
+    Jaccard distance of their codes, mixed with the original distance.
 
     Source: Zhong, Zheng, Cao, Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, as
-    computed by fast-reid and torchreid (distances squared, and divided by the largest of each row).
+    implemented in fast-reid and torchreid (squared distances, divided by the largest of each row).
 
-    Raises ValueError, with the name of the setting, for one that is out of range.
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     k1: int = 20
-    """How many nearest others may be reciprocal neighbours; all, where there are fewer."""
+    """Number of nearest neighbors that may be reciprocal, at least 1; all images if there are fewer."""
     k2: int = 6
-    """Over how many nearest images, itself included, a code is averaged; 1 for none."""
+    """Number of nearest images, itself included, over which a code is averaged, at least 1; 1 disables averaging."""
     weight: float = 0.3
-    """The share of the original distance, from 0 to 1 (lambda in the paper)."""
+    """Weight of the original distance, from 0 to 1 (lambda in the paper)."""
 
     def __post_init__(self) -> None:
         for name in ("k1", "k2"):
@@ -104,193 +51,48 @@ class KReciprocal:
             raise ValueError(f"weight must be from 0 to 1, not {self.weight}")
 
     def similarity(self, query: Tensor, gallery: Tensor) -> "_RerankedScores":
-        """Encode all images; the scores are computed when rows of them are asked for.
+        """Encode all images, and return a callable that computes the scores of some queries at a time.
 
-        Of equally near images the first in the list counts as nearer, queries first; every image is its own nearest.
-        Images of one and the same vector get the mean of their codes, so that they tie, whatever their order.
+        Among equally near images, the first in the list counts as nearer, queries before gallery. Every image is its
+        own nearest neighbor. Images with equal vectors share the mean of their codes, so that they tie in any order.
 
-        Distances are computed in float32 on the device of the vectors, the codes on the CPU. Takes the memory of the
-        vectors twice more, and about 200 MB at 20,000 images: the codes grow with their number, not its square.
+        Distances are computed in float32 on the device of the vectors, codes on the CPU. Memory: twice the size of the
+        vectors, plus about 200 MB at 20,000 images. The codes grow linearly with the number of images.
 
         Args:
-            query: (Q, D) floating point. Need not be normalised.
-            gallery: (G, D) floating point, none of them a query's image: that would be its own neighbour twice.
+            query: (Q, D) floating point. Need not be normalized.
+            gallery: (G, D) floating point. Must not contain the query images, which would be their own neighbors twice.
 
         Returns:
-            A callable that takes a slice of the queries and returns (rows, G) float32 on the vectors' device: minus the
-            re-ranked distance, from -1 to 0, higher for more alike.
+            A callable that maps a slice of the queries to (rows, G) float32 scores on the device of the vectors: the
+            negative re-ranked distance, from -1 to 0.
 
         Raises:
-            ValueError: Shapes, types or devices do not fit.
+            ValueError: Shapes, types or devices do not match.
         """
-        require_comparable(query, gallery)
+        _require_comparable(query, gallery)
         points = torch.cat([query.detach().float(), gallery.detach().float()])
         return _RerankedScores(functional.normalize(points, dim=1, out=points), len(query), self)
 
 
-class _RerankedScores:
-    """Minus the re-ranked distances of queries and gallery, some rows at a time.
-
-    Args:
-        points: (N, D) float32, the queries before the gallery. Compared by squared euclidean distance as they are.
-        queries: How many of them are queries.
-        settings: The sizes of neighbourhoods, and the weight of the original distance.
-    """
-
-    def __init__(self, points: Tensor, queries: int, settings: KReciprocal) -> None:
-        self._points = points
-        self._squares = torch.linalg.vector_norm(points, dim=1).square()
-        self._weight = settings.weight
-        self._queries = queries
-        # The distances of equal vectors from another are rounded alike, and so tie, only if they are computed once.
-        others, place = points.unique(dim=0, return_inverse=True)
-        if len(others) == len(points):
-            others, place = points, torch.arange(len(points), device=points.device)
-        nearest, distances, self._farthest = self._search(max(settings.k1 + 1, settings.k2), others, place)
-        codes = self._encode(nearest[:, : settings.k1 + 1], distances[:, : settings.k1 + 1], round(settings.k1 / 2))
-        if settings.k2 > 1:
-            averaged = nearest[:, : settings.k2]
-            codes = _graph(averaged, np.full(averaged.shape, 1 / averaged.shape[1], np.float32)) @ codes
-        group = place.cpu().numpy()
-        codes = _graph(group[:, None], 1 / np.bincount(group).astype(np.float32)[group]).T.tocsr() @ codes
-        self._codes = codes
-        """Of each different vector."""
-        self._query_group = group[:queries]
-        groups, self._gallery_group = np.unique(group[queries:], return_inverse=True)
-        self._gallery_codes = codes[groups].tocsc()
-
-    def __call__(self, rows: slice) -> Tensor:
-        """The (rows, G) float32 scores of these rows of the query list, higher for more alike."""
-        rows = slice(*rows.indices(self._queries))
-        scores = self._distances(rows, self._points[self._queries :], self._squares[self._queries :])
-        scores.div_(self._farthest[rows, None]).mul_(-self._weight)
-        codes = self._codes[self._query_group[rows]]
-        meetings = np.diff(self._gallery_codes.indptr)[codes.indices]
-        pairs = np.diff(np.append(0, meetings.cumsum())[codes.indptr])
-        row_bytes = _OVERLAP_BYTES * int(pairs.max(initial=0)) + 24 * scores.shape[1]
-        for part in chunks.chunks(len(scores), row_bytes):
-            overlap = self._overlap(codes[part])
-            jaccard = 1 - overlap / (2 - overlap)
-            scores[part] -= torch.from_numpy(jaccard[:, self._gallery_group] * (1 - self._weight)).to(scores)
-        return scores
-
-    def _distances(self, rows: slice, others: Tensor, squares: Tensor) -> Tensor:
-        """Squared distances (rows, M) of these points and `others`, (M, D) with their (M,) squared norms."""
-        with full_precision(others.device):
-            distances = torch.addmm(squares, self._points[rows], others.T, alpha=-2)
-        return functional.threshold(distances.add_(self._squares[rows, None]), _SAME, 0.0, inplace=True)
-
-    def _search(self, count: int, others: Tensor, place: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        """The `count` nearest points of each, itself first, as far as there are so many.
-
-        Args:
-            count: How many.
-            others: (U, D): the different points.
-            place: (N,) int64: which of these each point is.
-
-        Returns:
-            Their positions, (N, count) int64, their distances, (N, count) float32, divided by the largest of each row,
-            and these largest, (N,) float32 on the device, 1 where all points are one.
-        """
-        repeated = len(others) < len(place)
-        squares = torch.linalg.vector_norm(others, dim=1).square()
-        positions = torch.arange(len(place), device=place.device)
-        count = min(count, len(place))
-        # Made before the loop: small tensors kept from between large temporary ones hinder the reuse of their memory.
-        nearest, near = torch.empty(len(place), count, dtype=torch.int64), torch.empty(len(place), count)
-        farthest = torch.empty(len(place), device=place.device)
-        for rows in chunks.chunks(len(place), _SEARCH_BYTES * len(place)):
-            distances = self._distances(rows, others, squares)
-            distances = distances.index_select(1, place) if repeated else distances
-            distances.diagonal(rows.start).fill_(-0.0)
-            farthest[rows] = distances.amax(dim=1)
-            # The bits of floats that are not negative are ordered as they are. Those of -0.0 come before all of them.
-            keys = distances.view(torch.int32).long().bitwise_left_shift_(32).add_(positions)
-            keys = keys.topk(count, largest=False).values
-            nearest[rows] = (keys & 0xFFFFFFFF).cpu()
-            near[rows] = (keys >> 32).int().view(torch.float32).cpu()
-        farthest.masked_fill_(farthest == 0, 1.0)
-        return nearest.numpy(), near.div_(farthest.cpu()[:, None]).numpy(), farthest
-
-    def _encode(self, nearest: np.ndarray, distances: np.ndarray, half: int) -> Any:
-        """Codes of the points, a (N, N) sparse array: the weights, of sum 1, of the members of their neighbourhoods.
-
-        Args:
-            nearest: (N, k1 + 1) int64.
-            distances: (N, k1 + 1) float32, divided by the largest of each row.
-            half: The size of the neighbourhoods by which others are extended.
-        """
-        close, core = (_mutual(nearest[:, : k + 1]) for k in (nearest.shape[1], half))
-        shared = (close @ core).multiply(close).tocsr()  # at (i, j): how much of j's core is close to i
-        shared.data = (3 * shared.data > 2 * core.sum(axis=1)[shared.indices]).astype(np.int32)
-        shared.eliminate_zeros()
-        added = shared @ core  # of which what is close is left out
-        added = (added - added.multiply(close)).tocsr()
-        added.eliminate_zeros()
-        codes = _graph(nearest, np.exp(-distances)).multiply(close).tocsr()
-        codes = codes + sparse.csr_array((self._added_weights(added), added.indices, added.indptr), added.shape)
-        codes.data /= np.repeat(codes.sum(axis=1), np.diff(codes.indptr))
-        return codes
-
-    def _added_weights(self, added: Any) -> np.ndarray:
-        """The weights, before they are normalised, of the pairs of points stored in a sparse array; in their order."""
-        first = torch.from_numpy(np.repeat(np.arange(added.shape[0]), np.diff(added.indptr))).to(self._points.device)
-        second = torch.from_numpy(added.indices).to(self._points.device)
-        distances = self._squares[first] + self._squares[second]
-        for pairs in chunks.chunks(len(first), 3 * 4 * self._points.shape[1]):
-            with full_precision(distances.device):
-                product = torch.linalg.vecdot(self._points[first[pairs]], self._points[second[pairs]])
-            distances[pairs] -= 2 * product
-        functional.threshold(distances, _SAME, 0.0, inplace=True)
-        return distances.div_(self._farthest[first]).neg_().exp_().cpu().numpy()
-
-    def _overlap(self, codes: Any) -> np.ndarray:
-        """Sum over the columns of the smaller entry of (Q, N) `codes` and of every gallery vector's: (Q, U) float64.
-
-        Only pairs of entries that are not zero are visited: those of the gallery are listed by column.
-        """
-        gallery = self._gallery_codes
-        start, stop = gallery.indptr[codes.indices], gallery.indptr[codes.indices + 1]
-        counts = stop - start
-        entry = np.repeat(np.arange(len(counts)), counts)  # of the queries' codes, that a pair belongs to
-        other = np.arange(len(entry)) + (stop - counts.cumsum())[entry]
-        smaller = np.minimum(codes.data[entry], gallery.data[other])
-        row = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))[entry]
-        cells = row * gallery.shape[0] + gallery.indices[other]
-        size = codes.shape[0] * gallery.shape[0]
-        return np.bincount(cells, weights=smaller, minlength=size).reshape(-1, gallery.shape[0])
-
-
-def _graph(neighbours: np.ndarray, values: np.ndarray) -> Any:
-    """A (N, N) sparse array with the (N, k) `values` in the columns of the (N, k) `neighbours` of each point."""
-    count, width = neighbours.shape
-    return sparse.csr_array((values.ravel(), neighbours.ravel(), np.arange(count + 1) * width), (count, count))
-
-
-def _mutual(neighbours: np.ndarray) -> Any:
-    """A (N, N) sparse array of ones where two points are among the (N, k) `neighbours` of each other."""
-    graph = _graph(neighbours, np.ones(neighbours.shape, np.int32))
-    return graph.multiply(graph.T.tocsr()).tocsr()
-
-
 @dataclass(frozen=True, slots=True)
 class QueryExpansion:
-    """Average query expansion: a query becomes the mean of itself and of its nearest gallery images.
+    """Average query expansion: replaces a query by the mean of itself and its nearest gallery images, as unit vectors.
 
-    All as unit vectors. The query counts with weight 1, a gallery image of cosine c with max(c, 0)^alpha: as much as
-    the query where alpha is 0, and the less the further away it is where alpha is larger.
+    The query has weight 1 and a gallery image with cosine similarity c has weight max(c, 0)^alpha.
 
     Sources: Chum, Philbin, Sivic, Isard, Zisserman, "Total Recall: Automatic Query Expansion with a Generative Feature
     Model for Object Retrieval", ICCV 2007; with weights: Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with
     No Human Annotation", TPAMI 2019.
 
-    Raises ValueError, with the name of the setting, for one that is out of range.
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     k: int = 10
-    """How many nearest gallery images are added; all, where there are fewer."""
+    """Number of nearest gallery images that are added, at least 1; all if there are fewer."""
     alpha: float = 0.0
-    """The power of the cosine in their weights, at least 0. At 0 all weigh 1, those of negative cosine included."""
+    """Exponent of the cosine similarity in the weights, at least 0. At 0 every weight is 1, for any similarity."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -300,27 +102,30 @@ class QueryExpansion:
 
     @torch.no_grad()
     def expand(self, query: Tensor, gallery: Tensor, itself: Tensor | None = None) -> Tensor:
-        """The queries to search the gallery with instead: (Q, D) float32 unit vectors on the device of the queries.
+        """Return the expanded queries.
 
-        Where queries and gallery are one list (leave-one-out), a query finds itself first, and would count twice unless
-        `itself` says where. Which of two different images of the same cosine is the k-th nearest is left to rounding.
+        If several gallery images have the same similarity, rounding decides which is the k-th nearest.
 
-        Takes the memory of the queries in float32 again, and of the gallery where that is in another type.
+        Memory: the queries in float32, and the gallery in float32 if it has another type.
 
         Args:
-            query: (Q, D) floating point. Need not be normalised.
-            gallery: (G, D) floating point. Need not be normalised.
-            itself: (Q,) int64: which gallery image each query is, where it is one and not to be its own neighbour.
+            query: (Q, D) floating point. Need not be normalized.
+            gallery: (G, D) floating point. Need not be normalized.
+            itself: (Q,) int64 position of each query in the gallery, where the query is not its own neighbor
+                (leave-one-out). Without it, a query that is in the gallery counts twice.
+
+        Returns:
+            (Q, D) float32 unit vectors on the device of the queries.
 
         Raises:
-            ValueError: Shapes, types or devices do not fit.
+            ValueError: Shapes, types or devices do not match.
         """
-        require_comparable(query, gallery)
+        _require_comparable(query, gallery)
         gallery = gallery.float()
         scale = torch.linalg.vector_norm(gallery, dim=1).clamp_min(1e-12).reciprocal()
         count = min(self.k, len(gallery) - (itself is not None))
         expanded = torch.empty(query.shape, device=query.device)
-        for rows in chunks.chunks(len(query), 4 * (len(gallery) + count * query.shape[1])):
+        for rows in _chunks.chunks(len(query), 4 * (len(gallery) + count * query.shape[1])):
             unit = functional.normalize(query[rows].float(), dim=1)
             with full_precision(query.device):
                 cosines = torch.mm(unit, gallery.T).mul_(scale)
@@ -329,6 +134,162 @@ class QueryExpansion:
                 nearest = cosines.topk(count, dim=1)
                 weights = nearest.values.clamp_min(0).pow(self.alpha) if self.alpha else 1.0
                 weights = weights * scale[nearest.indices]
-                found = torch.bmm(weights[:, None], gallery[nearest.indices]).squeeze(1)
-            expanded[rows] = functional.normalize(unit + found, dim=1)
+                added = torch.bmm(weights[:, None], gallery[nearest.indices]).squeeze(1)
+            expanded[rows] = functional.normalize(unit + added, dim=1)
         return expanded
+
+
+class _RerankedScores:
+    """Negative re-ranked distances of queries and gallery, for some queries at a time.
+
+    Args:
+        points: (N, D) float32, queries before gallery. Compared by squared Euclidean distance, without normalization.
+        queries: Number of queries among them.
+        settings: Neighborhood sizes, and the weight of the original distance.
+    """
+
+    def __init__(self, points: Tensor, queries: int, settings: KReciprocal) -> None:
+        self._points = points
+        self._squares = torch.linalg.vector_norm(points, dim=1).square()
+        self._weight = settings.weight
+        self._queries = queries
+        # Equal points tie only if their distances to another point are computed once: rounding depends on the position.
+        distinct, group = points.unique(dim=0, return_inverse=True)
+        if len(distinct) == len(points):
+            distinct, group = points, torch.arange(len(points), device=points.device)
+        nearest, distances, self._farthest = self._search(max(settings.k1 + 1, settings.k2), distinct, group)
+        codes = self._encode(nearest[:, : settings.k1 + 1], distances[:, : settings.k1 + 1], round(settings.k1 / 2))
+        if settings.k2 > 1:
+            averaged = nearest[:, : settings.k2]
+            codes = _graph(averaged, np.full(averaged.shape, 1 / averaged.shape[1], np.float32)) @ codes
+        groups = group.cpu().numpy()
+        codes = _graph(groups[:, None], 1 / np.bincount(groups).astype(np.float32)[groups]).T.tocsr() @ codes
+        self._codes = codes
+        """Codes of the distinct points."""
+        self._query_group = groups[:queries]
+        gallery_groups, self._gallery_group = np.unique(groups[queries:], return_inverse=True)
+        self._gallery_codes = codes[gallery_groups].tocsc()
+
+    def __call__(self, rows: slice) -> Tensor:
+        """Return the (rows, G) float32 scores of some queries."""
+        rows = slice(*rows.indices(self._queries))
+        scores = self._distances(rows, self._points[self._queries :], self._squares[self._queries :])
+        scores.div_(self._farthest[rows, None]).mul_(-self._weight)
+        codes = self._codes[self._query_group[rows]]
+        pairs_per_entry = np.diff(self._gallery_codes.indptr)[codes.indices]
+        pairs = np.diff(np.append(0, pairs_per_entry.cumsum())[codes.indptr])
+        row_bytes = _OVERLAP_BYTES * int(pairs.max(initial=0)) + 24 * scores.shape[1]
+        for part in _chunks.chunks(len(scores), row_bytes):
+            overlap = self._overlap(codes[part])
+            jaccard = 1 - overlap / (2 - overlap)
+            scores[part] -= torch.from_numpy(jaccard[:, self._gallery_group] * (1 - self._weight)).to(scores)
+        return scores
+
+    def _distances(self, rows: slice, others: Tensor, squares: Tensor) -> Tensor:
+        """Return the squared distances of some points to (M, D) others with (M,) squared norms: (rows, M)."""
+        with full_precision(others.device):
+            distances = torch.addmm(squares, self._points[rows], others.T, alpha=-2)
+        return functional.threshold(distances.add_(self._squares[rows, None]), _ZERO_DISTANCE, 0.0, inplace=True)
+
+    def _search(self, count: int, distinct: Tensor, group: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        """Find the nearest points of each point, itself first.
+
+        Args:
+            count: Number of points to find; N if there are fewer.
+            distinct: (U, D) distinct points.
+            group: (N,) int64 position of each point in `distinct`.
+
+        Returns:
+            Positions of the nearest points, (N, count) int64; their distances divided by the largest of the row,
+            (N, count) float32; and these largest distances, (N,) float32 on the device, 1 if all points are equal.
+        """
+        has_duplicates = len(distinct) < len(group)
+        squares = torch.linalg.vector_norm(distinct, dim=1).square()
+        positions = torch.arange(len(group), device=group.device)
+        count = min(count, len(group))
+        # Allocated before the loop: small results between large temporary tensors would fragment the memory.
+        nearest, near = torch.empty(len(group), count, dtype=torch.int64), torch.empty(len(group), count)
+        farthest = torch.empty(len(group), device=group.device)
+        for rows in _chunks.chunks(len(group), _SEARCH_BYTES * len(group)):
+            distances = self._distances(rows, distinct, squares)
+            distances = distances.index_select(1, group) if has_duplicates else distances
+            distances.diagonal(rows.start).fill_(-0.0)
+            farthest[rows] = distances.amax(dim=1)
+            # The bit patterns of nonnegative floats ascend with their values, and that of -0.0 is the smallest int32.
+            keys = distances.view(torch.int32).long().bitwise_left_shift_(32).add_(positions)
+            keys = keys.topk(count, largest=False).values
+            nearest[rows] = (keys & 0xFFFFFFFF).cpu()
+            near[rows] = (keys >> 32).int().view(torch.float32).cpu()
+        farthest.masked_fill_(farthest == 0, 1.0)
+        return nearest.numpy(), near.div_(farthest.cpu()[:, None]).numpy(), farthest
+
+    def _encode(self, nearest: np.ndarray, distances: np.ndarray, half: int) -> Any:
+        """Return the codes of all points: a sparse (N, N) array of neighborhood weights, whose rows sum to 1.
+
+        Args:
+            nearest: (N, k1 + 1) int64 nearest points, itself first.
+            distances: (N, k1 + 1) float32 distances, divided by the largest of the row.
+            half: Size of the neighborhoods that extend other neighborhoods.
+        """
+        reciprocal, core = (_mutual(nearest[:, : k + 1]) for k in (nearest.shape[1], half))
+        # (i, j): number of points in j's core that are reciprocal neighbors of i, where j is one too.
+        shared = (reciprocal @ core).multiply(reciprocal).tocsr()
+        shared.data = (3 * shared.data > 2 * core.sum(axis=1)[shared.indices]).astype(np.int32)
+        shared.eliminate_zeros()
+        added = shared @ core
+        added = (added - added.multiply(reciprocal)).tocsr()  # without the points that are reciprocal neighbors anyway
+        added.eliminate_zeros()
+        codes = _graph(nearest, np.exp(-distances)).multiply(reciprocal).tocsr()
+        codes = codes + sparse.csr_array((self._added_weights(added), added.indices, added.indptr), added.shape)
+        codes.data /= np.repeat(codes.sum(axis=1), np.diff(codes.indptr))
+        return codes
+
+    def _added_weights(self, added: Any) -> np.ndarray:
+        """Return the unnormalized weights of the pairs of points that a sparse array stores, in their order."""
+        first = torch.from_numpy(np.repeat(np.arange(added.shape[0]), np.diff(added.indptr))).to(self._points.device)
+        second = torch.from_numpy(added.indices).to(self._points.device)
+        distances = self._squares[first] + self._squares[second]
+        for pairs in _chunks.chunks(len(first), 3 * 4 * self._points.shape[1]):
+            with full_precision(distances.device):
+                product = torch.linalg.vecdot(self._points[first[pairs]], self._points[second[pairs]])
+            distances[pairs] -= 2 * product
+        functional.threshold(distances, _ZERO_DISTANCE, 0.0, inplace=True)
+        return distances.div_(self._farthest[first]).neg_().exp_().cpu().numpy()
+
+    def _overlap(self, codes: Any) -> np.ndarray:
+        """Return the sum over columns of the smaller entry of (Q, N) codes and every gallery code: (Q, U) float64.
+
+        Visits only pairs of nonzero entries, because the gallery codes are stored by column.
+        """
+        gallery = self._gallery_codes
+        start, stop = gallery.indptr[codes.indices], gallery.indptr[codes.indices + 1]
+        counts = stop - start
+        query_entry = np.repeat(np.arange(len(counts)), counts)  # of each pair
+        gallery_entry = np.arange(len(query_entry)) + (stop - counts.cumsum())[query_entry]
+        smaller = np.minimum(codes.data[query_entry], gallery.data[gallery_entry])
+        row = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))[query_entry]
+        cells = row * gallery.shape[0] + gallery.indices[gallery_entry]
+        size = codes.shape[0] * gallery.shape[0]
+        return np.bincount(cells, weights=smaller, minlength=size).reshape(-1, gallery.shape[0])
+
+
+def _require_comparable(query: Tensor, gallery: Tensor) -> None:
+    for name, vectors in (("query", query), ("gallery", gallery)):
+        if vectors.ndim != 2 or not vectors.is_floating_point() or not len(vectors):
+            raise ValueError(f"{name} must be (N, D) floating point with N >= 1, not {tuple(vectors.shape)}")
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"query and gallery vectors differ in size: {query.shape[1]} and {gallery.shape[1]}")
+    if query.device != gallery.device:
+        raise ValueError(f"query and gallery must be on one device, not on {query.device} and {gallery.device}")
+
+
+def _graph(neighbors: np.ndarray, values: np.ndarray) -> Any:
+    """Return a sparse (N, N) array with (N, k) values in the columns given by each point's (N, k) neighbors."""
+    count, width = neighbors.shape
+    return sparse.csr_array((values.ravel(), neighbors.ravel(), np.arange(count + 1) * width), (count, count))
+
+
+def _mutual(neighbors: np.ndarray) -> Any:
+    """Return a sparse (N, N) array with a one where two points are among each other's (N, k) neighbors."""
+    graph = _graph(neighbors, np.ones(neighbors.shape, np.int32))
+    return graph.multiply(graph.T.tocsr()).tocsr()

@@ -1,4 +1,4 @@
-"""Agreement with the evaluators of fast-reid, torchreid, CDD, RKD and pytorch-metric-learning on their own outputs."""
+"""Agreement with outputs of the evaluators of fast-reid, torchreid, CDD, RKD and pytorch-metric-learning."""
 
 import numpy as np
 import pytest
@@ -29,12 +29,13 @@ def labelled(identities: np.ndarray, cameras: np.ndarray) -> Embeddings:
 
 
 def rank(
-    arrays, case: str, camera_rule: bool = True, columns: slice | np.ndarray = slice(None), ties: str = "pessimistic"
+    arrays, case: str, camera_rule: bool = True, entries: slice | np.ndarray = slice(None), ties: str = "pessimistic"
 ) -> Ranking:
+    """Rank some entries of the gallery of a golden case."""
     query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
-    gallery = labelled(arrays[f"{case}/g_ids"][columns], arrays[f"{case}/g_cams"][columns])
+    gallery = labelled(arrays[f"{case}/g_ids"][entries], arrays[f"{case}/g_cams"][entries])
     matches = Matching(query, gallery, Protocol(camera_rule=camera_rule))(slice(0, len(query)))
-    return Ranking.from_scores(-torch.from_numpy(arrays[f"{case}/distmat"][:, columns]), matches, ties=ties)
+    return Ranking.from_scores(-torch.from_numpy(arrays[f"{case}/distmat"][:, entries]), matches, ties=ties)
 
 
 def assert_equals_pytorch_metric_learning(arrays, case: str, ranking: Ranking) -> None:
@@ -49,12 +50,12 @@ def assert_equals_pytorch_metric_learning(arrays, case: str, ranking: Ranking) -
 
 
 def recall(ranking: Ranking, at: list[int]) -> np.ndarray:
-    hits = first_match_rank(ranking)[ranking.positives > 0]
-    return np.array([(hits <= k).double().mean().item() for k in at])
+    ranks = first_match_rank(ranking)[ranking.positives > 0]
+    return np.array([(ranks <= k).double().mean().item() for k in at])
 
 
 @pytest.mark.parametrize(
-    ("case", "prefix", "columns"),
+    ("case", "prefix", "entries"),
     [
         ("plain", "", None),
         ("junk_and_distractors", "junk_kept_", None),
@@ -64,9 +65,9 @@ def recall(ranking: Ranking, at: list[int]) -> np.ndarray:
         ("ties", "optimistic_", None),
     ],
 )
-def test_re_identification_evaluators(arrays, case: str, prefix: str, columns: str | None):
+def test_re_identification_evaluators(arrays, case: str, prefix: str, entries: str | None):
     ties = "optimistic" if prefix == "optimistic_" else "pessimistic"
-    ranking = rank(arrays, case, columns=arrays[f"{case}/{columns}"] if columns else slice(None), ties=ties)
+    ranking = rank(arrays, case, entries=arrays[f"{case}/{entries}"] if entries else slice(None), ties=ties)
     valid = ranking.positives > 0
     expected = {name: arrays[f"{case}/{prefix}fastreid_{name}"] for name in ("AP", "INP", "mAP", "mINP", "cmc")} | {
         "valid": arrays[f"{case}/{prefix}valid_queries"]
@@ -110,8 +111,8 @@ def test_leave_one_out(arrays):
     np.testing.assert_allclose(all_queries, arrays["leave_one_out/rkd_recall_1_2_4_8"], atol=1e-6)
 
 
-def test_unit_features_from_end_to_end(arrays):
-    """On unit vectors cosine and euclidean distance give one order."""
+def test_evaluation_of_unit_vectors(arrays):
+    """Cosine similarity and Euclidean distance give the same order of unit vectors."""
     query, gallery = (
         Embeddings(
             *(torch.from_numpy(arrays[f"rerank/{key}"]) for key in (f"{name}_features", f"{i}_ids", f"{i}_cams"))
@@ -122,8 +123,8 @@ def test_unit_features_from_end_to_end(arrays):
     assert scores.mAP == pytest.approx(float(arrays["rerank/before_mAP"]), abs=1e-9)
 
 
-def test_junk_is_ignored_and_distractors_are_wrong(arrays):
-    """Market-1501's -1 and 0, by the protocol and not by what is handed in."""
+def test_junk_is_ignored_and_distractors_are_negatives(arrays):
+    """The identities -1 and 0 of Market-1501, as the protocol defines them."""
     case = "junk_and_distractors"
     query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
     gallery = labelled(arrays[f"{case}/g_ids"], arrays[f"{case}/g_cams"])
@@ -144,7 +145,7 @@ def test_coincident_points_and_single_images(arrays):
     optimistic, pessimistic = (
         Ranking.from_scores(scores.clone(), matches, ties=t) for t in ("optimistic", "pessimistic")
     )
-    expected = arrays[f"{case}/recall_1_2_4_8_positives_exist"]  # a tie goes to the lower index there: in between
+    expected = arrays[f"{case}/recall_1_2_4_8_positives_exist"]  # between both, as ties go to the lower index there
     assert (recall(optimistic, [1, 2, 4, 8]) >= expected - 1e-6).all()
     assert (recall(pessimistic, [1, 2, 4, 8]) <= expected + 1e-6).all()
     assert recall(optimistic, [1]) - recall(pessimistic, [1]) < 2.5 / len(samples)  # two coincident points

@@ -1,4 +1,4 @@
-"""Scores and neighbours refuse what no evaluation can have found."""
+"""Means of scores, and validation of results."""
 
 from dataclasses import replace
 
@@ -23,9 +23,10 @@ NEIGHBOURS = Neighbours(
     torch.tensor([[0.9, 0.5], [0.4, 0.4]]),
     torch.tensor([[0, 1], [-1, 0]]).to(torch.int8),
 )
+FIRST_QUERY = Neighbours(NEIGHBOURS.gallery_index[:1], NEIGHBOURS.similarity[:1], NEIGHBOURS.relevance[:1])
 
 
-def test_means_are_over_the_queries_that_count():
+def test_means_are_over_valid_queries():
     assert (SCORES.queries, SCORES.skipped, SCORES.valid.tolist()) == (2, 1, [True, False])
     assert SCORES.mAP == SCORES.mINP == SCORES.mAP_at_R == SCORES.R_precision == 0.5
     assert SCORES.recall == {1: 0.0, 2: 1.0} and SCORES.precision == {1: 0.0, 2: 0.5}
@@ -35,25 +36,18 @@ def test_means_are_over_the_queries_that_count():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"first_match_rank": torch.tensor([2, 1])}, "first_match_rank must be 0 for the queries without positives"),
-        ({"first_match_rank": torch.tensor([0, 0])}, "first_match_rank must be 0 for the queries without positives"),
+        ({"first_match_rank": torch.tensor([2, 1])}, "first_match_rank must be 0 for queries without correct matches"),
+        ({"first_match_rank": torch.tensor([0, 0])}, "first_match_rank must be 0 for queries without correct matches"),
         ({"r_precision": HALF[:1]}, r"r_precision must be \(2,\) on the CPU, not \(1,\)"),
         ({"precision_at": HALF}, r"precision_at must be \(2, 2\) on the CPU, not \(2,\)"),
-        ({"average_precision": 3 * HALF}, "average_precision must lie between 0 and 1"),
-        ({"average_precision": HALF.flip(0)}, "average_precision must lie between 0 and 1"),
-        ({"positives": torch.zeros(2).long()}, "none of 2 queries has a positive"),
-        ({"positives": torch.tensor([-1, -1])}, "none of 2 queries has a positive"),
-        (
-            {
-                "neighbours": Neighbours(
-                    *(part[:1] for part in (NEIGHBOURS.gallery_index, NEIGHBOURS.similarity, NEIGHBOURS.relevance))
-                )
-            },
-            "neighbours of 1 queries, and 2 queries",
-        ),
+        ({"average_precision": 3 * HALF}, "average_precision must be between 0 and 1"),
+        ({"average_precision": HALF.flip(0)}, "average_precision must be between 0 and 1"),
+        ({"positives": torch.zeros(2).long()}, "none of 2 queries has a correct match"),
+        ({"positives": torch.tensor([-1, -1])}, "none of 2 queries has a correct match"),
+        ({"neighbours": FIRST_QUERY}, "neighbours has 1 rows, but there are 2 queries"),
     ],
 )
-def test_what_does_not_fit(change: dict, message: str):
+def test_rejects_inconsistent_scores(change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         replace(SCORES, **change)
 
@@ -61,12 +55,12 @@ def test_what_does_not_fit(change: dict, message: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gallery_index": NEIGHBOURS.gallery_index[:1]}, "must be"),
-        ({"similarity": NEIGHBOURS.similarity.flip(1)}, "in the order of their similarity"),
-        ({"relevance": NEIGHBOURS.relevance * 2}, "must be -1, 0 or 1"),
+        ({"gallery_index": NEIGHBOURS.gallery_index[:1]}, r"must all be \(Q, K\)"),
+        ({"similarity": NEIGHBOURS.similarity.flip(1)}, "similarity must descend"),
+        ({"relevance": NEIGHBOURS.relevance * 2}, "relevance must be -1, 0 or 1"),
     ],
 )
-def test_neighbours_that_cannot_be(change: dict, message: str):
+def test_rejects_inconsistent_neighbours(change: dict, message: str):
     assert len(replace(SCORES, neighbours=NEIGHBOURS).neighbours) == 2
     with pytest.raises(ValueError, match=message):
         replace(NEIGHBOURS, **change)
