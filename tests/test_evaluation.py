@@ -1,25 +1,34 @@
-"""Test images of a dataset, embedded and scored."""
+"""The test set that a recipe describes."""
 
+import pytest
 import torch
 
-from benchmark import evaluation
-from benchmark.data.loaders import Loading
-from benchmark.datasets.glyphs import Glyphs
-from benchmark.model.embedder import Embedder
+from benchmark.datasets.vehicleid import VehicleID
+from benchmark.errors import UserError
+from benchmark.evaluation import TestSet
+from benchmark.recipe import compose
+
+CPU = torch.device("cpu")
 
 
-def test_images_are_embedded_in_order(data_root):
-    dataset = Glyphs(data_root, train_identities=40, test_identities=20)
-    test = evaluation.TestSet(dataset, Loading((32, 32)), batch_size=16)
-    torch.manual_seed(0)
-    network = Embedder("resnet14t", {"channels": [8] * 4, "stem_width": 8}, dim=4).eval()
-    first, again = test.embed(network, "query"), test.embed(network, "query")
+def test_recipe_sets_dataset_loading_and_protocol(tmp_path):
+    settings = ["evaluate.ties=optimistic", "evaluate.batch_size=3", "image_size=[32,48]", "runtime.skip_broken=true"]
+    recipe = compose("kd", "vehicleid", None, [*settings, "dataset.test_size=1600", "runtime.cache=cache"])
+    test = TestSet.from_recipe(recipe, tmp_path, CPU)
+    assert isinstance(test.dataset, VehicleID) and test.dataset.test_size == 1600
+    assert test.protocol.ties == "optimistic" and test.protocol.recall_at == test.dataset.protocol.recall_at
+    loading = test.loading
+    assert (test.batch_size, loading.size, loading.skip_broken, str(loading.cache)) == (3, (32, 48), True, "cache")
+    assert TestSet.from_recipe(recipe, tmp_path, CPU, (8, 8)).loading.size == (8, 8)
 
-    batch = next(iter(evaluation.TestSet(dataset, Loading((32, 32)), batch_size=1000).loader("query")))
-    with torch.no_grad():
-        expected = network(batch.images)
-    assert torch.allclose(first.vectors, expected, atol=1e-5)
-    assert torch.equal(first.vectors, again.vectors)
-    assert torch.equal(first.identities, batch.labels)
-    assert torch.equal(test.example(5), batch.images[:5])
-    assert len(test.example(1000)) == 16, "only the first batch is read"
+
+@pytest.mark.parametrize(("option", "expected"), [([], 7), (["dataset.seed=3"], 3)])
+def test_dataset_seed_defaults_to_the_seed_of_the_run(tmp_path, option: list[str], expected: int):
+    recipe = compose("kd", "vehicleid", None, option, 7)
+    assert TestSet.from_recipe(recipe, tmp_path, CPU).dataset.seed == expected
+
+
+def test_settings_that_exclude_each_other(tmp_path):
+    recipe = compose("kd", "cub200", None, ["evaluate.reranking.k1=4"])
+    with pytest.raises(UserError, match="evaluate: reranking and query_in_gallery exclude each other"):
+        TestSet.from_recipe(recipe, tmp_path, CPU)

@@ -130,7 +130,7 @@ class TestEvaluation:
         damage(*(sample for sample in uniform.gallery if sample.identity == 4))
         damage(*(sample for sample in uniform.query if sample.identity == 5))
         test = test_set()
-        with pytest.raises(UserError, match=r"queries have no (positive|correct match)"):
+        with pytest.raises(UserError, match="queries has a correct match"):
             test.score(test.embed(self.network, "query"), test.embed(self.network, "gallery"))
 
     def test_every_validation_image_is_broken(self, uniform, test_set):
