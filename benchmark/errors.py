@@ -18,6 +18,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Returns:
         `"; did you mean 'kd'?"` with the most similar known name, or `"."` if none is similar.
     """
+    guess = closest(name, known)
+    return f"; did you mean {guess!r}?" if guess else "."
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most similar to `name`, ignoring case; None if none is similar."""
     names = {candidate.lower(): candidate for candidate in known}
-    close = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return f"; did you mean {names[close[0]]!r}?" if close else "."
+    matches = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return names[matches[0]] if matches else None

@@ -61,7 +61,7 @@ class TestSet:
         runtime = recipe.runtime
         cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
         loading = Loading(image_size or recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
-        return cls(dataset, loading, recipe.evaluate.batch_size, recipe.evaluate.judged_by(dataset.protocol))
+        return cls(dataset, loading, recipe.evaluate.batch_size, recipe.evaluate.protocol(dataset.protocol))
 
     @cached_property
     def images(self) -> EvaluationImages:

@@ -57,7 +57,7 @@ def edited(tmp_path):
     [
         ({"recipe": {"method": {"name": "cddd"}}}, "unknown method 'cddd'; did you mean 'cdd'?"),
         ({"recipe": {"dataset": {"name": "glyph"}}}, "unknown dataset 'glyph'; did you mean 'glyphs'?"),
-        ({"recipe": {"method": {"weihgt": 0.5}}}, "unknown key 'method.weihgt' in the recipe of"),
+        ({"recipe": {"method": {"weihgt": 0.5}}}, "method.weihgt in the recipe of"),
         ({"recipe": {"train": {"schedule": {"epochs": "two"}}}}, "train.schedule.epochs in the recipe of"),
         ({"recipe": {"train": {"schedule": {"epochs": 3}}}}, "the recipe does not match its recipe_hash"),
         ({"recipe": {"method": 7}}, "unknown method '7'"),

@@ -11,7 +11,7 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS
 from benchmark.errors import UserError, nearest
 from benchmark.recipe.compose import parse_setting
-from benchmark.recipe.validate import arguments
+from benchmark.recipe.validate import validate_arguments
 from benchmark.registry import DATASETS
 
 
@@ -100,4 +100,4 @@ def _dataset(name: str, settings: Sequence[str], root: Path) -> RetrievalDataset
     for setting in settings:
         parsed = parse_setting(setting)
         options |= parsed["dataset"] if isinstance(parsed.get("dataset"), dict) else parsed
-    return dataset_class(root, **arguments(DATASETS, name, options, "--set"))
+    return dataset_class(root, **validate_arguments(DATASETS, name, options, "--set"))

@@ -59,7 +59,7 @@ def evaluate_file(file: Path, dataset: str, options: Options) -> None:
             used.
     """
     recipe = compose("none", dataset, None, options.settings)
-    protocol = recipe.evaluate.judged_by(DATASETS.find(dataset)(options.data_root, **recipe.dataset.arguments).protocol)
+    protocol = recipe.evaluate.protocol(DATASETS.find(dataset)(options.data_root, **recipe.dataset.arguments).protocol)
     _require_index(options.index, protocol)
     arrays = _load_arrays(file)
     superfluous = sorted(name for name in arrays if name.startswith("gallery")) if protocol.query_in_gallery else []

@@ -22,7 +22,7 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.serialize import load_student, load_weights, save_student
 from benchmark.recipe import Evaluate, Network, Recipe
-from benchmark.recipe.sections import RULES
+from benchmark.recipe.sections import PROTOCOL_KEYS
 from benchmark.registry import METHODS
 from benchmark.results.record import NOT_ALIGNED, Record, TeacherReport
 from benchmark.retrieval import Scores
@@ -258,9 +258,9 @@ class Experiment:
 
     def _same_benchmark(self, record: Record) -> bool:
         """Whether a record's scores were measured on this dataset with these evaluation settings."""
-        rules = {key: value for key, value in record.recipe.get("evaluate", {}).items() if key in RULES}
+        settings = {key: value for key, value in record.recipe.get("evaluate", {}).items() if key in PROTOCOL_KEYS}
         return record.recipe.get("dataset") == self.recipe.dataset.model_dump() and (
-            Evaluate.model_validate(rules).non_default() == self.recipe.evaluate.non_default()
+            Evaluate.model_validate(settings).non_default() == self.recipe.evaluate.non_default()
         )
 
     def _score_asymmetric(self, student: Deployed, teacher: Teacher) -> tuple[Scores | None, str | None]:

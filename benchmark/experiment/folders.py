@@ -12,7 +12,7 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.files import LAST
 from benchmark.errors import UserError
 from benchmark.evaluation import with_seed
-from benchmark.recipe import Plugin, Recipe
+from benchmark.recipe import Component, Recipe
 from benchmark.registry import DATASETS
 from benchmark.utils.console import notify
 
@@ -102,7 +102,7 @@ def teacher_folder(recipe: Recipe, work_dir: Path) -> RunFolder:
 def resolved(recipe: Recipe, dataset: RetrievalDataset) -> Recipe:
     """Return the recipe with the dataset's options as the dataset interprets them, such as the run's seed for None."""
     options = {name: getattr(dataset, name) for name in recipe.dataset.arguments}
-    return recipe.model_copy(update={"dataset": Plugin(name=recipe.dataset.name, **options)})
+    return recipe.model_copy(update={"dataset": Component(name=recipe.dataset.name, **options)})
 
 
 def _folder(recipe: Recipe, name: str, work_dir: Path) -> RunFolder:
@@ -118,7 +118,7 @@ def _with_default_evaluation(recipe: Recipe) -> Recipe:
     options = with_seed({name: defaults[name] for name in dataset.evaluation_options}, recipe.seed)
     return recipe.model_copy(
         update={
-            "dataset": Plugin(name=recipe.dataset.name, **recipe.dataset.arguments | options),
-            "evaluate": recipe.evaluate.default_rules(),
+            "dataset": Component(name=recipe.dataset.name, **recipe.dataset.arguments | options),
+            "evaluate": recipe.evaluate.with_default_protocol(),
         }
     )

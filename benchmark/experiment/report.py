@@ -152,7 +152,7 @@ class Report:
     def _variant(self, recipe: Recipe) -> dict[str, Any]:
         """Return the recipe's keys and values that change the benchmark, compared with the dataset's defaults."""
         variant = {f"dataset.{option}": value for option, value in self.test.dataset.non_default_options().items()}
-        return variant | {f"evaluate.{rule}": value for rule, value in recipe.evaluate.non_default().items()}
+        return variant | {f"evaluate.{key}": value for key, value in recipe.evaluate.non_default().items()}
 
 
 def data_changes(before: parts.Data, now: parts.Data) -> Iterator[str]:

@@ -1,17 +1,18 @@
-"""A run's whole configuration.
+"""The configuration of a run.
 
-Composed in this order, later over earlier: the defaults in `sections`, the dataset's recipe, the method's recipe, the
-user's `--config` file, `--set key=value`. Validated as a whole before anything is built. The composed recipe is saved
-with the run, holds every value, and replays it.
+A recipe is merged from, in this order, the defaults in `sections`, the dataset's recipe, the method's recipe, the
+user's `--config` file and `--set key=value`; later values override earlier ones. It is validated as a whole before
+anything is built. The merged recipe is saved with the run. It has every value, so that it repeats the run even if the
+built-in recipes change.
 """
 
 from benchmark.recipe.compose import compose as compose
 from benchmark.recipe.compose import replay as replay
 from benchmark.recipe.sections import Augment as Augment
+from benchmark.recipe.sections import Component as Component
 from benchmark.recipe.sections import Evaluate as Evaluate
 from benchmark.recipe.sections import Network as Network
 from benchmark.recipe.sections import Optimizer as Optimizer
-from benchmark.recipe.sections import Plugin as Plugin
 from benchmark.recipe.sections import Recipe as Recipe
 from benchmark.recipe.sections import Runtime as Runtime
 from benchmark.recipe.sections import Sampler as Sampler

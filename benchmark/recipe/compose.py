@@ -1,14 +1,15 @@
-"""Laying recipes over each other."""
+"""Composing a recipe from built-in recipes and the user's changes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmark.errors import UserError, nearest
-from benchmark.recipe.sections import Plugin, Recipe
-from benchmark.recipe.validate import Keys, has, validated
+from benchmark.recipe.sections import Component, Recipe
+from benchmark.recipe.validate import Keys, contains, validate
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 from benchmark.utils.mappings import merge
@@ -21,95 +22,155 @@ def compose(
     settings: Sequence[str] = (),
     seed: int | None = None,
 ) -> Recipe:
-    """Build the recipe of a run from its names, an optional file and `key=value` settings.
+    """Compose the recipe of a run.
+
+    Args:
+        method: Name of the method; may be given in `config` or `settings` instead.
+        dataset: Name of the dataset; may be given in `config` or `settings` instead.
+        config: A YAML file or a mapping, merged over the built-in recipes. A file saved by a run, which has the key
+            `version`, replaces them.
+        settings: Changes of single values, each `key=value`.
+        seed: The run's seed.
 
     Raises:
-        UserError: A name is unknown, a key is misspelt or a value is of the wrong type. The message names the key,
-            where it was given, and the nearest valid name; of several mistakes, each.
+        UserError: A name is unknown, a key is misspelled or a value is invalid. There is a line for each mistake, with
+            the key, the place where it was given, and the nearest valid name.
     """
-    chosen = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
-    if isinstance(config, Path):
-        config_name, content_of_config = str(config), strict_yaml.read(config, "config", "seed: 1")
-    else:
-        config_name, content_of_config = "config", dict(config or {})
-    file = _with_names(content_of_config)
-    command_line: dict[str, Any] = {} if seed is None else {"seed": seed}
-    for setting in settings:
-        command_line = merge(command_line, _with_names(parse_setting(setting)))
-    user = merge(merge(file, chosen), command_line)
-    names = _names(user)
-    preset, user = _preset(names[0], user)
-    file, chosen, command_line = (_without_preset(layer) for layer in (file, chosen, command_line))
-    if "version" in file:
-        if absent := _absent(file):
+    layers = _read_layers(method, dataset, config, settings, seed)
+    user = merge(merge(layers.config, layers.names), layers.settings)
+    method_name, dataset_name = _names(user)
+    preset = _preset_arguments(method_name, user["method"])
+    user, layers = _without_preset(user), layers.without_presets()
+    if "version" in layers.config:
+        if missing := _missing_sections(layers.config):
             raise UserError(
-                f"{config_name} has the key 'version' of a recipe saved by a run, but not {', '.join(absent)}. "
-                "Remove 'version' to lay the file over the built-in recipes."
+                f"{layers.config_name} has the key 'version', as a recipe saved by a run has, but lacks "
+                f"{', '.join(missing)}. Remove 'version' to merge the file over the built-in recipes."
             )
         content = merge({"method": preset}, user)
     else:
-        content = _lay(_lay(_lay(merge(_fragments(*names, preset), {"method": preset}), file), chosen), command_line)
-    content, inherited = _like_teacher(content)
+        content = merge(_built_in(method_name, dataset_name, preset), {"method": preset})
+        for layer in (layers.config, layers.names, layers.settings):
+            content = _merge_layer(content, layer)
+    content, inherited = _resolve_like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:
-        if inherited and path[0] == "student" and not has(user, path):
+        if inherited and path[0] == "student" and not contains(user, path):
             path = ("teacher", "network", *path[1:])
-        return path, "--set" if has(command_line, path) else config_name if has(file, path) else "a built-in recipe"
+        if contains(layers.settings, path):
+            return path, "--set"
+        return path, layers.config_name if contains(layers.config, path) else "a built-in recipe"
 
-    return validated(content, origin)
+    return validate(content, origin)
 
 
 def replay(content: Mapping[str, Any], place: str) -> Recipe:
-    """The recipe that a run saved as plain values, without anything of the built-in recipes.
+    """Return the recipe that a run has saved as plain values. Built-in recipes are not used.
 
     Args:
-        content: What was saved.
-        place: What that is called in messages.
+        content: The saved values.
+        place: Name of the place in messages.
 
     Raises:
-        UserError: A part is missing, a name is not registered, or a value is not valid; of several mistakes, each.
+        UserError: A section is missing, a name is not registered, or a value is invalid; a line for each mistake.
     """
-    if absent := _absent(content):
-        raise UserError(f"{place} lacks {', '.join(absent)}")
-    named = _with_names(dict(content))
-    _names(named)
-    return validated(named, lambda path: (path, place))
+    if missing := _missing_sections(content):
+        raise UserError(f"{place} lacks {', '.join(missing)}")
+    expanded = _expand_names(dict(content))
+    _names(expanded)
+    return validate(expanded, lambda path: (path, place))
 
 
-def _absent(content: Mapping[str, Any]) -> list[str]:
-    """The parts of a whole recipe that are not there."""
+def parse_setting(setting: str) -> dict[str, Any]:
+    """Parse `a.b=1` to `{"a": {"b": 1}}`. The value is read as YAML.
+
+    Raises:
+        UserError: The setting has another form.
+    """
+    key, separator, text = setting.partition("=")
+    if not separator or not all(part for part in key.split(".")):
+        raise UserError(f"--set {setting}: must be key=value, for example --set train.schedule.epochs=2")
+    try:
+        value = strict_yaml.load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {setting}: {getattr(error, 'problem', None) or error}") from error
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """The changes of the user, in the order in which they are merged."""
+
+    config: dict[str, Any]
+    config_name: str
+    """Name of the config in messages."""
+    names: dict[str, Any]
+    """The names of method and dataset given as options."""
+    settings: dict[str, Any]
+    """`--set`, and the seed."""
+
+    def without_presets(self) -> "_Layers":
+        parts = (_without_preset(layer) for layer in (self.config, self.names, self.settings))
+        config, names, settings = parts
+        return _Layers(config, self.config_name, names, settings)
+
+
+def _read_layers(
+    method: str | None,
+    dataset: str | None,
+    config: Path | Mapping[str, Any] | None,
+    settings: Sequence[str],
+    seed: int | None,
+) -> _Layers:
+    content = strict_yaml.read(config, "config", "seed: 1") if isinstance(config, Path) else dict(config or {})
+    names = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    for setting in settings:
+        changes = merge(changes, _expand_names(parse_setting(setting)))
+    return _Layers(_expand_names(content), str(config) if isinstance(config, Path) else "config", names, changes)
+
+
+def _missing_sections(content: Mapping[str, Any]) -> list[str]:
     return [key for key in Recipe.model_fields if key not in content]
 
 
-def _lay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge, but a student that is `like` another network takes nothing from the student below."""
-    student = over.get("student")
-    anew = isinstance(student, Mapping) and "like" in student
-    return merge({**base, "student": {}} if anew else base, over)
+def _merge_layer(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a layer over `base`. A student that is `like` another network inherits nothing from the student below."""
+    student = layer.get("student")
+    replaces = isinstance(student, Mapping) and "like" in student
+    return merge({**base, "student": {}} if replaces else base, layer)
 
 
-def _like_teacher(content: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Replace `student: {like: teacher, ...}` by the teacher's network with the other keys laid over it."""
+def _resolve_like_teacher(content: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Replace `student: {like: teacher, ...}` by the teacher's network with the other keys merged over it.
+
+    Returns:
+        The content, and whether the student was replaced.
+    """
     student, teacher = content.get("student"), content.get("teacher")
     if not isinstance(student, Mapping) or "like" not in student:
         return content, False
     if student["like"] != "teacher":
-        raise UserError(f"student.like: can only be 'teacher', not {student['like']!r}")
+        raise UserError(f"student.like: must be 'teacher', not {student['like']!r}")
     network = teacher.get("network") if isinstance(teacher, Mapping) else None
-    below: Mapping[str, Any] = network if isinstance(network, Mapping) else {}
-    return {**content, "student": merge(below, {key: student[key] for key in student if key != "like"})}, True
+    base: Mapping[str, Any] = network if isinstance(network, Mapping) else {}
+    return {**content, "student": merge(base, {key: student[key] for key in student if key != "like"})}, True
 
 
 def _names(user: Mapping[str, Any]) -> tuple[str, str]:
-    """The names of method and dataset, which are registered."""
+    """Return the names of method and dataset.
+
+    Raises:
+        UserError: A name is missing or not registered.
+    """
     problems = []
     for registry in (METHODS, DATASETS):
         section = user[registry.name]
         name = section.get("name") if isinstance(section, Mapping) else section
         if name is None:
-            problems.append(
-                f"which {registry.name}? Give --{registry.name} NAME, or `{registry.name}: NAME` in --config."
-            )
+            problems.append(f"no {registry.name}: give --{registry.name} NAME, or `{registry.name}: NAME` in --config")
             continue
         try:
             registry.find(name if isinstance(name, str) else repr(name))
@@ -120,71 +181,60 @@ def _names(user: Mapping[str, Any]) -> tuple[str, str]:
     return user["method"]["name"], user["dataset"]["name"]
 
 
-def _preset(method: str, user: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments that the user's `preset` of the method stands for, and the user's settings without that key.
+def _preset_arguments(method: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the preset that the section `method` names.
+
+    In a combination, each method has its own preset, which the combination's preset overrides.
 
     Raises:
-        UserError: The method has no such preset.
+        UserError: The method does not have the preset.
     """
-    found = METHODS.find(method)
-    given = user["method"]
+    cls = METHODS.find(method)
     arguments: dict[str, Any] = {
-        name: _preset(name, {"method": given[name]})[0] for name in found.parts if isinstance(given.get(name), Mapping)
+        part: _preset_arguments(part, section[part]) for part in cls.parts if isinstance(section.get(part), Mapping)
     }
-    name = given.get("preset")
-    if name is not None:
-        if not isinstance(name, str) or name not in found.presets:
-            known = ", ".join(found.presets) or "none"
-            raise UserError(f"{method} has no preset {name!r}{nearest(str(name), found.presets)} Known: {known}.")
-        arguments = merge(arguments, found.presets[name])
-    return arguments, _without_preset(user)
+    name = section.get("preset")
+    if name is None:
+        return arguments
+    if not isinstance(name, str) or name not in cls.presets:
+        known = ", ".join(cls.presets) or "none"
+        raise UserError(f"{method} has no preset {name!r}{nearest(str(name), cls.presets)} Known: {known}.")
+    return merge(arguments, cls.presets[name])
 
 
 def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """The layer without the key `method.preset`, and without that of a method in a combination."""
+    """Return a layer without the key `method.preset`, and without the presets of the methods of a combination."""
     method = layer.get("method")
     if not isinstance(method, Mapping):
         return dict(layer)
-    kept = {key: value for key, value in method.items() if key != "preset"}
-    for key, value in kept.items():
+    arguments = {key: value for key, value in method.items() if key != "preset"}
+    for key, value in arguments.items():
         if isinstance(value, Mapping):
-            kept[key] = {inner: argument for inner, argument in value.items() if inner != "preset"}
-    return {**layer, "method": kept}
+            arguments[key] = {inner: argument for inner, argument in value.items() if inner != "preset"}
+    return {**layer, "method": arguments}
 
 
-def _fragments(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults, the dataset's recipe and the method's. The teacher trains as the dataset says, whatever the method.
+def _built_in(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the defaults, the dataset's recipe and the method's recipe.
 
-    Arguments that suit a method to the dataset give way to a preset of it as a whole.
+    The teacher trains by the dataset's recipe, whatever the method. A preset of a method replaces all the arguments
+    that the dataset sets for it.
     """
-    fragment = DATASETS.find(dataset).recipe
-    defaults = Recipe(dataset=Plugin(name=dataset), method=Plugin(name=method)).model_dump(exclude={"version"})
-    content = _lay(defaults, fragment)
+    dataset_cls, method_cls = DATASETS.find(dataset), METHODS.find(method)
+    fragment = dataset_cls.recipe
+    defaults = Recipe(dataset=Component(name=dataset), method=Component(name=method)).model_dump(exclude={"version"})
+    content = _merge_layer(defaults, fragment)
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
-    suited, found = DATASETS.find(dataset).method_arguments, METHODS.find(method)
     arguments: Mapping[str, Any]
-    if found.parts:
-        arguments = {name: suited[name] for name in found.parts if name in suited and name not in preset}
+    if method_cls.parts:
+        set_by_dataset = dataset_cls.method_arguments
+        arguments = {part: set_by_dataset[part] for part in method_cls.parts if part in set_by_dataset.keys() - preset}
     else:
-        arguments = {} if preset else suited.get(method, {})
-    return merge(_lay(content, found.recipe), {"method": arguments})
+        arguments = {} if preset else dataset_cls.method_arguments.get(method, {})
+    return merge(_merge_layer(content, method_cls.recipe), {"method": arguments})
 
 
-def parse_setting(setting: str) -> dict[str, Any]:
-    """`a.b=1` -> {"a": {"b": 1}}; the value is read as YAML."""
-    key, separator, text = setting.partition("=")
-    if not separator or not all(part for part in key.split(".")):
-        raise UserError(f"--set {setting}: write it as key=value, for example --set train.schedule.epochs=2")
-    try:
-        value = strict_yaml.load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {setting}: {getattr(error, 'problem', None) or error}") from error
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
-def _with_names(content: dict[str, Any]) -> dict[str, Any]:
-    """`method: kd` is short for `method: {name: kd}`."""
+def _expand_names(content: dict[str, Any]) -> dict[str, Any]:
+    """Expand `method: kd` to `method: {name: kd}`, and the same for the dataset."""
     short = {key: {"name": content[key]} for key in ("method", "dataset") if isinstance(content.get(key), str)}
     return {**content, **short}

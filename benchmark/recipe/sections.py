@@ -1,4 +1,4 @@
-"""What a recipe may say: its keys, their types and the engine's defaults."""
+"""The sections of a recipe: keys, types, ranges and defaults."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -12,21 +12,20 @@ from benchmark.utils import strict_yaml
 from benchmark.utils.recipe_hash import recipe_hash
 
 Positive = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that numpy accepts
 
-
-RULES = ("average_precision", "ties", "expansion", "reranking")
-"""What a recipe may change about how a dataset judges."""
+PROTOCOL_KEYS = ("average_precision", "ties", "expansion", "reranking")
+"""Keys of the section `evaluate` that replace rules of the dataset's protocol."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values are not coerced from other types."""
+    """Base class of sections: unknown keys are errors, and values are not converted from other types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Network(Section):
-    """A teacher's or student's architecture; see `benchmark.model.embedder.Embedder`."""
+    """Architecture of the teacher or the student; see `benchmark.model.embedder.Embedder`."""
 
     backbone: str = "resnet50"
     args: dict[str, Any] = {}
@@ -38,12 +37,12 @@ class Network(Section):
     head: Literal["linear", "cosine"] = "linear"
     scale: float = Field(16.0, gt=0)
     image_size: tuple[Positive, Positive] | None = None
-    """(height, width) to which this network resizes what it is given; empty for images as the recipe sizes them."""
+    """(height, width) in pixels to which the network resizes its input; None for no resizing."""
     weights: str = "imagenet"
-    """Where training starts: `imagenet` (timm's pretrained), `random`, `teacher`, or a file."""
+    """Initial weights: `imagenet` (timm's pretrained weights), `random`, `teacher`, or a file."""
 
     def title(self, compressed: bool = False) -> str:
-        """What people call the network: its backbone, and its widths where they are not the usual ones."""
+        """Return a display name: the backbone, and its non-default widths and input size."""
         widths, base = self.args.get("channels"), self.args.get("base_width")
         name = self.backbone + (f" {'-'.join(map(str, widths))}" if widths else "") + (f" w{base}" if base else "")
         if self.image_size:
@@ -59,7 +58,7 @@ class Triplet(Section):
     feature: Literal["pooled", "embedding"] = "pooled"
     normalize: bool = False
     from_epoch: int = Field(1, ge=1)
-    """First epoch (counted from 1) in which it is used."""
+    """First epoch of the triplet loss, counted from 1."""
 
 
 class Task(Section):
@@ -70,6 +69,8 @@ class Task(Section):
 
 
 class Optimizer(Section):
+    """SGD or AdamW."""
+
     type: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -85,7 +86,7 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """Linear warm-up from `warmup_factor`, a constant part, then a cosine to `final_factor`; set at every step."""
+    """Linear warm-up from `warmup_factor`, a constant part, and a cosine to `final_factor`, updated at every step."""
 
     epochs: int = Field(120, ge=1)
     warmup_epochs: int = Field(10, ge=0)
@@ -96,7 +97,7 @@ class Schedule(Section):
 
 
 class Sampler(Section):
-    """Every batch holds `identities` x `images` images, each in `views` augmentations."""
+    """A batch has `identities` x `images` images, each in `views` augmented views."""
 
     identities: int = Field(16, ge=2)
     images: int = Field(6, ge=1)
@@ -104,10 +105,13 @@ class Sampler(Section):
 
     @property
     def batch_size(self) -> int:
+        """Number of images in a batch; every view counts."""
         return self.identities * self.images * self.views
 
 
 class Augment(Section):
+    """Padding and random crop, horizontal flip, and random erasing."""
+
     pad: int = Field(10, ge=0)
     pad_mode: Literal["constant", "edge", "reflect"] = "constant"
     flip: float = Field(0.5, ge=0, le=1)
@@ -115,6 +119,8 @@ class Augment(Section):
 
 
 class Train(Section):
+    """The training of one network."""
+
     task: Task = Task()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -123,49 +129,52 @@ class Train(Section):
 
 
 class Teacher(Section):
-    """The large model: trained here with its own `train` section, or taken from `checkpoint`."""
+    """The teacher: trained with its own `train` section, or loaded from `checkpoint`."""
 
     network: Network = Network(backbone="resnet101")
     train: Train = Train()
     seed: Seed = 0
     checkpoint: str | None = None
-    """Folder of a finished run, or a file with the weights of the whole network."""
+    """Folder of a finished run, or a file with the weights of the complete network."""
 
 
 class Evaluate(Section):
+    """Evaluation settings."""
+
     batch_size: int = Field(256, ge=1)
     every: int = Field(0, ge=0)
-    """Validate the student every so many epochs during training; 0 never."""
+    """Number of epochs between validations during the training; 0 for none."""
     average_precision: AveragePrecision = "rectangular"
-    """This and the following are rules of `Protocol`; leaderboards keep what is judged by others apart."""
+    """This key and the following ones replace rules of the dataset's protocol. Non-default values have leaderboards of
+    their own."""
     ties: Ties = "pessimistic"
     expansion: QueryExpansion | None = None
     reranking: KReciprocal | None = None
 
-    def judged_by(self, protocol: Protocol) -> Protocol:
-        """A dataset's protocol with these rules.
+    def protocol(self, protocol: Protocol) -> Protocol:
+        """Return a dataset's protocol with these settings.
 
         Raises:
-            UserError: They do not go together.
+            UserError: The settings exclude each other.
         """
         try:
-            return replace(protocol, **{rule: getattr(self, rule) for rule in RULES})
+            return replace(protocol, **{key: getattr(self, key) for key in PROTOCOL_KEYS})
         except ValueError as error:
             raise UserError(f"evaluate: {error}") from error
 
     def non_default(self) -> dict[str, Any]:
-        """The rules that differ from the usual ones, as plain values."""
-        usual = Evaluate()
-        changed = {rule for rule in RULES if getattr(self, rule) != getattr(usual, rule)}
+        """Return the protocol settings that differ from the defaults, as plain values."""
+        default = Evaluate()
+        changed = {key for key in PROTOCOL_KEYS if getattr(self, key) != getattr(default, key)}
         return self.model_dump(mode="json", include=changed)
 
-    def default_rules(self) -> Self:
-        """The same with the usual rules."""
-        return self.model_copy(update={rule: getattr(Evaluate(), rule) for rule in RULES})
+    def with_default_protocol(self) -> Self:
+        """Return these settings with the default protocol settings."""
+        return self.model_copy(update={key: getattr(Evaluate(), key) for key in PROTOCOL_KEYS})
 
 
 class Runtime(Section):
-    """How the work is done. Only `amp` and `compile` are part of the recipe's hash.
+    """How the run is executed. Only `amp` and `compile` change the recipe's hash.
 
     The number of threads changes the last digits of a result; the record states it.
     """
@@ -174,36 +183,37 @@ class Runtime(Section):
     compile: str | None = None
     """A torch.compile backend, such as `inductor`."""
     workers: int | None = Field(None, ge=0)
-    """Processes that load images; as many as suit the machine where empty."""
+    """Number of worker processes that load images; None chooses it for the machine."""
     cache: str | None = None
     """Folder in which decoded and resized images are kept for later runs."""
     skip_broken: bool = False
-    """Leave out, and count, images that cannot be decoded."""
+    """Skip and count images that cannot be decoded, instead of stopping."""
     threads: int | None = Field(None, ge=1)
-    """Threads of the CPU's operators; the machine's cores where empty."""
+    """Number of threads of CPU operators; None for one per core."""
     tensorboard: bool = False
 
 
-class Plugin(BaseModel):
-    """The name of a registered method or dataset, and its constructor's arguments."""
+class Component(BaseModel):
+    """A registered method or dataset: its name, and the arguments of its constructor as further keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
 
     @property
     def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor by name."""
         return dict(self.model_extra or {})
 
 
 class Recipe(Section):
-    """A run's whole configuration."""
+    """The complete configuration of a run."""
 
     version: Literal[1] = 1
-    dataset: Plugin
-    method: Plugin
+    dataset: Component
+    method: Component
     seed: Seed = 0
     image_size: tuple[Positive, Positive] = (256, 256)
-    """(height, width)"""
+    """(height, width) in pixels"""
     teacher: Teacher = Teacher()
     student: Network = Network()
     train: Train = Train()
@@ -212,18 +222,18 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """sha256 of everything in the recipe that can change the result, were all images whole."""
+        """SHA-256 of everything that can change the result, in hexadecimal digits."""
         return recipe_hash(self.model_dump(mode="json"))
 
     def yaml(self) -> str:
-        """The recipe as YAML that `benchmark run --config` replays."""
+        """Return the recipe as YAML, which `benchmark run --config` accepts."""
         return strict_yaml.dump(self.model_dump(mode="json"))
 
     def for_teacher(self) -> "Recipe":
-        """The recipe by which this recipe's teacher is trained: the teacher's network alone."""
+        """Return the recipe that trains this recipe's teacher, without a method."""
         return self.model_copy(
             update={
-                "method": Plugin(name="none"),
+                "method": Component(name="none"),
                 "student": self.teacher.network,
                 "train": self.teacher.train,
                 "seed": self.teacher.seed,

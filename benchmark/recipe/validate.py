@@ -1,4 +1,4 @@
-"""Checking a composed recipe, and saying what is wrong with it."""
+"""Validation of a composed recipe, with error messages for users."""
 
 import inspect
 import json
@@ -9,62 +9,72 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
-from benchmark.errors import UserError, nearest
-from benchmark.recipe.sections import Plugin, Recipe, Section
+from benchmark.errors import UserError, closest
+from benchmark.recipe.sections import Component, Recipe, Section
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
 
 Model = TypeVar("Model", bound=BaseModel)
 Keys = tuple[Any, ...]
+"""The keys that lead to a value of nested mappings and lists."""
 Origin = Callable[[Keys], tuple[Keys, str]]
+"""Where a value was given: the keys there, and the name of the place."""
 
 
-def validated(content: Mapping[str, Any], origin: Origin) -> Recipe:
-    """The recipe in `content`, with every argument of method and dataset filled in.
+def validate(content: Mapping[str, Any], origin: Origin) -> Recipe:
+    """Return the recipe in `content`, with the default arguments of method and dataset.
 
     Args:
-        content: What the recipe says.
-        origin: Where a key of it was given: the key there, and the name of the place.
+        content: All sections of a recipe, as plain values. The names of method and dataset are registered.
+        origin: Where each value was given.
 
     Raises:
-        UserError: A line for each thing that is wrong.
+        UserError: A key is unknown or a value is invalid; a line for each mistake.
     """
     problems: list[str] = []
-    plugins: dict[str, Plugin] = {}
+    components: dict[str, Component] = {}
     for registry in (METHODS, DATASETS):
         section = content[registry.name]
-        given = {key: value for key, value in section.items() if key != "name"}
+        arguments = {key: value for key, value in section.items() if key != "name"}
         model = _argument_model(registry, section["name"])
         try:
-            arguments = _strictly(model, given).model_dump(mode="json")
-            plugins[registry.name] = Plugin(name=section["name"], **arguments)
+            checked = _parse(model, arguments).model_dump(mode="json")
+            components[registry.name] = Component(name=section["name"], **checked)
         except ValidationError as error:
             problems += _explain(error, (registry.name,), model, content, origin)
     try:
-        recipe = _strictly(Recipe, content)
+        recipe = _parse(Recipe, content)
     except ValidationError as error:
         problems += _explain(error, (), Recipe, content, origin)
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
-    return recipe.model_copy(update=plugins)
+    return recipe.model_copy(update=components)
 
 
-def arguments(registry: PluginRegistry, name: str, given: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """All arguments of a plug-in's constructor: those given, checked against its type hints, and the defaults.
+def validate_arguments(
+    registry: PluginRegistry[Any], name: str, arguments: Mapping[str, Any], origin: str
+) -> dict[str, Any]:
+    """Return the arguments of a registered class, checked against the type hints of its constructor, with defaults.
+
+    Args:
+        registry: The registry of the class.
+        name: The registered name.
+        arguments: Arguments of the constructor.
+        origin: Name of the place where they were given.
 
     Raises:
-        UserError: A line for each that is wrong; `origin` says where they were given.
+        UserError: An argument is unknown or invalid; a line for each mistake.
     """
     model = _argument_model(registry, name)
     try:
-        return _strictly(model, given).model_dump(mode="json")
+        return _parse(model, arguments).model_dump(mode="json")
     except ValidationError as error:
-        content = {registry.name: given}
+        content = {registry.name: arguments}
         problems = _explain(error, (registry.name,), model, content, lambda path: (path, origin))
         raise UserError("\n".join(problems)) from error
 
 
-def has(content: Any, path: Keys) -> bool:
-    """Whether nested mappings and lists have something at `path`."""
+def contains(content: Any, path: Keys) -> bool:
+    """Whether nested mappings have a value at `path`. A list counts as having all of its items."""
     for key in path:
         if isinstance(content, list) and isinstance(key, int):
             return True
@@ -74,13 +84,13 @@ def has(content: Any, path: Keys) -> bool:
     return True
 
 
-def _strictly(model: type[Model], content: Mapping[str, Any]) -> Model:
-    # As JSON, because the strict reading of Python values takes no list for a tuple and no text for a path.
+def _parse(model: type[Model], content: Mapping[str, Any]) -> Model:
+    # As JSON: pydantic's strict mode does not accept a list for a tuple, or a string for a path, in Python values.
     return model.model_validate_json(json.dumps(content), strict=True)
 
 
-def _argument_model(registry: PluginRegistry, name: str) -> type[BaseModel]:
-    """What a plug-in's constructor takes, by its type hints; of a combination, what those of its parts take."""
+def _argument_model(registry: PluginRegistry[Any], name: str) -> type[BaseModel]:
+    """Build a model of the arguments of a constructor; for a combination, with one section per method."""
     parts = METHODS.find(name).parts if registry is METHODS else {}
     if parts:
         models = {part: _argument_model(registry, part) for part in parts}
@@ -97,42 +107,50 @@ def _argument_model(registry: PluginRegistry, name: str) -> type[BaseModel]:
         config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
         return create_model(registry.name, __config__=config, **fields)
     except (NameError, TypeError, PydanticUserError) as error:
-        raise UserError(f"{registry.name} {name}: its constructor's type hints cannot be used: {error}") from error
+        raise UserError(
+            f"{registry.name} {name}: the type hints of its constructor cannot be evaluated: {error}"
+        ) from error
 
 
 def _explain(
     error: ValidationError, prefix: Keys, model: type[BaseModel], content: Mapping[str, Any], origin: Origin
 ) -> Iterator[str]:
-    """A line per mistake: the key, where it was given, what is wrong, the nearest valid key."""
-    wrong: dict[Keys, list[Any]] = {}
+    """Yield a line per mistake: the key, where it was given, what is wrong, and the nearest valid key."""
+    invalid: dict[Keys, list[Any]] = {}
     for problem in error.errors():
         path = (*prefix, *problem["loc"])
         if problem["type"] == "extra_forbidden":
-            yield _unknown(*origin(path), list(_fields(model, problem["loc"][:-1])), content)
+            yield _unknown_key(*origin(path), list(_fields(model, problem["loc"][:-1])), content)
         elif problem["type"] == "missing":
-            yield f"{_dotted(path)} is missing; it has no default"
+            yield f"{_dotted(path)}: missing; it has no default"
         else:
-            while not has(content, path):  # pydantic appends which member of a union it tried
+            while not contains(content, path):  # pydantic appends the member of a union that it tried
                 path = path[:-1]
-            wrong.setdefault(path, []).append(problem)
-    for path, problems in wrong.items():
+            invalid.setdefault(path, []).append(problem)
+    for path, problems in invalid.items():
         messages = [problem["msg"].removeprefix("Input ").removeprefix("Value error, ") for problem in problems]
-        what = " or ".join(messages).replace("be an object", "be a mapping")
+        message = " or ".join(messages).replace("be an object", "be a mapping")
         value = problems[0]["input"]
         shown = "" if isinstance(value, dict) else f", not {value!r}"
-        key, where = origin(path)
-        yield f"{_dotted(key)} in {where}: {what}{shown}"
+        key, place = origin(path)
+        yield f"{_dotted(key)} in {place}: {message}{shown}"
 
 
-def _unknown(path: Keys, where: str, siblings: Sequence[str], content: Mapping[str, Any]) -> str:
+def _unknown_key(path: Keys, place: str, siblings: Sequence[str], content: Mapping[str, Any]) -> str:
+    """Return a message that suggests a key of the same name in another section, or else the nearest sibling."""
     key = str(path[-1])
     elsewhere = [other for other in _leaves(Recipe) if other.endswith(f".{key}")]
     for registry in (METHODS, DATASETS):
         name = content.get(registry.name, {}).get("name")
         if name and path[0] != registry.name and key in _argument_model(registry, name).model_fields:
             elsewhere.append(f"{registry.name}.{key}")
-    guess = f"; did you mean {min(elsewhere, key=len)!r}?" if elsewhere else nearest(key, siblings)
-    return f"unknown key {_dotted(path)!r} in {where}{guess} Known here: {', '.join(siblings) or 'none'}."
+    guess = closest(key, siblings)
+    if elsewhere:
+        guess = min(elsewhere, key=len)
+    elif guess:
+        guess = _dotted((*path[:-1], guess))
+    question = f"; did you mean {guess}?" if guess else "."
+    return f"{_dotted(path)} in {place}: unknown key{question} Known here: {', '.join(siblings) or 'none'}."
 
 
 def _dotted(path: Keys) -> str:
@@ -140,13 +158,14 @@ def _dotted(path: Keys) -> str:
 
 
 def _fields(model: Any, path: Keys) -> Mapping[str, Any]:
-    """The fields of the section at `path` of `model`."""
+    """Return the fields of the section at `path` of `model`."""
     for key in path:
         model = model.model_fields[key].annotation
     return model.model_fields
 
 
 def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all values."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _leaves(field.annotation, f"{prefix}{name}.")

@@ -99,7 +99,7 @@ def _variant(record: Record, recipe: Recipe, dataset: RetrievalDataset | None) -
 
 def _protocol(record: Record, recipe: Recipe, dataset: RetrievalDataset) -> Iterator[Violation]:
     try:
-        protocol = recipe.evaluate.judged_by(dataset.protocol)
+        protocol = recipe.evaluate.protocol(dataset.protocol)
     except UserError as error:
         yield Violation("recipe.evaluate", recipe.evaluate.non_default(), f"compatible settings: {error}")
         return

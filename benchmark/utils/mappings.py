@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on top, mapping by mapping; a copy that shares nothing with either."""
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `override`, where both have a mapping merged recursively.
+
+    The result is a deep copy.
+    """
     result = dict(copy.deepcopy(base))
-    for key, value in over.items():
-        below = result.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            result[key] = merge(below, value)
+    for key, value in override.items():
+        before = result.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            result[key] = merge(before, value)
         else:
             result[key] = copy.deepcopy(value)
     return result

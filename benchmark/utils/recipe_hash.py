@@ -1,11 +1,11 @@
-"""What makes two recipes the same run."""
+"""The hash of a recipe, which identifies a run."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_LATER: tuple[tuple[str, Any], ...] = (
+_ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("evaluate.average_precision", "rectangular"),
     ("evaluate.ties", "pessimistic"),
     ("evaluate.expansion", None),
@@ -15,32 +15,32 @@ _LATER: tuple[tuple[str, Any], ...] = (
     ("student.image_size", None),
     ("teacher.network.image_size", None),
 )
-"""Keys that recipes did not always have, and the value that a key's absence means."""
+"""Keys that were added to recipes later, with the value that applied before."""
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
-    """sha256 of the significant part of a recipe, given as plain values."""
+    """Return the SHA-256 of a recipe's significant part, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(significant(recipe), sort_keys=True).encode()).hexdigest()
 
 
 def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a recipe, as plain values, that can change the result.
+    """Return the part of a recipe, given as plain values, that can change the result.
 
-    Keys that recipes did not always have count only where they say something new: older recipes keep their hash.
+    Keys that were added later are left out if they have their earlier value, so that older recipes keep their hash.
     """
-    given = recipe.get("runtime")
-    known = given if isinstance(given, Mapping) else {}
-    parts = {**recipe, "runtime": {key: known.get(key) for key in ("amp", "compile")}}
-    for key, usual in _LATER:
-        parts = _without(parts, key.split("."), usual)
-    return parts
+    section = recipe.get("runtime")
+    runtime = section if isinstance(section, Mapping) else {}
+    content = {**recipe, "runtime": {key: runtime.get(key) for key in ("amp", "compile")}}
+    for key, value in _ADDED_KEYS:
+        content = _without(content, key.split("."), value)
+    return content
 
 
-def _without(content: Any, path: Sequence[str], usual: Any) -> Any:
-    """`content` without the entry at `path` where that says what is usual."""
+def _without(content: Any, path: Sequence[str], value: Any) -> Any:
+    """Return `content` without the entry at `path` if that entry equals `value`."""
     if not isinstance(content, Mapping) or path[0] not in content:
         return content
     first, *rest = path
     if not rest:
-        return {key: value for key, value in content.items() if key != first or value != usual}
-    return {**content, first: _without(content[first], rest, usual)}
+        return {key: entry for key, entry in content.items() if key != first or entry != value}
+    return {**content, first: _without(content[first], rest, value)}

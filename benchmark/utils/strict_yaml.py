@@ -1,8 +1,8 @@
-"""YAML as people expect it, and no more.
+"""A strict subset of YAML.
 
-PyYAML speaks YAML 1.1, in which `1e-3` is a text, `no` is false, `010` is eight and `1:30` is ninety, and lets the
-last of two equal keys win. Here numbers are written as in JSON (so `1e-3` is one), true and false are the only
-booleans, there are no dates, and a key given twice is an error. Tags that would run code are refused.
+PyYAML implements YAML 1.1: `1e-3` is a string, `no` is false, `010` is 8, `1:30` is 90, and of two equal keys the last
+one wins. Here numbers are written as in JSON (`1e-3` is a number), true and false are the only booleans, there are no
+dates, and a duplicate key is an error. Tags that would run code are refused.
 """
 
 import json
@@ -26,7 +26,7 @@ _PLAIN = {
     ),
     "merge": (r"<<", "<"),
 }
-"""What a text without quotes may stand for: the tag, how it is written, the characters that it may start with."""
+"""Types of unquoted scalars: the tag, a regular expression, and the possible first characters."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         ]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -68,34 +68,34 @@ for _tag, (_written, _first) in _PLAIN.items():
 
 
 def load(text: str) -> Any:
-    """Read a document of mappings, lists, texts, numbers, booleans and nulls: what JSON can say.
+    """Parse a document that has only the types of JSON: mappings, lists, strings, numbers, booleans and nulls.
 
     Raises:
-        yaml.YAMLError: It is not YAML, holds a tag that is not plain data, or gives a key twice.
+        yaml.YAMLError: The text is not YAML, has another tag, or has a duplicate key.
     """
     try:
         content = yaml.load(text, _Loader)
         json.dumps(content)
-    except (KeyError, ValueError, RecursionError) as error:  # such as `!!int x`, or an alias within its own anchor
+    except (KeyError, ValueError, RecursionError) as error:  # for example `!!int x`, or an alias within its own anchor
         raise yaml.YAMLError(f"not plain data: {error}") from error
     return content
 
 
 def dump(content: Any) -> str:
-    """Write what `load` reads back as it was, keys in their order."""
+    """Return a document that `load` reads back unchanged, with the keys in their order."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def read(path: Path, name: str, example: str) -> dict[str, Any]:
-    """The mapping in a file.
+    """Read a file that has a mapping.
 
     Args:
-        path: Of the file.
-        name: What it is called in messages.
-        example: What its content looks like.
+        path: The file.
+        name: Name of the file's role in messages, such as "config".
+        example: Example of the content, for messages.
 
     Raises:
-        UserError: It cannot be read, is not YAML, or holds something else than a mapping.
+        UserError: The file cannot be read, is not YAML, or has something else than a mapping.
     """
     try:
         content = load(path.read_text(encoding="utf-8"))

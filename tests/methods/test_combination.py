@@ -67,9 +67,9 @@ def test_invalid_names(name, message):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("method.kd.wieght=1", "unknown key 'method.kd.wieght' in --set; did you mean 'weight'"),
+        ("method.kd.wieght=1", "method.kd.wieght in --set: unknown key; did you mean method.kd.weight"),
         ("method.kd.weight=-1", "method.kd.weight in --set: should be greater than or equal to 0"),
-        ("method.weight=1", "unknown key 'method.weight' in --set"),
+        ("method.weight=1", "method.weight in --set: unknown key"),
         ("method.rkd.preset=paper", "rkd has no preset 'paper'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Full precision inside, the caller's settings restored after."""
+"""Full float32 precision within a context."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -8,52 +8,50 @@ import torch
 
 from benchmark.utils.precision import full_precision, upcast
 
+MATMUL, CONV = torch.backends.cuda.matmul, torch.backends.cudnn.conv
 
-def test_products_are_float32_inside_and_settings_come_back():
+
+@pytest.fixture
+def tf32():
+    before = MATMUL.fp32_precision
+    MATMUL.fp32_precision = "tf32"
+    yield
+    MATMUL.fp32_precision = before
+
+
+def test_products_are_float32_within_the_context(tf32):
     a = torch.randn(8, 8)
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32"
-    outside = conv.fp32_precision
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            with full_precision(a.device):
-                assert (a @ a).dtype == torch.float32
-                assert matmul.fp32_precision == conv.fp32_precision == "ieee"
-            assert (a @ a).dtype == torch.bfloat16
-            with pytest.raises(KeyError), full_precision(a.device):
-                raise KeyError
-            assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", outside)
-    finally:
-        matmul.fp32_precision = before
+    convolution = CONV.fp32_precision
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with full_precision(a.device):
+            assert (a @ a).dtype == torch.float32
+            assert MATMUL.fp32_precision == CONV.fp32_precision == "ieee"
+        assert (a @ a).dtype == torch.bfloat16
+        with pytest.raises(KeyError), full_precision(a.device):
+            raise KeyError
+        assert (MATMUL.fp32_precision, CONV.fp32_precision) == ("tf32", convolution)
 
 
-def test_of_several_threads_the_last_to_leave_brings_the_settings_back():
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32"
-    entered, left = Event(), Event()
+def test_the_last_thread_restores_the_settings(tf32):
+    entered, leave = Event(), Event()
 
     def other() -> None:
         with full_precision(torch.device("cpu")):
             entered.set()
-            left.wait(30)
-            assert matmul.fp32_precision == "ieee"
+            leave.wait(30)
+            assert MATMUL.fp32_precision == "ieee"
 
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            with full_precision(torch.device("cpu")):
-                running = pool.submit(other)
-                assert entered.wait(30)
-            assert matmul.fp32_precision == "ieee"
-            left.set()
-            running.result()
-        assert matmul.fp32_precision == "tf32"
-    finally:
-        matmul.fp32_precision = before
+    with ThreadPoolExecutor(1) as pool:
+        with full_precision(torch.device("cpu")):
+            running = pool.submit(other)
+            assert entered.wait(30)
+        assert MATMUL.fp32_precision == "ieee"
+        leave.set()
+        running.result()
+    assert MATMUL.fp32_precision == "tf32"
 
 
-def test_only_short_floats_are_copied():
+def test_upcast():
     for dtype in (torch.float32, torch.float64):
         x = torch.ones(2, dtype=dtype)
         assert upcast(x) is x

@@ -1,0 +1,306 @@
+"""Composing, saving and repeating the configuration of a run."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from benchmark.errors import UserError
+from benchmark.recipe import Recipe, compose
+from benchmark.registry import DATASETS, METHODS
+from benchmark.utils import strict_yaml
+
+
+class TestPrecedence:
+    """Defaults, the dataset's recipe, the method's recipe, --config, --set: later values override earlier ones."""
+
+    def test_dataset_over_defaults(self):
+        recipe = compose("none", "swatches")
+        assert (recipe.image_size, recipe.train.schedule.epochs) == ((24, 16), 7)
+        assert recipe.train.sampler.images == 3
+        assert recipe.train.sampler.identities == Recipe.model_fields["train"].default.sampler.identities
+
+    def test_method_over_dataset(self):
+        assert compose("mirror", "swatches").train.schedule.epochs == 9
+
+    def test_method_arguments_of_the_dataset(self):
+        assert compose("mirror", "swatches").method.arguments["shots"] == 5
+        assert compose("mirror", "swatches", settings=["method.shots=4"]).method.arguments["shots"] == 4
+
+    def test_config_over_method(self, config):
+        recipe = compose("mirror", "swatches", config("train: {schedule: {epochs: 11}}"))
+        assert recipe.train.schedule.epochs == 11
+        assert recipe.train.optimizer.lr == 0.2
+        assert recipe == compose("mirror", "swatches", {"train": {"schedule": {"epochs": 11}}})
+
+    def test_set_over_config_and_earlier_set(self, config):
+        settings = ["train.schedule.epochs=12", "train.schedule.epochs=13"]
+        recipe = compose("mirror", "swatches", config("train: {schedule: {epochs: 11}}"), settings)
+        assert recipe.train.schedule.epochs == 13
+
+    @pytest.mark.parametrize("text", ["{method: mirror, dataset: swatches, seed: 3}", "{method: {name: mirror}}"])
+    def test_names_in_the_config(self, config, text):
+        recipe = compose(None, "swatches", config(text))
+        assert (recipe.method.name, recipe.train.schedule.epochs) == ("mirror", 9)
+        assert compose("none", "swatches", config(text)).method.name == "none"
+        assert compose(None, "swatches", config(text), seed=5).seed == 5
+
+    @pytest.mark.parametrize("setting", ["method=mirror", "method.name=mirror"])
+    def test_name_in_a_setting(self, setting):
+        assert compose("none", "swatches", settings=[setting]).train.schedule.epochs == 9
+
+    def test_teacher_trains_by_the_recipe_of_the_dataset(self):
+        recipe = compose("mirror", "swatches")
+        assert recipe.teacher.train.schedule.epochs == 7
+        assert recipe.teacher.train.optimizer.lr == 0.5
+        assert recipe.teacher.train.sampler.images == 3
+        assert compose("none", "swatches").for_teacher().hash == recipe.for_teacher().hash
+
+    def test_tuple_argument_as_a_list(self):
+        assert compose("none", "swatches", settings=["dataset.shades=[3, 4]"]).dataset.arguments["shades"] == [3, 4]
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_has_a_valid_recipe(method):
+    recipe = compose(method, "glyphs")
+    assert (recipe.method.name, recipe.dataset.name) == (method, "glyphs")
+
+
+@pytest.mark.parametrize("dataset", DATASETS.names())
+def test_every_dataset_has_a_valid_recipe(dataset):
+    assert compose("kd", dataset).dataset.name == dataset
+
+
+class TestPresets:
+    """Named sets of a method's arguments."""
+
+    def test_precedence(self, config):
+        """Over the dataset's arguments, under the user's."""
+        preset = "method.preset=published"
+        arguments = compose("mirror", "swatches", settings=[preset, "method.text=mine"]).method.arguments
+        assert (arguments["shots"], arguments["text"], arguments["table"]) == (3, "mine", {"a": 2.0})
+        in_config = config("method: {name: mirror, preset: published, text: mine}")
+        assert compose(dataset="swatches", config=in_config).method.arguments == arguments
+        assert compose("mirror", "swatches", config("method: {text: mine}"), [preset]).method.arguments == arguments
+
+    def test_hash_is_that_of_its_arguments(self):
+        arguments = METHODS.find("mirror").presets["published"]
+        spelled_out = [f"method.{key}={json.dumps(value)}" for key, value in arguments.items()]
+        preset = compose("mirror", "swatches", settings=["method.preset=published"])
+        explicit = compose("mirror", "swatches", settings=spelled_out)
+        assert preset == explicit
+        assert preset.hash == explicit.hash
+
+    def test_over_a_saved_recipe(self, config):
+        saved = config(compose("mirror", "swatches").yaml())
+        assert compose(config=saved, settings=["method.preset=published"]).method.arguments["shots"] == 5
+        saved.write_text(saved.read_text().replace("shots: 5", ""))
+        assert compose(config=saved, settings=["method.preset=published"]).method.arguments["shots"] == 3
+
+    def test_unknown_name(self):
+        with pytest.raises(UserError, match="mirror has no preset 'publishd'; did you mean 'published'"):
+            compose("mirror", "swatches", settings=["method.preset=publishd"])
+
+    @pytest.mark.parametrize("value", ["[published]", "{a: 1}", "1"])
+    def test_name_of_a_wrong_type(self, value):
+        with pytest.raises(UserError, match="mirror has no preset"):
+            compose("mirror", "swatches", settings=[f"method.preset={value}"])
+
+    @pytest.mark.parametrize("method", ["deap", "cdd"])
+    def test_replaces_the_arguments_of_the_dataset(self, method):
+        """Arguments that a preset does not name have the method's defaults, on any dataset."""
+        name = next(iter(METHODS.find(method).presets))
+        setting = [f"method.preset={name}"]
+        on_glyphs, on_veri = (compose(method, dataset, settings=setting) for dataset in ("glyphs", "veri776"))
+        assert on_glyphs.method == on_veri.method
+        assert on_glyphs.method != compose(method, "glyphs").method
+        combined = compose(f"{method}+kd", "glyphs", settings=[f"method.{method}.preset={name}"]).method.arguments
+        assert combined[method] == on_glyphs.method.arguments
+
+
+class TestLikeTeacher:
+    def test_network_of_the_teacher(self):
+        """The student of the dataset's recipe is replaced as a whole."""
+        recipe = compose("mirror", "swatches")
+        assert recipe.student == recipe.teacher.network
+        assert recipe.student.backbone == "resnet26"
+
+    def test_changes_of_the_teacher_apply(self):
+        assert compose("mirror", "swatches", settings=["teacher.network.dim=32"]).student.dim == 32
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_other_keys_in_any_order(self, order):
+        settings = ["student.weights=teacher", "student.like=teacher"][::order]
+        recipe = compose("none", "swatches", settings=settings)
+        assert recipe.student == recipe.teacher.network.model_copy(update={"weights": "teacher"})
+
+    def test_changes_of_the_student_apply(self, config):
+        recipe = compose("mirror", "swatches", config("student: {backbone: resnet14t}"))
+        assert recipe.student == recipe.teacher.network.model_copy(update={"backbone": "resnet14t"})
+
+    def test_other_network(self, mistakes):
+        assert mistakes("student.like=pupil") == ["student.like: must be 'teacher', not 'pupil'"]
+
+
+class TestSavedRecipe:
+    def test_round_trip(self, config):
+        settings = ["method.rate=1e-3", "method.table={a: 1}", "student.args={x: [1, two, null]}", "seed=4"]
+        recipe = compose("mirror", "swatches", settings=settings)
+        again = compose(config=config(recipe.yaml()))
+        assert again == recipe
+        assert again.hash == recipe.hash
+        assert again.yaml() == recipe.yaml()
+
+    def test_does_not_depend_on_built_in_recipes(self, config, monkeypatch):
+        recipe = compose("mirror", "swatches")
+        path = config(recipe.yaml())
+        changed = {"image_size": (8, 8), "student": {"args": {"new": 1}}}
+        monkeypatch.setattr(DATASETS.find("swatches"), "recipe", changed)
+        monkeypatch.setattr(METHODS.find("mirror"), "recipe", {})
+        assert compose(config=path).hash == recipe.hash
+
+    def test_changed_by_set(self, config):
+        path = config(compose("mirror", "swatches").yaml())
+        assert compose(config=path, settings=["train.schedule.epochs=2"]).train.schedule.epochs == 2
+
+    def test_incomplete(self, config):
+        with pytest.raises(UserError, match=r"my\.yaml has the key 'version', .* but lacks image_size, teacher"):
+            compose("mirror", "swatches", config("{version: 1, method: mirror, dataset: swatches, seed: 1}"))
+
+    def test_other_version(self, config):
+        path = config(compose("mirror", "swatches").yaml().replace("version: 1", "version: 2"))
+        with pytest.raises(UserError, match=r"version in .*my\.yaml: should be 1, not 2"):
+            compose(config=path)
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=6,
+)
+
+
+@hypothesis_settings(deadline=None, max_examples=50)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lr=st.floats(1e-300, 1e300),
+    text=st.text(),
+    table=st.dictionaries(st.text(), st.floats(-1e300, 1e300), max_size=3),
+    args=st.dictionaries(st.text(), PLAIN, max_size=3),
+)
+def test_any_value_survives_saving(tmp_path_factory, seed, lr, text, table, args):
+    values = {
+        "seed": seed,
+        "train.optimizer.lr": lr,
+        "method.text": text,
+        "method.table": table,
+        "teacher.network.args": args,
+    }
+    # As YAML, not as JSON, which differs in how it escapes characters beyond 16 bits.
+    settings = [f"{key}={strict_yaml.dump(value)}" for key, value in values.items()]
+    recipe = compose("mirror", "swatches", settings=settings)
+    assert (recipe.seed, recipe.train.optimizer.lr) == (seed, lr)
+    assert (recipe.method.arguments["text"], recipe.method.arguments["table"]) == (text, table)
+    assert recipe.teacher.network.args == args
+    path = tmp_path_factory.mktemp("replay") / "recipe.yaml"
+    path.write_text(recipe.yaml(), encoding="utf-8", newline="")
+    again = compose(config=path)
+    assert again.hash == recipe.hash
+    assert again == recipe
+
+
+def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    """All values of a recipe that can be changed, by key."""
+    content = compose("mirror", "swatches").model_dump(mode="json")
+    return {key: value for key, value in leaves(content) if key not in ("version", "method.name", "dataset.name")}
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "teacher.network.backbone": "resnet14t",
+    "student.backbone": "resnet14t",
+    "teacher.checkpoint": "teacher.pt",
+    "runtime.compile": "inductor",
+    "method.rate": 0.5,
+    "method.table": {"a": 1.0},
+    "method.stages": ["stage1"],
+    "dataset.shades": [7],
+    "image_size": [8, 8],
+    "student.image_size": [8, 8],
+    "teacher.network.image_size": [8, 8],
+    "train.optimizer.clip_grad": 1.0,
+    "teacher.train.optimizer.clip_grad": 1.0,
+}
+OTHER_CHOICES: dict[str, Any] = {
+    "stem": "stride1",
+    "last_stride": 2,
+    "pool": "gem",
+    "neck": "bn",
+    "head": "cosine",
+    "weights": "random",
+    "feature": "embedding",
+    "type": "adamw",
+    "pad_mode": "edge",
+    "amp": "off",
+    "average_precision": "trapezoid",
+    "ties": "optimistic",
+}
+WITHOUT_EFFECT = {
+    "runtime.workers": "3",
+    "runtime.threads": "3",
+    "runtime.tensorboard": "true",
+    "runtime.cache": "packed",
+    "runtime.skip_broken": "true",
+}
+"""Keys that do not change the hash."""
+
+
+class TestHash:
+    def other(self, key: str, value: Any) -> Any:
+        """A valid value of the key that is not `value`."""
+        if key in OTHER_VALUES:
+            return OTHER_VALUES[key]
+        if (choice := OTHER_CHOICES.get(key.rpartition(".")[2])) is not None:
+            return choice
+        if isinstance(value, bool):
+            return not value
+        if isinstance(value, int | float):
+            return value + 1 if isinstance(value, int) else value / 2 + 0.01
+        if value is None:
+            return {}
+        return f"{value}x" if isinstance(value, str) else {"depth": 3}
+
+    @pytest.mark.parametrize("key", WITHOUT_EFFECT)
+    def test_ignores_how_the_run_is_executed(self, key):
+        changed = compose("mirror", "swatches", settings=[f"{key}={WITHOUT_EFFECT[key]}"])
+        assert changed.hash == compose("mirror", "swatches").hash
+
+    def test_depends_on_every_other_value(self, values):
+        hashes = {compose("mirror", "swatches").hash: "no change"}
+        for key, value in values.items():
+            if key not in WITHOUT_EFFECT:
+                changed = compose("mirror", "swatches", settings=[f"{key}={json.dumps(self.other(key, value))}"])
+                assert changed.hash not in hashes, f"{key} gives the hash of {hashes.get(changed.hash)}"
+                hashes[changed.hash] = key
+
+
+def test_unknown_keys_are_refused_at_every_depth(values, mistakes):
+    for key in values:
+        if not key.endswith("args"):
+            parent = key.rpartition(".")[0]
+            unknown = f"{parent}.zzz" if parent else "zzz"
+            lines = mistakes(f"{unknown}=1")
+            assert len(lines) == 1, lines
+            assert lines[0].startswith(f"{unknown} in --set: unknown key. Known here: ")
