@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmark import evaluation  # not TestSet, which pytest would take for a class of tests
 from benchmark.datasets.vehicleid import VehicleID
 from benchmark.errors import UserError
-from benchmark.evaluation import TestSet
 from benchmark.recipe import compose
 
 CPU = torch.device("cpu")
@@ -14,21 +14,21 @@ CPU = torch.device("cpu")
 def test_recipe_sets_dataset_loading_and_protocol(tmp_path):
     settings = ["evaluate.ties=optimistic", "evaluate.batch_size=3", "image_size=[32,48]", "runtime.skip_broken=true"]
     recipe = compose("kd", "vehicleid", None, [*settings, "dataset.test_size=1600", "runtime.cache=cache"])
-    test = TestSet.from_recipe(recipe, tmp_path, CPU)
+    test = evaluation.TestSet.from_recipe(recipe, tmp_path, CPU)
     assert isinstance(test.dataset, VehicleID) and test.dataset.test_size == 1600
     assert test.protocol.ties == "optimistic" and test.protocol.recall_at == test.dataset.protocol.recall_at
     loading = test.loading
     assert (test.batch_size, loading.size, loading.skip_broken, str(loading.cache)) == (3, (32, 48), True, "cache")
-    assert TestSet.from_recipe(recipe, tmp_path, CPU, (8, 8)).loading.size == (8, 8)
+    assert evaluation.TestSet.from_recipe(recipe, tmp_path, CPU, (8, 8)).loading.size == (8, 8)
 
 
 @pytest.mark.parametrize(("option", "expected"), [([], 7), (["dataset.seed=3"], 3)])
 def test_dataset_seed_defaults_to_the_seed_of_the_run(tmp_path, option: list[str], expected: int):
     recipe = compose("kd", "vehicleid", None, option, 7)
-    assert TestSet.from_recipe(recipe, tmp_path, CPU).dataset.seed == expected
+    assert evaluation.TestSet.from_recipe(recipe, tmp_path, CPU).dataset.seed == expected
 
 
 def test_settings_that_exclude_each_other(tmp_path):
     recipe = compose("kd", "cub200", None, ["evaluate.reranking.k1=4"])
     with pytest.raises(UserError, match="evaluate: reranking and query_in_gallery exclude each other"):
-        TestSet.from_recipe(recipe, tmp_path, CPU)
+        evaluation.TestSet.from_recipe(recipe, tmp_path, CPU)

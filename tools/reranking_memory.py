@@ -1,13 +1,13 @@
-"""Time and memory of k-reciprocal re-ranking, against the product of all images that it cannot do without.
+"""Compare time and memory of k-reciprocal re-ranking with the matrix product of all images.
 
-    python tools/reranking_memory.py                                   # the size of Market-1501
+    python tools/reranking_memory.py                                   # size of Market-1501
     python tools/reranking_memory.py --queries 1678 --gallery 11579    # VeRi-776
-    python tools/reranking_memory.py --noise 30                        # a model that has learned nothing
+    python tools/reranking_memory.py --noise 30                        # an untrained model
 
-Both are timed in turn on the same embeddings, and the best of the repetitions counts, so that the load of a shared
-machine weighs on neither alone. Beside other work, `--threads 1` spares the threads' waiting for each other, and on a
-CPU counts the processor's time only. The memory is what the largest size of the process grew by in the first
-re-ranking: what is beside the vectors, the scores of one chunk included.
+Product and re-ranking are timed in turn on the same embeddings, and the best time of each is reported, so that the load
+of a shared machine affects both. On a busy machine, use `--threads 1`: several threads would wait for each other. With
+one thread on the CPU, the time is processor time. The memory is the growth of the peak size of the process during the
+first re-ranking: everything but the vectors, with the scores of one chunk.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from benchmark.retrieval._chunks import chunks
 from benchmark.retrieval.reranking import KReciprocal
 
 
-def clustered(count: int, centres: torch.Tensor, noise: float, generator: torch.Generator) -> torch.Tensor:
-    """Vectors around the centres of their identities."""
-    identities = torch.randint(len(centres), (count,), generator=generator)
-    return torch.randn(count, centres.shape[1], generator=generator).mul_(noise).add_(centres[identities])
+def clustered(count: int, centers: torch.Tensor, noise: float, generator: torch.Generator) -> torch.Tensor:
+    """Return vectors around the centers of their identities."""
+    identities = torch.randint(len(centers), (count,), generator=generator)
+    return torch.randn(count, centers.shape[1], generator=generator).mul_(noise).add_(centers[identities])
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one call takes; of one thread on a CPU, seconds that it works."""
+    """Return the seconds that one call takes; processor time with one thread on the CPU."""
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     function()
@@ -39,19 +39,19 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_megabytes() -> float:
-    """The largest size the process has had so far."""
+    """Return the peak resident size of the process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def multiply(query: torch.Tensor, gallery: torch.Tensor) -> None:
-    """The product of all images with all, a chunk of rows at a time."""
+    """Multiply all images with all, one chunk of rows at a time."""
     points = torch.cat([query, gallery])
     for rows in chunks(len(points), 4 * len(points)):
         torch.mm(points[rows], points.T)
 
 
 def rerank(query: torch.Tensor, gallery: torch.Tensor) -> None:
-    """The scores of all queries, a chunk of rows at a time."""
+    """Compute the scores of all queries, one chunk of rows at a time."""
     scores = KReciprocal().similarity(query, gallery)
     for rows in chunks(len(query), 4 * len(gallery)):
         scores(rows)
@@ -61,9 +61,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=3_368)
     parser.add_argument("--gallery", type=int, default=15_913)
-    parser.add_argument("--size", type=int, default=2_048, help="dimensions of an embedding")
+    parser.add_argument("--size", type=int, default=2_048, help="dimension of the embeddings")
     parser.add_argument("--identities", type=int, default=750)
-    parser.add_argument("--noise", type=float, default=3.0, help="distance from the centre; the centres' spread is 1")
+    parser.add_argument(
+        "--noise", type=float, default=3.0, help="standard deviation around a center; that of the centers is 1"
+    )
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -71,12 +73,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(options.identities, options.size, generator=generator)
+    centers = torch.randn(options.identities, options.size, generator=generator)
     query, gallery = (
-        clustered(count, centres, options.noise, generator).to(options.device)
+        clustered(count, centers, options.noise, generator).to(options.device)
         for count in (options.queries, options.gallery)
     )
-    torch.mm(query[:8], gallery[:8].T)  # what the libraries need for themselves is none of the re-ranking's
+    torch.mm(query[:8], gallery[:8].T)  # loads libraries, whose memory does not count
     before = peak_megabytes()
     reranking = [timed(lambda: rerank(query, gallery), options.device)]
     added = peak_megabytes() - before

@@ -1,13 +1,13 @@
-"""Time exact retrieval evaluation against the matrix product that it cannot do without.
+"""Compare the time of the exact evaluation with that of the matrix product of queries and gallery.
 
-    python tools/retrieval_speed.py                    # at the sizes of four datasets
+    python tools/retrieval_speed.py                    # sizes of four datasets
     python tools/retrieval_speed.py msmt17 --repeat 2
-    python tools/retrieval_speed.py cub200 --noise 3   # a bad model
+    python tools/retrieval_speed.py cub200 --noise 3   # a poor model
 
-The product is the best of those that torch offers for the same shapes: of MKL or oneDNN, of the whole lists or of some
-queries at a time. That one and the evaluation are then timed in turn, on the same embeddings, and the best time of each
-counts, so that the load of a shared machine weighs on neither alone. Beside other work, `--threads 1` spares the
-threads' waiting for each other. Memory is the peak beyond what the process held before, on the CPU.
+The product is the fastest that torch offers for these shapes: by torch.mm or oneDNN, of the whole lists or of some
+queries at a time. Product and evaluation are timed in turn on the same embeddings, and the best time of each is
+reported, so that the load of a shared machine affects both. On a busy machine, use `--threads 1`: several threads would
+wait for each other. On the CPU, the peak memory added by the evaluation is reported too.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmark.utils.precision import full_precision
 
 
 class Size(NamedTuple):
-    """Numbers of queries, gallery images, dimensions and test identities; and how far from its centre an image lies."""
+    """Size of a dataset, and the standard deviation of images around the center of their identity."""
 
     queries: int
     gallery: int
@@ -45,16 +45,16 @@ SIZES = {
 }
 
 
-def clustered(count: int, centres: torch.Tensor, noise: float, generator: torch.Generator) -> Embeddings:
-    """Embeddings of unit length around the centre of their identity, seen by 20 cameras."""
-    identities = torch.randint(len(centres), (count,), generator=generator)
-    vectors = torch.randn(count, centres.shape[1], generator=generator).mul_(noise).add_(centres[identities])
+def clustered(count: int, centers: torch.Tensor, noise: float, generator: torch.Generator) -> Embeddings:
+    """Return unit vectors around the centers of their identities, seen by 20 cameras."""
+    identities = torch.randint(len(centers), (count,), generator=generator)
+    vectors = torch.randn(count, centers.shape[1], generator=generator).mul_(noise).add_(centers[identities])
     cameras = torch.randint(20, (count,), generator=generator)
     return Embeddings(torch.nn.functional.normalize(vectors), identities, cameras)
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one call takes."""
+    """Return the seconds that one call takes."""
     start = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -62,67 +62,65 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak(forget: bool = False) -> float:
-    """The most memory that this process has held, in MiB, since that was last forgotten; 0 elsewhere than on Linux."""
+def peak_memory(reset: bool = False) -> float:
+    """Return the peak memory of this process in MiB since the last reset; 0 on other systems than Linux."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0.0
-    if forget:
+    if reset:
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-            libc.malloc_trim(0)  # what was freed, but kept for later, would not be counted
+            libc.malloc_trim(0)  # memory freed before would not be counted if it was used again
         Path("/proc/self/clear_refs").write_text("5")
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def products(query: torch.Tensor, gallery: torch.Tensor) -> dict[str, Callable[[], None]]:
-    """Ways to compute all inner products, by name."""
+    """Return functions that compute all inner products, by name."""
 
-    def in_parts(rows: int, product: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+    def in_chunks(rows: int, product: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
         def run() -> None:
             with full_precision(query.device):
-                for part in query.split(rows):
-                    product(part)
+                for chunk in query.split(rows):
+                    product(chunk)
 
         return run
 
     transposed = gallery.T
-    ways = {
-        f"torch.mm of {rows} queries": in_parts(rows, lambda part: torch.mm(part, transposed))
+    functions = {
+        f"torch.mm of {rows} queries": in_chunks(rows, lambda chunk: torch.mm(chunk, transposed))
         for rows in (256, 1_024, len(query))
     }
     if query.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        one_dnn = torch.ops.mkldnn._linear_pointwise
+        one_dnn = torch.ops.mkldnn._linear_pointwise  # torch's only interface to oneDNN's float32 product
         for rows in (1_024, len(query)):
-            ways[f"oneDNN of {rows} queries"] = in_parts(
-                rows, lambda part: one_dnn(part, gallery, None, "none", [], "")
+            functions[f"oneDNN of {rows} queries"] = in_chunks(
+                rows, lambda chunk: one_dnn(chunk, gallery, None, "none", [], "")
             )
-    return ways
+    return functions
 
 
 def measure(name: str, size: Size, repeat: int, threads: int, device: torch.device) -> None:
-    """Print what an evaluation of this size takes."""
+    """Print the time and memory of an evaluation of this size."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(size.identities, size.dimensions, generator=generator)
+    centers = torch.randn(size.identities, size.dimensions, generator=generator)
     counts = (size.queries,) if size.one_list else (size.queries, size.gallery)
-    lists = [clustered(count, centres, size.noise, generator) for count in counts]
-    moved = [
-        Embeddings(*(tensor.to(device) for tensor in (part.vectors, part.identities, part.cameras))) for part in lists
-    ]
-    query, gallery = moved[0], moved[-1]
+    on_cpu = [clustered(count, centers, size.noise, generator) for count in counts]
+    lists = [embeddings.to(device) for embeddings in on_cpu]
+    query, gallery = lists[0], lists[-1]
     protocol = Protocol(camera_rule=not size.one_list, query_in_gallery=size.one_list)
     searched = None if size.one_list else gallery
     small = query.take(torch.arange(64, device=device))
-    evaluate(small, small, Protocol(camera_rule=False))  # libraries are loaded
-    before = peak(forget=True)
+    evaluate(small, small, Protocol(camera_rule=False))  # loads libraries
+    before = peak_memory(reset=True)
     scores = evaluate(query, searched, protocol)
-    memory = peak() - before
-    ways = products(query.vectors, gallery.vectors)
-    fastest = min(ways, key=lambda way: min(timed(ways[way], device) for _ in range(3)))
+    memory = peak_memory() - before
+    functions = products(query.vectors, gallery.vectors)
+    fastest = min(functions, key=lambda name: min(timed(functions[name], device) for _ in range(3)))
     product = evaluation = float("inf")
     for _ in range(repeat):
-        product = min(product, timed(ways[fastest], device))
+        product = min(product, timed(functions[fastest], device))
         evaluation = min(evaluation, timed(lambda: evaluate(query, searched, protocol), device))
     print(f"{name}: {size.queries:,} x {size.gallery:,} x {size.dimensions}, mAP {scores.mAP:.3f}")
     print(f"  {fastest} {product:.3f} s, evaluate {evaluation:.3f} s on {device}", end=", ")
@@ -131,15 +129,15 @@ def measure(name: str, size: Size, repeat: int, threads: int, device: torch.devi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sizes", nargs="*", metavar="SIZE", help=f"of {', '.join(SIZES)}; all but msmt17 where none")
-    parser.add_argument("--noise", type=float, help="distance from the centre; the centres' spread is 1")
+    parser.add_argument("sizes", nargs="*", metavar="SIZE", help=f"{', '.join(SIZES)}; default: all but msmt17")
+    parser.add_argument("--noise", type=float, help="standard deviation around a center; that of the centers is 1")
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
     unknown = sorted(set(options.sizes) - set(SIZES))
     if unknown:
-        sys.exit(f"unknown size {unknown[0]!r}: choose of {', '.join(SIZES)}")
+        sys.exit(f"unknown size {unknown[0]!r}: choose from {', '.join(SIZES)}")
     spawn = multiprocessing.get_context("spawn")
     for name in options.sizes or list(SIZES)[:4]:
         size = SIZES[name] if options.noise is None else SIZES[name]._replace(noise=options.noise)
