@@ -121,8 +121,8 @@ class Search:
 class ResultBuffer:
     """Results of all queries, preallocated and written in chunks of queries by any thread.
 
-    Keeping the result of each chunk as a tensor of its own would place small tensors between the large temporary ones
-    and fragment the memory.
+    Keeping a separate tensor for each chunk would place small tensors between the large temporary ones, which would
+    fragment the memory.
 
     Args:
         queries: Number of queries.

@@ -32,7 +32,7 @@ INDEXES = ("flat", "hnsw", "ivfpq")
 _SAMPLE = 256
 """Maximum number of queries that are also searched exactly."""
 _NEAREST = 10
-"""Number of nearest neighbors by which an index is compared with the exact search."""
+"""Number of nearest neighbors whose recall is measured."""
 _TRAINING_BYTES = 256 * 2**20
 """Maximum bytes of the vectors with which an index is trained."""
 _ENTRY_BYTES = 80

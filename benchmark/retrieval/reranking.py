@@ -16,7 +16,7 @@ from benchmark.utils.precision import full_precision
 _ZERO_DISTANCE = 2e-6
 """Squared distances of unit vectors up to this are zero: the float32 cosine of a vector with itself is off by 1e-6."""
 _SEARCH_BYTES = 16
-"""Bytes per pair of points during the neighbor search: the distance, and the key by which it is sorted."""
+"""Bytes per pair of points during the neighbor search: the distance, and its sort key."""
 _OVERLAP_BYTES = 48
 """Bytes per pair of nonzero entries of two codes in the same column, while their overlap is computed."""
 

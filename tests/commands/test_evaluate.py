@@ -115,7 +115,7 @@ class TestRun:
 
     @pytest.mark.slow
     def test_several_processes(self, student, data_root, tmp_path):
-        """Three processes, by which neither list divides."""
+        """Neither list can be divided evenly among three processes."""
         results = {}
         for name, launcher in {"one": [], "three": ["-m", "torch.distributed.run", "--nproc-per-node=3"]}.items():
             command = [sys.executable, *launcher, "-m", "benchmark", *(["--"] if launcher else []), "evaluate"]

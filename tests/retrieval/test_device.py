@@ -14,7 +14,7 @@ from torch.utils import backend_registration
     reason="torch has no devices in Python before 2.10",
 )
 def test_other_device_gives_the_same_scores():
-    """In a process of its own, because the fake device cannot be unregistered."""
+    """In a separate process, because the fake device cannot be unregistered."""
     script = Path(__file__).parent / "score_on_fake_device.py"
     done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, check=True)
     by_protocol = json.loads(done.stdout)

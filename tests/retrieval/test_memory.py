@@ -1,4 +1,4 @@
-"""Peak memory of an evaluation, measured in a process of its own."""
+"""Peak memory of an evaluation, measured in a separate process."""
 
 import subprocess
 import sys
