@@ -273,7 +273,7 @@ def evaluate(
     """Score a finished run with another dataset, gallery or protocol, or score embeddings of any origin."""
     _load(plugin)
     if (run is None) == (embeddings is None):
-        raise UserError("nothing or too much to evaluate: give either --run FOLDER or --embeddings FILE")
+        raise UserError("give either --run FOLDER or --embeddings FILE, and not both")
     from benchmark.commands.evaluate import Options, evaluate_file, evaluate_run
 
     options = Options(
