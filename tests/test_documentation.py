@@ -95,7 +95,8 @@ def load(path: Path) -> ModuleType:
 def folder(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Record]) -> Path:
     """The folder of a reader who has followed the pages: data, runs, records and the files that blocks show."""
     folder = tmp_path_factory.mktemp("reader")
-    miniatures = load(ROOT / "tests" / "datasets" / "conftest.py")
+    save_image = load(ROOT / "tests" / "datasets" / "conftest.py").save_image
+    market1501 = load(ROOT / "tests" / "datasets" / "test_market1501.py")
     for block in BLOCKS:
         if block.file:
             (folder / block.file).write_text(block.text, encoding="utf-8")
@@ -105,14 +106,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Recor
     for path in (ROOT / "leaderboards" / "records").glob("glyphs-*-seed0-*.json"):
         if path.name.startswith(("glyphs-teacher-", "glyphs-rkd-")):
             shutil.copy(path, folder / "leaderboards" / "records")
-    miniatures.tests_of("market1501").miniature(folder / "data", miniatures.save_picture)
+    market1501.write_miniature(folder / "data", save_image)
     shutil.make_archive(str(folder / "Market-1501-v15.09.15"), "zip", folder / "data" / "market1501")
     images = [f"{name}/{number}.jpg" for name in ("ada", "bob") for number in range(2)]
     rows = [f"{image},{image.split('/')[0]}\n" for image in images]
     (folder / "my_images.csv").write_text("path,identity\n" + "".join(rows), encoding="utf-8")
     shoes = [f"data/shoes/{split}/{number}/{i}.jpg" for split, number in SHOES for i in range(2)]
     for image in (*images, *shoes):
-        miniatures.save_picture(folder / image)
+        save_image(folder / image)
     save_embeddings(folder / "mine.npz")
     pretend_runs(folder / "runs", record)
     return folder
