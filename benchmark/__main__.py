@@ -1,4 +1,4 @@
-"""`python -m benchmark` is the command `benchmark`."""
+"""`python -m benchmark` runs the command line."""
 
 from benchmark.cli import main
 

@@ -1,4 +1,7 @@
-"""The command line. Thin: every command imports what it needs when it runs, so that help and completion are instant."""
+"""The command line.
+
+Each command imports what it needs when it runs, so that help and shell completion are immediate.
+"""
 
 import json
 import sys
@@ -14,93 +17,163 @@ from benchmark.errors import UserError
 
 app = typer.Typer(
     name="benchmark",
-    help="Compare distillation methods on image retrieval under one protocol.",
+    help="Compare distillation methods for image retrieval under one protocol.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(help="Prepare, check and view a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from benchmark.version import commit, package_version
+
+        typer.echo(f"benchmark {package_version()} (commit {commit() or 'unknown'})")
+        raise typer.Exit
+
+
+def _load_plugins(context: typer.Context, paths: list[Path]) -> list[Path]:
+    if paths and not context.resilient_parsing:  # which is set during shell completion
+        from benchmark.registry import load_plugin
+
+        for path in paths:
+            load_plugin(path)
+    return paths
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and commit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+# Options of several commands. Their commands are keyword-only, because options with a default factory have no default
+# in the signature.
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Change one value of the recipe; repeatable.",
+    ),
+]
+EvaluationSettings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Change one evaluation setting, such as evaluate.reranking.k1=20; repeatable.",
+    ),
+]
+DatasetSettings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="OPTION=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Set an option of the dataset; repeatable.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu or cuda.")]
 DataRoot = Annotated[
-    Path | None,
-    typer.Option(help="Where datasets live. Default: $BENCHMARK_DATA, else ~/.cache/benchmark.", show_default=False),
+    Path,
+    typer.Option(
+        default_factory=default_data_root,
+        show_default="$BENCHMARK_DATA, or ~/.cache/benchmark",
+        help="Folder of all datasets.",
+    ),
 ]
+WorkDir = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Leaderboards = Annotated[Path, typer.Option(help="Folder of records and pages, to which results are added.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")]
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A Python file that registers methods or datasets; repeatable.")
+    list[Path],
+    typer.Option(
+        "--plugin",
+        default_factory=list,
+        show_default=False,
+        callback=_load_plugins,
+        is_eager=True,
+        help="Python file that registers methods or datasets; repeatable.",
+    ),
 ]
+DatasetName = Annotated[str, typer.Argument(help="A registered dataset; `benchmark list datasets`.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
 
 @app.command()
 def run(
-    method: Annotated[str | None, typer.Option(help="A registered method; `benchmark list methods`.")] = None,
+    *,
+    method: Annotated[
+        str | None, typer.Option(help="A registered method, or several joined by +; `benchmark list methods`.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="A registered dataset; `benchmark list datasets`.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML recipe, laid over the built-in ones.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the student's run.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_root: DataRoot = None,
-    work_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
-    leaderboards: Annotated[
-        Path, typer.Option(help="Folder of records and pages; the run's record is added to it.")
-    ] = Path("leaderboards"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="Keep decoded images in this folder, for this run and later ones.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML recipe, merged over the built-in recipes.")] = None,
+    settings: Settings,
+    seed: Annotated[int | None, typer.Option(help="Seed of the student's training; 0 by default.")] = None,
+    device: Device = "auto",
+    data_root: DataRoot,
+    work_dir: WorkDir = Path("runs"),
+    leaderboards: Leaderboards = Path("leaderboards"),
+    resume: Resume = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder in which decoded images are kept for later runs.")] = None,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out and count images that cannot be read, instead of stopping.")
+        bool, typer.Option("--skip-broken", help="Skip and count images that cannot be decoded, instead of stopping.")
     ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, costs and counts; train nothing.")] = False,
-    plugin: Plugins = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events to the run folder.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe, image counts and network costs; train nothing.")
+    ] = False,
+    plugin: Plugins,
 ) -> None:
-    """Train a teacher (once), distil a student from it, measure both, record the result."""
-    _load(plugin)
+    """Train a teacher unless there is one, distill a student, evaluate both, and add the result to the leaderboards."""
     from benchmark.recipe import compose
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
     runtime = [f"runtime.{key}={json.dumps(value, default=str)}" for key, value in flags.items() if value]
-    recipe = compose(method, dataset, config, [*(settings or []), *runtime], seed)
+    recipe = compose(method, dataset, config, [*settings, *runtime], seed)
+
     from benchmark.commands.run import preview
-    from benchmark.commands.run import run as run_recipe
+    from benchmark.commands.run import run as run_experiment
     from benchmark.experiment.environment import choose_device
     from benchmark.experiment.experiment import Experiment
 
-    experiment = Experiment(
-        recipe,
-        work_dir=work_dir,
-        data_root=data_root or default_data_root(),
-        device=choose_device(device),
-        resume=resume,
-    )
+    experiment = Experiment(recipe, work_dir=work_dir, data_root=data_root, device=choose_device(device), resume=resume)
     if dry_run:
         preview(experiment)
         return
-    with _interruptible():
-        run_recipe(experiment, leaderboards)
+    with _resumable():
+        run_experiment(experiment, leaderboards)
 
 
 @app.command()
 def reproduce(
     record: Annotated[Path, typer.Argument(help="A record, such as a file in leaderboards/records.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_root: DataRoot = None,
+    *,
+    device: Device = "auto",
+    data_root: DataRoot,
     work_dir: Annotated[
         Path, typer.Option(help="Folder for the new runs, apart from the runs that made the records.")
     ] = Path("reproduced"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
-    plugin: Plugins = None,
+    resume: Resume = False,
+    plugin: Plugins,
 ) -> None:
     """Run the recipe of a record again; exit with 1 if the result differs by more than the spread of the seeds."""
-    _load(plugin)
     from benchmark.commands.reproduce import reproduce as run_again
 
-    with _interruptible():
-        agrees = run_again(record, work_dir, data_root or default_data_root(), device, resume)
+    with _resumable():
+        agrees = run_again(record, work_dir=work_dir, data_root=data_root, device=device, resume=resume)
     if not agrees:
         raise typer.Exit(1)
 
@@ -110,31 +183,28 @@ def suite(
     file: Annotated[
         Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, config and set.")
     ] = None,
+    *,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
     datasets: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds. Default: 0.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML recipe that is applied to every run.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of every recipe; repeatable."),
-    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; 0 by default.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML recipe that is applied to every run.")] = None,
+    settings: Settings,
     jobs: Annotated[int, typer.Option(min=1, help="Maximum number of runs at the same time.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(help="Run on the Ray cluster at this address; auto: the cluster that this machine belongs to."),
     ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs per run on the cluster; 0.5: two runs share one GPU.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_root: DataRoot = None,
-    work_dir: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
-    leaderboards: Annotated[Path, typer.Option(help="Folder of records and pages.")] = Path("leaderboards"),
+    device: Device = "auto",
+    data_root: DataRoot,
+    work_dir: WorkDir = Path("runs"),
+    leaderboards: Leaderboards = Path("leaderboards"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands of the pending runs; run nothing.")
     ] = False,
-    plugin: Plugins = None,
+    plugin: Plugins,
 ) -> None:
     """Run methods x datasets x seeds: skip finished runs, resume interrupted ones, and continue if a run fails."""
-    _load(plugin)
     if gpus and ray is None:
         raise UserError(f"--gpus {gpus:g}: only for --ray; use --device to choose the device of local runs")
     from benchmark.commands.suite import suite as run_suite
@@ -149,19 +219,10 @@ def suite(
     except ValueError:
         raise UserError(f"--seeds {seeds}: must be comma-separated integers, such as 0,1,2") from None
     grid = Grid.from_file(
-        file,
-        methods=split(methods),
-        datasets=split(datasets),
-        seeds=numbers,
-        config=config,
-        settings=settings or [],
+        file, methods=split(methods), datasets=split(datasets), seeds=numbers, config=config, settings=settings
     )
     options = RunOptions(
-        device=device,
-        data_root=data_root or default_data_root(),
-        work_dir=work_dir,
-        leaderboards=leaderboards,
-        plugins=plugin or [],
+        device=device, data_root=data_root, work_dir=work_dir, leaderboards=leaderboards, plugins=plugin
     )
     try:
         succeeded = run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
@@ -174,10 +235,9 @@ def suite(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="What to list: methods, datasets or backbones.")], plugin: Plugins = None
+    kind: Annotated[str, typer.Argument(help="What to list: methods, datasets or backbones.")], *, plugin: Plugins
 ) -> None:
     """List the methods, datasets or timm backbones that a recipe can name."""
-    _load(plugin)
     from benchmark.commands.cards import list_names
 
     list_names(kind)
@@ -186,10 +246,10 @@ def list_(
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A method, a combination such as kd+rkd, or a dataset.")],
-    plugin: Plugins = None,
+    *,
+    plugin: Plugins,
 ) -> None:
     """Print the card of a method or dataset: citation, equation or image counts, needs, parameters with defaults."""
-    _load(plugin)
     from benchmark.commands.cards import show as show_card
 
     show_card(name)
@@ -197,11 +257,11 @@ def show(
 
 @app.command()
 def cards(
+    *,
     output: Annotated[Path, typer.Option(help="Markdown file to write.")] = Path("methods") / "README.md",
-    plugin: Plugins = None,
+    plugin: Plugins,
 ) -> None:
     """Write the cards of all methods to a Markdown page."""
-    _load(plugin)
     from benchmark.commands.cards import write_cards
 
     write_cards(output)
@@ -240,6 +300,7 @@ def leaderboard(
 
 @app.command()
 def evaluate(
+    *,
     run: Annotated[Path | None, typer.Option(help="Folder of a finished run, whose student is evaluated.")] = None,
     embeddings: Annotated[
         Path | None,
@@ -257,32 +318,18 @@ def evaluate(
         str | None,
         typer.Option(help="Compare approximate search by a faiss index with the exact search: flat, hnsw or ivfpq."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change an evaluation setting, such as evaluate.reranking.k1=20; repeatable.",
-        ),
-    ] = None,
+    settings: EvaluationSettings,
     output: Annotated[Path | None, typer.Option(help="Write the scores of every query to this JSON file.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_root: DataRoot = None,
-    plugin: Plugins = None,
+    device: Device = "auto",
+    data_root: DataRoot,
+    plugin: Plugins,
 ) -> None:
     """Score a finished run with another dataset, gallery or protocol, or score embeddings of any origin."""
-    _load(plugin)
     if (run is None) == (embeddings is None):
         raise UserError("give either --run FOLDER or --embeddings FILE, and not both")
     from benchmark.commands.evaluate import Options, evaluate_file, evaluate_run
 
-    options = Options(
-        data_root=data_root or default_data_root(),
-        settings=settings or [],
-        device=device,
-        index=index,
-        output=output,
-    )
+    options = Options(data_root=data_root, settings=settings, device=device, index=index, output=output)
     if run is not None:
         if protocol is not None:
             raise UserError(f"--protocol {protocol}: only for --embeddings; use --dataset to change a run's protocol")
@@ -299,27 +346,24 @@ def evaluate(
 
 @app.command()
 def inspect(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: RunFolder,
+    *,
     worst: Annotated[int, typer.Option(min=1, help="Number of queries to show, lowest average precision first.")] = 20,
     neighbors: Annotated[int, typer.Option(min=1, help="Number of gallery images to show per query.")] = 12,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The page to write; a contact sheet (.png) is written next to it. Default: RUN/inspect.html.",
-            show_default=False,
+            show_default="RUN/inspect.html",
+            help="The page to write; a contact sheet (.png) is written next to it.",
         ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Evaluate on this dataset instead of the run's own.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one evaluation setting; repeatable."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_root: DataRoot = None,
-    plugin: Plugins = None,
+    settings: EvaluationSettings,
+    device: Device = "auto",
+    data_root: DataRoot,
+    plugin: Plugins,
 ) -> None:
     """Write a web page of the queries with the lowest AP, and of the largest drops from teacher to student."""
-    _load(plugin)
     from benchmark.commands.inspect import inspect as inspect_run
 
     inspect_run(
@@ -328,8 +372,8 @@ def inspect(
         neighbors=neighbors,
         output=output,
         dataset=dataset,
-        settings=settings or [],
-        data_root=data_root or default_data_root(),
+        settings=settings,
+        data_root=data_root,
         device=device,
     )
 
@@ -345,25 +389,19 @@ def compare(
     compare_runs(runs, output)
 
 
-DatasetName = Annotated[str, typer.Argument(help="A registered dataset; `benchmark list datasets`.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dataset; repeatable.")
-]
-
-
 @data.command()
 def check(
     dataset: DatasetName,
+    *,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image and list the broken ones.")] = False,
-    settings: Options = None,
-    data_root: DataRoot = None,
-    plugin: Plugins = None,
+    settings: DatasetSettings,
+    data_root: DataRoot,
+    plugin: Plugins,
 ) -> None:
     """Compare a dataset on disk with the published one; exit with code 1 if it has defects."""
-    _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.check(dataset, settings or [], data_root or default_data_root(), decode=decode)
+    commands.check(dataset, settings, data_root, decode=decode)
 
 
 @data.command()
@@ -372,43 +410,42 @@ def prepare(
     archive: Annotated[
         Path | None, typer.Argument(help="The official archive: zip, tar, tar.gz, tar.bz2 or tar.xz.")
     ] = None,
+    *,
     download: Annotated[
         bool, typer.Option("--download", help="Download the archive first, if no agreement is required.")
     ] = False,
-    settings: Options = None,
-    data_root: DataRoot = None,
-    plugin: Plugins = None,
+    settings: DatasetSettings,
+    data_root: DataRoot,
+    plugin: Plugins,
 ) -> None:
     """Unpack an archive into the data root, completely or not at all, and check the dataset."""
-    _load(plugin)
     from benchmark.commands import data as commands
 
-    commands.prepare(dataset, archive, settings or [], data_root or default_data_root(), download=download)
+    commands.prepare(dataset, archive, settings, data_root, download=download)
 
 
 @data.command()
 def sample(
     dataset: DatasetName,
+    *,
     split: Annotated[str, typer.Option(help="Split to show: train, query or gallery.")] = "train",
     rows: Annotated[int, typer.Option(min=1, help="Number of identities to show.")] = 12,
     output: Annotated[
-        Path | None, typer.Option(help="Image file to write. Default: ./<dataset>-<split>.png.", show_default=False)
+        Path | None, typer.Option(show_default="./<dataset>-<split>.png", help="Image file to write.")
     ] = None,
-    settings: Options = None,
-    data_root: DataRoot = None,
-    plugin: Plugins = None,
+    settings: DatasetSettings,
+    data_root: DataRoot,
+    plugin: Plugins,
 ) -> None:
     """Write a contact sheet: an image with a row per identity and a column per camera."""
-    _load(plugin)
     from benchmark.commands import data as commands
 
-    root = data_root or default_data_root()
-    commands.sample(dataset, settings or [], root, split=split, rows=rows, output=output)
+    commands.sample(dataset, settings, data_root, split=split, rows=rows, output=output)
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Exit with 130 on Ctrl-C, and print how to continue the run."""
+def _resumable() -> Iterator[None]:
+    """On Ctrl-C, print how to continue the run and exit with 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -416,16 +453,11 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _load(plugins: list[Path] | None) -> None:
-    if plugins:
-        from benchmark.registry import load_plugin
-
-        for path in plugins:
-            load_plugin(path)
-
-
 def main() -> None:
-    """Run the command line. A user's mistake is a line of text and exit code 2; Ctrl-C is 130."""
+    """Run the command line.
+
+    Mistakes of the user are printed without a traceback and exit with 2. Ctrl-C exits with 130.
+    """
     try:
         app()
     except UserError as error:
@@ -436,5 +468,5 @@ def main() -> None:
         print(f"benchmark: {f'{error.filename}: {error.strerror}' if known else repr(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("benchmark: interrupted; run the same command with --resume to continue", file=sys.stderr)
+        print("benchmark: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -193,21 +193,34 @@ def teacher(finished, tiny) -> Path:
     return teacher_folder(tiny("cdd", *SHRINKING), finished / "runs").path
 
 
+class Output(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
 @pytest.fixture
 def command_line(capsys, monkeypatch):
-    """`command_line("evaluate", ...)` runs `benchmark evaluate ...` in this process: its exit code, what it printed."""
+    """`command_line("list", "methods")` runs `benchmark list methods` in this process."""
+    from benchmark import cli
+    from benchmark.registry import DATASETS, METHODS
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        from benchmark import cli
-
+    def run(*arguments: object) -> Output:
         monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
             sys.exit(0)
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
+        return Output(int(ended.value.code or 0), *capsys.readouterr())
 
-    return run
+    METHODS.discover()
+    DATASETS.discover()
+    before = [(registry, dict(registry.classes)) for registry in (METHODS, DATASETS)]
+    yield run
+    for registry, classes in before:  # forget what plugins have registered
+        registry.classes.clear()
+        registry.classes.update(classes)
 
 
 @dataclass

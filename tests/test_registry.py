@@ -1,4 +1,4 @@
-"""Where methods and datasets are found, and what happens when they are not."""
+"""How methods and datasets are found and registered, and what happens if a plugin fails."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ class Widget:
 
 @pytest.fixture
 def widgets(tmp_path, monkeypatch):
-    """A registry of "widgets", whose folder `benchmark.widgets` is `tmp_path`/widgets."""
+    """A registry of "widgets", with the package `benchmark.widgets` in `tmp_path`/widgets."""
     folder = tmp_path / "widgets"
     folder.mkdir()
     package = ModuleType("benchmark.widgets")
@@ -40,18 +40,18 @@ def write(path: Path, text: str) -> None:
 
 
 def distribution(root: Path, name: str, entry_points: str) -> None:
-    """What pip leaves behind of an installed package."""
+    """Write the metadata of an installed package."""
     write(root / f"{name}-1.0.dist-info" / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     write(root / f"{name}-1.0.dist-info" / "entry_points.txt", entry_points)
 
 
-def test_the_folders_are_found():
+def test_built_in_plugins():
     assert {"cdd", "kd", "none", "rkd"} <= set(METHODS.names())
     assert "glyphs" in DATASETS.names()
     assert METHODS.failures == DATASETS.failures == {}
 
 
-def test_every_module_of_the_folder_is_imported_once(widgets, tmp_path):
+def test_modules_and_packages_of_the_folder(widgets, tmp_path):
     write(tmp_path / "widgets/small.py", GOOD.format(name="small"))
     write(tmp_path / "widgets/large/__init__.py", GOOD.format(name="large"))
     assert widgets.names() == ["large", "small"]
@@ -59,7 +59,7 @@ def test_every_module_of_the_folder_is_imported_once(widgets, tmp_path):
     assert widgets.names() == ["large", "small"]
 
 
-def test_installed_packages_are_found_by_their_entry_points(widgets, tmp_path):
+def test_entry_points_of_installed_packages(widgets, tmp_path):
     write(tmp_path / "third_party.py", GOOD.format(name="foreign"))
     distribution(tmp_path, "third", "[benchmark.widgets]\nforeign = third_party\n")
     distribution(tmp_path, "other", "[benchmark.other]\nnot_ours = nowhere\n")
@@ -67,7 +67,7 @@ def test_installed_packages_are_found_by_their_entry_points(widgets, tmp_path):
     assert widgets.failures == {}
 
 
-def test_plugins_that_fail_are_named_with_their_errors_and_leave_the_rest(widgets, tmp_path):
+def test_failing_plugins_do_not_affect_the_others(widgets, tmp_path):
     write(tmp_path / "widgets/a_bad.py", "import a_package_that_is_missing")
     write(tmp_path / "widgets/b_wrong.py", "def :")
     write(tmp_path / "widgets/good.py", GOOD.format(name="good"))
@@ -83,7 +83,7 @@ def test_plugins_that_fail_are_named_with_their_errors_and_leave_the_rest(widget
         widgets.find("a_bad")
 
 
-def test_a_name_given_twice_is_refused_and_the_first_stays(widgets, tmp_path):
+def test_name_that_is_taken(widgets, tmp_path):
     write(tmp_path / "widgets/first.py", GOOD.format(name="same"))
     write(tmp_path / "widgets/second.py", GOOD.format(name="same"))
     assert widgets.find("same").__module__ == "benchmark.widgets.first"
@@ -99,13 +99,13 @@ def test_registering_sets_the_name(widgets):
     assert widgets.register_module()(type("Large", (), {})).name == "Large"
 
 
-def test_a_class_can_be_defined_again(widgets):
+def test_class_that_is_defined_again(widgets):
     widgets.register_module("small")(type("Widget", (), {}))
     again = widgets.register_module("small")(type("Widget", (), {}))  # as when a notebook's cell is run twice
     assert widgets.find("small") is again
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_and_the_list(widgets, tmp_path):
+def test_unknown_name(widgets, tmp_path):
     for name in ("alpha", "beta"):
         write(tmp_path / f"widgets/{name}.py", GOOD.format(name=name))
     with pytest.raises(UserError) as raised:
@@ -120,14 +120,13 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_list(widgets, tmp_
     ("name", "answer"),
     [("veri", "; did you mean 'VeRi776'?"), ("KD", "; did you mean 'kd'?"), ("zzz", "."), ("", ".")],
 )
-def test_nearest_ends_the_sentence(name, answer):
+def test_nearest_name(name, answer):
     assert nearest(name, ["kd", "VeRi776"]) == answer
 
 
 class TestPluginFile:
     METHOD = """
-from benchmark.method import Method
-from benchmark.registry import METHODS
+from benchmark import METHODS, Method
 
 @METHODS.register_module("{name}")
 class Mine(Method):
@@ -136,6 +135,7 @@ class Mine(Method):
 
     @pytest.fixture(autouse=True)
     def forget(self):
+        """Remove what the test registers."""
         METHODS.discover()
         before = set(METHODS.classes)
         yield
@@ -148,24 +148,24 @@ class Mine(Method):
         assert str(path) in str(raised.value)
         return str(raised.value)
 
-    def test_registers_what_is_in_it(self, tmp_path):
+    def test_registers_its_classes(self, tmp_path):
         write(tmp_path / "mine.py", self.METHOD.format(name="mine"))
         load_plugin(tmp_path / "mine.py")
         assert METHODS.find("mine").__name__ == "Mine"
 
-    def test_may_not_take_a_name(self, tmp_path):
+    def test_name_that_is_taken(self, tmp_path):
         kd = METHODS.find("kd")
         write(tmp_path / "mine.py", self.METHOD.format(name="kd"))
         assert "method 'kd' is already registered" in self.refused(tmp_path / "mine.py")
         assert METHODS.find("kd") is kd
 
-    def test_that_is_missing(self, tmp_path):
+    def test_missing_file(self, tmp_path):
         assert "does not exist" in self.refused(tmp_path / "mine.py")
 
-    def test_that_is_no_python(self, tmp_path):
+    def test_file_that_is_not_python(self, tmp_path):
         write(tmp_path / "mine.txt", "")
         assert "not a Python file" in self.refused(tmp_path / "mine.txt")
 
-    def test_that_fails(self, tmp_path):
+    def test_file_that_fails(self, tmp_path):
         write(tmp_path / "mine.py", "1 / 0")
         assert "ZeroDivisionError: division by zero" in self.refused(tmp_path / "mine.py")

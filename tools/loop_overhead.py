@@ -30,6 +30,7 @@ from benchmark.evaluation import TestSet
 from benchmark.methods.none import NoDistillation
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe, compose
+from benchmark.utils.precision import uses_bfloat16
 
 TARGET = 1.03
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
@@ -99,7 +100,7 @@ def bare_step(recipe: Recipe, identities: int, steps: int, device: torch.device)
     rates = iter(learning_rates(settings.optimizer, settings.schedule, steps))
     task = TaskLoss(settings.task)
     task.epoch = settings.task.triplet.from_epoch
-    short = engine.uses_bfloat16(recipe, device)
+    short = uses_bfloat16(recipe.runtime.amp, device)
 
     def step(batch: Batch) -> None:
         optimizer.param_groups[0]["lr"] = float(next(rates))

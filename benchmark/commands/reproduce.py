@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmark.engine.train import uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.experiment.environment import choose_device, environment, use_threads
 from benchmark.experiment.experiment import Experiment
@@ -16,9 +15,10 @@ from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction, Verdict
 from benchmark.results.rows import group_records
 from benchmark.results.store import load_records, record_name
+from benchmark.utils.precision import uses_bfloat16
 
 
-def reproduce(path: Path, work_dir: Path, data_root: Path, device: str, resume: bool) -> bool:
+def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resume: bool) -> bool:
     """Run the recipe of a record again, and print both results and the verdict.
 
     Args:
@@ -97,7 +97,7 @@ def _other_seeds(record: Record, path: Path) -> tuple[Record, ...]:
 def _differences(record: Record, experiment: Experiment) -> Iterator[str]:
     """Yield what differs here from the record: machine, software and data."""
     use_threads(experiment.recipe.runtime.threads)
-    here = environment(experiment.device, uses_bfloat16(experiment.recipe, experiment.device))
+    here = environment(experiment.device, uses_bfloat16(experiment.recipe.runtime.amp, experiment.device))
     for name, before in record.environment:
         if before != (now := getattr(here, name)):
             yield f"{name}: {before} in the record, {now} here"

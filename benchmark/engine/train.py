@@ -27,6 +27,7 @@ from benchmark.evaluation import TestSet
 from benchmark.method import Method, Plan
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
+from benchmark.utils.precision import uses_bfloat16
 
 
 def train(
@@ -152,17 +153,8 @@ def optim_wrapper(
         optimizer,
         clip_grad={"max_norm": clip} if clip else None,
         before_step=lambda: distiller.method.after_backward(distiller.student),
-        autocast=device.type if uses_bfloat16(recipe, device) else None,
+        autocast=device.type if uses_bfloat16(recipe.runtime.amp, device) else None,
     )
-
-
-def uses_bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to train with bfloat16 autocast: `runtime.amp`, where "auto" requires bfloat16 hardware."""
-    if recipe.runtime.amp != "auto":
-        return recipe.runtime.amp == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
 
 
 def _validation(recipe: Recipe, test: TestSet) -> dict[str, Any]:

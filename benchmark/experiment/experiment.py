@@ -9,7 +9,6 @@ import torch
 
 from benchmark.data.check import warnings
 from benchmark.engine.files import note_skipped
-from benchmark.engine.train import train
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import use_threads
@@ -161,6 +160,8 @@ class Experiment:
         self, recipe: Recipe, folder: RunFolder, method: Method, teacher: Embedder | None, title: str
     ) -> Deployed:
         """Train a network, deploy it to `student.pt`, and evaluate what that file holds."""
+        from benchmark.engine.train import train  # imports mmengine, which commands without training do not need
+
         write_text(folder.recipe, recipe.yaml())
         torch.manual_seed(recipe.seed)
         student = self._build(recipe.student, teacher)

@@ -11,7 +11,6 @@ import torch
 from benchmark.data.card import Split
 from benchmark.data.samples import SPLITS
 from benchmark.engine.files import read_metrics, read_skipped
-from benchmark.engine.train import uses_bfloat16
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, environment
 from benchmark.experiment.folders import RunFolder
@@ -24,6 +23,7 @@ from benchmark.recipe import Recipe
 from benchmark.results import record as parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Embeddings, Scores
+from benchmark.utils.precision import uses_bfloat16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Report:
             saved=_saved(deployed, distillation.teacher.cost) if distillation else None,
             deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.images),
             budget=_budget(deployed.cost, distillation) if distillation else None,
-            environment=environment(self.device, uses_bfloat16(recipe, self.device)),
+            environment=environment(self.device, uses_bfloat16(recipe.runtime.amp, self.device)),
             timing=parts.Timing(
                 train_seconds=sum(row.get("seconds", 0.0) for row in read_metrics(folder.path)),
                 evaluate_seconds=time.perf_counter() - deployed.trained_at,

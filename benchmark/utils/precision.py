@@ -1,4 +1,4 @@
-"""Full float32 precision within a training step that otherwise uses bfloat16 or TF32."""
+"""Where bfloat16 is used, and full float32 precision within a step that otherwise uses bfloat16 or TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def uses_bfloat16(amp: str, device: torch.device) -> bool:
+    """Whether to train with bfloat16 autocast.
+
+    Args:
+        amp: "bf16", "off", or "auto", which requires hardware that computes in bfloat16.
+        device: Device of the training.
+    """
+    if amp != "auto":
+        return amp == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def upcast(x: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.files import LAST, read_metrics
 from benchmark.engine.hooks import CheckpointHook, RetrievalMetric
-from benchmark.engine.train import uses_bfloat16
 from benchmark.errors import UserError
 from benchmark.methods.cdd import CDD
 from benchmark.methods.kd import KD
@@ -240,14 +239,6 @@ class TestResult:
         losses = [[row["loss"] for row in read_metrics(tmp_path / name)[1:]] for name in ("bfloat16", "float32")]
         assert losses[0] != losses[1]
         assert losses[0] == pytest.approx(losses[1], rel=0.1)
-
-
-def test_bfloat16_is_automatic_where_it_is_fast(tiny, monkeypatch):
-    assert uses_bfloat16(tiny("none", "runtime.amp=bf16"), CPU)
-    assert not uses_bfloat16(tiny("none", "runtime.amp='off'"), CPU)
-    for fast in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
-        assert uses_bfloat16(tiny("none", "runtime.amp=auto"), CPU) == fast
 
 
 def test_teacher_is_frozen(tiny, train_tiny, tmp_path):

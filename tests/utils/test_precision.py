@@ -6,7 +6,7 @@ from threading import Event
 import pytest
 import torch
 
-from benchmark.utils.precision import full_precision, upcast
+from benchmark.utils.precision import full_precision, upcast, uses_bfloat16
 
 MATMUL, CONV = torch.backends.cuda.matmul, torch.backends.cudnn.conv
 
@@ -57,3 +57,12 @@ def test_upcast():
         assert upcast(x) is x
     for dtype in (torch.float16, torch.bfloat16):
         assert upcast(torch.ones(2, dtype=dtype)).dtype == torch.float32
+
+
+def test_bfloat16_is_automatic_where_it_is_fast(monkeypatch):
+    cpu = torch.device("cpu")
+    assert uses_bfloat16("bf16", cpu)
+    assert not uses_bfloat16("off", cpu)
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        assert uses_bfloat16("auto", cpu) == fast
