@@ -95,10 +95,10 @@ train: *train
 evaluate: {batch_size: 128}
 runtime: {threads: 1, amp: "off"}
 """
-"""A recipe that trains in a second. With its version given, it takes nothing from the recipes of dataset and method."""
+"""A recipe that trains in a second. Because of its key `version`, it replaces the recipes of dataset and method."""
 
 SHRINKING = ("method.lasso=0.006", "method.threshold=0.95", "method.reset_from=0.1", "method.ratio=0.9")
-"""CDD settings under which rows are masked, and go after both of two epochs."""
+"""CDD settings by which channels are masked and removed after each of two epochs."""
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +111,7 @@ def shared(tmp_path_factory):
         folder, done = root / name, root / f"{name}.done"
         with FileLock(root / f"{name}.lock"):
             if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker in which `make` failed
                 folder.mkdir()
                 make(folder)
                 done.touch()
@@ -129,7 +130,7 @@ def data_root(shared):
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-    """A file for `--config` that composes to a run of seconds."""
+    """A file for `--config` that gives a run of seconds."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(TINY)
     return path
@@ -137,7 +138,7 @@ def tiny_config(tmp_path_factory):
 
 @pytest.fixture
 def tiny(tiny_config):
-    """`tiny("kd", "train.schedule.epochs=1")` composes a recipe of seconds for a method."""
+    """`tiny("kd", "train.schedule.epochs=1")` composes the recipe of a run of seconds."""
     from benchmark.recipe import compose
 
     return lambda method, *settings: compose(method, "glyphs", tiny_config, settings)
@@ -150,7 +151,7 @@ def shrinking():
 
 @pytest.fixture(scope="session")
 def command(data_root, tiny_config):
-    """`command(work, "--method", "kd", settings=[...])`: `benchmark run` of a tiny recipe, for `subprocess`."""
+    """`command(work, "--method", "kd", settings=[...])` is the command line of a tiny run, for `subprocess`."""
 
     def build(work: Path, *arguments: str, settings=()) -> list[str]:
         places = {"--work-dir": work / "runs", "--leaderboards": work / "boards", "--data-root": data_root}
@@ -268,7 +269,7 @@ def train_tiny(data_root):
 
 @pytest.fixture
 def full_disk():
-    """`with full_disk(1000):` no file can grow beyond so many bytes, as on a disk with no more space."""
+    """`with full_disk(1000):` limits the size of files to 1000 bytes, which fails as a full disk does."""
     import resource  # Unix only
 
     @contextmanager
@@ -313,7 +314,7 @@ def _record(
     variant: str = "default",
     **changes: Any,
 ) -> Record:
-    """A valid record; `variant` goes into the recipe, `changes` replaces top-level fields."""
+    """Return a valid record. `variant` becomes part of the recipe, and `changes` replace top-level fields."""
     recipe = {"method": {"name": method}, "seed": seed, "variant": variant}
     recipe_hash = f"{dataset}/{method}/{role}/{seed}/{variant}"
     student = role == "student"
@@ -384,5 +385,5 @@ def _record(
 
 @pytest.fixture(scope="session")
 def record():
-    """`record("kd", seed=1)` makes up a record, whose scores come from no run."""
+    """`record("kd", seed=1)` returns a valid record with invented values."""
     return _record

@@ -1,12 +1,12 @@
-"""What the runner costs: a training by the engine, with all its hooks, against a bare PyTorch loop of the same work.
+"""Overhead of the training engine: a training with the runner and all its hooks, and a plain PyTorch loop.
 
-    python tools/loop_overhead.py                   the network and batches of glyphs' own recipe; about a minute
-    python tools/loop_overhead.py --identities 1000 --epochs 12        the whole default training of its teacher
+    python tools/loop_overhead.py                                  networks and batches of glyphs; a minute
+    python tools/loop_overhead.py --identities 1000 --epochs 12     the complete default training of its teacher
 
-Both train a network of their own on every batch, step by step in one process and in alternating order, so that other
-work on the machine meets both alike. A step is everything but loading, which they share. What the engine does between
-epochs (figures, metrics, checkpoint) is timed beside it and spread over the steps of a real epoch. On a busy machine
-look at the processor's time.
+Both train their own network on every batch. They take turns within one process, in alternating order, so that other
+work on the machine affects both alike. A step is everything except loading, which they share. The engine's work between
+epochs (report, metrics, checkpoint) is timed separately and spread over the steps of an epoch of the complete dataset.
+On a busy machine, compare the processor times.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from benchmark.data import default_data_root
 from benchmark.data.batch import Batch
 from benchmark.data.loaders import Loading
 from benchmark.datasets.glyphs import Glyphs
@@ -33,17 +34,19 @@ from benchmark.recipe import Recipe, compose
 from benchmark.utils.precision import uses_bfloat16
 
 TARGET = 1.03
+"""Maximum ratio of the engine's time to that of the plain loop."""
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 class Times(list[tuple[float, ...]]):
-    """What was timed, on every clock."""
+    """Durations in seconds, each on every clock."""
 
     def median(self, clock: str) -> float:
-        """In milliseconds."""
+        """Return the median in milliseconds."""
         return 1000 * statistics.median(times[list(CLOCKS).index(clock)] for times in self)
 
-    def add(self, start: tuple[float, ...]) -> None:
+    def add_since(self, start: tuple[float, ...]) -> None:
+        """Add the time since `start`."""
         self.append(tuple(end - begin for begin, end in zip(start, now(), strict=True)))
 
 
@@ -52,12 +55,14 @@ def now() -> tuple[float, ...]:
 
 
 class Alternating:
-    """A loader that does a bare step on every batch, before or after the engine's, and times both."""
+    """A loader that runs a plain step on every batch, before or after the engine's step, and times both."""
 
-    def __init__(self, loader: DataLoader[Batch], bare: Callable[[Batch], None], wait: Callable[[], None]) -> None:
-        self.loader, self.bare, self.wait = loader, bare, wait
-        self.ours, self.plain, self.between = Times(), Times(), Times()
-        self.ended: tuple[float, ...] | None = None
+    def __init__(
+        self, loader: DataLoader[Batch], plain_step: Callable[[Batch], None], synchronize: Callable[[], None]
+    ) -> None:
+        self.loader, self.plain_step, self.synchronize = loader, plain_step, synchronize
+        self.engine, self.plain, self.between = Times(), Times(), Times()
+        self.epoch_end: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -66,46 +71,46 @@ class Alternating:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.ended is not None:
-            self.between.add(self.ended)
+        if self.epoch_end is not None:
+            self.between.add_since(self.epoch_end)
         for number, batch in enumerate(self.loader):
             if number % 2:
-                self._bare(batch)
+                self._time_plain_step(batch)
             start = now()
             yield batch
-            self.wait()
-            self.ours.add(start)
+            self.synchronize()
+            self.engine.add_since(start)
             if not number % 2:
-                self._bare(batch)
-        self.ended = now()
+                self._time_plain_step(batch)
+        self.epoch_end = now()
 
-    def _bare(self, batch: Batch) -> None:
+    def _time_plain_step(self, batch: Batch) -> None:
         start = now()
-        self.bare(batch)
-        self.wait()
-        self.plain.add(start)
+        self.plain_step(batch)
+        self.synchronize()
+        self.plain.add_since(start)
 
 
-def network(recipe: Recipe, identities: int, device: torch.device) -> Embedder:
+def build_network(recipe: Recipe, identities: int, device: torch.device) -> Embedder:
     torch.manual_seed(0)
-    built = Embedder(**recipe.student.model_dump(exclude={"weights"}), identities=identities)
-    return built.to(device).to(memory_format=torch.channels_last)
+    network = Embedder(**recipe.student.model_dump(exclude={"weights"}), identities=identities)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
-def bare_step(recipe: Recipe, identities: int, steps: int, device: torch.device) -> Callable[[Batch], None]:
-    """One step of a loop that anybody would write, with the rates of the recipe's schedule."""
+def build_plain_step(recipe: Recipe, identities: int, steps: int, device: torch.device) -> Callable[[Batch], None]:
+    """Return one step of a plain training loop, with the learning rates of the recipe."""
     settings = recipe.train
-    student = network(recipe, identities, device).train()
+    student = build_network(recipe, identities, device).train()
     optimizer = build_optimizer(student, settings.optimizer)
     rates = iter(learning_rates(settings.optimizer, settings.schedule, steps))
     task = TaskLoss(settings.task)
     task.epoch = settings.task.triplet.from_epoch
-    short = uses_bfloat16(recipe.runtime.amp, device)
+    bfloat16 = uses_bfloat16(recipe.runtime.amp, device)
 
     def step(batch: Batch) -> None:
         optimizer.param_groups[0]["lr"] = float(next(rates))
         images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=short):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             loss = sum(task(student.features(images), labels).values())
         loss.backward()
         optimizer.step()
@@ -115,50 +120,59 @@ def bare_step(recipe: Recipe, identities: int, steps: int, device: torch.device)
 
 
 def measure(recipe: Recipe, data_root: Path, device: torch.device) -> Alternating:
-    """Train by the engine, with the bare steps in between."""
+    """Train with the engine, and run a plain step between its steps."""
     dataset = Glyphs(data_root, **recipe.dataset.arguments)
     dataset.prepare()
     identities = len(dataset.labels)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    made: list[Alternating] = []
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    loaders: list[Alternating] = []
     original = engine.train_loader
 
     def alternating(*arguments: Any, **options: Any) -> Alternating:
         loader = original(*arguments, **options)
-        made.append(Alternating(loader, bare_step(recipe, identities, len(loader), device), wait))
-        return made[0]
+        plain_step = build_plain_step(recipe, identities, len(loader), device)
+        loaders.append(Alternating(loader, plain_step, synchronize))
+        return loaders[0]
 
     engine.train_loader = alternating
     with tempfile.TemporaryDirectory() as folder:
-        student = network(recipe, identities, device)
-        test = TestSet(dataset, Loading(recipe.image_size, device=device), recipe.evaluate.batch_size)
-        engine.train(recipe, test, student, None, NoDistillation(), Path(folder), device, False, "engine")
-    return made[0]
+        engine.train(
+            build_network(recipe, identities, device),
+            None,
+            NoDistillation(),
+            recipe=recipe,
+            test=TestSet(dataset, Loading(recipe.image_size, device=device), recipe.evaluate.batch_size),
+            folder=Path(folder),
+            resume=False,
+            title="engine",
+        )
+    return loaders[0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--identities", type=int, default=200, help="training identities; the full set has 1000")
+    parser.add_argument("--identities", type=int, default=200, help="training identities; the complete dataset: 1000")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--data-root", type=Path, default=Path.home() / ".cache" / "benchmark")
+    parser.add_argument("--data-root", type=Path, default=default_data_root())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = [f"dataset.train_identities={arguments.identities}"]
     settings += [f"teacher.train.schedule.epochs={arguments.epochs}", "teacher.train.task.triplet.from_epoch=1"]
-    full = compose("none", "glyphs").for_teacher()
+    default = compose("none", "glyphs").for_teacher()
     recipe = compose("none", "glyphs", settings=settings).for_teacher()
 
     timed = measure(recipe, arguments.data_root, torch.device(arguments.device))
-    batch = full.train.sampler.identities * full.train.sampler.images
+    batch = default.train.sampler.identities * default.train.sampler.images
     steps = Glyphs.card.splits["train"].images // batch
     print(f"{len(timed.plain)} steps of {batch} images each, {arguments.threads} threads, {arguments.device}; medians")
     for clock in CLOCKS:
-        ours, plain, between = (times.median(clock) for times in (timed.ours, timed.plain, timed.between))
+        engine_step, plain_step, between = (times.median(clock) for times in (timed.engine, timed.plain, timed.between))
+        ratio = (engine_step + between / steps) / plain_step
         print(
-            f"{clock} time: a step {ours:.2f} ms by the engine, {plain:.2f} ms by the bare loop; between epochs "
-            f"{between:.0f} ms; an epoch of {steps} steps: ratio {(ours + between / steps) / plain:.4f}"
+            f"{clock} time: {engine_step:.2f} ms per step of the engine, {plain_step:.2f} ms per plain step, "
+            f"{between:.0f} ms between epochs; ratio for an epoch of {steps} steps: {ratio:.4f}"
         )
     print(f"target: a ratio of at most {TARGET}")
 
