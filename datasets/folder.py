@@ -35,10 +35,10 @@ class _Image(NamedTuple):
 class Folder(RetrievalDataset):
     """Your own images: a folder per identity, or a table of images.
 
-    Folders: `train/<identity>/*.jpg`, and in the same form either `query/` and `gallery/`, or `test/`, whose images are
-    all queries and each search all others. A table is a CSV file with the columns path (relative to the table),
-    identity and, optionally, camera and split (train, query, gallery or test). Without splits, the first half of the
-    identities, sorted by name, is for training and the other half for testing.
+    Folders: `train/<identity>/*.jpg`, and either `query/` and `gallery/` or `test/`, with the same subfolders. All
+    images in `test/` are queries, each of which searches all others. A table is a CSV file with the columns path
+    (relative to the table), identity and, optionally, camera and split (train, query, gallery or test). Without splits,
+    the first half of the identities, sorted by name, is for training and the other half for testing.
 
     If there are cameras, gallery images that share both identity and camera with the query are ignored.
 
@@ -50,8 +50,8 @@ class Folder(RetrievalDataset):
 
     card: ClassVar[Card] = Card(
         title="Your own images",
-        citation="Yours.",
-        terms="Yours.",
+        citation="None: the images are your own.",
+        terms="None: the images are your own.",
         obtain="Put your images into folders as below, or list them in a CSV file and set path=FILE.csv",
         tree="""\
 folder/

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,8 +40,8 @@ FILE_NAME = re.compile(r"\d+_c\d{2}\.png")
 MINIMUM_FACES = 12
 """Characters in fewer typefaces are left out."""
 BOX_DRAWING = range(0x2500, 0x25A0)
-"""Box-drawing and block elements. They are left out: they differ by a pixel of position or width, less than the random
-shifts and scales of the rendering."""
+"""Box-drawing and block elements. They are left out, because they differ by a pixel of position or width, which is less
+than the random shifts and scales of the rendering."""
 
 _ARGS = {"channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 16}
 _NETWORK = {
@@ -62,8 +62,8 @@ class Glyphs(RetrievalDataset):
     The identity is the character (its code point) and the camera is the typeface: four styles each of DejaVu Sans, Sans
     Mono, Serif and STIX General. Characters with the same outline in any typeface, such as Latin A and Cyrillic A, are
     one identity. Every image shows dark ink on a light background, 32 x 32 pixels, with tint, noise, rotation, shift
-    and scale that depend only on the character and the typeface. Queries are in the typefaces `query_faces`, the
-    gallery is in the other ones.
+    and scale that depend only on the character and the typeface. Queries are in the typefaces `query_faces`, gallery
+    images are in the others.
 
     Args:
         root: The data root.
@@ -154,7 +154,7 @@ class Glyphs(RetrievalDataset):
     @cache  # reading the versions takes milliseconds
     def versions() -> dict[str, str]:
         """Return the versions of matplotlib (typefaces), fontTools, Pillow and NumPy (random numbers)."""
-        return {name: version(name) for name in ("matplotlib", "fonttools", "pillow", "numpy")}
+        return {name: metadata.version(name) for name in ("matplotlib", "fonttools", "pillow", "numpy")}
 
     def parameters(self) -> dict[str, Any]:
         """Return everything that determines the images."""
@@ -199,8 +199,8 @@ class Glyphs(RetrievalDataset):
 
     def expected_sizes(self) -> Mapping[str, Split]:
         """Return the sizes as rendered, which are those of the card for the default options."""
-        names = [(name.split("/")[0], _sample(Path(name))) for name in self._manifest["files"]]
-        return {split: Split.of(sample for other, sample in names if other == split) for split in SPLITS}
+        samples = [_sample(Path(name)) for name in self._manifest["files"]]
+        return {split: Split.of(s for s in samples if s.path.parent.name == split) for split in SPLITS}
 
     def damaged_files(self) -> Iterator[str]:
         """Yield each file that is missing, unreadable or changed since it was rendered."""

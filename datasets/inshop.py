@@ -68,7 +68,7 @@ inshop/
 
     def entries(self) -> Iterator[tuple[str, Sample] | Defect]:
         images, partition = (first_existing(self.folder, *paths) for paths in (IMAGES, PARTITION))
-        stated = " ".join(read_lines(partition)[:1])
+        stated = next(iter(read_lines(partition)), "")
         rows = 0
         for row in read_rows(partition, columns=3, header=HEADER):
             rows += 1

@@ -46,7 +46,7 @@ market1501/Market-1501-v15.09.15/
             "official page states 2,793."
         ),
     )
-    protocol = Protocol(camera_rule=True, recall_at=(1, 5, 10), junk=(-1,), distractors=(0,))
+    protocol = Protocol(camera_rule=True, recall_at=(1, 5, 10), junk=(JUNK,), distractors=(0,))
     archive_folders = ("Market-1501-v15.09.15",)
     required_paths = tuple(FOLDERS.values())
     recipe: ClassVar[Mapping[str, Any]] = merge(

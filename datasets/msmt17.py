@@ -34,7 +34,7 @@ class MSMT17(ListedDataset):
 
     Args:
         root: The data root.
-        version: "v1", "v2", or "auto" for the version on disk (v1 if both are).
+        version: "v1", "v2", or "auto" for the version on disk (v1 if both are on disk).
         validation: Whether to train on the validation list too.
     """
 
@@ -71,8 +71,8 @@ msmt17/MSMT17_V1/
     def __init__(self, root: Path, version: Literal["auto", "v1", "v2"] = "auto", validation: bool = False) -> None:
         super().__init__(root)
         candidates = candidate_folders(self.root, self.name, self.archive_folders)
-        on_disk = [name for name, (train, _) in FOLDERS.items() if any((path / train).is_dir() for path in candidates)]
-        self.version = version if version != "auto" else (*on_disk, "v1")[0]
+        on_disk = (name for name, (train, _) in FOLDERS.items() if any((path / train).is_dir() for path in candidates))
+        self.version = next(on_disk, "v1") if version == "auto" else version
         self.validation = validation
         self.required_paths = (*FOLDERS[self.version], *LISTS.values())
 

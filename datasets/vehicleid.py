@@ -94,6 +94,7 @@ vehicleid/VehicleID_V1.0/
                 test.append(row)
         test.sort()
         order = np.random.default_rng(self.seed or 0).permutation(len(test)).tolist()
+        # Vehicle -> position of its first image in random order, which overwrites the later ones.
         gallery = {test[position].identity: position for position in reversed(order)}
         for position, sample in enumerate(test):
             yield "gallery" if gallery[sample.identity] == position else "query", sample

@@ -8,5 +8,5 @@ from pathlib import Path
 
 
 def default_data_root() -> Path:
-    """Return the default folder of all datasets: `$BENCHMARK_DATA`, or `~/.cache/benchmark` if it is not set."""
+    """Return the folder of all datasets: `$BENCHMARK_DATA`, or `~/.cache/benchmark` if the variable is not set."""
     return Path(os.environ.get("BENCHMARK_DATA", Path.home() / ".cache" / "benchmark"))

@@ -22,6 +22,12 @@ from benchmark.errors import UserError
 
 PASSWORD_VARIABLE = "BENCHMARK_ARCHIVE_PASSWORD"
 """Environment variable with the password of encrypted archives; without it, the user is asked."""
+_ENCRYPTED = 0x1
+"""Flag bit of encrypted zip entries."""
+_AES = 99
+"""Compression method of zip entries that are encrypted with AES."""
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+"""First bytes of a compressed tar file -> the function that opens it."""
 
 
 class Member(NamedTuple):
@@ -36,7 +42,7 @@ class Member(NamedTuple):
 class Archive(ABC):
     """The files in an archive; entries for folders are ignored.
 
-    If the archive is damaged, its methods and the reading of contents raise one of `damage_errors`.
+    If the archive is damaged, the methods and the reading of contents raise one of `damage_errors`.
     """
 
     damage_errors: ClassVar[tuple[type[Exception], ...]]
@@ -139,12 +145,6 @@ class ZipArchive(Archive):
         return getpass.getpass(f"Password of {self.path.name}: ").encode()
 
 
-_ENCRYPTED = 0x1
-"""Flag bit of encrypted zip entries."""
-_AES = 99
-"""Compression method of zip entries that are encrypted with AES."""
-
-
 class TarArchive(Archive):
     """A tar file, which may be compressed with gzip, bzip2 or xz.
 
@@ -187,12 +187,8 @@ class TarArchive(Archive):
                 stream.finish()
 
 
-_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-"""First bytes of a file -> the function that opens it."""
-
-
 class _TarStream:
-    """A file that remembers its last read block, so that `finish` can verify the end of the archive."""
+    """A file object that keeps the block read last, so that `finish` can verify the end of the archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -222,9 +218,10 @@ class _TarStream:
 
 @contextmanager
 def _damage_as_tar_error() -> Iterator[None]:
+    """Raise the errors of gzip and bz2 about damaged data, which are `OSError`s without errno, as `ReadError`s."""
     try:
         yield
     except OSError as error:
         if error.errno is not None:
             raise
-        raise tarfile.ReadError(str(error)) from error  # gzip and bz2 report damaged data as OSError without errno
+        raise tarfile.ReadError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Training batches and how their images are drawn."""
+"""Batches of images, and the sampler of training batches."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     cameras: Tensor
     """(B,) int64."""
     indices: Tensor
-    """(B,) int64: positions in the list of samples, for methods with a memory per sample."""
+    """(B,) int64: positions in the list of samples, which methods with a memory bank need."""
 
 
 class Draw(NamedTuple):
@@ -32,15 +32,16 @@ class Draw(NamedTuple):
 
 
 class PKBatchSampler(Sampler[list[Draw]]):
-    """Batches of P distinct identities with K images each, as triplet-like losses need them.
+    """Batches of P distinct identities with K images each, for triplet and similar losses.
 
-    An epoch has images // (P * K) batches, at least one, and therefore V = P * batches visits to identities. An
-    identity with n of the N images is visited V * n / N times, rounded up or down at random. Because an identity can be
-    in a batch only once, one with more than 1/P of all images is visited once per batch, and the others share the rest.
+    An epoch has N // (P * K) batches for N images, and at least one. Each of the V = P * batches places for an identity
+    is called a visit. An identity with n images is visited V * n / N times, rounded up or down at random. Because an
+    identity is at most once in a batch, one with more than 1/P of all images is visited once per batch, and the others
+    share the remaining visits in proportion to their images.
 
     Each visit takes the next K images of the identity, in an order that is shuffled every epoch and starts over at its
     end. If n >= K, no image repeats within a visit. An image is drawn again in an epoch only after all images of its
-    identity have been. Identities with n < K repeat their images as evenly as possible.
+    identity have been drawn. Identities with n < K repeat their images as evenly as possible.
 
     Draws and augmentation seeds are a pure function of (labels, seed, epoch).
 
@@ -57,7 +58,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
     """
 
     def __init__(self, labels: Sequence[int], identities: int, images: int, *, seed: int, views: int = 1) -> None:
-        unique, self._owner, self._counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        unique, self._labels, self._counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
         if identities < 1 or images < 1:
             raise UserError(f"a batch needs at least 1 identity and 1 image of each, not {identities} and {images}")
         if len(unique) < identities:
@@ -70,7 +71,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         self.seed = seed
         self.views = views
         self.epoch = 0
-        self._batches = max(1, len(self._owner) // (identities * images))
+        self._batches = max(1, len(self._labels) // (identities * images))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the next iteration draws."""
@@ -91,9 +92,9 @@ class PKBatchSampler(Sampler[list[Draw]]):
             yield [Draw(position, seed) for position, seed in zip(row, row_seeds, strict=True)]
 
     def _identity_visits(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the (V,) identity of each visit; the visits of an identity are consecutive, at most one per batch."""
+        """Return the (V,) identity of each visit. Visits to one identity are consecutive, at most one per batch."""
         # Systematic sampling: the identities, in random order, divide a line in proportion to their images, and V
-        # equidistant points select them. All in integers, so that rounding cannot break the limit of one per batch.
+        # equidistant points select them. Integers, so that rounding cannot break the limit of one visit per batch.
         order = rng.permutation(len(self._counts))
         ends = np.cumsum(_capped_shares(self._counts, self.identities)[order])
         step = int(ends[-1])
@@ -104,7 +105,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
     def _assign_to_batches(self, visits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the (batches, P) positions in `visits` that form each batch."""
         # As a (P, batches) array, each row of `visits` gives one identity to every batch, in random order. Only an
-        # identity whose visits continue from one row into the next could enter a batch twice; its visits in the second
+        # identity whose visits continue from one row to the next could be in a batch twice. Its visits in the second
         # row go to batches that do not contain it yet.
         rows = np.arange(len(visits)).reshape(self.identities, len(self))
         placed = np.empty_like(rows)
@@ -120,7 +121,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
 
     def _image_indices(self, visits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the (V, K) image indices of each visit."""
-        shuffled = np.lexsort((rng.random(len(self._owner)), self._owner))
+        shuffled = np.lexsort((rng.random(len(self._labels)), self._labels))
         starts = np.cumsum(self._counts) - self._counts
         begins = np.flatnonzero(np.diff(visits, prepend=-1))
         ordinal = np.arange(len(visits)) - np.repeat(begins, np.diff(begins, append=len(visits)))

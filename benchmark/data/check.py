@@ -3,7 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from itertools import chain
 from pathlib import Path
 
@@ -12,17 +12,18 @@ from tabulate import tabulate
 from benchmark.data.card import Split
 from benchmark.data.files import candidate_folders, missing_paths
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.samples import Listing
+from benchmark.data.samples import Listing, Sample
 from benchmark.errors import UserError
 
 MAX_DEFECTS_SHOWN = 3
+"""Number of defects that a report prints."""
 DISPUTED_TOLERANCE = 0.01
 """Relative difference up to which a disputed count gives a warning instead of a defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """How a dataset on disk compares with its card. `str` gives the tree, the counts, notes and the first defects."""
+    """Comparison of a dataset on disk with its card. `str` gives the tree, the counts, notes and the first defects."""
 
     folder: str
     tree: str
@@ -31,42 +32,41 @@ class CheckReport:
     """Published sizes; empty for the user's own images."""
     found: Mapping[str, Split]
     defects: tuple[str, ...]
-    """The first `MAX_DEFECTS_SHOWN` defects, each a sentence; empty if the dataset is as published."""
-    further_defects: int
-    """Number of defects that are not in `defects`."""
+    """A sentence for each deviation from the published dataset."""
     warnings: tuple[str, ...]
     """Counts that differ from the published ones within the tolerance for disputed counts."""
     notes: tuple[str, ...]
     """Harmless facts that users should know, such as the number of skipped files."""
     broken: tuple[str, ...] = ()
-    """The error of every image that cannot be decoded; empty if images were not decoded."""
+    """The error of each image that cannot be decoded; empty if images were not decoded."""
 
     @property
     def ok(self) -> bool:
+        """Whether the dataset has no defects and, as far as images were decoded, no broken images."""
         return not self.defects and not self.broken
 
     def __str__(self) -> str:
         rows = [
-            (split, field.name, *self._expected_cell(split, field.name), shown_count(field.name, count))
+            (split, field.name, *self._expected_cell(split, field.name), shown_count(field.name, found))
             for split, size in self.found.items()
-            for field in fields(Split)
-            for count in [getattr(size, field.name)]
+            for field, found in zip(fields(Split), astuple(size), strict=True)
         ]
         headers = ("split", "count of", *(["expected"] if self.expected else []), "found")
+        further = len(self.defects) - MAX_DEFECTS_SHOWN
         parts = [
             f"Expected below the data root:\n\n{_indented(self.tree)}",
             f"Found in {self.folder}:\n\n" + tabulate(rows, headers=headers),
             "\n".join(f"note: {note}" for note in self.notes),
             "\n".join(f"warning: {warning}" for warning in self.warnings),
             "\n".join(f"broken: {error}" for error in self.broken),
-            "\n".join(f"defect: {defect}" for defect in self.defects)
-            + (f"\nand {self.further_defects:,} more" if self.further_defects else ""),
+            "\n".join(f"defect: {defect}" for defect in self.defects[:MAX_DEFECTS_SHOWN])
+            + (f"\nand {further:,} more" if further > 0 else ""),
             "" if not self.ok else "all as expected" if self.expected and not self.warnings else "no defects",
         ]
         return "\n\n".join(part for part in parts if part)
 
     def _expected_cell(self, split: str, field: str) -> list[int | str]:
-        """Return the row's cell in the column "expected", which is missing if nothing is published."""
+        """Return the cell in the column "expected", or no cell if nothing is published and there is no such column."""
         if not self.expected:
             return []
         count = getattr(self.expected.get(split), field, None)
@@ -84,7 +84,6 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         UserError: The dataset is missing.
     """
     wrong_counts, disputed_counts = _compare_sizes(dataset)
-    defects = (*find_defects(dataset), *wrong_counts, *dataset.damaged_files())
     broken: dict[Path, str] = {}
     if decode:
         from benchmark.data.images import broken_images  # imports torch
@@ -96,8 +95,7 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         tree=dataset.card.tree,
         expected=dataset.expected_sizes(),
         found=sizes(dataset),
-        defects=defects[:MAX_DEFECTS_SHOWN],
-        further_defects=len(defects[MAX_DEFECTS_SHOWN:]),
+        defects=(*find_defects(dataset), *wrong_counts, *dataset.damaged_files()),
         warnings=tuple(disputed_counts),
         notes=tuple(_notes(dataset)),
         broken=tuple(broken.values()),
@@ -105,7 +103,7 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
 
 
 def warnings(dataset: RetrievalDataset) -> list[str]:
-    """Return what users should know before training: skipped files and counts that are not as published.
+    """Return what users should know before training, such as skipped files and counts that are not as published.
 
     Each line begins with "note: " or "warning: ".
 
@@ -117,7 +115,7 @@ def warnings(dataset: RetrievalDataset) -> list[str]:
 
 
 def require_no_defects(dataset: RetrievalDataset) -> None:
-    """Raise a UserError with the first defect if the dataset is not usable; counts are not compared."""
+    """Raise a UserError with the first defect if the dataset is not usable. Counts are not compared."""
     defects = list(find_defects(dataset))
     if defects:
         more = f" (and {len(defects) - 1} more)" if len(defects) > 1 else ""
@@ -154,41 +152,43 @@ def unmatched_queries(dataset: RetrievalDataset) -> int:
     gallery = dataset.listings["gallery"].samples
     by_identity = Counter(sample.identity for sample in gallery)
     by_camera = Counter((sample.identity, sample.camera) for sample in gallery)
-    itself = 1 if protocol.query_in_gallery else 0
 
-    def is_unmatched(identity: int, camera: int) -> bool:
-        ignored = by_camera[identity, camera] if protocol.camera_rule else itself
-        return by_identity[identity] <= ignored
+    def has_no_match(query: Sample) -> bool:
+        if protocol.camera_rule:
+            ignored = by_camera[query.identity, query.camera]
+        else:
+            ignored = 1 if protocol.query_in_gallery else 0  # the query itself
+        return by_identity[query.identity] <= ignored
 
-    return sum(is_unmatched(query.identity, query.camera) for query in dataset.listings["query"].samples)
+    return sum(map(has_no_match, dataset.listings["query"].samples))
 
 
 def sizes(dataset: RetrievalDataset) -> dict[str, Split]:
-    """Count the images on disk: of every split, and of "all" if a size of that is published."""
-    counted = {split: Split.of(listing.samples) for split, listing in dataset.listings.items()}
-    return counted | {"all": Split.of(dataset.all_samples())} if "all" in dataset.expected_sizes() else counted
+    """Return the sizes of the splits on disk, and of "all" together if that size is published."""
+    found = {split: Split.of(listing.samples) for split, listing in dataset.listings.items()}
+    return found | {"all": Split.of(dataset.all_samples())} if "all" in dataset.expected_sizes() else found
 
 
 def shown_count(field: str, count: int) -> int | str:
-    """Return a count as tables show it: "-" for a single camera, which stands for no camera labels."""
+    """Return a count as tables show it: "-" for a single camera, because the dataset then has no camera labels."""
     return "-" if field == "cameras" and count == 1 else count
 
 
 def _compare_sizes(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
-    """Return the counts that are wrong, and those that differ within the tolerance for disputed counts."""
+    """Return the differences that are defects, and those within the tolerance for disputed counts."""
     wrong, disputed = [], []
-    actual = sizes(dataset)
+    sizes_on_disk = sizes(dataset)
     for split, size in dataset.expected_sizes().items():
         if split == "gallery" and dataset.protocol.query_in_gallery:  # the same as "query"
             continue
         for field in fields(Split):
-            expected, found = getattr(size, field.name), getattr(actual[split], field.name)
+            expected, found = getattr(size, field.name), getattr(sizes_on_disk[split], field.name)
             if expected is None or expected == found:
                 continue
             difference = f"{split}: expected {expected:,} {field.name}, found {found:,}"
-            dispute = dataset.card.disputed.get((split, field.name))
-            if dispute is not None and abs(expected - found) <= DISPUTED_TOLERANCE * expected:
-                disputed.append(f"{difference}; {dispute}")
+            explanation = dataset.card.disputed.get((split, field.name))
+            if explanation is not None and abs(expected - found) <= DISPUTED_TOLERANCE * expected:
+                disputed.append(f"{difference}; {explanation}")
             else:
                 wrong.append(difference)
     return wrong, disputed
@@ -202,10 +202,10 @@ def _notes(dataset: RetrievalDataset) -> Iterator[str]:
     for name, listing in listings.items():
         for reason, files in sorted(listing.skipped.items()):
             yield f"{name}: {files:,} file{'' if files == 1 else 's'} skipped: {reason}"
-    images = Counter(sample.identity for sample in dataset.listings["train"].samples)
-    single = sum(count == 1 for count in images.values())
+    counts = Counter(sample.identity for sample in dataset.listings["train"].samples)
+    single = sum(count == 1 for count in counts.values())
     if single:
-        yield f"train: {single:,} of {len(images):,} identities have a single image, which is repeated within a batch"
+        yield f"train: {single:,} of {len(counts):,} identities have a single image, which is repeated within a batch"
     unmatched = unmatched_queries(dataset)
     if unmatched:
         queries = len(dataset.listings["query"].samples)

@@ -16,7 +16,7 @@ CELL, GAP, HEADER, MARGIN, LABEL = 72, 6, 72, 16, 76
 COLUMNS = 8
 """Number of images per identity in a dataset without cameras."""
 MAX_LETTERS = 10
-"""Number of letters of a name that fit next to an image."""
+"""Maximum length of the names of identities and cameras; longer ones are cut."""
 PAPER, BLANK, INK, PALE = "#ffffff", "#f1f1ef", "#1f1f1f", "#77756f"
 """Colors of the background, of cells without an image, of titles and of other text."""
 
@@ -24,7 +24,7 @@ PAPER, BLANK, INK, PALE = "#ffffff", "#f1f1ef", "#1f1f1f", "#77756f"
 def contact_sheet(dataset: RetrievalDataset, split: str, rows: int, target: Path) -> None:
     """Write an image with one row per identity and one column per camera.
 
-    The identities are spread evenly over those of the split. A cell shows the first image of the identity from the
+    The identities are spaced evenly among those of the split. A cell shows the first image of the identity from the
     camera; in a dataset with a single camera, the columns are the first images of the identity. Images keep their
     aspect ratio. The cell of a broken image contains the word "broken".
 

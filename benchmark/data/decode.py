@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 
 IMAGENET_MEAN_COLOR = (124, 116, 104)
-"""Mean RGB color of ImageNet, with which random erasing fills."""
+"""Mean RGB color of ImageNet, the fill color of random erasing."""
 _SIDEWAYS = range(5, 9)
 """EXIF orientations that swap width and height."""
 
@@ -21,21 +21,21 @@ class BrokenImage(UserError):
 
 
 def decode(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
-    """Decode an image file to a (3, H, W) uint8 RGB tensor, rotated upright according to its EXIF orientation.
+    """Decode an image file to a (3, H, W) uint8 RGB tensor, upright according to its EXIF orientation.
 
     Grayscale, palette and CMYK images are converted to RGB, alpha channels are dropped, and 16 bits per channel are
-    reduced to 8. Pillow decodes, because torchvision's own decoders are deprecated.
+    reduced to 8.
 
     Args:
         path: The image file.
-        min_size: (height, width) in pixels to which the image will be reduced. A JPEG of at least twice that size is
-            decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time.
+        min_size: (height, width) in pixels that the caller needs; None for the full size. A JPEG of at least twice
+            that size is decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time.
 
     Raises:
         BrokenImage: The file is missing or damaged, or Pillow does not read its format.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path) as file:  # Pillow, because torchvision's decoders are deprecated
             if min_size is not None and file.format == "JPEG":
                 sideways = file.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
                 height, width = reversed(min_size) if sideways else min_size
@@ -47,8 +47,8 @@ def decode(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
 
 
 def eval_transform(size: tuple[int, int]) -> nn.Module:
-    """Return the only transform before evaluation: resize a (3, H, W) uint8 image to (height, width)."""
-    from torchvision.transforms import v2  # takes a second to import, and listing datasets does not need it
+    """Return the transform for evaluation: resize a (3, H, W) uint8 image to (height, width)."""
+    from torchvision.transforms import v2  # takes a second to import
 
     return v2.Resize(size, antialias=True)
 

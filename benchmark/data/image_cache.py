@@ -1,10 +1,10 @@
-"""A cache on disk of decoded images, shared by all runs."""
+"""Cache of decoded images on disk, shared by all runs."""
 
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from benchmark.utils.atomic import atomic_folder, remove_leftovers
 from benchmark.utils.parallel import parallel_imap
 
 FORMAT = 1
+"""Version of the folder's content. A new version makes new arrays."""
 _BLOCK = 2**26
 """Bytes to hash at a time."""
 
@@ -29,15 +30,15 @@ _BLOCK = 2**26
 class PackedImages:
     """Decoded images of a list of files in one array on disk, which any number of processes read at once.
 
-    The array is created with a progress bar if it is missing; other processes that need the same one wait. Its name
-    depends on the list, sizes and modification times of the image files and on the versions of the decoding software,
-    so any change creates a new array. Each process verifies the array's hash once.
+    The first process that needs the array creates it, with a progress bar; others wait. Its folder's name contains a
+    hash of the paths, sizes and modification times of the image files and of the versions of the decoding software, so
+    that any change leads to a new array. Each process verifies the content of an array once.
 
     Args:
         paths: The image files.
         size: (height, width) in pixels.
         decode: Function that decodes a file to (3, height, width) uint8.
-        target: Folder and name prefix of the folder in which the array is stored.
+        target: Path prefix of the folder that contains the array; the size and the hash are appended.
         skip_broken: Whether to pack the other images if some are broken.
 
     Raises:
@@ -70,7 +71,7 @@ class PackedImages:
         """Return an image as (3, H, W) uint8, which must not be changed in place."""
         if str(index) in self.broken:
             raise BrokenImage(self.broken[str(index)])
-        if self._array is None:  # every reading process maps the file itself, so that none receives a copy
+        if self._array is None:  # mapped by each process that reads, because pickling the array would copy it
             self._array = _open(self.folder)
         return torch.from_numpy(self._array[index])
 
@@ -114,7 +115,7 @@ class PackedImages:
 
 
 def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
-    """Return a hash of everything that determines the array."""
+    """Return a hash of everything that determines the array: files, size, format and decoding software."""
     digest = hashlib.sha256()
     software = [f"{name} {version(name)}" for name in ("pillow", "torch", "torchvision")]
     digest.update(json.dumps([FORMAT, size, software]).encode())
@@ -129,9 +130,9 @@ def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
     return digest.hexdigest()
 
 
-@once
+@functools.cache
 def _verified_errors(folder: Path, shape: tuple[int, ...]) -> dict[str, str]:
-    """Verify the array once per process, and return the index -> error of broken images.
+    """Verify the array, once per process, and return the errors of its broken images by index.
 
     Raises:
         UserError: The array is damaged.

@@ -1,4 +1,4 @@
-"""The images of a list of files at one size, decoded on access, in memory or in a cache on disk."""
+"""Images of one size: decoded on access, held in memory, or read from a cache on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,25 +10,26 @@ from torch import Tensor
 
 from benchmark.data.decode import BrokenImage, decode, eval_transform
 from benchmark.data.image_cache import PackedImages
+from benchmark.utils.console import progress
 from benchmark.utils.parallel import parallel_imap
 
 
 class Images:
     """Images of a list of files, resized to one size.
 
-    They are decoded at every access; or once, if they fit into memory of `limit` bytes; or once for all runs, if there
-    is a `cache`. The pixels are bit-identical in all three cases.
+    With a `cache`, images are decoded once for all runs. Without it, they are decoded once and held in memory if they
+    take at most `limit` bytes, else at every access. The pixels are bit-identical in all three cases.
 
     Args:
         paths: The image files.
         size: (height, width) in pixels.
-        limit: Number of bytes up to which all images are kept in memory.
-        cache: Folder and file name prefix of the packed images, see `PackedImages`; None for no cache on disk.
-        skip_broken: Whether to report broken images one by one, at access, instead of stopping at the first.
+        limit: Maximum number of bytes of decoded images in memory.
+        cache: Path prefix of the packed images, see `PackedImages`; None for no cache on disk.
+        skip_broken: Whether broken images raise their errors only at access.
 
     Raises:
-        BrokenImage: A file cannot be decoded and `skip_broken` is false. Images that are neither in memory nor in the
-            cache raise it at access.
+        BrokenImage: A file cannot be decoded and `skip_broken` is false. If images are decoded at every access, the
+            access raises the error instead.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Images:
         self.paths = list(paths)
         self.shape = (3, *size)
         self.skip_broken = skip_broken
-        # In shared memory, so that all loader workers know which images one of them found to be broken.
+        # In shared memory, so that a broken image found by one process is known to the others.
         self._broken = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
         self._resize = eval_transform(size)
         self._decoded: Tensor | PackedImages | None = None
@@ -87,16 +88,8 @@ class Images:
 
     def _decode_all(self) -> Tensor:
         decoded = torch.empty(len(self), *self.shape, dtype=torch.uint8)
-        console = Console(stderr=True)
-        images = track(
-            parallel_imap(self._decode_or_none, self.paths),
-            "decoding",
-            total=len(self),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        for index, image in enumerate(images):
+        images = parallel_imap(self._decode_or_none, self.paths)
+        for index, image in enumerate(progress(images, "decoding", total=len(self))):
             if image is None:
                 self._broken[index] = True
             else:

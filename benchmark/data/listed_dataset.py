@@ -1,4 +1,4 @@
-"""Base class of datasets that come with lists of their images."""
+"""Datasets that come with lists of their images."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ class ListedDataset(RetrievalDataset):
 
     @abstractmethod
     def entries(self) -> Iterator[tuple[str, Sample] | Skipped | Defect]:
-        """Yield the split and the sample of everything that is listed.
+        """Yield the split and the sample of every listed image.
 
-        If query and gallery are one list, the split is "query". Samples of lists that the options do not use come last,
+        If query and gallery are one list, the split is "query". Images of lists that the options do not use come last,
         with any other name in place of the split.
         """
 
@@ -47,7 +47,7 @@ class ListedDataset(RetrievalDataset):
             yield from (file for file in self._files if not isinstance(file, Path))
 
     def listed_samples(self) -> Iterator[tuple[str, Sample]]:
-        """Yield the split and the sample of everything that is listed, including lists that are not used."""
+        """Yield the split and the sample of every listed image, including lists that are not used."""
         return (entry for entry in self._entries if not isinstance(entry, Skipped | Defect))
 
     @cached_property

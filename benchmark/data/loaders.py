@@ -41,7 +41,7 @@ class Loading:
 
         Args:
             samples: The samples.
-            name: File name prefix in the cache.
+            name: Prefix of the images' folder in the cache.
 
         Raises:
             BrokenImage: A file cannot be decoded and `skip_broken` is false.
@@ -210,7 +210,7 @@ class BatchLoader(DataLoader[Batch]):
             `MAX_WORKERS`, and none if the images are decoded already or there is a single core.
         device: Device that receives the batches; for "cuda", they are put into pinned memory.
         persistent: Whether to keep the workers alive between epochs.
-        sampling: Arguments of `DataLoader` that determine the batches.
+        sampling: Arguments of `DataLoader` that determine the batches, such as `batch_sampler`.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class BatchLoader(DataLoader[Batch]):
         self.source = source
         super().__init__(
             _ErrorsAsItems(source),
-            collate_fn=_identity,
+            collate_fn=_already_collated,
             num_workers=workers,
             persistent_workers=persistent and workers > 0,
             prefetch_factor=4 if workers else None,
@@ -237,7 +237,7 @@ class BatchLoader(DataLoader[Batch]):
             **sampling,
         )
 
-    # torch declares its private iterator class, of which only the iteration is used here.
+    # torch declares a private iterator class as the return type.
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, UserError):
@@ -247,7 +247,10 @@ class BatchLoader(DataLoader[Batch]):
 
 
 class _ErrorsAsItems(Dataset[Any]):
-    """Returns a `UserError` instead of raising it, because torch would add the worker's traceback to its message."""
+    """A dataset that returns a `UserError` instead of raising it.
+
+    When a worker process raises an error, torch adds the worker's traceback to the message.
+    """
 
     def __init__(self, source: BatchSource) -> None:
         self.source = source
@@ -262,6 +265,6 @@ class _ErrorsAsItems(Dataset[Any]):
             return error
 
 
-def _identity(batch: Any) -> Any:
-    """Return the batch, which `__getitems__` has collated already."""
+def _already_collated(batch: Any) -> Any:
+    """Return the batch as it is, because `__getitems__` returns complete batches."""
     return batch

@@ -1,4 +1,4 @@
-"""The base class of all datasets."""
+"""The contract of datasets."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -18,15 +18,15 @@ from benchmark.retrieval.protocol import Protocol
 class RetrievalDataset(ABC):
     """Training, query and gallery images with identities and cameras.
 
-    A dataset registers its class with `DATASETS`, sets the class attributes and implements `scan`. Its class docstring
-    states in words what `card` states in numbers.
+    A subclass is registered with `DATASETS`, sets the class attributes and implements `scan`. Its docstring describes
+    the images, the splits and the evaluation, and is shown together with the `card`.
 
     Constructor parameters other than `root` are options that recipes set. Each needs a default and a type hint, against
     which recipes are validated, and is stored as an attribute of the same name. Leaderboards rank non-default options
     separately (see `non_default_options`). An option `seed` whose default is None receives the seed of the run.
 
     Args:
-        root: The data root. The dataset lies below it, in `folder`.
+        root: The data root, which contains `folder`.
     """
 
     name: ClassVar[str]
@@ -43,7 +43,7 @@ class RetrievalDataset(ABC):
     evaluation_options: ClassVar[tuple[str, ...]] = ()
     """Options that change only the evaluation; runs that differ in nothing else share one training."""
     archive_folders: ClassVar[tuple[str, ...]] = ()
-    """Names of the top folder in the official archive."""
+    """Possible names of the top folder in the official archive."""
     required_paths: tuple[str | tuple[str, ...], ...] = ()
     """Files and folders that `folder` must contain, relative to it; a tuple lists alternatives."""
     closed_set: bool = False
@@ -64,7 +64,7 @@ class RetrievalDataset(ABC):
         """
 
     def prepare(self) -> None:  # noqa: B027 - most datasets have nothing to generate
-        """Generate the images if the suite makes them. Cheap once done; safe to call in two processes at once."""
+        """Render the images of a generated dataset if they are missing. Several processes may call it at once."""
 
     def require(self) -> None:
         """Raise a UserError that explains how to obtain the dataset if `folder` does not exist."""
@@ -76,7 +76,7 @@ class RetrievalDataset(ABC):
 
     @cached_property
     def folder(self) -> Path:
-        """The dataset's folder: the first of `candidate_folders` that lacks the fewest of `required_paths`."""
+        """The dataset's folder: the candidate with most of `required_paths`; of equals, the first that exists."""
         candidates = candidate_folders(self.root, self.name, self.archive_folders)
         return min(candidates, key=lambda path: (len(missing_paths(path, self.required_paths)), not path.is_dir()))
 
@@ -106,15 +106,15 @@ class RetrievalDataset(ABC):
 
     @cached_property
     def listings(self) -> dict[str, Listing]:
-        """What `scan` finds in each split, including defects.
+        """The findings of `scan` in each split, including skipped files and defects.
 
         Raises:
             UserError: The dataset is missing.
         """
         self.require()
-        listings = {split: Listing.from_scan(self.scan, split) for split in ("train", "query")}
-        one_list = self.protocol.query_in_gallery
-        return listings | {"gallery": listings["query"] if one_list else Listing.from_scan(self.scan, "gallery")}
+        train, query = (Listing.from_scan(self.scan, split) for split in ("train", "query"))
+        gallery = query if self.protocol.query_in_gallery else Listing.from_scan(self.scan, "gallery")
+        return {"train": train, "query": query, "gallery": gallery}
 
     def all_samples(self) -> Iterable[Sample]:
         """Return the samples that the published size of "all" counts; by default those of the three splits."""
@@ -125,7 +125,7 @@ class RetrievalDataset(ABC):
         return self.card.splits
 
     def damaged_files(self) -> Iterator[str]:
-        """Yield a sentence for each damaged file, if the dataset knows hashes of its files. Slow: may decode all."""
+        """Yield a sentence for each damaged file, if the dataset has hashes of its images. May decode all of them."""
         return iter(())
 
     def fingerprint(self) -> str | None:
@@ -137,11 +137,10 @@ class RetrievalDataset(ABC):
         return {}
 
     def non_default_options(self) -> dict[str, Any]:
-        """Return the options with non-default values, except `seed`; leaderboards rank them as another benchmark."""
-        options = inspect.signature(type(self)).parameters.items()
+        """Return the options with non-default values, except `seed`. Leaderboards rank their runs separately."""
         return {
             name: getattr(self, name)
-            for name, option in options
+            for name, option in inspect.signature(type(self)).parameters.items()
             if name not in ("root", "seed") and getattr(self, name) != option.default
         }
 

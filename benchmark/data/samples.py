@@ -1,4 +1,4 @@
-"""Labeled images, and what else listing a dataset's files can find."""
+"""Findings in a dataset's files: labeled images, skipped files and defects."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from benchmark.errors import UserError
 
 SPLITS = ("train", "query", "gallery")
-"""The three lists of a retrieval dataset."""
+"""Names of the splits of a retrieval dataset."""
 
 
 class Sample(NamedTuple):
@@ -27,7 +27,7 @@ class Skipped(NamedTuple):
     """A file that is left out on purpose, such as a junk image. Skipped files are counted and reported by reason."""
 
     reason: str
-    """A short phrase that completes "3,819 files skipped:", such as "junk (identity -1)"."""
+    """A short phrase that completes "3,819 files skipped: ", such as "junk, identity -1"."""
 
 
 class Defect(NamedTuple):
@@ -49,7 +49,7 @@ class Listing:
 
     @classmethod
     def from_scan(cls, scan: Callable[[str], Iterable[Sample | Skipped | Defect]], split: str) -> Self:
-        """Collect what `scan(split)` yields. A `UserError` that it raises ends the list and counts as a defect."""
+        """Collect the findings of `scan(split)`. A `UserError` that it raises ends the list and counts as a defect."""
         samples: list[Sample] = []
         skipped: Counter[str] = Counter()
         defects: list[str] = []

@@ -2,6 +2,7 @@
 
 import shutil
 from functools import partialmethod
+from itertools import product
 
 import numpy as np
 import pytest
@@ -19,10 +20,9 @@ AUGMENT = train_transform(SIZE, pad=3, flip=0.5, erase=0.5)
 
 @pytest.fixture
 def noise(generate):
-    """Six identities per split, each with seven images of noise."""
+    """Six training and six test identities, each with seven images of noise in every split."""
     rng = np.random.default_rng(0)
-    train, test = ([(10 * identity, camera) for identity in ids for camera in range(7)] for ids in
-                   (range(1, 7), range(7, 13)))  # fmt: skip
+    train, test = (list(product(range(first, first + 60, 10), range(7))) for first in (10, 70))
     return generate(
         {"train": train, "query": test, "gallery": test},
         lambda *_: rng.integers(256, size=(*SIZE, 3), dtype=np.uint8),

@@ -15,7 +15,7 @@ COUNTS = st.lists(st.integers(1, 40), min_size=2, max_size=30)
 
 
 def labels_with(counts) -> np.ndarray:
-    """Shuffled labels with so many images of each identity."""
+    """Return shuffled labels with the given number of images of each identity."""
     return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
 
 

@@ -1,6 +1,7 @@
 """The contract that every registered dataset fulfills."""
 
 import inspect
+import json
 import os
 import re
 import shutil
@@ -123,15 +124,15 @@ class TestSamples:
 
 
 def test_samples_are_independent_of_the_process(originals):
-    """One other process, with other hashes of strings, lists all datasets."""
+    """Another process, in which strings have other hashes, lists the same samples of all datasets."""
     miniatures = [originals(name) for name in DATASETS.names()]
     code = (
-        "import sys; from pathlib import Path; from benchmark.registry import DATASETS\n"
-        "for name, root, options in eval(sys.argv[1]):\n"
+        "import json, sys; from pathlib import Path; from benchmark.registry import DATASETS\n"
+        "for name, root, options in json.loads(sys.argv[1]):\n"
         "    d = DATASETS.find(name)(Path(root), **options)\n"
         "    print([d.train, d.query, d.gallery, d.labels])"
     )
-    arguments = repr([(miniature.name, str(miniature.root), miniature.options) for miniature in miniatures])
+    arguments = json.dumps([(miniature.name, str(miniature.root), miniature.options) for miniature in miniatures])
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     command = [sys.executable, "-c", code, arguments]
     other = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
