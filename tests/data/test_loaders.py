@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data.decode import decode, train_transform
+from benchmark.data.decode import decode, eval_transform, train_transform
 from benchmark.data.images import Images
 from benchmark.data.loaders import EvaluationImages, Loading, eval_loader, train_loader
 from benchmark.errors import UserError
@@ -123,3 +123,10 @@ class TestImages:
         images = Images([sample.path for sample in noise.query], (8, 12))
         assert images[0].shape == images[5].shape == (3, 8, 12)
         assert (images[5] == 99).all()
+
+    def test_large_jpeg_is_decoded_at_reduced_size(self, tmp_path):
+        size = (8, 64)
+        pixels = np.random.default_rng(0).integers(256, size=(64, 128, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.jpg")
+        image = Images([tmp_path / "a.jpg"], size)[0]
+        assert torch.equal(image, eval_transform(size)(decode(tmp_path / "a.jpg", min_size=size)))
