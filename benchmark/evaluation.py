@@ -119,7 +119,7 @@ class TestSet:
                 positions.append(batch.indices)
         if not vectors:
             raise self._unreadable(split)
-        return self._labelled(torch.cat(vectors), torch.cat(positions))
+        return self._with_labels(torch.cat(vectors), torch.cat(positions))
 
     def score(self, query: Embeddings, gallery: Embeddings | None, keep: int = 0) -> Scores:
         """Score embeddings by the protocol.
@@ -127,7 +127,7 @@ class TestSet:
         Args:
             query: Queries, or the share of them that this process has embedded.
             gallery: Gallery, or this process's share of it; see `evaluate`.
-            keep: Number of first entries of every ranked list to return in `Scores.neighbours`.
+            keep: Number of first entries of every ranked list to return in `Scores.neighbors`.
 
         Returns:
             Scores of the queries of all processes.
@@ -148,10 +148,10 @@ class TestSet:
             positions: (N,) int64 positions of the images in `images`, ascending.
         """
         if self.protocol.query_in_gallery:
-            return self.score(self._labelled(vectors, positions), None)
+            return self.score(self._with_labels(vectors, positions), None)
         queries = int((positions < len(self.dataset.query)).sum())
         query, gallery = (
-            self._labelled(vectors[part], positions[part]) for part in (slice(None, queries), slice(queries, None))
+            self._with_labels(vectors[part], positions[part]) for part in (slice(None, queries), slice(queries, None))
         )
         return self.score(query, gallery)
 
@@ -166,7 +166,7 @@ class TestSet:
             raise self._unreadable("query")
         return batch.images[:images].to(self.loading.device)
 
-    def _labelled(self, vectors: Tensor, positions: Tensor) -> Embeddings:
+    def _with_labels(self, vectors: Tensor, positions: Tensor) -> Embeddings:
         labels: Sequence[Tensor] = (self.images.identities, self.images.cameras)
         if self.protocol.tracks:
             labels = (*labels, self.images.tracks)

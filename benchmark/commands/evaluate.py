@@ -185,7 +185,7 @@ class _Comparison:
         table.add_row("mAP", f"{100 * self.exact.mAP:.2f}", f"{100 * scores.mAP:.2f}")
         for k, value in scores.recall.items():
             table.add_row(f"R@{k}", f"{100 * self.exact.recall[k]:.2f}", f"{100 * value:.2f}")
-        table.add_row("recall of the 10 nearest", "100.00", f"{100 * scores.neighbour_recall:.2f}")
+        table.add_row("recall of the 10 nearest", "100.00", f"{100 * scores.neighbor_recall:.2f}")
         table.add_row("seconds to build the index", "", f"{scores.build_seconds:.3f}")
         table.add_row("seconds to search and score", f"{self.exact_seconds:.3f}", f"{scores.search_seconds:.3f}")
         console.print(table)
@@ -199,7 +199,7 @@ class _Comparison:
             "index": scores.index,
             "parameters": scores.parameters,
             "k": scores.k,
-            "neighbour_recall": scores.neighbour_recall,
+            "neighbor_recall": scores.neighbor_recall,
             "scores": {"mAP": scores.mAP, **{f"R@{k}": value for k, value in scores.recall.items()}},
             "seconds": {
                 "exact": self.exact_seconds,

@@ -39,9 +39,9 @@ class RankedList:
     @classmethod
     def of(cls, scores: Scores, row: int, gallery: Sequence[Sample]) -> Self:
         """Return the list of the query at index `row`; the neighbors of `scores` are indices into `gallery`."""
-        neighbours = scores.neighbours
-        assert neighbours is not None
-        columns = (neighbours.gallery_index, neighbours.similarity, neighbours.relevance)
+        neighbors = scores.neighbors
+        assert neighbors is not None
+        columns = (neighbors.gallery_index, neighbors.similarity, neighbors.relevance)
         entries: list[Entry] = []
         rank = 0
         for index, similarity, relevance in zip(*(column[row].tolist() for column in columns), strict=True):
@@ -177,13 +177,13 @@ def inspect(
 
 
 def _check(scores: Scores, name: str, query: Sequence[Sample], gallery: Sequence[Sample]) -> None:
-    if scores.neighbours is None:
+    if scores.neighbors is None:
         raise ValueError(f"the scores of the {name} have no neighbors: call `evaluate` with `keep`")
     if scores.queries != len(query):
         raise ValueError(
             f"the scores of the {name} are of {scores.queries} queries, but {len(query)} queries are given"
         )
-    indices = scores.neighbours.gallery_index
+    indices = scores.neighbors.gallery_index
     if indices.numel() and int(indices.max()) >= len(gallery):
         raise ValueError(
             f"the neighbors of the {name} include index {int(indices.max())}, but the gallery has {len(gallery)} images"

@@ -28,7 +28,7 @@ from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.evaluate import evaluate, evaluate_sharded
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
-from benchmark.retrieval.scores import Neighbours, Scores
+from benchmark.retrieval.scores import Neighbors, Scores
 
 __all__ = [
     "ApproximateScores",
@@ -36,7 +36,7 @@ __all__ = [
     "KReciprocal",
     "Matches",
     "Matching",
-    "Neighbours",
+    "Neighbors",
     "Protocol",
     "QueryExpansion",
     "Ranking",

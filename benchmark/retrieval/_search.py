@@ -25,7 +25,7 @@ from benchmark.retrieval._similarity import TIE_TOLERANCE, CosineSimilarity, Mut
 from benchmark.retrieval._tracks import Tracks, TrackSimilarity
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
-from benchmark.retrieval.scores import Neighbours
+from benchmark.retrieval.scores import Neighbors
 from benchmark.utils.parallel import TorchThreads
 
 MATCH_BYTES = 120
@@ -39,7 +39,7 @@ _MIN_IMAGE_BYTES = 4_096
 _PRODUCT_QUERIES = 256
 """Queries in one product of a streamed gallery. With far fewer, a product is slow."""
 
-RankingCallback = Callable[[slice, Ranking, Neighbours | None], None]
+RankingCallback = Callable[[slice, Ranking, Neighbors | None], None]
 """Receives the ranking of some rows of the query list, and the first entries of the ranked lists if requested."""
 
 
@@ -71,7 +71,7 @@ class Search:
         self.matching = Matching(query, gallery if tracks is None else tracks, protocol, positions)
         self._ranker = _make_ranker(query, gallery, tracks, self.matching)
 
-    def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbours | None]:
+    def measure(self, keep: int = 0) -> tuple[dict[str, Tensor], Neighbors | None]:
         """Measure the rankings of all queries.
 
         Args:
@@ -84,7 +84,7 @@ class Search:
             raise ValueError(f"keep must be at least 0, not {keep}")
         results = ResultBuffer(len(self.matching.query))
 
-        def record(rows: slice, ranking: Ranking, first: Neighbours | None) -> None:
+        def record(rows: slice, ranking: Ranking, first: Neighbors | None) -> None:
             results.write(
                 rows,
                 positives=ranking.positives,
@@ -107,7 +107,7 @@ class Search:
         values = {name: column.cpu() for name, column in results.columns.items()}
         if not keep:
             return values, None
-        return values, Neighbours(*(values.pop(name) for name in ("gallery_index", "similarity", "relevance")))
+        return values, Neighbors(*(values.pop(name) for name in ("gallery_index", "similarity", "relevance")))
 
     def no_match_reason(self) -> str:
         """Return why no query has a correct match."""
@@ -224,9 +224,9 @@ class _RowRanker:
         matches, ties = self._matching(rows), self._matching.protocol.ties
         record(rows, Ranking.from_scores(scores, matches, TIE_TOLERANCE, ties, self._counting_workers), first)
 
-    def _first(self, scores: Tensor, rows: slice, keep: int) -> Neighbours:
+    def _first(self, scores: Tensor, rows: slice, keep: int) -> Neighbors:
         similarity, gallery_index = scores.topk(min(keep, scores.shape[1]), dim=1)
-        return Neighbours(gallery_index, similarity, self._matching.relevance(rows, gallery_index))
+        return Neighbors(gallery_index, similarity, self._matching.relevance(rows, gallery_index))
 
 
 class _StreamRanker:
@@ -278,7 +278,7 @@ class _StreamRanker:
                     scores.index_fill_(1, junk, -torch.inf)
                     _mask_matches(scores, gallery_part, matches.gallery_index[part])
                     negatives[part] += count_reaching(scores, thresholds[part], self._workers)
-            first = Neighbours(best_index, best, matching.relevance(rows, best_index)) if keep else None
+            first = Neighbors(best_index, best, matching.relevance(rows, best_index)) if keep else None
             record(rows, Ranking.from_counts(negatives, matches), first)
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:

@@ -73,7 +73,7 @@ class ApproximateScores(PerQueryResults):
     """(Q,) float64, divided by the number of all positives of the query; NaN for skipped queries."""
     sampled: int
     """Number of queries on which the two following values were measured."""
-    neighbour_recall: float
+    neighbor_recall: float
     """Fraction of the 10 nearest gallery entries that are among the first 10 that the index returned."""
     mAP_error: float
     """Approximate minus exact mean average precision. Positive if the index mainly misses negatives."""
@@ -105,7 +105,7 @@ class ApproximateScores(PerQueryResults):
         recalls = ", ".join(f"Recall@{k} {value:.4f}" for k, value in self.recall.items())
         return (
             f"mAP {self.mAP:.4f}, {recalls}; approximate, from the first {self.k} entries of {self.index}: neighbor "
-            f"recall {self.neighbour_recall:.4f}, mAP error {self.mAP_error:+.4f} on {self.sampled} queries"
+            f"recall {self.neighbor_recall:.4f}, mAP error {self.mAP_error:+.4f} on {self.sampled} queries"
         )
 
     @property
@@ -198,7 +198,7 @@ def evaluate_approximately(
         first_match_rank=first_match,
         average_precision=precision,
         sampled=len(sample),
-        neighbour_recall=recall,
+        neighbor_recall=recall,
         mAP_error=precision[sample].mean().item() - exact_mAP,
         build_seconds=built - start,
         search_seconds=searched - built,

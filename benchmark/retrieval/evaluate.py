@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmark.retrieval._search import Search
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
-from benchmark.retrieval.scores import Neighbours, Scores
+from benchmark.retrieval.scores import Neighbors, Scores
 
 _DEFAULT_PROTOCOL = Protocol()
 
@@ -38,7 +38,7 @@ def evaluate(
         gallery: Gallery images. If the protocol has `query_in_gallery`, None or the query list embedded by another
             network.
         protocol: Evaluation settings.
-        keep: Number of first entries of every ranked list to return in `Scores.neighbours`.
+        keep: Number of first entries of every ranked list to return in `Scores.neighbors`.
 
     Raises:
         ValueError: The lists do not match each other or the protocol, or no query has a correct match.
@@ -62,7 +62,7 @@ def evaluate_sharded(
         query: This process's part of the queries.
         gallery: This process's part of the gallery; see `evaluate`.
         protocol: Evaluation settings.
-        keep: Number of first entries of every ranked list to return in `Scores.neighbours`.
+        keep: Number of first entries of every ranked list to return in `Scores.neighbors`.
 
     Raises:
         ValueError: As in `evaluate`; raised on every process.
@@ -80,7 +80,7 @@ def evaluate_sharded(
     first = None
     if own_first is not None:
         parts = (own_first.gallery_index, own_first.similarity, own_first.relevance)
-        first = Neighbours(*(_concatenate(part.to(device)).cpu() for part in parts))
+        first = Neighbors(*(_concatenate(part.to(device)).cpu() for part in parts))
     return _make_scores(search, values, first)
 
 
@@ -108,11 +108,11 @@ def _same_labels(query: Embeddings, gallery: Embeddings) -> bool:
     return query.cameras is None or gallery.cameras is None or torch.equal(query.cameras, gallery.cameras)
 
 
-def _make_scores(search: Search, values: Mapping[str, Any], neighbours: Neighbours | None) -> Scores:
+def _make_scores(search: Search, values: Mapping[str, Any], neighbors: Neighbors | None) -> Scores:
     if not values["positives"].any():
         queries = len(values["positives"])
         raise ValueError(f"none of {queries} queries has a correct match: {search.no_match_reason()}")
-    return Scores(search.protocol.recall_at, **values, neighbours=neighbours)
+    return Scores(search.protocol.recall_at, **values, neighbors=neighbors)
 
 
 def _gather(part: Embeddings) -> Embeddings:

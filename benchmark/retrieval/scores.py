@@ -9,7 +9,7 @@ from benchmark.retrieval import _chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Neighbours:
+class Neighbors:
     """The K most similar gallery entries of each of Q queries, most similar first, ignored entries included.
 
     Raises:
@@ -88,7 +88,7 @@ class Scores(PerQueryResults):
     """(Q,) float64."""
     precision_at: Tensor
     """(Q, len(recall_at)) float64, one column per K."""
-    neighbours: Neighbours | None = None
+    neighbors: Neighbors | None = None
     """The first entries of every ranking, where requested."""
 
     def __post_init__(self) -> None:
@@ -109,8 +109,8 @@ class Scores(PerQueryResults):
                 fraction = ((values >= 0) & (values <= 1)).reshape(len(valid), -1)
                 if not (fraction | ~valid[:, None]).all():
                     raise ValueError(f"{name} must be between 0 and 1")
-        if self.neighbours is not None and len(self.neighbours) != queries:
-            raise ValueError(f"neighbours has {len(self.neighbours)} rows, but there are {queries} queries")
+        if self.neighbors is not None and len(self.neighbors) != queries:
+            raise ValueError(f"neighbors has {len(self.neighbors)} rows, but there are {queries} queries")
 
     @staticmethod
     def per_query() -> tuple[str, ...]:

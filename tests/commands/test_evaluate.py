@@ -110,7 +110,7 @@ class TestRun:
         written = scores_of("--run", student, "--index", "flat")
         approximate = written["approximate"]
         assert written["scores"]["mAP"] == recorded.mAP == pytest.approx(approximate["scores"]["mAP"], abs=1e-6)
-        assert approximate["neighbour_recall"] == 1
+        assert approximate["neighbor_recall"] == 1
         assert min(approximate["seconds"].values()) > 0
 
     @pytest.mark.slow

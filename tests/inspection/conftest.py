@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmark.data.samples import Sample
 from benchmark.inspection import inspect
-from benchmark.retrieval import Neighbours, Scores
+from benchmark.retrieval import Neighbors, Scores
 
 SIZES = (40, 30), (200, 100), (16, 48)
 BROKEN = 3
@@ -48,10 +48,10 @@ def scores(average_precision, gallery_index, relevance):
     values = torch.tensor(average_precision, dtype=torch.float64)
     positives = (~values.isnan()).long() * 2
     similarity = torch.linspace(0.9, 0.1, len(gallery_index[0])).expand(len(gallery_index), -1)
-    neighbours = Neighbours(torch.tensor(gallery_index), similarity, torch.tensor(relevance, dtype=torch.int8))
+    neighbors = Neighbors(torch.tensor(gallery_index), similarity, torch.tensor(relevance, dtype=torch.int8))
     precision = values[:, None].expand(-1, 2)
     first_match_rank = positives * 2  # rank 4
-    return Scores((1, 5), positives, first_match_rank, values, values, values, values, precision, neighbours=neighbours)
+    return Scores((1, 5), positives, first_match_rank, values, values, values, values, precision, neighbors=neighbors)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_rejects_scores_and_lists_that_do_not_fit(samples, student, teacher):
     with pytest.raises(ValueError, match="count must be at least 1, not 0"):
         inspect(query, gallery, student=student, count=0)
     with pytest.raises(ValueError, match="the scores of the teacher have no neighbors: call `evaluate` with `keep`"):
-        inspect(query, gallery, student=student, teacher=replace(teacher, neighbours=None), count=1)
+        inspect(query, gallery, student=student, teacher=replace(teacher, neighbors=None), count=1)
     with pytest.raises(ValueError, match="scores of the student are of 4 queries, but 3 queries are given"):
         inspect(query[:3], gallery, student=student, count=1)
     with pytest.raises(ValueError, match="include index 5, but the gallery has 5 images"):

@@ -8,7 +8,7 @@ from PIL import Image, ImageColor
 from benchmark.inspection import inspect, inspection_sheet
 from benchmark.inspection.html import MARKS
 from benchmark.inspection.sheet import CELL, GAP, HEADER, LABEL, MARGIN, MAX_ENTRIES, SECTION, SPACING, STEP
-from benchmark.retrieval import Neighbours
+from benchmark.retrieval import Neighbors
 
 LEFT = MARGIN + LABEL + STEP + SPACING
 """Left edge of the first entry of a ranked list."""
@@ -64,10 +64,10 @@ def test_without_teacher(without_teacher, draw):
 
 
 def test_cuts_long_lists(samples, student, draw):
-    top = student.neighbours
+    top = student.neighbors
     gallery_index, similarity, relevance = (
         values[:, :1].repeat(1, 30) for values in (top.gallery_index, top.similarity, top.relevance)
     )
-    wide = replace(student, neighbours=Neighbours(gallery_index, similarity, relevance))
+    wide = replace(student, neighbors=Neighbors(gallery_index, similarity, relevance))
     sheet = draw(inspect(*samples, student=wide, count=1))
     assert sheet.width == LEFT + MAX_ENTRIES * STEP + MARGIN

@@ -25,7 +25,7 @@ SCORES = ApproximateScores(
     first_match_rank=torch.tensor([2, 0, 0, 1]),
     average_precision=torch.tensor([0.5, torch.nan, 0, 1]).double(),
     sampled=3,
-    neighbour_recall=0.9,
+    neighbor_recall=0.9,
     mAP_error=-0.125,
     build_seconds=1.0,
     search_seconds=2.0,
@@ -82,7 +82,7 @@ def test_exhaustive_index_gives_the_exact_scores(clustered, rules: dict, ties: s
     torch.testing.assert_close(scores.average_precision, exact.average_precision, rtol=0, atol=1e-9, equal_nan=True)
     assert scores.mAP == pytest.approx(exact.mAP, abs=1e-9) and scores.recall == pytest.approx(exact.recall)
     assert (scores.queries, scores.skipped) == (exact.queries, exact.skipped)
-    assert scores.neighbour_recall == 1 and scores.mAP_error == pytest.approx(0, abs=1e-12)
+    assert scores.neighbor_recall == 1 and scores.mAP_error == pytest.approx(0, abs=1e-12)
     assert scores.k == len(query if gallery is None else gallery)
     assert scores.build_seconds > 0 and scores.search_seconds > 0
 
@@ -92,13 +92,13 @@ def test_only_positives_beyond_k_are_lost(clustered, protocol: Protocol):
     query, gallery = clustered(120), None if protocol.query_in_gallery else clustered(300, seed=1)
     exact = evaluate(query, gallery, protocol, keep=25)
     scores = evaluate_approximately(query, gallery, protocol, index="Flat", k=25)
-    complete = (exact.neighbours.relevance == 1).sum(dim=1) == exact.positives
+    complete = (exact.neighbors.relevance == 1).sum(dim=1) == exact.positives
     assert 0.3 < complete.double().mean() < 1
     difference = scores.average_precision - exact.average_precision
     assert difference[complete].nan_to_num().abs().max() <= 1e-9
     assert difference[~complete].max() < 0
     assert scores.mAP_error == pytest.approx(scores.mAP - exact.mAP, abs=1e-12)
-    assert scores.neighbour_recall == 1
+    assert scores.neighbor_recall == 1
 
 
 @pytest.mark.parametrize("protocol", [Protocol(), LEAVE_ONE_OUT])
@@ -109,7 +109,7 @@ def test_chunk_size_changes_nothing(clustered, monkeypatch, protocol: Protocol):
     scores = evaluate_approximately(query, gallery, protocol, index="SQ8", k=40)
     assert torch.equal(scores.first_match_rank, expected.first_match_rank)
     torch.testing.assert_close(scores.average_precision, expected.average_precision, rtol=0, atol=0, equal_nan=True)
-    assert (scores.neighbour_recall, scores.mAP_error) == (expected.neighbour_recall, expected.mAP_error)
+    assert (scores.neighbor_recall, scores.mAP_error) == (expected.neighbor_recall, expected.mAP_error)
 
 
 @settings(deadline=None, max_examples=60)
@@ -180,26 +180,26 @@ def naive_scores(
 def test_error_of_a_poor_index_is_measured(query, gallery, index: str):
     exact = evaluate(query, gallery, keep=10)
     scores = evaluate_approximately(query, gallery, Protocol(), index=index, k=100)
-    assert scores.neighbour_recall < 0.9 and abs(scores.mAP_error) > 0.01
+    assert scores.neighbor_recall < 0.9 and abs(scores.mAP_error) > 0.01
     sample = slice(None, None, 2)  # every second of 400 queries
     assert scores.sampled == 200
     error = (scores.average_precision - exact.average_precision)[sample].mean().item()
     assert scores.mAP_error == pytest.approx(error, abs=1e-12)
     _, returned = search(index, query.vectors[sample], gallery.vectors, 100)
-    pairs = zip(returned, exact.neighbours.gallery_index[sample].tolist(), strict=True)
+    pairs = zip(returned, exact.neighbors.gallery_index[sample].tolist(), strict=True)
     recalls = [len(set(some[:10]) & set(nearest)) / 10 for some, nearest in pairs]
-    assert scores.neighbour_recall == pytest.approx(sum(recalls) / 200, abs=1e-12)
-    assert f"{scores.neighbour_recall:.4f}" in str(scores) and f"{scores.mAP_error:+.4f}" in str(scores)
+    assert scores.neighbor_recall == pytest.approx(sum(recalls) / 200, abs=1e-12)
+    assert f"{scores.neighbor_recall:.4f}" in str(scores) and f"{scores.mAP_error:+.4f}" in str(scores)
 
 
 def test_error_is_positive_if_the_index_misses_negatives(query, gallery):
     scores = evaluate_approximately(query, gallery, Protocol(), index="IVF32,Flat")
-    assert scores.mAP_error > 0.1 and scores.neighbour_recall < 0.9
+    assert scores.mAP_error > 0.1 and scores.neighbor_recall < 0.9
 
 
-def test_graph_finds_nearly_all_neighbours(query, gallery):
+def test_graph_finds_nearly_all_neighbors(query, gallery):
     scores = evaluate_approximately(query, gallery, Protocol())
-    assert scores.neighbour_recall > 0.95 and abs(scores.mAP_error) < 0.05 and scores.k == 1000
+    assert scores.neighbor_recall > 0.95 and abs(scores.mAP_error) < 0.05 and scores.k == 1000
 
 
 def test_search_time_parameters(query, gallery):
@@ -207,7 +207,7 @@ def test_search_time_parameters(query, gallery):
         evaluate_approximately(query, gallery, Protocol(), index="IVF32,Flat", parameters=f"nprobe={lists}")
         for lists in (1, 32)
     )
-    assert few.neighbour_recall < all_lists.neighbour_recall == 1 and all_lists.parameters == "nprobe=32"
+    assert few.neighbor_recall < all_lists.neighbor_recall == 1 and all_lists.parameters == "nprobe=32"
     with pytest.raises(ValueError, match=r"index 'Flat' with nprobe=8 of 1500 vectors of size 24: .*nprobe"):
         evaluate_approximately(query, gallery, Protocol(), index="Flat", parameters="nprobe=8")
 
@@ -230,7 +230,7 @@ def test_choice_of_an_index(kind: str, images: int, dimension: int, expected: tu
 def test_chosen_index_is_trained_without_a_warning(query, gallery, capfd):
     factory, parameters = choose_index("ivfpq", *gallery.vectors.shape)
     scores = evaluate_approximately(query, gallery, Protocol(), index=factory, parameters=parameters)
-    assert factory == "IVF38,PQ6x4" and 0.2 < scores.neighbour_recall < 1
+    assert factory == "IVF38,PQ6x4" and 0.2 < scores.neighbor_recall < 1
     assert "WARNING" not in capfd.readouterr().err
 
 
@@ -243,13 +243,13 @@ def test_gallery_too_small_for_product_quantization():
 
 def test_entries_as_near_as_the_tenth_count_as_found():
     collapsed = Embeddings(torch.ones(500, 4), torch.arange(500) % 20, torch.arange(500))
-    assert evaluate_approximately(collapsed, collapsed, Protocol(), index="IVF2,Flat", k=7).neighbour_recall == 1
+    assert evaluate_approximately(collapsed, collapsed, Protocol(), index="IVF2,Flat", k=7).neighbor_recall == 1
 
 
-def test_recall_of_fewer_than_ten_neighbours(query, gallery):
-    assert evaluate_approximately(query, gallery, Protocol(), index="Flat", k=3).neighbour_recall == 1
+def test_recall_of_fewer_than_ten_neighbors(query, gallery):
+    assert evaluate_approximately(query, gallery, Protocol(), index="Flat", k=3).neighbor_recall == 1
     few = gallery.take(torch.arange(6))
-    assert evaluate_approximately(query, few, Protocol(), index="Flat").neighbour_recall == 1
+    assert evaluate_approximately(query, few, Protocol(), index="Flat").neighbor_recall == 1
 
 
 def test_training_uses_evenly_spaced_vectors_of_a_large_gallery(query, gallery, monkeypatch):

@@ -60,7 +60,7 @@ def test_number_of_threads_changes_nothing(clustered, chunk_bytes, torch_threads
         assert torch.get_num_threads() == threads
     for other in results[1:]:
         assert_equal(other, results[0])
-        assert torch.equal(other.neighbours.gallery_index, results[0].neighbours.gallery_index)
+        assert torch.equal(other.neighbors.gallery_index, results[0].neighbors.gallery_index)
 
 
 def test_vectors_that_require_gradients(clustered, chunk_bytes, torch_threads, protocol: Protocol):
@@ -75,10 +75,10 @@ def test_vectors_that_require_gradients(clustered, chunk_bytes, torch_threads, p
 def test_order_of_the_gallery_changes_nothing(clustered):
     query, gallery = clustered(150), clustered(700, seed=1)
     duplicates = gallery.take(torch.arange(100))
-    mislabelled = Embeddings(duplicates.vectors, duplicates.identities + 1, duplicates.cameras)  # ties
+    mislabeled = Embeddings(duplicates.vectors, duplicates.identities + 1, duplicates.cameras)  # ties
     gallery = Embeddings(
         *(
-            torch.cat([getattr(part, name) for part in (gallery, duplicates, mislabelled)])
+            torch.cat([getattr(part, name) for part in (gallery, duplicates, mislabeled)])
             for name in ("vectors", "identities", "cameras")
         )
     )
@@ -157,8 +157,8 @@ def test_memory_mapped_gallery(clustered, chunk_bytes, tmp_path, protocol: Proto
     assert _StreamRanker.is_suitable(gallery.vectors)
     scores = evaluate(query, Embeddings(mapped, gallery.identities, gallery.cameras), protocol, keep=7)
     assert_equal(scores, expected)
-    torch.testing.assert_close(scores.neighbours.similarity, expected.neighbours.similarity, rtol=0, atol=1e-6)
-    same = scores.neighbours.gallery_index == expected.neighbours.gallery_index
+    torch.testing.assert_close(scores.neighbors.similarity, expected.neighbors.similarity, rtol=0, atol=1e-6)
+    same = scores.neighbors.gallery_index == expected.neighbors.gallery_index
     assert same.float().mean() > 0.99  # ties may differ
 
 
@@ -171,7 +171,7 @@ def test_expansion_and_reranking_precede_the_metrics(clustered):
     reranked = evaluate(query, gallery, Protocol(reranking=KReciprocal(k1=8, k2=3)), keep=5)
     assert reranked.mAP > plain.mAP and expanded.mAP > plain.mAP
     scores = KReciprocal(k1=8, k2=3).similarity(query.vectors, gallery.vectors)(slice(0, 150))
-    torch.testing.assert_close(reranked.neighbours.similarity, scores.sort(dim=1, descending=True).values[:, :5])
+    torch.testing.assert_close(reranked.neighbors.similarity, scores.sort(dim=1, descending=True).values[:, :5])
 
 
 def test_precision_is_float32_under_autocast_and_tf32(clustered):

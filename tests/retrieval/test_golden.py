@@ -24,7 +24,7 @@ def arrays(golden):
     return golden("retrieval").arrays
 
 
-def labelled(identities: np.ndarray, cameras: np.ndarray) -> Embeddings:
+def labeled(identities: np.ndarray, cameras: np.ndarray) -> Embeddings:
     return Embeddings(torch.zeros(len(identities), 1), torch.from_numpy(identities), torch.from_numpy(cameras))
 
 
@@ -32,8 +32,8 @@ def rank(
     arrays, case: str, camera_rule: bool = True, entries: slice | np.ndarray = slice(None), ties: str = "pessimistic"
 ) -> Ranking:
     """Rank some entries of the gallery of a golden case."""
-    query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
-    gallery = labelled(arrays[f"{case}/g_ids"][entries], arrays[f"{case}/g_cams"][entries])
+    query = labeled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
+    gallery = labeled(arrays[f"{case}/g_ids"][entries], arrays[f"{case}/g_cams"][entries])
     matches = Matching(query, gallery, Protocol(camera_rule=camera_rule))(slice(0, len(query)))
     return Ranking.from_scores(-torch.from_numpy(arrays[f"{case}/distmat"][:, entries]), matches, ties=ties)
 
@@ -94,7 +94,7 @@ def test_without_the_camera_rule(arrays, case: str):
 
 def test_leave_one_out(arrays):
     features, identities = arrays["leave_one_out/features"], arrays["leave_one_out/ids"]
-    samples = labelled(identities, np.zeros_like(identities))
+    samples = labeled(identities, np.zeros_like(identities))
     matches = Matching(samples, samples, Protocol(camera_rule=False, query_in_gallery=True))(slice(0, len(samples)))
     points = torch.from_numpy(features).double()
     ranking = Ranking.from_scores(-torch.cdist(points, points).float(), matches)
@@ -126,8 +126,8 @@ def test_evaluation_of_unit_vectors(arrays):
 def test_junk_is_ignored_and_distractors_are_negatives(arrays):
     """The identities -1 and 0 of Market-1501, as the protocol defines them."""
     case = "junk_and_distractors"
-    query = labelled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
-    gallery = labelled(arrays[f"{case}/g_ids"], arrays[f"{case}/g_cams"])
+    query = labeled(arrays[f"{case}/q_ids"], arrays[f"{case}/q_cams"])
+    gallery = labeled(arrays[f"{case}/g_ids"], arrays[f"{case}/g_cams"])
     matching = Matching(query, gallery, Protocol(junk=(-1,), distractors=(0,)))
     scores = -torch.from_numpy(arrays[f"{case}/distmat"]).index_fill_(1, matching.junk(slice(None)), torch.inf)
     ranking = Ranking.from_scores(scores, matching(slice(0, len(query))))

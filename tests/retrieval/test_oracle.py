@@ -148,13 +148,13 @@ def test_evaluation_of_embeddings(queries, others, protocol, chunk_bytes):
         precisions = [result["precision_at"][column] for result in valid]
         assert scores.precision[k] == pytest.approx(sum(precisions) / len(valid), abs=1e-12)
     for i, (query, row) in enumerate(zip(queries, similarity, strict=True)):
-        neighbours = scores.neighbours
-        indices = neighbours.gallery_index[i].tolist()
-        assert neighbours.similarity[i].tolist() == pytest.approx(sorted(row, reverse=True)[:3], abs=1e-4)
-        assert [row[index] for index in indices] == pytest.approx(neighbours.similarity[i].tolist(), abs=1e-4)
+        neighbors = scores.neighbors
+        indices = neighbors.gallery_index[i].tolist()
+        assert neighbors.similarity[i].tolist() == pytest.approx(sorted(row, reverse=True)[:3], abs=1e-4)
+        assert [row[index] for index in indices] == pytest.approx(neighbors.similarity[i].tolist(), abs=1e-4)
         assert len(set(indices)) == len(indices)
         relevance = [naive_relevance(query, gallery[index], i == index, protocol) for index in indices]
-        assert neighbours.relevance[i].tolist() == relevance
+        assert neighbors.relevance[i].tolist() == relevance
 
 
 def naive_relevance(query: tuple, other: tuple, itself: bool, protocol: Protocol) -> int:

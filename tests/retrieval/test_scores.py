@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmark.retrieval import Neighbours, Scores
+from benchmark.retrieval import Neighbors, Scores
 
 HALF = torch.tensor([0.5, torch.nan]).double()
 SCORES = Scores(
@@ -18,12 +18,12 @@ SCORES = Scores(
     average_precision_at_r=HALF,
     precision_at=torch.stack([HALF - 0.5, HALF], dim=1),
 )
-NEIGHBOURS = Neighbours(
+NEIGHBORS = Neighbors(
     torch.tensor([[3, 1], [0, 2]]),
     torch.tensor([[0.9, 0.5], [0.4, 0.4]]),
     torch.tensor([[0, 1], [-1, 0]]).to(torch.int8),
 )
-FIRST_QUERY = Neighbours(NEIGHBOURS.gallery_index[:1], NEIGHBOURS.similarity[:1], NEIGHBOURS.relevance[:1])
+FIRST_QUERY = Neighbors(NEIGHBORS.gallery_index[:1], NEIGHBORS.similarity[:1], NEIGHBORS.relevance[:1])
 
 
 def test_means_are_over_valid_queries():
@@ -44,7 +44,7 @@ def test_means_are_over_valid_queries():
         ({"average_precision": HALF.flip(0)}, "average_precision must be between 0 and 1"),
         ({"positives": torch.zeros(2).long()}, "none of 2 queries has a correct match"),
         ({"positives": torch.tensor([-1, -1])}, "none of 2 queries has a correct match"),
-        ({"neighbours": FIRST_QUERY}, "neighbours has 1 rows, but there are 2 queries"),
+        ({"neighbors": FIRST_QUERY}, "neighbors has 1 rows, but there are 2 queries"),
     ],
 )
 def test_rejects_inconsistent_scores(change: dict, message: str):
@@ -55,12 +55,12 @@ def test_rejects_inconsistent_scores(change: dict, message: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gallery_index": NEIGHBOURS.gallery_index[:1]}, r"must all be \(Q, K\)"),
-        ({"similarity": NEIGHBOURS.similarity.flip(1)}, "similarity must descend"),
-        ({"relevance": NEIGHBOURS.relevance * 2}, "relevance must be -1, 0 or 1"),
+        ({"gallery_index": NEIGHBORS.gallery_index[:1]}, r"must all be \(Q, K\)"),
+        ({"similarity": NEIGHBORS.similarity.flip(1)}, "similarity must descend"),
+        ({"relevance": NEIGHBORS.relevance * 2}, "relevance must be -1, 0 or 1"),
     ],
 )
-def test_rejects_inconsistent_neighbours(change: dict, message: str):
-    assert len(replace(SCORES, neighbours=NEIGHBOURS).neighbours) == 2
+def test_rejects_inconsistent_neighbors(change: dict, message: str):
+    assert len(replace(SCORES, neighbors=NEIGHBORS).neighbors) == 2
     with pytest.raises(ValueError, match=message):
-        replace(NEIGHBOURS, **change)
+        replace(NEIGHBORS, **change)

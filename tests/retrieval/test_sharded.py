@@ -36,7 +36,7 @@ def problem() -> tuple[Embeddings, Embeddings]:
 
 
 def tensors(scores: Scores) -> list[torch.Tensor]:
-    first = scores.neighbours
+    first = scores.neighbors
     return [
         scores.average_precision,
         scores.first_match_rank,
