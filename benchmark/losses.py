@@ -35,20 +35,22 @@ def global_avg_pool(maps: Tensor) -> Tensor:
     return maps.mean((2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
-def pairwise_distance(features: Tensor) -> Tensor:
-    """Compute the Euclidean distances of all pairs of rows: d_ij = max(||x_i - x_j||, 1e-6).
+def pairwise_distance(features: Tensor, others: Tensor | None = None) -> Tensor:
+    """Compute the Euclidean distances of all pairs of rows: d_ij = max(||x_i - y_j||, 1e-6).
 
     Identical rows, and every row with itself, have no gradient.
 
     Args:
-        features: (B, D).
+        features: (B, D), the rows x_i.
+        others: (C, D), the rows y_j; `features` by default.
 
     Returns:
-        (B, B); the diagonal is 1e-6.
+        (B, C) distances.
     """
     # |x|^2 + |y|^2 - 2 <x, y> would lose the digits of small distances in float32.
     features = upcast(features)
-    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=MIN_DISTANCE)
+    others = features if others is None else upcast(others)
+    return torch.cdist(features, others, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=MIN_DISTANCE)
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

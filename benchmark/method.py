@@ -26,7 +26,7 @@ KINDS = {
     "combination": "the sum of several methods",
     "other": "any other kind",
 }
-"""What a method compares, with a description of each kind: the groups of `benchmark list methods`."""
+"""Kinds of methods and their descriptions: the groups of `benchmark list methods`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Plan(RecipePlan):
     """(images,) int64 in 0 .. identities - 1: the identity of each training image, indexed by `Batch.indices`."""
     identities: int
     steps: int
-    """Optimizer steps of the whole training."""
+    """Total number of optimizer steps."""
     learning_rate: Callable[[int], float]
     """The learning rate of a step, counted from 0."""
 
@@ -193,12 +193,12 @@ class Method(nn.Module):
     """The cost at which compression stops; the record states whether it was met."""
 
     def check(self, student: Embedder, teacher: Embedder | Any, plan: RecipePlan) -> None:
-        """Check that the method can train these networks by this plan. Called before any image is read.
+        """Check that the method supports these networks and settings. Called before any image is read.
 
         Args:
             student: On the `meta` device: its tensors have shapes and no values.
             teacher: On the `meta` device; None if the run has no teacher.
-            plan: What the recipe determines.
+            plan: The settings that follow from the recipe.
 
         Raises:
             UserError: The method does not support a network or a setting.
@@ -210,7 +210,7 @@ class Method(nn.Module):
         Args:
             student: On the training device, with its initial weights.
             teacher: Frozen and in eval mode; None if the run has no teacher.
-            plan: The coming training.
+            plan: The settings of the training.
         """
 
     def loss(self, student: Features, teacher: Features | Any, batch: Batch) -> dict[str, Tensor]:
@@ -254,7 +254,7 @@ class Method(nn.Module):
 
     @classmethod
     def plots(cls, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
-        """Draw the course of a finished training.
+        """Draw plots of a finished training.
 
         Args:
             metrics: The rows of the run's `metrics.jsonl`, one per epoch, which include the values of `report`.

@@ -28,8 +28,8 @@ class CSD(Method):
 
     Implementation: the paper takes the neighbors from a precomputed gallery of the whole training set. Here they are
     images of the batch, as in AIR_Distiller, the only public code that was found. AIR_Distiller draws a batch of 256
-    random images for this term, in addition to the task loss's; here it is the task loss's own batch, so positives are
-    among the neighbors. A K above the batch size selects the whole batch.
+    random images for this term, in addition to the batch of the task loss; here, the batch of the task loss is used, so
+    positives are among the neighbors. A K above the batch size selects the whole batch.
 
     Defaults: temperatures, K and weight are AIR_Distiller's for CUB and In-Shop, used with cross-entropy and triplet
     loss. The preset `msmt17` is its weight for MSMT17. Because the two temperatures differ, a student equal to its

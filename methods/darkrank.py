@@ -26,8 +26,8 @@ class DarkRank(Method):
 
         P = prod_{i=1..L} exp(S_i) / sum_{j=i..L} exp(S_j),  S_i = -alpha * |s - s_i|^beta
 
-    where s is the student's embedding of the anchor and s_i that of the image which is i-th nearest to the anchor in
-    the teacher's space. The anchor itself is not in the list. Embedding sizes may differ.
+    where s is the student's embedding of the anchor, and s_i its embedding of the image that is i-th nearest to the
+    anchor in the teacher's space. The anchor itself is not in the list. Embedding sizes may differ.
 
     `form: hard`, the default, follows lenscloth's code: the list is the `top` nearest images, and every image is an
     anchor. `form: original` follows the authors' MXNet code: the list is the whole batch, and the anchors are its first

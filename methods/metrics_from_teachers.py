@@ -27,9 +27,9 @@ class MetricsFromTeachers(Method):
 
     where f are the embeddings of student (s) and teacher (t). `mode: relative`, the default, allows different embedding
     sizes. It is one norm over the whole batch, neither squared nor divided, so it grows with the batch size.
-    `mode: absolute` needs embeddings of equal size and trains the student into the teacher's embedding space. Its
-    constant, added to every component, is that of the authors' code; with it, a student equal to its teacher costs
-    sqrt(d) * 1e-6 in d dimensions.
+    `mode: absolute` needs embeddings of equal size and trains the student into the teacher's embedding space. As in the
+    authors' code, 1e-6 is added to every component, so the distance of a student equal to its teacher is
+    1e-6 * sqrt(d) in d dimensions.
 
     Defaults: in addition to the triplet loss, the authors weight relative and absolute with 0.3 and 1.0 for
     CUB-200-2011, 0.1 and 1.5 for Cars196, and 1.0 and 2.0 for Stanford Online Products. The presets `published`

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark import METHODS, Batch, Features, Method
-from benchmark.losses import MIN_DISTANCE, match_size
+from benchmark.losses import match_size, pairwise_distance
 from benchmark.model.features import Stages
 
 Weight = Annotated[float, Field(ge=0)]
@@ -67,7 +67,7 @@ class MKD(Method):
         own, other = [], []
         for tap in self.student_taps:
             s, t = (self._attention(maps) for maps in match_size(student.taps[tap], teacher.taps[tap]))
-            errors = (_distances(t, t) - _distances(s, t)).square()
+            errors = (pairwise_distance(t) - pairwise_distance(s, t)).square()
             diagonal = torch.eye(len(s), dtype=torch.bool, device=s.device)
             own.append(errors.diagonal().sum() / len(s))
             other.append(errors.masked_fill(diagonal, 0).sum() / len(s))
@@ -77,8 +77,3 @@ class MKD(Method):
         """Compute (B, H * W) attention maps from (B, C, H, W)."""
         attention = maps.abs().pow(self.power).mean(dim=1).flatten(1)
         return F.normalize(attention) if self.distance == "cosine" else attention
-
-
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # From differences: the expanded square loses the digits of near pairs, such as those on the diagonal.
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=MIN_DISTANCE)

@@ -31,7 +31,7 @@ class PKT(Method):
     the result is a mean over the B^2 entries, hence small. A zero row passes no gradient; the released codes scale its
     gradient by 1 / e.
 
-    Defaults: weight 30000 is that of RepDistiller, mdistiller and AIR_Distiller, the last a retrieval code.
+    Defaults: weight 30000 is used by RepDistiller, mdistiller and AIR_Distiller. The last is a retrieval code.
 
     Args:
         weight: Weight of the loss term.

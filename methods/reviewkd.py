@@ -32,9 +32,9 @@ class ReviewKD(Method):
 
     where s_j and t_j are the maps of student and teacher, from the deepest level to the shallowest, and x_j has
     `middle` channels. Before the 3x3 convolution x_j is resized to the teacher's map. All resizing is by nearest
-    neighbor. hcl, the hierarchical context loss, is the mean squared difference of two maps, plus 1/2, 1/4 and 1/8
-    times that of their averages over grids of 4 x 4, 2 x 2 and 1 x 1, divided by the sum of these factors. Grids that
-    are not smaller than the map's height are skipped, and the factors go to the remaining ones in this order.
+    neighbor. hcl, the hierarchical context loss, is a weighted mean of mean squared differences: of the maps, with
+    weight 1, and of their averages over grids of 4 x 4, 2 x 2 and 1 x 1, with weights 1/2, 1/4 and 1/8. Grids that are
+    not smaller than the map's height are skipped, and the others get the weights 1/2, 1/4 and so on in this order.
 
     Implementation: the levels are the outputs of the stages and, as the 1 x 1 level of the authors' code, the pooled
     feature. Their ramp of the weight over the first 20 epochs is omitted, in the preset too; the recipe warms up the

@@ -73,7 +73,7 @@ def relative_distances(features: Tensor) -> Tensor:
 
 
 def angles(features: Tensor) -> Tensor:
-    """Compute (B, B, B) cosines of (B, D) rows: entry ijk is that of the angle at i between j and k.
+    """Compute (B, B, B) cosines of (B, D) rows: entry ijk is the cosine of the angle at i between j and k.
 
     The entry is 0, without gradient, where i coincides with j or k. The authors' code divides the zero difference of
     such a pair by 1e-12, which scales its gradient by 1e12.

@@ -31,9 +31,9 @@ class ROP(Method):
     K of them that are nearest to i in the teacher's space, counted from 1. The first is i itself.
 
     Implementation: follows AIR_Distiller and reproduces its values. The student's indicator subtracts the teacher's
-    similarity T_m, not S_m, so the loss matches the similarities themselves and not only their order, and a student
-    equal to its teacher does not quite reach zero. The neighbors are images of the batch, not of a gallery of the
-    training set. AIR_Distiller draws a batch of 256 random images; here it is the task loss's own. A K above the batch
+    similarity T_m, not S_m, so the loss matches the similarities themselves and not only their order. It is not quite
+    zero for a student equal to its teacher. The neighbors are images of the batch, not of a gallery of the training
+    set. AIR_Distiller draws a batch of 256 random images; here, the batch of the task loss is used. A K above the batch
     size selects the whole batch.
 
     Defaults: K, tau, rank_weight and weight are AIR_Distiller's for CUB and In-Shop, used with cross-entropy and

@@ -20,7 +20,7 @@ _RELATIVE = r"^(\d+(\.\d+)?\s*\*\s*)?(mean|median)$"
 
 @METHODS.register_module("slimming")
 class Slimming(CompressionMethod):
-    """Network slimming: remove the channels whose batch norm scale a lasso has made small, and train the others on.
+    """Network slimming: shrink batch norm scales with a lasso, and remove the channels with the smallest scales.
 
     Liu, Li, Shen, Huang, Yan, Zhang: Learning Efficient Convolutional Networks through Network Slimming. ICCV 2017.
 
@@ -28,19 +28,19 @@ class Slimming(CompressionMethod):
 
         lambda * sum |gamma|
 
-    over the scales gamma of the batch norms between the convolutions of the residual blocks. Once, after the share
-    `prune_at` of the epochs, the channels with the smallest |gamma| of all layers are removed: with a target, as many
-    as the deployed network needs to cost the target fraction of the teacher's cost; with `threshold`, all channels
-    below it. The largest channel of each layer remains. The lasso then ends, and training continues with the others.
+    over the scales gamma of the batch norms between the convolutions of the residual blocks. Channels are removed once,
+    after the share `prune_at` of the epochs, in ascending order of |gamma| over all layers: with a target, no more than
+    the deployed network needs to meet this fraction of the teacher's cost; with `threshold`, all below it. The largest
+    channel of each layer remains. The lasso then ends, and training continues with the remaining channels.
 
     Implementation: the lasso is added to the gradient, which equals adding it to the loss. Differences from the paper:
     it removes a given share of the channels, which here follows from the target cost or from the threshold; it trains
     the narrow network with a separate schedule, and here one schedule covers both parts; it also selects channels at
     the input of a block, and here the width between blocks does not change.
 
-    A constant lambda ties compression to the number of steps. With `lasso: auto`, a scale of 1 that only lasso and
-    weight decay act on is 0 when channels are removed. If the stem, shortcuts and neck alone cost more than the target,
-    all inner widths become 1, and the record states that the budget was not met.
+    A constant lambda ties compression to the number of steps. With `lasso: auto`, a scale of 1 on which only lasso and
+    weight decay act has reached 0 when channels are removed. If the stem, shortcuts and neck alone cost more than the
+    target, all inner widths become 1, and the record states that the budget was not met.
 
     Args:
         lasso: lambda, or `auto` as above (SGD only).
@@ -106,7 +106,7 @@ class Slimming(CompressionMethod):
         return {"widths": self.widths}
 
     def restore(self, student: Embedder, structure: dict[str, Any]) -> None:
-        # Only shapes matter here. The checkpoint's weights are those of the channels that were kept.
+        # Only shapes matter here: the weights of the remaining channels come from the checkpoint.
         self.widths = list(structure["widths"])
         for inner, width in zip(inner_widths(student), self.widths, strict=True):
             if width < inner.width:

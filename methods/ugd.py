@@ -36,12 +36,12 @@ class UGD(Method):
     where n is L2 normalization and s and t are the embeddings of student and teacher. For L_P, the teacher's last map
     is averaged within the cells of a grid, and the teacher's neck and classifier are applied to each cell as if it were
     a pooled image: t_c and its class. The map of one of the student's stages is averaged in the same way and projected
-    to s_c by a learned BN - Linear - BN, one for each grid. The grid of L_P has one cell for every 16 pixels of the
-    student's image along each side (the resolution of its third stage, with the stem of ImageNet networks), that of
-    L_{P/2} half as many along each side.
+    to s_c by a learned BN - Linear - BN, one for each grid. Along each side, the grid of L_P has one cell for every 16
+    pixels of the student's image (the resolution of its third stage, with the stem of ImageNet networks), and the grid
+    of L_{P/2} has half as many cells.
 
     Implementation: follows AIR_Distiller, except that its grids are square and these have the aspect ratio of the
-    image. AIR_Distiller draws a batch of 96 random images; here it is the task loss's own.
+    image. AIR_Distiller draws a batch of 96 random images; here, the batch of the task loss is used.
 
     Defaults: stage and weights are AIR_Distiller's, used with cross-entropy and triplet loss.
 

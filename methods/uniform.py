@@ -66,7 +66,7 @@ class Uniform(CompressionMethod):
             return budget.is_met(size, self.reference)
 
         removed = bisect_left(range(widest - 1), True, key=meets_budget)
-        kept = [_largest_filters(each.conv.weight, width) for each, width in zip(inner, widths(removed), strict=True)]
+        kept = [largest_filters(each.conv.weight, width) for each, width in zip(inner, widths(removed), strict=True)]
         for each, channels in zip(inner, kept, strict=True):
             each.keep(channels)
 
@@ -74,7 +74,7 @@ class Uniform(CompressionMethod):
         return {}
 
 
-def _largest_filters(weight: Tensor, count: int) -> Tensor:
+def largest_filters(weight: Tensor, count: int) -> Tensor:
     """Return (count,) int64, ascending: the filters with the largest L1 norm, the lower ones among equal norms."""
     norms = weight.detach().abs().flatten(1).sum(1).cpu()
     return norms.argsort(descending=True, stable=True)[:count].sort().values

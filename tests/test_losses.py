@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from benchmark.losses import (
     batch_hard_triplet,
+    feature_distance,
+    global_avg_pool,
     kl_divergence,
     l2_normalize,
     match_size,
@@ -18,6 +20,10 @@ from benchmark.losses import (
 )
 
 sides = st.integers(1, 9)
+
+
+def draw(rows: int, width: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)).double()
 
 
 class TestL2Normalize:
@@ -43,14 +49,26 @@ class TestL2Normalize:
         assert torch.allclose(unit, torch.full((2, 64), 0.125))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_global_avg_pool_averages_half_precision_in_float32(dtype):
+    maps = torch.tensor([3e4, 1.0], dtype=dtype).repeat(32).view(1, 1, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = global_avg_pool(maps)
+    assert pooled.dtype == torch.float32
+    assert pooled.item() == pytest.approx((maps[0, 0, 0, 0].item() + 1) / 2, rel=1e-6)
+
+
 class TestPairwiseDistance:
     def test_equals_a_loop(self):
-        features = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
-        distances = pairwise_distance(features)
-        for i in range(5):
-            for j in range(5):
-                squared = sum((a - b) ** 2 for a, b in zip(features[i].tolist(), features[j].tolist(), strict=True))
-                assert distances[i, j].item() == pytest.approx(max(squared, 1e-12) ** 0.5, rel=1e-12)
+        features, others = draw(5, 3, 0), draw(4, 3, 1)
+        for second, distances in (
+            (features, pairwise_distance(features)),
+            (others, pairwise_distance(features, others)),
+        ):
+            assert distances.shape == (5, len(second))
+            for i, x in enumerate(features):
+                for j, y in enumerate(second):
+                    assert distances[i, j].item() == pytest.approx(max(math.dist(x, y), 1e-6), rel=1e-12)
 
     def test_identical_rows_have_no_gradient(self):
         features = torch.ones(4, 3, requires_grad=True)
@@ -94,6 +112,28 @@ class TestKLDivergence:
         )
 
 
+class TestFeatureDistance:
+    def test_equals_a_loop(self):
+        student, teacher = ([draw(5, width, seed) for width in (3, 7)] for seed in (0, 1))
+        expected = 0.0
+        for s, t in zip(student, teacher, strict=True):
+            expected += sum(math.dist(s[image], t[image]) for image in range(5)) / 5
+        assert feature_distance(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+    def test_equal_rows_have_no_gradient(self):
+        student = torch.randn(4, 6).requires_grad_()
+        teacher = student.detach().clone()
+        teacher[1] += 1
+        feature_distance([student], [teacher]).backward()
+        assert student.grad.isfinite().all()
+        assert not student.grad[[0, 2, 3]].any()
+        assert student.grad[1].any()
+
+    def test_half_precision_does_not_overflow(self):
+        student, teacher = torch.full((2, 8), 3e4, dtype=torch.float16), torch.full((2, 8), -3e4, dtype=torch.float16)
+        assert feature_distance([student], [teacher]).isfinite()
+
+
 class TestMatchSize:
     @settings(deadline=None, max_examples=25)
     @given(student=st.tuples(sides, sides), teacher=st.tuples(sides, sides))
@@ -122,10 +162,6 @@ class TestMatchSize:
             pooled, other = match_size(large, torch.ones(1, 1, 1, 1, dtype=dtype))
         assert pooled.dtype == other.dtype == torch.float32
         assert pooled.item() == pytest.approx((large[0, 0, 0, 1].item() + 1) / 2, rel=1e-6)
-
-
-def draw(rows: int, width: int, seed: int) -> torch.Tensor:
-    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)).double()
 
 
 class TestRankedSimilarities:

@@ -4,7 +4,7 @@ The class docstring of a method or dataset is its card. `show` prints it with th
 `cards` writes the cards of all methods to a Markdown page.
 """
 
-# Methods import torch and datasets import their decoders: both are imported only where they are shown.
+# Methods import torch, and datasets import image decoders: both are imported only when they are shown.
 
 import inspect
 import json

@@ -65,9 +65,8 @@ def identity_convolution(channels: int, device: torch.device) -> nn.Conv2d:
 class CompactedNorm(nn.Module):
     """A batch norm followed by a compactor.
 
-    It replaces the batch norm in a residual block, so that the forward pass of the block needs no change. The inner
-    batch norm and the whole module are separate modules, so that a method can tap the features before and after the
-    compactor.
+    It replaces the batch norm in a residual block, so that the forward pass of the block needs no change. A method can
+    tap `norm` for the features before the compactor, and this module for those behind it.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.compression.compactor import CompactorSite, row_sites
 from benchmark.compression.compression_method import CompressionMethod
-from benchmark.compression.lasso import edit_gradients, group_norms
+from benchmark.compression.lasso import TINY, edit_gradients, group_norms
 from benchmark.errors import UserError
 from benchmark.method import Budget, Plan, Progress, RecipePlan
 from benchmark.model.cost import Size
@@ -51,9 +51,10 @@ class CompactorMethod(CompressionMethod):
         return []
 
     def rows_kept(self, site: int, index: Tensor) -> None:
-        """Update the method after the site number `site` was narrowed to the rows `index` (int64, ascending)."""
+        """Called after site number `site` was narrowed to the rows `index` (int64, ascending)."""
 
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
+        # The base class requires convolutions without groups, which compactors do not.
         sites = self.sites(student)
         if not self.needs.same_backbone or teacher is None:
             return
@@ -78,7 +79,7 @@ class CompactorMethod(CompressionMethod):
                 [site.weight for site in sites],
                 self.strength,
                 masks=self.masks,
-                floor=max(self.lasso_floor(), 1e-12),
+                floor=max(self.lasso_floor(), TINY),
                 dims=[site.dim for site in sites],
             )
         self.step += 1
@@ -97,7 +98,7 @@ class CompactorMethod(CompressionMethod):
         return {"widths": list(self.widths)}
 
     def restore(self, student: Embedder, structure: dict[str, Any]) -> None:
-        # Only shapes matter here. The checkpoint's weights and buffers are those of the rows that were kept.
+        # Only shapes matter here: the weights and buffers of the remaining rows come from the checkpoint.
         self.widths = list(structure["widths"])
         for i, (site, width) in enumerate(zip(self.sites(student), self.widths, strict=True)):
             if width < site.width:

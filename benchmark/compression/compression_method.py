@@ -13,8 +13,8 @@ from benchmark.plots.compression import compression_svg
 class CompressionMethod(Method):
     """A method that narrows the residual blocks of a student with the teacher's architecture.
 
-    `report` returns at least "channels", "parameters" and "macs". Parameters and MACs are those of the network that
-    would be deployed, with folded batch norms.
+    `report` returns at least "channels", and the "parameters" and "macs" of the deployed network, whose batch norms are
+    folded.
     """
 
     kind: ClassVar[str] = "pruning"

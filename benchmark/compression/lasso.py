@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 from benchmark.method import Plan
 
 TINY = 1e-12
-"""Smallest norm by which a row is divided. Squares of smaller numbers soon underflow in float32."""
+"""Lower bound of the norms by which rows are divided. Squares of smaller numbers soon underflow in float32."""
 
 
 def group_norms(weight: Tensor, dim: int = 0) -> Tensor:
@@ -31,15 +31,14 @@ def group_norms(weight: Tensor, dim: int = 0) -> Tensor:
     return torch.linalg.vector_norm(weight.movedim(dim, 0).flatten(1), dim=1)
 
 
-def lasso_gradient(weight: Tensor, floor: float | Tensor = TINY, dim: int = 0) -> Tensor:
+def lasso_gradient(weight: Tensor, floor: float = TINY, dim: int = 0) -> Tensor:
     """Compute W_row / max(||W_row||, floor), the gradient of the group lasso without its jump at zero.
 
     CDD's released code divides by the norm itself, which is NaN for a row of zeros. Here, such a row stays zero.
 
     Args:
         weight: (out, in, 1, 1) or (out, in).
-        floor: Norm below which the gradient is proportional to the row, so that a step cannot overshoot zero: a number,
-            or a tensor that broadcasts with (out,).
+        floor: Norm below which the gradient is proportional to the row, so that a step cannot overshoot zero.
         dim: 0 for rows, 1 for columns.
 
     Returns:
@@ -54,7 +53,7 @@ def edit_gradients(
     strength: float,
     *,
     masks: Sequence[Tensor] = (),
-    floor: float | Tensor = TINY,
+    floor: float = TINY,
     dims: Sequence[int] = (),
 ) -> None:
     """Mask the gradient of the loss and add the gradient of the lasso, in place.
@@ -116,7 +115,7 @@ def lasso_strength(
     Args:
         method: Name of the method, for messages.
         lasso: A number, or `auto`.
-        plan: The coming training.
+        plan: The settings of the training.
         start: Share of the training after which the row has no other gradient.
         vanish_at: Share of the training after which the row has vanished.
         momentum: For a method that moves its compactors itself, by SGD without weight decay: its momentum. None if the

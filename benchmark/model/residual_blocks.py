@@ -71,7 +71,7 @@ class InnerWidth:
 
     @property
     def is_last(self) -> bool:
-        """Whether the next convolution is the last one of the block, before which anti-aliasing takes place."""
+        """Whether the next convolution is the last of the block. An anti-aliasing layer, if any, is in front of it."""
         last = "conv3" if hasattr(self.block, "conv3") else "conv2"
         return self.next_conv_name == last
 

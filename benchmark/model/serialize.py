@@ -15,8 +15,8 @@ from benchmark.utils.atomic import atomic_path
 
 FORMAT = 1
 """Version of the student file."""
-SHOWN = 5
-"""Maximum number of keys that a message lists of each kind."""
+MAX_LISTED_KEYS = 5
+"""Maximum number of keys in each list of an error message."""
 
 _CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
@@ -60,7 +60,7 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> 
         "edits": edits,
         "weights": weights,
     }
-    # torch.save to a file hides the reason of the operating system if the file cannot be written.
+    # If the file cannot be written, torch.save to a path would hide the reason that the operating system gives.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic_path(path) as temporary:
@@ -106,7 +106,7 @@ def weights_hash(student: Embedder) -> str:
     return digest.hexdigest()
 
 
-def _embedding_weights(student: Embedder) -> dict[str, torch.Tensor]:
+def _embedding_weights(student: Embedder) -> dict[str, Tensor]:
     return {name: value for name, value in student.state_dict().items() if not name.startswith("head.")}
 
 
@@ -151,7 +151,7 @@ def _rebuild(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> 
 
 
 def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
-    """Load weights into the whole network, or into its backbone if the file has the keys of the backbone only.
+    """Load weights into a network, or into its backbone if the file contains a backbone only.
 
     The file is a safetensors file or a torch file, read with `weights_only=True`: code in it is not executed. Keys and
     shapes have to match, except that the classifier of a published backbone is ignored.
@@ -159,7 +159,7 @@ def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
     Args:
         network: Receives the weights.
         path: The file.
-        trained: The file has to hold a whole trained network with its neck. If it has no classifier head, or one for
+        trained: The file has to contain a trained network with its neck. If its classifier head is missing, or is for
             other identities, the head of `network` is removed.
 
     Raises:
@@ -174,7 +174,7 @@ def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
     backbone_only = weights.keys() <= backbone_state.keys()
     if backbone_only and trained:
         raise UserError(
-            f"weights {path} are those of a backbone only; give a file of a trained network, which includes its neck"
+            f"weights {path} contain a backbone only; give the file of a trained network, which includes its neck"
         )
     target, expected = (network.backbone, backbone_state) if backbone_only else (network, network_state)
     unequal = [
@@ -183,7 +183,7 @@ def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
         if name in weights and weights[name].shape != value.shape
     ]
     problems = [
-        f"{len(names)} {problem}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        f"{len(names)} {problem}: {', '.join(names[:MAX_LISTED_KEYS])}{', ...' if len(names) > MAX_LISTED_KEYS else ''}"
         for problem, names in (
             ("missing", sorted(expected.keys() - weights.keys())),
             ("not in the network", sorted(weights.keys() - expected.keys())),

@@ -38,9 +38,9 @@ class CDD(CompactorMethod):
     before the compactor, and GAP is global average pooling. The norm of the feature distance is not squared.
 
     Gradient resetting: after the share `reset_from` of the training, the gradient of all terms but the lasso is set to
-    zero for rows that are unimportant for every image of a batch and for the teacher's nearest neighbors of it (see
-    `GradientReset`). The lasso then moves these rows to zero. Rows with a norm below `threshold` are removed at the end
-    of every epoch (`dynamic`), or once after training.
+    zero for rows that are unimportant for all images of a batch, each compared with its nearest neighbors in the
+    teacher's space (see `GradientReset`). The lasso then moves these rows to zero. Rows with a norm below `threshold`
+    are removed at the end of every epoch (`dynamic`), or once after training.
 
     Implementation: it differs from the released code as follows. The preset `released` sets the first three to the
     released behavior.

@@ -12,7 +12,7 @@ from benchmark.utils.precision import full_precision
 
 
 class GradientReset(nn.Module):
-    """Masks of the compactor rows whose channels are unimportant for all images and their teacher neighbors.
+    """Masks of the compactor rows whose channels are unimportant for all images and their nearest neighbors.
 
     Xie, Zhang, Xu, Zhu, He. Capacity Dynamic Distillation for Efficient Image Retrieval. CVPR 2023.
 
@@ -32,8 +32,8 @@ class GradientReset(nn.Module):
     `keep` narrows a block after its compactor has lost rows. The search is not affected, because it uses teacher
     features only. A removed channel has product 0 and would be the first in every list. Therefore, with
     `ratio_of="initial"` the lists contain the floor(width * ratio) - removed lowest of the remaining channels. This
-    gives the same masks as a student whose rows are zero but not removed, except that a product of exactly 0 of a
-    remaining channel counts as higher than that of a removed one. At most the share `ratio` of a block's channels can
+    gives the same masks as a student whose rows are zero but not removed, except that among products of exactly 0 those
+    of removed channels come first. At most the share `ratio` of a block's channels can
     then be reset if rows vanish as soon as they are reset. With `ratio_of="current"`, lists contain
     floor(current width * ratio) channels, so that resetting continues as the block shrinks.
 

@@ -45,7 +45,7 @@ class DEAP(CompactorMethod):
     the feature distance is not squared. The lasso acts at every step, and no gradient is reset.
 
     Implementation: the lasso is added to the gradient, which equals adding it to the loss. Its gradient shrinks within
-    one step's length of zero, so that a column comes to rest there. The available sources do not say on which side of
+    one step's length of zero, so that a column comes to rest there. The available sources do not state on which side of
     the second batch norm P2 is. Here it is behind it, as in the authors' CDD, so that a channel is zero if its row is.
     Basic blocks, and bottlenecks whose second convolution is grouped, have a single pruner in the place of CDD's
     compactor.
@@ -61,7 +61,8 @@ class DEAP(CompactorMethod):
         feature_weight: Weight of the feature distance.
         mkd_weight: Weight of the terms of MKD, which have the default weights of `mkd`.
         lasso: lambda, or `auto` for the value at which a column without any other gradient has vanished at `vanish_at`.
-        vanish_at: Share of the training (0.14: the result of 0.003 on VeRi-776 with CDD's schedule and batch size).
+        vanish_at: Share of the training, see `lasso`. With CDD's schedule and batch size on VeRi-776, the published
+            lambda of 0.003 results in 0.14.
         threshold: Columns and rows with a smaller norm are removed. Their gradients are not reset, so they hover around
             zero, at a distance that grows with the learning rate: at 20 times the published 0.01, few are removed
             before it has decayed.

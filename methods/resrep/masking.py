@@ -1,4 +1,4 @@
-"""The masks of ResRep: the rows of smallest norm in the whole network, as many as the target cost requires."""
+"""The masks of ResRep, which cover the rows of smallest norm, as many as the target cost requires."""
 
 import copy
 import math
@@ -53,7 +53,7 @@ class WidthMACs:
 
     A convolution has (input channels) x (output channels) x constant MACs. The rows of a compactor are input channels
     of the next convolution and, once folded, output channels of the convolution before it. All other MACs are
-    constant. The result is exact: the same integers as those of `benchmark.model.cost.count`.
+    constant. The result is exact: it equals `benchmark.model.cost.count`.
 
     Args:
         deployed: The deployed network with all rows.

@@ -1,4 +1,4 @@
-"""ResRep: pruning by compactors whose smallest rows forget, while the others remember."""
+"""ResRep: pruning by compactors whose smallest rows get no gradient from the loss."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -35,11 +35,11 @@ class ResRep(CompactorMethod):
 
         m_c * d L / d C_c + lambda * C_c / || C_c ||_2
 
-    where L is the loss, and the mask m_c is 0 for the rows of smallest norm in the whole network, as many as have to be
-    removed to reach `target_macs`, and 1 for all others. Masks are updated every `mask_every` steps after the share
-    `mask_from` of the training, and each update may mask up to `mask_rows` more rows. Compactors are optimized by SGD
-    with their own momentum and without weight decay. Rows with a norm below `threshold` are removed. At the end, batch
-    norms and compactors are folded into the convolutions before them, so that a plain, narrower network remains.
+    where L is the loss. The mask m_c is 0 for as many rows as have to be removed to reach `target_macs`, those with the
+    smallest norms in the whole network, and 1 for all others. Masks are updated every `mask_every` steps after the
+    share `mask_from` of the training, and each update may mask up to `mask_rows` more rows. Compactors are optimized by
+    SGD with their own momentum and without weight decay. Rows with a norm below `threshold` are removed. At the end,
+    batch norms and compactors are folded into the convolutions before them, so that a plain, narrower network remains.
 
     Loss: ResRep is a pruning method and has no teacher. To compare it with methods that have one, L is the task loss
     plus kl_weight * T^2 KL(softmax(z_t / T) || softmax(z_s / T)), where z are the logits of teacher and student. With
@@ -49,9 +49,9 @@ class ResRep(CompactorMethod):
 
     - The student starts with the initial weights of the recipe, not with trained weights.
     - Rows are removed during training (`dynamic`), and compression ends when the target is reached.
-    - A masked row keeps only the velocity along itself, and stops at zero. With momentum, it would otherwise circle
-      around zero until the learning rate has decayed.
-    - A bottleneck whose second convolution is grouped only has the compactor behind that convolution.
+    - The velocity of a masked row is projected onto the row, and the row stops at zero. Otherwise, momentum would make
+      it circle around zero until the learning rate has decayed.
+    - If the second convolution of a bottleneck is grouped, the only compactor is behind that convolution.
 
     Defaults: published for ImageNet (180 epochs of 5,000 steps) are lambda 1e-4, momentum 0.99, masks every 200 steps
     after 5 epochs, 4 rows at a time, and 0.455 of the MACs of a ResNet-50. With these values, masking ends within the

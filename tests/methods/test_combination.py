@@ -16,6 +16,7 @@ def test_class():
     assert both is METHODS.find("kd+rkd")
     assert (both.name, dict(both.parts)) == ("kd+rkd", {"kd": KD, "rkd": RKD})
     assert "kd+rkd" not in METHODS.names()
+    assert list(METHODS.find("kd+dkd")().state_dict()) == ["methods.dkd.epoch"]
     assert both().needs.classifier
     assert both().needs.teacher
 

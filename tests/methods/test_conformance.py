@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 from typing import get_type_hints
 
 import pytest
@@ -67,6 +68,21 @@ class TestRecipe:
         METHODS.find(name)(**recipe.method.arguments)
 
 
+CHECKPOINT_KEYS = {
+    "cdd": "_extra_state gradient_reset._extra_state gradient_reset.kept* gradient_reset.mask* gradient_reset.queue*",
+    "crd": "_extra_state embed_student embed_teacher log_z memory_student memory_teacher",
+    "deap": "_extra_state",
+    "dkd": "epoch",
+    "ofd": "connectors.*.* margin*",
+    "resrep": "_extra_state mask* velocity*",
+    "reviewkd": "fusions.*.attend fusions.*.expand.* fusions.*.reduce.*",
+    "slimming": "_extra_state",
+    "ugd": "projectors.*.*",
+    "vid": "guesses.*.log_scale guesses.*.mean.*",
+}
+"""State of each method by name, with * for numbers and without the parameters of its layers; none for other methods."""
+
+
 @pytest.fixture(scope="module", params=METHODS.names())
 def made(request, rig):
     """A rig of each method, shared by the tests below: none of them depends on its state."""
@@ -121,6 +137,19 @@ class TestStep:
         held += [parameter for group in made.wrapper.optimizer.param_groups for parameter in group["params"]]
         assert held
         assert not teacher & {value.data_ptr() for value in held}
+
+    def test_checkpoint_keys_are_unchanged(self, made):
+        """With other keys, a training could not resume from a checkpoint of an earlier version."""
+        layer_state = r"\.(weight|bias|running_\w+|num_batches_tracked)$"
+        keys = {re.sub(r"\d+", "*", re.sub(layer_state, "", key)) for key in made.method.state_dict()}
+        assert keys == set(CHECKPOINT_KEYS.get(made.method.name, "").split())
+
+    def test_declares_that_it_reads_the_classifier(self, made):
+        with torch.no_grad():
+            student, teacher = (network.eval().features(made.images) for network in (made.student, made.teacher))
+            unclassified = replace(teacher, logits=torch.full_like(teacher.logits, torch.nan))
+            terms = made.method.loss(student, unclassified, made.batches[0])
+        assert made.method.needs.classifier or not any(term.isnan() for term in terms.values())
 
     def test_resumes_bit_identically(self, made, rig):
         made.step(0)

@@ -169,6 +169,8 @@ def test_half_precision_equals_float64(draw, dtype):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_memory_has_a_row_per_training_image(rig):
+def test_memory_has_a_unit_row_per_training_image(rig):
     running = rig(CRD(dim=12))
-    assert running.method.memory_student.shape == running.method.memory_teacher.shape == (running.plan.images, 12)
+    for memory in (running.method.memory_student, running.method.memory_teacher):
+        assert memory.shape == (running.plan.images, 12)
+        assert torch.allclose(memory.norm(dim=1), torch.ones(running.plan.images))

@@ -67,9 +67,9 @@ class TestMargin:
         torch.testing.assert_close(margin, negative_half_mean(norm.bias, norm.weight).detach())
         assert margin.shape == (64,)
 
-    def test_rejects_a_teacher_without_batch_norm(self):
+    def test_rejects_a_teacher_without_batch_norm(self, plan):
         with pytest.raises(UserError, match="stage 2 of convnext_atto does not end with a batch norm"):
-            OFD(stages=(2,)).prepare(network((4, 4, 4, 4)), Embedder("convnext_atto"), None)
+            OFD(stages=(2,)).check(network((4, 4, 4, 4)), Embedder("convnext_atto"), plan)
 
 
 def test_deeper_stages_weigh_more_and_larger_maps_are_pooled(total, draw):

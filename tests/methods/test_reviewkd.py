@@ -46,6 +46,13 @@ class TestHCL:
         assert hcl(teacher + noise, teacher).item() < 0.7
         assert torch.allclose(hcl(5 * teacher, 5 * noise), 25 * hcl(teacher, noise), rtol=1e-9)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+    def test_half_precision_equals_float32(self, draw, dtype):
+        maps = [(300 * x).to(dtype) for x in draw((4, 3, 8, 4), (4, 3, 8, 4))]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = hcl(*maps)
+        assert torch.allclose(loss, hcl(*(x.float() for x in maps)), rtol=1e-5)
+
 
 def test_fusion_matches_naive_loop(draw):
     maps, deeper = draw((3, 5, 4, 6), (3, 7, 2, 3))

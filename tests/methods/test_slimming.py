@@ -9,6 +9,7 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from benchmark import Progress, UserError
+from benchmark.compression.lasso import auto_lasso
 from benchmark.methods.slimming import Slimming
 from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
 
@@ -45,19 +46,22 @@ def test_lasso_is_added_to_the_gradient_of_inner_scales_until_channels_are_remov
     assert not any(addition.any() for addition in added().values())
 
 
-def test_auto_lasso_moves_a_free_scale_to_zero_when_channels_are_removed(rig):
-    made = rig(Slimming())
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_auto_lasso_moves_a_free_scale_to_zero_when_channels_are_removed(rig, epoch):
+    made = rig(Slimming(prune_at=epoch / 4))
     plan = made.plan
     gamma = nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([gamma], lr=1, momentum=plan.momentum, weight_decay=plan.weight_decay)
     path = []
-    for rate in map(plan.learning_rate, range(plan.steps // 2)):
+    for rate in map(plan.learning_rate, range(5 * epoch)):
         optimizer.param_groups[0]["lr"] = rate
         gamma.grad = made.method.strength * gamma.detach().sign()
         optimizer.step()
         path.append(gamma.item())
     assert abs(path[-1]) < 0.02
     assert min(path[:-1]) > 0.05
+    assert made.method.after_epoch(made.student, progress(epoch - 1)) == []
+    assert made.method.after_epoch(made.student, progress(epoch))
 
 
 def test_lasso_as_a_number_supports_any_optimizer(rig):
@@ -121,6 +125,7 @@ def test_invalid_threshold(tiny, threshold):
 
 def test_training_of_one_epoch_removes_channels_at_its_end(rig, plan):
     made = rig(Slimming(target_macs=0.8), plan=replace(plan, epochs=1), **BASIC)
+    assert made.method.strength == auto_lasso([0.02] * plan.steps, plan.momentum, plan.weight_decay)
     assert made.end_epoch(1)
     reached = deployed_size(made.student, (32, 32)).macs / deployed_size(made.teacher, (32, 32)).macs
     assert 0.7 < reached <= 0.8

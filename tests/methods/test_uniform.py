@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmark import METHODS, UserError
-from benchmark.methods.uniform import Uniform
+from benchmark.methods.uniform import Uniform, largest_filters
 from benchmark.model.cost import count
 from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
 
@@ -67,6 +67,10 @@ def test_keeps_the_filters_with_the_largest_norms(rig, monkeypatch):
         assert torch.equal(inner.conv.weight, expected)
         for field in ("weight", "bias", "running_mean", "running_var"):
             assert torch.equal(getattr(inner.norm, field), wide[f"{path}{inner.norm_name}.{field}"][rows])
+
+
+def test_keeps_the_lower_of_equal_filters():
+    assert largest_filters(torch.ones(100, 2, 1, 1), 3).tolist() == [0, 1, 2]
 
 
 def test_with_distillation(rig, tmp_path):

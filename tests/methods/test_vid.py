@@ -37,6 +37,12 @@ def test_matches_naive_loop(total, draw):
     assert loss.item() == pytest.approx(3 * expected / (2 * 4 * 2 * 2), rel=1e-9)
 
 
+@pytest.mark.parametrize("variance", [2e-5, 5.0, 1e4])
+def test_initial_variance(variance):
+    regressor = GaussianRegressor(3, 4, variance)
+    assert torch.allclose(F.softplus(regressor.log_scale) + 1e-5, torch.tensor(variance), rtol=1e-5)
+
+
 def test_optimal_variance_is_the_mean_squared_error_of_each_channel(draw):
     student, teacher = draw((6, 3, 4, 4), (6, 2, 4, 4))
     teacher = teacher * torch.tensor([0.5, 3.0]).view(2, 1, 1)
@@ -83,9 +89,7 @@ def test_half_precision_is_close_to_float32(total, dtype):
 
 def test_stages_add_up_and_larger_maps_are_pooled(total, draw):
     small, large = draw((2, 3, 4, 2), (2, 4, 8, 6))
-    method = prepared(VID(1.0, (1, 4), variance=2.0), 3, 4)
-    for regressor in method.guesses:
-        assert torch.allclose(F.softplus(regressor.log_scale), torch.tensor(2.0).double(), rtol=1e-5)
+    method = prepared(VID(1.0, (1, 4)), 3, 4)
     pooled = large.view(2, 4, 4, 2, 2, 3).mean(dim=(3, 5))
     loss = total(method, stage1=(small, large), stage4=(small, pooled))
     assert torch.allclose(loss, sum(regressor(small, pooled) for regressor in method.guesses), rtol=1e-9)

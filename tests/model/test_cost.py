@@ -1,6 +1,6 @@
 """Parameters, MACs, memory and latency against values computed by hand."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,16 +84,19 @@ def test_peak_memory_ignores_views():
     assert peak_memory(Views(), (16, 16), CPU) == 4 * 64 * 3 * 16 * 16 / 2**20
 
 
-def test_latency_is_a_median():
-    class Sleep(nn.Module):
-        passes = 0
+def test_latency_is_a_median(monkeypatch):
+    """Of 20 passes after the warm-up, or of those within three seconds."""
+    clock, passes = [0.0], []
 
+    class Slow(nn.Module):
         def forward(self, images: Tensor) -> None:
-            self.passes += 1
-            # The warm-up passes and an outlier are slow.
-            time.sleep(0.05 if self.passes in (1, 2, 9) else 0.001 * min(len(images), 3))
+            passes.append(len(images))
+            number = passes.count(len(images))
+            seconds = 0.001 if len(images) == 1 else 0.7
+            clock[0] += 10 * seconds if number in (1, 2, 5) else number * seconds  # warm-up and an outlier
 
-    measured = latency(Sleep(), (4, 4), CPU)
-    assert list(measured) == list(cost.BATCHES) == [1, 64]
-    assert 1 <= measured[1] < 20
-    assert 3 <= measured[64] < 20
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    measured = latency(Slow(), (4, 4), CPU)
+    assert (passes.count(1), passes.count(64)) == (22, 5)
+    durations = sorted([10, *(number for number in range(3, 23) if number != 5)])
+    assert measured == pytest.approx({1: (durations[9] + durations[10]) / 2, 64: 700 * 4})

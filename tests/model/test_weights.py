@@ -87,7 +87,7 @@ class TestTrainedNetwork:
 
     def test_rejects_a_backbone_only(self, tmp_path):
         torch.save(network(1).backbone.state_dict(), tmp_path / "w.pth")
-        with pytest.raises(UserError, match="are those of a backbone only"):
+        with pytest.raises(UserError, match="contain a backbone only"):
             load_weights(network(2), tmp_path / "w.pth", trained=True)
 
 
