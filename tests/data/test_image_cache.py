@@ -67,13 +67,16 @@ def test_created_once(paths, tmp_path, forbid_decoding):
     assert len(cache_folders(tmp_path)) == 1
 
 
-def test_depends_on_files_size_and_list(paths, tmp_path):
+def test_depends_on_files_size_list_and_software(paths, tmp_path, monkeypatch):
     open_cached(paths, tmp_path)
     open_cached(paths[1:], tmp_path)
     Images(paths, (8, 8), cache=tmp_path / "cache" / "set-train")
     Image.new("RGB", (50, 60), "red").save(paths[3])
     assert open_cached(paths, tmp_path)[3].float().mean((1, 2))[0] > 250
     assert len(cache_folders(tmp_path)) == 4
+    monkeypatch.setattr(image_cache, "version", lambda package: f"next {package}")
+    open_cached(paths, tmp_path)
+    assert len(cache_folders(tmp_path)) == 5
 
 
 def test_independent_of_the_folder_of_the_dataset(paths, tmp_path, forbid_decoding):
