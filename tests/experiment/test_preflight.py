@@ -68,14 +68,17 @@ def test_possible_pairing(tiny, method, settings):
     check(method, tiny("kd", *settings))
 
 
-@pytest.mark.parametrize("network", ["student", "teacher.network"])
 @pytest.mark.parametrize(
-    ("backbone", "reason"),
+    ("network", "backbone", "reason"),
     [
-        ("vit_tiny_patch16_224", r"outputs \(197, 192\) per image at stage2"),
-        ("swin_tiny_patch4_window7_224", r"outputs \(28, 28, 192\) per image at stage2"),  # channels last
-        ("crossvit_9_240", "choose another|stage2 does not return one feature tensor"),
-        ("coat_lite_mini", "choose another|stage2 does not return one feature tensor"),
+        ("student", "vit_tiny_patch16_224", r"outputs \(197, 192\) per image at stage2"),
+        (
+            "teacher.network",
+            "swin_tiny_patch4_window7_224",
+            r"outputs \(28, 28, 192\) per image at stage2",
+        ),  # channels last
+        ("student", "crossvit_9_240", "choose another|stage2 does not return one feature tensor"),
+        ("teacher.network", "coat_lite_mini", "choose another|stage2 does not return one feature tensor"),
     ],
 )
 def test_backbone_without_feature_maps(network, backbone, reason):
@@ -141,9 +144,10 @@ def networks_of():
     return networks
 
 
+@pytest.mark.parametrize("dataset", ["glyphs", pytest.param("market1501", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS.names())
-def test_every_method_accepts_the_default_networks(method, networks_of):
-    recipe = compose(method, "market1501")
+def test_every_method_accepts_the_default_networks(method, dataset, networks_of):
+    recipe = compose(method, dataset)
     check_pairing(METHODS.find(method)(**recipe.method.arguments), *networks_of(recipe), recipe)
 
 
