@@ -7,8 +7,6 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from benchmark.data.loaders import BatchLoader, EvaluationImages, Loading, eval_loader
@@ -18,6 +16,7 @@ from benchmark.errors import UserError
 from benchmark.recipe import Recipe
 from benchmark.registry import DATASETS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate, evaluate_sharded
+from benchmark.utils.console import progress
 from benchmark.utils.distributed import share
 
 
@@ -86,7 +85,7 @@ class TestSet:
         return eval_loader(self.images, positions, self.batch_size, self.loading)
 
     def readable(self, split: str) -> list[Sample]:
-        """Return the samples of "query" or "gallery" in order, without the images that were found to be broken."""
+        """Return the samples of "query" or "gallery" in order, without the images found to be broken so far."""
         samples = self.dataset.query if split == "query" or self.protocol.query_in_gallery else self.dataset.gallery
         broken = set(self.images.images.broken())
         return [sample for sample in samples if sample.path not in broken]
@@ -104,17 +103,9 @@ class TestSet:
         Raises:
             UserError: An image is broken and must not be skipped, all images are broken, or an embedding is not finite.
         """
-        console = Console(stderr=True)
-        progress = track(
-            self.loader(split),
-            f"embedding {split}",
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
         vectors, positions = [], []
         with torch.inference_mode():
-            for batch in progress:
+            for batch in progress(self.loader(split), f"embedding {split}"):
                 vectors.append(network(batch.images.to(self.loading.device, non_blocking=True)).float())
                 positions.append(batch.indices)
         if not vectors:

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2_048, help="dimension of the embeddings")
     parser.add_argument("--identities", type=int, default=750)
     parser.add_argument(
-        "--noise", type=float, default=3.0, help="standard deviation around a center; that of the centers is 1"
+        "--noise", type=float, default=3.0, help="noise around a center, in standard deviations of the centers"
     )
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

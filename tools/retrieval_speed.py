@@ -130,7 +130,7 @@ def measure(name: str, size: Size, repeat: int, threads: int, device: torch.devi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", metavar="SIZE", help=f"{', '.join(SIZES)}; default: all but msmt17")
-    parser.add_argument("--noise", type=float, help="standard deviation around a center; that of the centers is 1")
+    parser.add_argument("--noise", type=float, help="noise around a center, in standard deviations of the centers")
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))

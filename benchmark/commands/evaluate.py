@@ -185,13 +185,13 @@ class _Comparison:
         table.add_row("mAP", f"{100 * self.exact.mAP:.2f}", f"{100 * scores.mAP:.2f}")
         for k, value in scores.recall.items():
             table.add_row(f"R@{k}", f"{100 * self.exact.recall[k]:.2f}", f"{100 * value:.2f}")
-        table.add_row("recall of the 10 nearest", "100.00", f"{100 * scores.neighbor_recall:.2f}")
+        table.add_row(f"recall of the {min(10, scores.k)} nearest", "100.00", f"{100 * scores.neighbor_recall:.2f}")
         table.add_row("seconds to build the index", "", f"{scores.build_seconds:.3f}")
         table.add_row("seconds to search and score", f"{self.exact_seconds:.3f}", f"{scores.search_seconds:.3f}")
         console.print(table)
         console.print(
-            f"approximate scores from the first {scores.k:,} entries of every ranked list; an index that misses "
-            "negatives can score higher than the exact search"
+            f"approximate scores are of the first {scores.k:,} entries of every ranked list; they can exceed the exact "
+            "ones, because the index also misses negatives"
         )
 
     def _approximate_content(self, scores: ApproximateScores) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class _Comparison:
 def _compare(
     exact: Callable[[], Scores], query: Embeddings, gallery: Embeddings | None, protocol: Protocol, index: str | None
 ) -> _Comparison:
-    """Evaluate embeddings exactly and, if an index is given, approximately."""
+    """Evaluate embeddings exactly and, if a kind of index is given, approximately."""
     start = time.perf_counter()
     scores = exact()
     seconds = time.perf_counter() - start
@@ -223,7 +223,7 @@ def _compare(
         factory, parameters = choose_index(index, *vectors.shape)
         approximate = evaluate_approximately(query, gallery, protocol, index=factory, parameters=parameters)
     except ValueError as error:
-        raise UserError(f"--index {error}") from error
+        raise UserError(f"--index {index}: {error}") from error
     return _Comparison(scores, seconds, approximate)
 
 

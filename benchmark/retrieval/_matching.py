@@ -11,10 +11,10 @@ from benchmark.retrieval._tracks import Tracks
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
 
-_LARGEST_IDENTITY_BYTES = 64
-"""Bytes per entry of the largest identity that the sorted positions of one part of the queries may take.
+_UNSPLIT_BYTES_PER_MATCH = 64
+"""Bytes of sorted positions, per match of the query with most matches, up to which no part of the queries is split.
 
-Applies if that is more than a chunk. It is about half of what the match tables of a single query take.
+Applies where it is more than a chunk. The match tables of that query alone take about twice as much (`MATCH_BYTES`).
 """
 
 
@@ -57,10 +57,11 @@ class Matching:
         self._positions = positions
         self.parts: list[slice] = []
         """Consecutive parts of the query list that are looked up one at a time."""
-        self.largest = 0
+        self.max_matches = 0
         """Largest number of gallery entries that share the identity of one query; 0 if no identity is in both lists.
 
-        If several processes share the queries, this must be set to the maximum over all processes.
+        Does not count junk and distractors. If several processes share the queries, this must be set to the maximum
+        over all processes.
         """
         self._part = slice(0, 0)
         self._gallery: _IdentityIndex
@@ -87,8 +88,8 @@ class Matching:
     def __call__(self, rows: slice) -> Matches:
         """Return the matches of some queries, which must be in the current part of `blocks`.
 
-        The result has `largest` columns for any rows: the width of the tables determines the order in which precisions
-        are summed, and so the last digit of the sum.
+        The result has `max_matches` columns for any rows: the width of the tables determines the order in which
+        precisions are summed, and so the last digit of the sum.
 
         Raises:
             ValueError: The rows are in another part.
@@ -99,7 +100,7 @@ class Matching:
                 f"{self._part.stop}: take rows from `blocks`"
             )
         start, count = (part[:, None] for part in self._gallery.find(self.query.identities[rows]))
-        offset = torch.arange(max(1, self.largest), device=count.device)
+        offset = torch.arange(max(1, self.max_matches), device=count.device)
         gallery_index = self._gallery.positions[start + offset.minimum(count - 1).clamp_min_(0)]
         positive = offset < count
         if self.protocol.camera_rule:
@@ -147,13 +148,13 @@ class Matching:
         while pending:
             part = pending.pop()
             identities, count = self._count_matches(part)
-            largest = int(count.max()) if len(count) else 0
-            if 8 * int(count.sum()) > max(_chunks.CHUNK_BYTES, _LARGEST_IDENTITY_BYTES * largest):
+            most = int(count.max()) if len(count) else 0
+            if 8 * int(count.sum()) > max(_chunks.CHUNK_BYTES, _UNSPLIT_BYTES_PER_MATCH * most):
                 middle = (part.start + part.stop) // 2
                 pending += slice(middle, part.stop), slice(part.start, middle)
             else:
                 self.parts.append(part)
-                self.largest = max(self.largest, largest)
+                self.max_matches = max(self.max_matches, most)
         if len(self.parts) == 1:
             self._part, self._gallery = part, _IdentityIndex(self.gallery.identities, identities, count)
 

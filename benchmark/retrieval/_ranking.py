@@ -158,7 +158,7 @@ def positive_thresholds(matched: Tensor, matches: Matches, tolerance: float, tie
 
     Args:
         matched: (Q, M) float32 scores of the matches.
-        matches: Tells the positives among them.
+        matches: Gallery indices of these matches, and which of them are positives.
         tolerance: Scores that differ by no more than this are tied.
         ties: Whether negatives rank before or after positives at a tie.
 

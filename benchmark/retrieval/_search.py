@@ -35,7 +35,7 @@ _MAX_WORKERS = 4
 _LARGE_DIMENSION = 1_024
 """Dimension of embeddings from which the speed of the product matters most."""
 _MIN_IMAGE_BYTES = 4_096
-"""Least bytes counted per image when galleries of tracks are split, so that parts are small and serve many queries."""
+"""Minimum bytes per image when a gallery of tracks is split. Larger parts would leave memory for fewer queries."""
 _PRODUCT_QUERIES = 256
 """Queries in one product of a streamed gallery. With far fewer, a product is slow."""
 
@@ -63,10 +63,10 @@ class Search:
         _require_compatible(query, gallery, protocol)
         self.protocol = protocol
         if protocol.expansion is not None:
-            itself = None
+            own = None
             if protocol.query_in_gallery:
-                itself = torch.arange(len(query), device=query.vectors.device) if positions is None else positions
-            query = replace(query, vectors=protocol.expansion.expand(query.vectors, gallery.vectors, itself))
+                own = torch.arange(len(query), device=query.vectors.device) if positions is None else positions
+            query = replace(query, vectors=protocol.expansion.expand(query.vectors, gallery.vectors, own))
         tracks = Tracks(gallery) if protocol.tracks else None
         self.matching = Matching(query, gallery if tracks is None else tracks, protocol, positions)
         self._ranker = _make_ranker(query, gallery, tracks, self.matching)
@@ -111,8 +111,9 @@ class Search:
 
     def no_match_reason(self) -> str:
         """Return why no query has a correct match."""
-        if not self.matching.largest:
-            return "no identity is in both lists"
+        if not self.matching.max_matches:
+            never_matched = self.protocol.junk + self.protocol.distractors
+            return "no identity is in both lists" + (" except junk and distractors" if never_matched else "")
         if self.protocol.camera_rule:
             return "the camera rule ignores every gallery image of their identities"
         return "no identity has two images"
@@ -209,8 +210,8 @@ class _RowRanker:
         matching = self._matching
         # On other devices than the CPU, scores are sorted by torch, which copies them and makes int64 indices.
         entry_bytes = 4 if matching.query.vectors.device.type == "cpu" else 20
-        row_bytes = entry_bytes * len(matching.gallery) + MATCH_BYTES * matching.largest + self._query_bytes
-        # Over many parts, each thread retains more of the memory that it has freed.
+        row_bytes = entry_bytes * len(matching.gallery) + MATCH_BYTES * matching.max_matches + self._query_bytes
+        # If there are many parts, every thread holds on to more of the memory that it has freed.
         max_chunks = self._max_chunks if len(matching.parts) == 1 else 1
         workers = min(self._workers, len(matching.query))
         with TorchThreads(workers) as threads:  # for all parts, because new threads would allocate memory again
@@ -259,7 +260,7 @@ class _StreamRanker:
         images, dimension = self._similarity.gallery.vectors.shape
         keep = min(keep, images)
         scores: Tensor | None = None
-        for rows in chain.from_iterable(matching.blocks(MATCH_BYTES * max(1, matching.largest))):
+        for rows in chain.from_iterable(matching.blocks(MATCH_BYTES * max(1, matching.max_matches))):
             matches = matching(rows)
             thresholds = self._thresholds(rows, matches)
             negatives = torch.zeros_like(matches.gallery_index)
@@ -283,7 +284,8 @@ class _StreamRanker:
 
     def _thresholds(self, rows: slice, matches: Matches) -> Tensor:
         queries, width = matches.gallery_index.shape
-        vector_bytes = 16 * self._similarity.gallery.vectors.shape[1]
+        # The vectors of matches may take a quarter of a chunk, because the match tables are in memory too.
+        vector_bytes = 4 * 4 * self._similarity.gallery.vectors.shape[1]
         matched = torch.empty(queries, width, device=matches.gallery_index.device)
         for part in _chunks.chunks(queries, vector_bytes * width):
             for columns in _chunks.chunks(width, vector_bytes * (part.stop - part.start)):

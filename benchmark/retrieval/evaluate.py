@@ -74,7 +74,7 @@ def evaluate_sharded(
     start = sum(_all_gather_number(len(query), device)[: dist.get_rank()])
     positions = torch.arange(start, start + len(query), device=device)
     search = Search(query, whole_gallery, protocol, positions)
-    search.matching.largest = max(_all_gather_number(search.matching.largest, device))
+    search.matching.max_matches = max(_all_gather_number(search.matching.max_matches, device))
     own_values, own_first = search.measure(keep)
     values = {name: _concatenate(value.to(device)).cpu() for name, value in own_values.items()}
     first = None

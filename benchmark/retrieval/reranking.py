@@ -101,7 +101,7 @@ class QueryExpansion:
             raise ValueError(f"alpha must be finite and at least 0, not {self.alpha}")
 
     @torch.no_grad()
-    def expand(self, query: Tensor, gallery: Tensor, itself: Tensor | None = None) -> Tensor:
+    def expand(self, query: Tensor, gallery: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return the expanded queries.
 
         If several gallery images have the same similarity, rounding decides which is the k-th nearest.
@@ -111,8 +111,8 @@ class QueryExpansion:
         Args:
             query: (Q, D) floating point. Need not be normalized.
             gallery: (G, D) floating point. Need not be normalized.
-            itself: (Q,) int64 position of each query in the gallery, where the query is not its own neighbor
-                (leave-one-out). Without it, a query that is in the gallery counts twice.
+            positions: (Q,) int64 positions of the queries in the gallery, which are left out of the search
+                (leave-one-out). If None, a query that is in the gallery finds itself and counts twice.
 
         Returns:
             (Q, D) float32 unit vectors on the device of the queries.
@@ -123,14 +123,14 @@ class QueryExpansion:
         _require_comparable(query, gallery)
         gallery = gallery.float()
         scale = torch.linalg.vector_norm(gallery, dim=1).clamp_min(1e-12).reciprocal()
-        count = min(self.k, len(gallery) - (itself is not None))
+        count = min(self.k, len(gallery) - (positions is not None))
         expanded = torch.empty(query.shape, device=query.device)
         for rows in _chunks.chunks(len(query), 4 * (len(gallery) + count * query.shape[1])):
             unit = functional.normalize(query[rows].float(), dim=1)
             with full_precision(query.device):
                 cosines = torch.mm(unit, gallery.T).mul_(scale)
-                if itself is not None:
-                    cosines.scatter_(1, itself[rows, None], -torch.inf)
+                if positions is not None:
+                    cosines.scatter_(1, positions[rows, None], -torch.inf)
                 nearest = cosines.topk(count, dim=1)
                 weights = nearest.values.clamp_min(0).pow(self.alpha) if self.alpha else 1.0
                 weights = weights * scale[nearest.indices]

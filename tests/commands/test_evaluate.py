@@ -178,7 +178,7 @@ class TestEmbeddings:
         assert sum(with_junk["per_query"]["positives"]) < sum(written["per_query"]["positives"])
 
     @pytest.mark.parametrize(
-        ("index", "name"), [("flat", "Flat"), ("hnsw", "HNSW32"), ("ivfpq", "IVF17,PQ2x4, nprobe=8")]
+        ("index", "name"), [("flat", "Flat"), ("hnsw", "HNSW32, efSearch=256"), ("ivfpq", "IVF17,PQ2x4, nprobe=8")]
     )
     def test_approximate_search(self, evaluate, tmp_path, index: str, name: str):
         file = save_embeddings(tmp_path / "large.npz", 20, 700)

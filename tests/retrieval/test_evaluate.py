@@ -1,5 +1,6 @@
 """Properties of an evaluation that hold for any embeddings."""
 
+import math
 import subprocess
 import sys
 from itertools import chain
@@ -63,11 +64,12 @@ def test_number_of_threads_changes_nothing(clustered, chunk_bytes, torch_threads
         assert torch.equal(other.neighbors.gallery_index, results[0].neighbors.gallery_index)
 
 
-def test_vectors_that_require_gradients(clustered, chunk_bytes, torch_threads, protocol: Protocol):
+@pytest.mark.parametrize("size", [100_000, 200_000], ids=["streamed", "several chunks"])
+def test_vectors_that_require_gradients(clustered, chunk_bytes, torch_threads, protocol: Protocol, size: int):
     query = clustered(200)
     expected = evaluate(query, query, protocol)
     with_gradients = Embeddings(query.vectors.clone().requires_grad_(), query.identities, query.cameras)
-    chunk_bytes(100_000)
+    chunk_bytes(size)
     torch_threads(2)
     assert_equal(evaluate(with_gradients, with_gradients, protocol), expected)
 
@@ -86,6 +88,26 @@ def test_order_of_the_gallery_changes_nothing(clustered):
     for seed in range(3):
         order = torch.randperm(len(gallery), generator=torch.Generator().manual_seed(seed))
         assert_equal(evaluate(query, gallery.take(order)), expected)
+
+
+@pytest.mark.parametrize("size", [500, 1_000_000], ids=["streamed", "one chunk"])
+@pytest.mark.parametrize(
+    ("ties", "positive", "negative", "rank"),
+    [
+        ("pessimistic", 1, 1 - 7e-7, 2),
+        ("pessimistic", 1, 1 - 2e-6, 1),
+        ("optimistic", 1 - 7e-7, 1, 1),
+        ("optimistic", 1 - 2e-6, 1, 2),
+    ],
+)
+def test_similarities_that_differ_by_rounding_are_tied(
+    chunk_bytes, size: int, ties: str, positive: float, negative: float, rank: int
+):
+    chunk_bytes(size)
+    query = Embeddings(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    vectors = torch.tensor([(cosine, math.sqrt(1 - cosine**2)) for cosine in (positive, negative)])
+    gallery = Embeddings(vectors, torch.tensor([0, 1]))
+    assert evaluate(query, gallery, Protocol(camera_rule=False, ties=ties)).first_match_rank == rank
 
 
 @pytest.mark.parametrize("order", ["positives first", "positives last", "shuffled"])

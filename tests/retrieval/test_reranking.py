@@ -171,7 +171,7 @@ class TestKReciprocal:
         expected = naive_rerank(squared_distances(*problem), len(problem[0]), settings)
         np.testing.assert_allclose(scores, expected, rtol=0, atol=5e-6)
 
-    @hypothesis_settings(deadline=None, max_examples=50)
+    @hypothesis_settings(deadline=None)
     @given(st.integers(2, 9), RERANKINGS)
     def test_equal_images(self, count: int, settings: KReciprocal):
         vector = torch.randn(1, 64, generator=torch.Generator().manual_seed(count))
