@@ -12,8 +12,7 @@ from benchmark.experiment.finished import FinishedRun
 from benchmark.inspection import inspect as select_queries
 from benchmark.inspection import inspection_page, inspection_sheet
 from benchmark.model.embedder import Embedder
-from benchmark.retrieval import Embeddings, Scores
-from benchmark.retrieval._tracks import Tracks
+from benchmark.retrieval import Embeddings, Scores, Tracks
 from benchmark.utils.atomic import write_text
 
 
@@ -28,7 +27,7 @@ def inspect(
     data_root: Path,
     device: str,
 ) -> None:
-    """Write a web page and a contact sheet of the queries with the lowest AP and those furthest below the teacher.
+    """Write a web page and a contact sheet of the queries with the lowest AP, and of those furthest below the teacher.
 
     Args:
         run: Folder of a finished run.
@@ -36,7 +35,7 @@ def inspect(
         neighbors: Number of gallery images per ranked list.
         output: Path of the page; None for `inspect.html` in the run folder. The contact sheet is next to it.
         dataset: Name of the dataset to evaluate on; None for the run's own.
-        settings: Changes of the evaluation settings, as `key=value`.
+        settings: Dataset options and evaluation settings to change, as `key=value`.
         data_root: Folder of all datasets.
         device: "auto", "cpu" or "cuda".
 

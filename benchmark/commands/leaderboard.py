@@ -1,4 +1,4 @@
-"""The check of `benchmark leaderboard --check`."""
+"""`benchmark leaderboard --check`."""
 
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from benchmark.results.store import load_records, record_name
 
 
 def check(folder: Path) -> list[Path]:
-    """Check the records, then return the generated files that do not match them.
+    """Check the records, and return the generated files that do not match them.
+
+    Args:
+        folder: The folder of the leaderboards, with the records in `records/`.
 
     Raises:
         UserError: A record has impossible values; the message has one line for each.

@@ -1,4 +1,4 @@
-"""The command `benchmark reproduce`."""
+"""`benchmark reproduce`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +62,7 @@ def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resum
 def _recipe(record: Record, path: Path) -> Recipe:
     """Return the recipe of the record, with the number of threads of its run.
 
-    The recipe of a teacher becomes that of a student of this teacher.
+    For the record of a teacher, this is a recipe whose section `teacher` trains that teacher.
 
     Raises:
         UserError: This release cannot run the recipe.
@@ -96,7 +96,7 @@ def _other_seeds(record: Record, path: Path) -> tuple[Record, ...]:
 
 def _differences(record: Record, experiment: Experiment) -> Iterator[str]:
     """Yield what differs here from the record: machine, software and data."""
-    use_threads(experiment.recipe.runtime.threads)
+    use_threads(experiment.recipe.runtime.threads)  # `environment` reads the current number
     here = environment(experiment.device, uses_bfloat16(experiment.recipe.runtime.amp, experiment.device))
     for name, before in record.environment:
         if before != (now := getattr(here, name)):

@@ -86,7 +86,7 @@ def _read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def open_runs(folders: Sequence[Path]) -> dict[str, ComparedRun]:
-    """Read runs and name each by its method, by method and folder name, or by path: the shortest that is unique.
+    """Read runs and name them: by method if that is unique, else by method and folder name, else by path.
 
     Args:
         folders: Folders of two or more finished runs.
@@ -236,7 +236,7 @@ def recipe_table(runs: Mapping[str, ComparedRun]) -> Table:
 def _recipe_differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
     """Return the dotted keys whose values differ, in order, each with its value in every run.
 
-    A key that is missing in an older recipe makes no difference if its value elsewhere is what its absence means.
+    A key that an older recipe lacks is not a difference if the other recipes have the value that its absence implies.
     """
     recipes = [_recipe(run) for run in runs]
     written = [dict(_leaves(recipe)) for recipe in recipes]

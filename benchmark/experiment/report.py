@@ -186,7 +186,7 @@ def _score_report(symmetric: Scores, distillation: Distillation | None) -> parts
     return parts.ScoreReport(
         symmetric=score_part(symmetric),
         asymmetric=score_part(asymmetric) if asymmetric else None,
-        asymmetric_reason=distillation.asymmetric_reason if distillation else parts.OF_TEACHER,
+        asymmetric_reason=distillation.asymmetric_reason if distillation else parts.IS_TEACHER,
         average_precision=tuple(
             None if value != value else round(value, 5)  # NaN: a query without a correct match
             for value in symmetric.average_precision.tolist()

@@ -1,4 +1,4 @@
-"""Qualitative results: the queries with the lowest AP, and those on which a student is furthest below its teacher."""
+"""Qualitative results: the queries with the lowest AP, and the queries with the largest AP drops from the teacher."""
 
 from benchmark.inspection.html import inspection_page
 from benchmark.inspection.inspect import Entry, InspectedQuery, Inspection, RankedList, Summary, inspect

@@ -15,7 +15,7 @@ from benchmark.plots.web import render
 
 
 class Mark(NamedTuple):
-    """How entries of one kind are marked: by a color, and by a sign for readers who cannot tell the colors apart."""
+    """How entries of one kind are marked: by a color, and by a sign for readers who cannot distinguish the colors."""
 
     name: str
     """Name of the CSS class."""

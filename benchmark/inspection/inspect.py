@@ -128,7 +128,7 @@ def inspect(
             one list for both, or one image of each track if tracks are ranked.
         student: Scores of the student, with neighbors.
         teacher: Scores of the teacher on the same queries and gallery, with neighbors; None without a teacher.
-        count: Maximum number of queries in each of the two selections, at least 1.
+        count: Maximum number of queries in each of the two selections; at least 1.
 
     Raises:
         ValueError: `count` is not positive, the lists and scores do not fit each other, or scores have no neighbors.

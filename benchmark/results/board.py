@@ -24,9 +24,9 @@ class Board:
         rows: The rows, in order.
         costs: Measured costs of a training step, if known.
         devices: The devices on which latency was measured.
-        references: The methods over which the gain of any row is known.
+        references: The reference methods for which the gain of at least one row is known.
         groups: The groups of rows of equal cost.
-        metrics: The numbers of a row.
+        metrics: The numbers that the CSV file lists for every row.
         table: The table. It always has a row for the teacher and for the student trained alone.
         notes: The notes below the table.
     """
@@ -37,7 +37,7 @@ class Board:
         self.costs = costs
         self.devices = sorted({device for row in rows for device in row.devices})
         self.groups = cost_groups(rows)
-        self._gains = {(method, id(row)): self._gain(method, row) for method in (BASELINE, TEACHER) for row in rows}
+        self._gains = {(method, row): self._gain(method, row) for method in (BASELINE, TEACHER) for row in rows}
         self.references = [
             method for method in (BASELINE, TEACHER) if any(self.gain(method, row) is not None for row in rows)
         ]
@@ -47,7 +47,10 @@ class Board:
         self.table = self._table(ks)
 
     def reference(self, method: str, row: Row) -> Row | None:
-        """Return the row of `method` that a row is compared with; of teachers, the row's own teacher."""
+        """Return the row of `method` that a row is compared with: for "teacher", the row of its own teacher.
+
+        None if there is no such row, or the row itself is of this method.
+        """
         rows = [other for other in self.rows if other.method == method]
         if not rows or row.method == method:
             return None
@@ -58,7 +61,7 @@ class Board:
 
     def gain(self, method: str, row: Row) -> Gain | None:
         """Return the gain of a row over its reference row of `method`; None if it is not known."""
-        return self._gains[method, id(row)]
+        return self._gains[method, row]
 
     def _gain(self, method: str, row: Row) -> Gain | None:
         reference = self.reference(method, row)
@@ -139,12 +142,13 @@ def caption(board: Board) -> str:
     """Explain the numbers of a board: units, devices, and the comparison between rows."""
     devices = board.devices
     parts = [
-        "mAP, R@K and saved in percent; mean ± standard deviation over the seeds, which link to their records.",
-        f"Latency on {devices[0] if len(devices) == 1 else 'the device that each row names'}.",
+        "mAP, R@K and saved are in percent. Values are mean ± standard deviation over the seeds, which link to their "
+        "records.",
+        f"Latency was measured on {devices[0] if len(devices) == 1 else 'the device that the note of each row names'}.",
     ]
     if costs := board.costs:
         threads = f"{costs.threads} thread{'' if costs.threads == 1 else 's'}"
-        parts.append(f"Training steps of {costs.batch} images on {costs.device}, {threads}.")
+        parts.append(f"Training steps were measured with {costs.batch} images on {costs.device}, {threads}.")
     if board.references:
         parts.append(
             "Differences of mAP are in points, with the 95 % confidence interval of a paired bootstrap over the "
@@ -153,7 +157,10 @@ def caption(board: Board) -> str:
     return " ".join(parts)
 
 
-OVERVIEW_CAPTION = "mAP / R@1 / MACs of the deployed network; scores in percent, mean ± standard deviation over seeds."
+OVERVIEW_CAPTION = (
+    "Each cell: mAP / R@1 / MACs of the deployed network. Scores are in percent; values are mean ± standard deviation "
+    "over the seeds."
+)
 
 
 def overview(datasets: Sequence[Sequence[Row]]) -> Table:
@@ -176,7 +183,7 @@ def overview(datasets: Sequence[Sequence[Row]]) -> Table:
 
 
 def _summary_cell(rows: Iterable[Row]) -> Cell:
-    """Show a line for each row of one method on one dataset."""
+    """Show the scores and the MACs of one method on one dataset, on one line per row."""
     rows = list(rows)
     lines = [f"{percent(row.mAP)} / {percent(row.recall(1))} / {quantity(row.macs)}" for row in rows]
     return Cell("\n".join(lines) or MISSING, sort_key=max((row.mAP.mean for row in rows), default=None))

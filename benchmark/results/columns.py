@@ -1,4 +1,4 @@
-"""What a leaderboard shows of a row: its metrics as numbers, and its cells as text with notes."""
+"""The columns of a leaderboard: the metrics of a row as numbers, and its cells as text with notes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ LATENCY_BATCHES = (1, 64)
 
 
 class Metric(NamedTuple):
-    """A number that rows have, with its name and unit in the CSV file."""
+    """A number computed from a row, with its name and unit in the CSV file."""
 
     name: str
     unit: str
@@ -69,7 +69,7 @@ def columns(
     Args:
         ks: The K of Recall@K.
         costs: Measured costs of a training step; without them there is no such column.
-        gains: The gain of a row over the row of a reference method, by reference method.
+        gains: Functions that return the gain of a row over its reference row, by reference method.
         teachers: mAP of the teachers that have a record on the board, by id of the record.
         one_device: Whether all latencies were measured on one device, which cells then do not name.
         notes: Receives the explanations of cells.
@@ -159,7 +159,7 @@ def _asymmetric_cell(row: Row, notes: Notes) -> Cell:
 
 
 def _saved_cell(row: Row, notes: Notes) -> Cell:
-    """Show the saved shares of the teacher's cost; a note has the largest shares that the architecture allows."""
+    """Show the fractions of the teacher's cost that are saved; a note has the largest that the architecture allows."""
     kinds = {"parameters": "parameters", "macs": "MACs"}
     saved = {kind: row.saved(kind) for kind in kinds}
     if not any(saved.values()):
@@ -177,7 +177,7 @@ def _saved_cell(row: Row, notes: Notes) -> Cell:
 
 
 def _latency_cell(row: Row, batch: int, notes: Notes | None) -> Cell:
-    """Show the latency; the cell of batches of one image refers to a note with the device, unless `notes` is None."""
+    """Show the latency. Unless `notes` is None, the cell for batches of one image has a note that names the device."""
     marks = []
     if notes is not None and batch == LATENCY_BATCHES[0]:
         text = f"Latency measured on {row.devices[0]}."

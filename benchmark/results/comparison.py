@@ -11,9 +11,9 @@ from benchmark.results.rows import TEACHER, Row
 
 _RESAMPLES = 2_000
 _CHUNK = 200
-"""Bootstrap resamples drawn at a time, to bound memory."""
+"""Number of bootstrap resamples drawn at a time, which bounds the memory."""
 _EQUAL_COST = 1.05
-"""Largest ratio of MACs between a network of an equal-cost group and the cheapest of the group."""
+"""Largest ratio of the MACs of a network to those of the cheapest network in its equal-cost group."""
 _RANK_DIGITS = 6
 
 

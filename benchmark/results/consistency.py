@@ -1,13 +1,13 @@
-"""Consistency of a record with itself: fields that contradict the recipe, another field, or mathematics.
+"""Consistency of a record with itself: fields that contradict its recipe, another field, or a bound on the scores.
 
-The schema is checked by `Record.read`; `benchmark.results.rebuild` counts the costs again.
+`Record.read` checks the schema; `benchmark.results.rebuild` compares the record with what its recipe builds.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isclose, nan
 
-from benchmark.results.record import Budget, Cost, Data, Record, Savings, ScoreReport, Scores
+from benchmark.results.record import Budget, Cost, Data, Record, Savings, Scores
 from benchmark.utils.recipe_hash import recipe_hash
 
 _ROUNDING = 1e-9
@@ -16,7 +16,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A field of a record with an impossible value, and the value or the condition that was expected."""
+    """A field of a record with an impossible value, and the expected value or condition."""
 
     field: str
     actual: object
@@ -27,7 +27,7 @@ class Violation:
 
 
 def violations(record: Record) -> Iterator[Violation]:
-    """Yield every field that contradicts the recipe, another field, or mathematics."""
+    """Yield every field that contradicts the recipe, another field, or a bound on the scores."""
     yield from _identity(record)
     yield from _data(record.data)
     yield from _report(record)
@@ -48,7 +48,7 @@ def violations(record: Record) -> Iterator[Violation]:
 
 
 def _identity(record: Record) -> Iterator[Violation]:
-    # The hash covers the recipe as it is written: keys that are newer than the record do not count.
+    # The hash of the recipe as the record holds it: keys that are newer than the record are not part of it.
     expected = recipe_hash(record.recipe)
     if record.recipe_hash != expected:
         yield Violation("recipe_hash", record.recipe_hash, f"{expected}, the hash of the recipe")
@@ -80,23 +80,17 @@ def _report(record: Record) -> Iterator[Violation]:
         yield Violation("scores.asymmetric_reason", report.asymmetric_reason, f"{expected} asymmetric scores")
     if report.average_precision is None:
         yield Violation("scores.average_precision", "missing", "one value per query, whose mean is the mAP")
-    else:
-        yield from _perfect_queries(report)
-
-
-def _perfect_queries(report: ScoreReport) -> Iterator[Violation]:
-    """A query with an average precision of 1 has a correct match at rank 1."""
-    if report.average_precision is None or "1" not in report.symmetric.recall:
-        return
-    counted = report.symmetric.queries - report.symmetric.skipped
-    perfect = report.average_precision.count(1.0) / max(1, counted)
-    if report.symmetric.recall["1"] < perfect - _ROUNDING:
-        expected = f"at least {perfect}, the fraction of queries with an average precision of 1"
-        yield Violation("scores.symmetric.recall.1", report.symmetric.recall["1"], expected)
+    elif "1" in report.symmetric.recall:
+        # A query with an average precision of 1 has a correct match at rank 1.
+        counted = report.symmetric.queries - report.symmetric.skipped
+        perfect = report.average_precision.count(1.0) / max(1, counted)
+        if report.symmetric.recall["1"] < perfect - _ROUNDING:
+            expected = f"at least {perfect}, the fraction of queries with an average precision of 1"
+            yield Violation("scores.symmetric.recall.1", report.symmetric.recall["1"], expected)
 
 
 def _scores(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
-    """Check scores in `field` of a record against the number of queries, and against each other."""
+    """Check the scores in `field` of a record against the number of queries, and against each other."""
     yield from _query_counts(field, scores, data)
     if scores.skipped >= scores.queries:
         yield Violation(f"{field}.skipped", scores.skipped, f"fewer than the {scores.queries} queries")
@@ -130,7 +124,7 @@ def _query_counts(field: str, scores: Scores, data: Data) -> Iterator[Violation]
 
 
 def _counts_at_k(field: str, scores: Scores) -> Iterator[Violation]:
-    """Check Recall@K and precision@K: they count whole queries and matches, which do not decrease with K."""
+    """Check that Recall@K and precision@K are whole numbers of queries and matches, which do not decrease with K."""
     counted = scores.queries - scores.skipped
     recall = {k: scores.recall[str(k)] * counted for k in sorted(map(int, scores.recall))}
     precision = {k: scores.precision[str(k)] * counted * k for k in sorted(map(int, scores.precision))}
@@ -160,18 +154,16 @@ def _cost(field: str, cost: Cost) -> Iterator[Violation]:
 def _saved(saved: Savings, student: Cost, teacher: Cost) -> Iterator[Violation]:
     for kind in ("parameters", "macs"):
         expected = 1 - _share(kind, student, teacher)
-        if not isclose(getattr(saved, kind), expected, rel_tol=0, abs_tol=1e-9):
+        if not isclose(getattr(saved, kind), expected, rel_tol=0, abs_tol=_ROUNDING):
             yield Violation(f"saved.{kind}", getattr(saved, kind), f"{expected}, which is 1 - student / teacher")
         ceiling = getattr(saved, f"ceiling_{kind}")
-        if ceiling is not None and ceiling < getattr(saved, kind) - 1e-9:
-            yield Violation(
-                f"saved.ceiling_{kind}", ceiling, f"at least {getattr(saved, kind)}, the value that is saved"
-            )
+        if ceiling is not None and ceiling < getattr(saved, kind) - _ROUNDING:
+            yield Violation(f"saved.ceiling_{kind}", ceiling, f"at least {getattr(saved, kind)}, which is saved.{kind}")
 
 
 def _budget(budget: Budget, student: Cost, teacher: Cost) -> Iterator[Violation]:
     expected = _share(budget.kind, student, teacher)
-    if not isclose(budget.reached, expected, rel_tol=0, abs_tol=1e-9):
+    if not isclose(budget.reached, expected, rel_tol=0, abs_tol=_ROUNDING):
         yield Violation("budget.reached", budget.reached, f"{expected}, which is student / teacher")
     if budget.met != (budget.reached <= budget.target):
         yield Violation("budget.met", budget.met, f"{not budget.met} for {budget.reached} of {budget.target}")

@@ -11,15 +11,15 @@ from benchmark.results.rows import BASELINE, TEACHER, Row
 from benchmark.results.store import record_name
 
 _DIGITS = 6
-"""Decimals: enough for a million queries, and too few to show differences in rounding between machines."""
+"""Number of decimals: enough for a million queries, and few enough to hide rounding differences of machines."""
 
 
 def leaderboard_csv(boards: Sequence[Board]) -> str:
     """Return one line per row of every board.
 
-    Headers name the units, and unknown values are empty. `mAP_gain_over_*` is the difference of the mean mAPs, with its
-    95 % confidence interval if all records hold per-query scores; it is empty for rows on different data. Rows of equal
-    cost share an `equal_cost_group`, numbered from 1 for the cheapest. `mean_rank` is over all boards.
+    Column names state the units, and unknown values are empty. `mAP_gain_over_*` is the difference of the mean mAPs,
+    with its 95 % confidence interval if all records hold per-query scores; it is empty for rows on different data. Rows
+    of equal cost share an `equal_cost_group`, numbered from 1 for the cheapest. `mean_rank` is over all boards.
     """
     ranks = mean_ranks([board.rows for board in boards])
     lines = [_line(board, row) | {"mean_rank": ranks.get(row.method)} for board in boards for row in board.rows]

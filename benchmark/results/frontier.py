@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def frontier_svg(rows: Sequence[Row]) -> str:
     """Return an SVG of mAP (percent) against MACs (log scale) of the rows of one dataset.
 
-    Every row has a marker, a label, and its standard deviation over seeds as an error bar; teachers are stars. A dashed
-    line joins the rows that no other row beats in both values.
+    Every row has a marker, a label, and its standard deviation over seeds as an error bar; teachers are stars. The
+    dashed line is the Pareto frontier, through the rows that no other row beats in both values.
     """
     colors = _colors(rows)
     points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])

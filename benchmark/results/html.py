@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -27,8 +27,8 @@ def leaderboard_html(boards: Sequence[Board], plots: Mapping[str, str], reported
     """Return one HTML page that needs no other file and no network.
 
     Args:
-        boards: Each has a section for its table and one for its groups of equal cost.
-        plots: SVG by the names of the boards.
+        boards: Each has a section with its table and, if it has any, one with its groups of equal cost.
+        plots: SVG of the plot of each board, by its name.
         reported: Published results by leaderboard. Their sections come after all measured results.
     """
     sections = [
@@ -59,7 +59,7 @@ def without_plots(page: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """A table with the text and the plot around it; `page` is the Markdown page with details."""
+    """A table with its title, caption, plot and notes; `page` is the Markdown page with the details."""
 
     id: str
     title: str
@@ -68,7 +68,7 @@ class _Section:
     page: str | None = None
     plot: str | None = None
     plot_text: str = ""
-    notes: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
 
 
 def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
@@ -108,7 +108,7 @@ _INLINE = re.compile(
 
 
 def inline_spans(markdown: str) -> Iterator[Span]:
-    """Split the inline Markdown of cells and notes into spans, which the template escapes one by one."""
+    """Split inline Markdown (see `Cell.text`) into spans, so that the template escapes each of them."""
     position = 0
     for match in _INLINE.finditer(markdown):
         yield Span("text", markdown[position : match.start()])

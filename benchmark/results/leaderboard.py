@@ -1,4 +1,4 @@
-"""The files of the leaderboards: pure functions of the records, so that the same records give the same bytes."""
+"""The files of the leaderboards. They are pure functions of the records: the same records give the same bytes."""
 
 from collections.abc import Container
 from contextlib import AbstractContextManager
@@ -42,7 +42,7 @@ def generate(folder: Path) -> list[Path]:
 
 
 def differing(folder: Path) -> list[Path]:
-    """Return the files that are missing, differ from what `generate` would write, or would be removed by it.
+    """Return the files that `generate` would add, change or remove.
 
     Plots need only be SVG files, because their bytes depend on the version of matplotlib.
 
@@ -86,7 +86,7 @@ def _locked(folder: Path) -> AbstractContextManager[object]:
 
 
 def _stale(folder: Path, contents: Container[Path]) -> list[Path]:
-    """Return generated pages, known by their comment, and their plots, that are not in `contents`."""
+    """Return the generated pages, recognized by their comment, and their plots, that are not in `contents`."""
     pages = [
         path
         for path in sorted([*folder.glob("[!.]*.md"), *folder.glob("[!.]*.html")])

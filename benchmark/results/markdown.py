@@ -95,7 +95,7 @@ def _page(parts: Sequence[str]) -> str:
 
 
 def _markdown(table: Table, links: Mapping[str, str] | None = None) -> str:
-    """Return a table in GitHub's Markdown; `links` are the targets of headers."""
+    """Return a table in GitHub's Markdown; `links` are the targets of linked headers, by header."""
     headers = [f"[{name}]({links[name]})" if links and name in links else name for name in table.headers]
     cells = [list(map(_cell, row.cells)) for row in table.rows]
     return tabulate(cells, headers, tablefmt="github", disable_numparse=True)
@@ -125,7 +125,7 @@ def _reported(reported: Reported) -> list[str]:
 
 
 def _data(rows: Sequence[Row]) -> str:
-    """Describe the training and test images; a warning precedes several versions of the data."""
+    """Describe the training and test images, with a warning if the records were made with different ones."""
     records = [record for row in rows for record in row.records]
     versions = list(dict.fromkeys(map(_describe_data, records)))
     if len(versions) == 1:
@@ -155,7 +155,7 @@ def _describe_data(record: Record) -> str:
         f"Queries: {scores.queries:,}, of which {scores.skipped:,} have no correct match and do not count.",
     ]
     if data.skipped:
-        facts.append("Files left out: " + ", ".join(f"{n:,} {what}" for what, n in data.skipped.items()) + ".")
+        facts.append("Files left out: " + ", ".join(f"{what} ({n:,})" for what, n in data.skipped.items()) + ".")
     if data.broken:
         facts.append(f"**Broken images left out: {data.broken:,}.**")
     if data.fingerprint:
@@ -180,7 +180,7 @@ def _time(rows: Sequence[Row]) -> str:
 
 
 def _commands(rows: Sequence[Row]) -> str:
-    """Show the command that reproduces the first record of every row, and the one that runs the default recipe."""
+    """Return the commands that reproduce the first record of every row, and the command for the default recipe."""
     commands = [f"benchmark reproduce leaderboards/records/{record_name(row.records[0])}" for row in rows]
     explanation = (
         "Each command runs the recipe of the row's first record, trains the teacher first if it is missing, and "

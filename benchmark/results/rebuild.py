@@ -26,7 +26,7 @@ from benchmark.results.record import DEFAULT_RULES, Cost, Record
 from benchmark.utils.recipe_hash import recipe_hash
 
 _NO_DATA = Path(os.devnull)
-"""A data root without data: the options and the protocol of a dataset are known without its images."""
+"""A data root without data: checking the options and the protocol of a dataset takes no images."""
 
 
 def rebuilt_violations(record: Record) -> Iterator[Violation]:
@@ -53,9 +53,9 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
 
 
 def _recipe_hash(record: Record) -> Iterator[Violation]:
-    """Check that the recipe is written as runs write it.
+    """Check that the recipe is written in the form that runs write.
 
-    A recipe that omits a default, or writes a number in another form, would give the same run another hash.
+    Otherwise the same run could have two hashes: one with a default written out, and one with it omitted.
     """
     if record.recipe_hash != recipe_hash(record.recipe):
         return  # benchmark.results.consistency reports it

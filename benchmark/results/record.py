@@ -24,15 +24,15 @@ DEFAULT_RULES: Mapping[str, Any] = {
 }
 """Protocol rules that the first records do not state, with the values that applied to them."""
 NOT_ALIGNED = "the method does not align the embedding spaces of student and teacher"
-"""Reason for having no asymmetric scores: they would not be meaningful."""
-OF_TEACHER = "only students are scored on the teacher's gallery"
-"""Reason for having no asymmetric scores in the record of a teacher."""
+"""Reason for the lack of asymmetric scores: they would not be meaningful."""
+IS_TEACHER = "only students are scored on the teacher's gallery"
+"""Reason for the lack of asymmetric scores in the record of a teacher."""
 
 _EARLIER_REASONS = (
     (re.compile(r"\S+ leaves the student's embeddings apart from the teacher's"), NOT_ALIGNED),
-    (re.compile(r"it is the teacher"), OF_TEACHER),
+    (re.compile(r"it is the teacher"), IS_TEACHER),
 )
-"""Earlier wordings of the reasons: without them, a rerun would differ from an earlier record."""
+"""Reasons as earlier versions worded them, with the current wording, so that a rerun agrees with an earlier record."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
@@ -54,8 +54,8 @@ class Record(FrozenModel):
     """One run of one recipe with one seed. A leaderboard is a pure function of records.
 
     `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
-    `variant` holds the recipe keys, with their values, in which the benchmark differs from the dataset's default one,
-    such as `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher.
+    `variant` holds the non-default dataset options and evaluation settings by recipe key, such as
+    `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -104,7 +104,7 @@ class Record(FrozenModel):
         return hashlib.sha256(json.dumps(self.deterministic(), sort_keys=True).encode()).hexdigest()
 
     def deterministic(self) -> dict[str, Any]:
-        """Return the fields that depend on neither time nor machine, as plain values."""
+        """Return the fields that must agree between two runs of one recipe and seed on one machine, as plain values."""
         return self.model_dump(mode="json", exclude=_VARYING)
 
     def write(self, path: Path) -> None:
@@ -178,9 +178,9 @@ class Split(FrozenModel):
 class Data(FrozenModel):
     """The images and the protocol of a run.
 
-    `fingerprint` is the hash of the images' content, `versions` the software that made the images. `skipped` counts the
-    files that the dataset leaves out by its rules, by split and reason; `broken` counts the images that were left out
-    because they could not be decoded.
+    `fingerprint` is the hash of the content of the images, and `versions` the software that generated them. `skipped`
+    counts the files that the dataset excludes by its rules, by split and reason; `broken` counts the images that were
+    left out because they could not be decoded.
     """
 
     fingerprint: str | None
@@ -249,9 +249,9 @@ class Scores(FrozenModel):
 class ScoreReport(FrozenModel):
     """Scores of student queries on the student's gallery and, if they are meaningful, on the teacher's.
 
-    `asymmetric_reason` says why there are no asymmetric scores. `average_precision` holds one value per query on the
-    student's gallery, in the order of the query list and rounded to five digits; None for a query without a correct
-    match. The first records lack it.
+    `asymmetric_reason` is the reason why there are no asymmetric scores. `average_precision` holds one value per query
+    on the student's gallery, in the order of the query list and rounded to five digits; None for a query without a
+    correct match. The first records lack it.
     """
 
     symmetric: Scores

@@ -10,11 +10,11 @@ from benchmark.results.record import Record
 from benchmark.results.rows import Statistic, group_records
 
 DEVIATIONS = 2
-"""Width of the accepted spread over seeds, in sample standard deviations."""
+"""Accepted difference of mAP, in sample standard deviations over the other seeds."""
 
 
 class Verdict(StrEnum):
-    """The result of a reproduction, from the best to the worst."""
+    """Result of a reproduction, from best to worst."""
 
     BIT_IDENTICAL = "bit-identical"
     WITHIN_SPREAD = "within the spread of the seeds"

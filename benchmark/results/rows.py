@@ -35,9 +35,9 @@ class Statistic:
         return cls.of(known) if known and len(known) == len(values) else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """Records that differ only in their seeds.
+    """Records that differ only in their seeds. Rows compare by identity.
 
     Attributes:
         board: Name of the leaderboard.

@@ -7,7 +7,7 @@ from benchmark.results.record import Record
 
 
 def record_name(record: Record) -> str:
-    """Return the file name of a record: `glyphs-cdd-seed0-0123456789ab.json`, with "teacher" as a teacher's method."""
+    """Return the file name of a record: `glyphs-cdd-seed0-0123456789ab.json`, or `glyphs-teacher-...` for a teacher."""
     label = "teacher" if record.role == "teacher" else record.method
     return f"{record.board}-{label}-seed{record.seed}-{record.id}.json"
 

@@ -23,6 +23,7 @@ from benchmark.retrieval._ranking import (
     precision_at,
     r_precision,
 )
+from benchmark.retrieval._tracks import Tracks
 from benchmark.retrieval.approximate import ApproximateScores, evaluate_approximately
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.evaluate import evaluate, evaluate_sharded
@@ -41,6 +42,7 @@ __all__ = [
     "QueryExpansion",
     "Ranking",
     "Scores",
+    "Tracks",
     "average_precision",
     "average_precision_at_r",
     "evaluate",

@@ -28,9 +28,9 @@ class Grid:
     seeds: Sequence[int] = (0,)
     """Seeds of the student's training."""
     config: Path | None = None
-    """A YAML recipe that is applied to every run."""
+    """A recipe file for `--config` of every run."""
     settings: Sequence[str] = ()
-    """Changes of every recipe, as `key=value`."""
+    """Settings for `--set` of every run, as `key=value`."""
 
     def __post_init__(self) -> None:
         for name in ("methods", "datasets", "seeds"):
@@ -59,7 +59,7 @@ class Grid:
             datasets: Names of datasets, instead of the file's; "all" stands for all registered ones.
             seeds: Seeds, instead of the file's.
             config: A recipe, instead of the file's, whose path is relative to the file.
-            settings: Changes of every recipe, in addition to the file's.
+            settings: Settings as `key=value`, in addition to the file's.
 
         Raises:
             UserError: The file cannot be read or is not a valid suite, or a list is empty or has duplicates.

@@ -51,7 +51,7 @@ class Job:
             recipe: The composed recipe.
             options: Options shared by all runs of the suite.
             config: The recipe file from which `recipe` is composed.
-            settings: The `key=value` settings from which `recipe` is composed, or that do not change the result.
+            settings: The `key=value` settings from which `recipe` is composed, and any others for the command.
         """
         test = TestSet.from_recipe(recipe, options.data_root, torch.device("cpu"))
         recipe = resolved(recipe, test.dataset)

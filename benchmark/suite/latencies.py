@@ -19,7 +19,7 @@ from benchmark.suite.job import Job
 def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, console: Console) -> None:
     """Measure the latency of the students and teachers one after the other, and update their records.
 
-    Records of another device are skipped, and so are records that the leaderboards do not hold.
+    Skips records that were measured on another device, and records that are not on the leaderboards.
 
     Args:
         jobs: Runs on this machine. Those without a record are skipped.
@@ -32,10 +32,8 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
         job.teacher_record for job in finished if job.teacher_record is not None and job.teacher_record.exists()
     }
     costs: dict[str, Cost] = {}
-    paths = [
-        *sorted(teachers),
-        *(job.record for job in finished),
-    ]  # teachers first: students' records repeat their cost
+    # Teachers first: the records of their students repeat their cost.
+    paths = [*sorted(teachers), *(job.record for job in finished)]
     for path in track(paths, "latencies", console=console, transient=True, disable=not console.is_terminal):
         try:
             record = Record.read(path)

@@ -1,4 +1,4 @@
-"""Execution of all runs of a suite, independent of failures."""
+"""Execution of all runs of a suite, even if some fail."""
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -25,7 +25,7 @@ class Outcome:
 
 
 def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[Outcome]:
-    """Execute all runs, also if some fail, and print a line as each ends.
+    """Execute all runs, even if some fail, and print a line as each ends.
 
     Args:
         jobs: The runs to execute.
@@ -36,7 +36,7 @@ def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[O
         The outcomes in the order of `jobs`.
 
     Raises:
-        KeyboardInterrupt: The suite was interrupted. The runs have been interrupted too, and can be resumed.
+        KeyboardInterrupt: The suite was interrupted. So were the active runs, which can be resumed.
     """
     for job in jobs:
         job.log.parent.mkdir(parents=True, exist_ok=True)

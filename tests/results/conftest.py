@@ -64,3 +64,17 @@ def committed() -> Callable[..., Record]:
         return record
 
     return find
+
+
+@pytest.fixture
+def first_record(committed: Callable[..., Record]) -> Record:
+    """A committed record reduced to what the first versions of the suite recorded."""
+    content = committed("kd").model_dump(mode="json")
+    for recipe in (content["recipe"], content["recipe"]["teacher"]):
+        assert recipe["train"]["sampler"].pop("views") == 1
+    content["scores"]["average_precision"] = None
+    for scores in (content["scores"]["symmetric"], content["teacher"]["scores"]):
+        scores |= {"precision": {}, "mAP_at_R": None, "R_precision": None}
+    protocol = content["data"]["protocol"]
+    content["data"]["protocol"] = {rule: protocol[rule] for rule in ("camera_rule", "query_in_gallery", "recall_at")}
+    return Record.model_validate(content)

@@ -149,8 +149,10 @@ def test_note_on_the_reason_against_asymmetric_scores(record, edit):
 def test_note_on_a_missed_budget(record):
     budget = {"kind": "macs", "target": 0.35, "reached": 0.383, "met": False}
     met = budget | {"reached": 0.3, "met": True}
-    board = board_of(record("cdd", budget=budget), record("cdd", seed=1, budget=met), record("kd", budget=met))
-    text = "`cdd` missed its budget of 35.0 % of the teacher's MACs: it reached 38.3 % (seed 0)."
+    budgets = [budget, met, budget | {"reached": 0.4}]
+    records = [record("cdd", seed=seed, budget=each) for seed, each in enumerate(budgets)]
+    board = board_of(*records, record("kd", budget=met))
+    text = "`cdd` missed its budget of 35.0 % of the teacher's MACs: it reached 38.3 % (seed 0), 40.0 % (seed 2)."
     assert notes_of(board, "cdd")["method"] == [text]
     assert "method" not in notes_of(board, "kd")
 

@@ -76,6 +76,9 @@ def test_includes_step_costs_and_published_results(folder):
     page = (folder / "glyphs.md").read_text()
     assert "| x 1.50 " in page and "## Reported elsewhere" in page
     assert "training step" not in (folder / "veri776.md").read_text().partition("|")[2].partition("\n\n")[0]
+    assert differing(folder) == []
+    (folder / "reported" / "glyphs.yaml").write_text(REPORTED.replace("61", "62"))
+    assert names(differing(folder)) == {"glyphs.md", "reported.md", "leaderboard.html"}
     (folder / "steps" / "glyphs.json").write_text("[]")
     with pytest.raises(UserError, match=r"glyphs\.json: not a file of step costs"):
         generate(folder)
@@ -231,11 +234,12 @@ def test_a_kill_while_writing_keeps_the_old_page(folder, record, page):
     assert contents(folder).keys() == before.keys() | kept.keys()
 
 
-def test_tables_import_neither_torch_nor_matplotlib():
+def test_tables_and_plots_import_neither_torch_nor_matplotlib():
     modules = "record store rows comparison format columns board markdown html export frontier leaderboard reported"
     modules += " step_costs console reproduction consistency"
     code = (
-        f"import sys, importlib\nfor name in {modules.split()}: importlib.import_module('benchmark.results.' + name)\n"
+        "import sys, importlib, benchmark.plots.compression\n"
+        f"for name in {modules.split()}: importlib.import_module('benchmark.results.' + name)\n"
         "assert not {'torch', 'matplotlib', 'mmengine'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -55,7 +55,7 @@ def test_table_and_notes(record):
     assert [cells[0] for cells in tables(page)[0]] == ["teacher", "`none`", "`cdd`", "`kd`"]
     assert page.count("- <sup>1</sup>") == 3
     assert "\n1. No asymmetric mAP: embedding sizes differ (128 and 256).\n" in page
-    assert "Latency on cpu, 2 threads." in page
+    assert "Latency was measured on cpu, 2 threads." in page
 
 
 def test_cells_escape_pipes_and_break_lines(record, edit):
@@ -65,7 +65,7 @@ def test_cells_escape_pipes_and_break_lines(record, edit):
 
 def test_caption_describes_training_steps(record):
     costs = StepCosts(dataset="glyphs", device="cpu", threads=1, torch="2.9.0", batch=96, rounds=9, ratios={})
-    assert "Training steps of 96 images on cpu, 1 thread." in page_of(record(), costs=costs)
+    assert "Training steps were measured with 96 images on cpu, 1 thread." in page_of(record(), costs=costs)
     assert "Training steps" not in page_of(record())
 
 
@@ -107,7 +107,7 @@ def test_data_section(record, edit):
     assert ["train", "14,000", "500", "16"] in tables(page)[-1]
     assert "Protocol: average precision: rectangular, camera rule: on, query in gallery: off, recall at: 1/5/10" in page
     assert "Queries: 1,500, of which 3 have no correct match and do not count." in page
-    assert "Files left out: 1,200 train: no label." in page and "**Broken images left out: 2.**" in page
+    assert "Files left out: train: no label (1,200)." in page and "**Broken images left out: 2.**" in page
 
 
 def test_data_section_warns_of_several_versions(record, edit):

@@ -55,9 +55,9 @@ def test_file_has_lists_of_numbers_on_one_line(record, with_queries, tmp_path):
         ("scores.symmetric.mAP", 72.0, "scores.symmetric.mAP: Input should be less than or equal to 1"),
         ("id", "0" * 12, "record: Value error, id '000000000000' does not belong to this recipe_hash"),
         *(
-            (f"{field}.{key}", 0.5, f"{field}.{key}.[key]: ")
+            (field, {key: 0.5}, f"{field}.{key}.[key]: ")
             for field in ("scores.symmetric.recall", "teacher.scores.precision", "network.cost.latency_ms")
-            for key in ("one", "0", "01", "-1", "\u0661", "1" * 400)
+            for key in ("one", "0", "01", "-1", "1.0", "\u0661", "1" * 400)
         ),
     ],
 )

@@ -272,7 +272,7 @@ def test_interrupted_suite_resumes(start, tmp_path):
     assert "benchmark: interrupted; repeat the command to resume" in out
     assert written(tmp_path) == {"teacher 0": 1}
     log = next((tmp_path / "runs" / "suite").glob("*.log")).read_text()
-    assert "interrupted" in log and "Traceback" not in log
+    assert "interrupted; run the same command with --resume" in log and "Traceback" not in log
 
     process = start("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
     out, _ = process.communicate(timeout=300)
