@@ -12,7 +12,7 @@ from rich.box import HORIZONTALS
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.engine.files import METRICS, read_metrics
+from benchmark.engine.files import METRICS_FILE, read_metrics
 from benchmark.errors import UserError
 from benchmark.results.comparison import Gain, query_differences
 from benchmark.results.format import MISSING, difference, milliseconds, percent, quantity
@@ -26,7 +26,7 @@ _REQUIRED_FILES = {
         "not a finished run with the default evaluation settings",
         "finish it with the same `benchmark run` command and --resume",
     ),
-    METRICS: ("an incomplete run folder", "copy the whole folder, or delete it and run again"),
+    METRICS_FILE: ("an incomplete run folder", "copy the whole folder, or delete it and run again"),
 }
 """Required files of a run folder, each with what its absence means and the remedy."""
 
@@ -69,7 +69,7 @@ class ComparedRun:
 
 
 def _read_metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / METRICS
+    path = folder / METRICS_FILE
     try:
         rows = read_metrics(folder)
     except ValueError as error:

@@ -1,7 +1,6 @@
 """Workarounds for mmengine 0.10.7 on current torch.
 
-`tests/engine/test_compat.py` shows for each of them what happens without it, and fails once mmengine no longer needs
-it.
+For each workaround, `tests/engine/test_compat.py` shows what happens without it, and fails once it is no longer needed.
 """
 
 import logging
@@ -35,8 +34,8 @@ class InitializedModel(BaseModel):
 class DistillOptimWrapper(OptimWrapper):
     """An optimizer with bfloat16 autocast on any device, and a callback between backward pass and step.
 
-    mmengine's `AmpOptimWrapper` refuses CPUs. bfloat16 has the exponent range of float32, so that no loss scaling is
-    needed.
+    mmengine's `AmpOptimWrapper` refuses CPUs. bfloat16 has the exponent range of float32, so the loss is not
+    scaled.
 
     Args:
         before_step: Called once the gradients are complete, before they are clipped.
@@ -62,9 +61,9 @@ class DistillOptimWrapper(OptimWrapper):
 class QuietRunner(Runner):
     """A Runner that keeps the model on its device, and writes only `log.txt` to its folder.
 
-    mmengine moves every model to the first accelerator, whatever device was requested, and creates for every start a
-    folder with a second log and a dump of its empty config. It keeps loggers by name, together with their first log
-    file, so that every run needs another name.
+    mmengine's Runner moves the model to the first accelerator, whatever device was requested. At every start, it
+    creates a folder with a second log and a dump of its empty config. It keeps loggers, with their log file, by name,
+    so every run gets a unique name.
     """
 
     def __init__(self, *args: Any, experiment_name: str, **kwargs: Any) -> None:
@@ -77,7 +76,7 @@ class QuietRunner(Runner):
         logger = super().build_logger(log_level, log_file or str(Path(self.work_dir) / "log.txt"), **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.CRITICAL)  # the progress bar uses the console
+                handler.setLevel(logging.CRITICAL)  # the console is for the progress bar
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -88,8 +87,8 @@ class QuietRunner(Runner):
 
     def _log_env(self, env_cfg: dict) -> None:
         """Log nothing; the record states the environment."""
-        # mmengine would import distutils, which Python 3.12 and later do not have, and run `gcc --version`, whose
-        # failure is printed on the console of a machine without a compiler.
+        # mmengine imports distutils, which Python 3.12 and later do not have, and runs `gcc --version`, which prints an
+        # error if there is no compiler.
 
     def continue_from(self, epoch: int, iteration: int) -> None:
         """Start the training after `epoch` epochs and `iteration` steps.
@@ -111,7 +110,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
-    except RuntimeError as error:  # torch wraps the OSError, which has the reason
+    except RuntimeError as error:  # torch hides the OSError, which states the reason
         if not isinstance(error.__context__, OSError):
             raise
         raise UserError(f"checkpoint {path} cannot be written: {error.__context__.strerror}") from error
@@ -120,7 +119,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a file written by `save_checkpoint`; code in the file is not run.
+    """Read a file written by `save_checkpoint`, without executing code in it.
 
     Raises:
         UserError: The file is damaged.

@@ -46,10 +46,10 @@ class TaskLoss:
 
 
 class Distiller(InitializedModel):
-    """The training loss of a batch, and the embeddings of a validation batch.
+    """The model that mmengine trains: it returns the loss terms of a training batch or embeddings of test images.
 
-    The teacher is kept outside the module tree. It is therefore neither in checkpoints nor in the optimizer, `train()`
-    does not change its mode, and it computes no gradients.
+    The teacher is kept outside the module tree: it is neither in checkpoints nor in the optimizer, `train()` does not
+    change its mode, and it computes no gradients.
 
     Args:
         student: The network to train.

@@ -1,4 +1,4 @@
-"""The hooks of a training: validation scores, structural changes, checkpoints, progress."""
+"""Training hooks for structural changes, checkpoints and progress, and the validation metric."""
 
 import gc
 import math
@@ -31,11 +31,11 @@ READ_EVERY = 50
 class RetrievalMetric(BaseMetric):
     """mAP and Recall@K over the test images, for mmengine's validation loop.
 
-    Each image has an embedding and its position in the test set, so that the order and the padding of a loader do not
-    change the scores.
+    Embeddings are identified by the image's position in the test set. The loader may thus change the order, or repeat
+    images as padding, without an effect on the scores.
     """
 
-    default_prefix = ""  # the names of the metrics have no prefix in metrics.jsonl
+    default_prefix = ""  # metrics.jsonl has names without prefix
 
     def __init__(self, test: TestSet) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ class RetrievalMetric(BaseMetric):
 
 
 class StructureHook(Hook):
-    """Lets the method change the student's structure between epochs, and prunes the optimizer's state with it.
+    """Calls the method after every epoch to change the student's structure, and prunes the optimizer's state to match.
 
     Args:
-        compiled: Whether forward passes are compiled, and have to be compiled again after a change.
+        compiled: Whether forward passes are compiled; a structural change then discards the compiled code.
     """
 
     priority = "VERY_HIGH"
@@ -75,12 +75,12 @@ class StructureHook(Hook):
         prune_optimizer_state(runner.optim_wrapper.optimizer, changes)
         if changes:
             if self.compiled:
-                torch.compiler.reset()  # torch stops compiling after eight changes of shape
-            gc.collect()  # a reference cycle may keep the last step's graph alive, which has the old shapes
+                torch.compiler.reset()  # otherwise torch stops compiling after eight changes of shape
+            gc.collect()  # frees the last step's graph, which has the old shapes and may be in a reference cycle
 
 
 class SkippedHook(Hook):
-    """Writes the list of skipped images after every epoch, so that a resumed run has it."""
+    """Writes the list of skipped images after every epoch, for runs that are resumed."""
 
     priority = "LOW"
 
@@ -94,9 +94,9 @@ class SkippedHook(Hook):
 class CheckpointHook(Hook):
     """Writes a checkpoint after every epoch, and continues from it.
 
-    The checkpoint has the student's structure and weights, the state of method, optimizer and schedule, the position
-    and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after the
-    epoch's validation, so that structural changes and scores are complete.
+    The checkpoint has the student's structure and weights, the states of method, optimizer and schedule, the epoch and
+    step, and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after
+    the epoch's validation, so the checkpoint includes structural changes and the metrics file the scores.
 
     Args:
         path: The checkpoint.
@@ -110,7 +110,7 @@ class CheckpointHook(Hook):
         self.resume = resume
 
     def before_run(self, runner: Runner) -> None:
-        # Not in `before_train`, where other hooks already read the position.
+        # Not in `before_train`, because other hooks read the epoch and step there.
         for partial in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while writing
             partial.unlink()
         if not (self.resume and self.path.exists()):
@@ -159,7 +159,7 @@ class CheckpointHook(Hook):
 
 
 def load_model_state(model: Distiller, content: Mapping[str, Any]) -> None:
-    """Give a prepared distiller the structure and the weights of a checkpoint.
+    """Load the structure and the weights of a checkpoint into a prepared distiller.
 
     Args:
         model: A distiller whose method has been prepared and has not changed the student yet.
@@ -175,8 +175,8 @@ class ProgressHook(Hook):
 
     On a terminal the progress is a bar with losses, learning rate, speed and remaining time; elsewhere it is a line per
     epoch. The metrics of an epoch are its mean losses, learning rate, images per second, the method's report and, if
-    there was a validation, its scores. Losses are added up on the device and read once per epoch, so that training does
-    not wait for them.
+    there was a validation, its scores. Losses are added up on the device and read once per epoch, so the host rarely
+    waits for the device.
 
     Args:
         title: Name of the training.
@@ -215,14 +215,14 @@ class ProgressHook(Hook):
             )
             self.bar = ProgressBar(*columns, console=self.console, refresh_per_second=2, expand=True)
             self.bar.start()
-            self.line = self.bar.add_task(self.title, total=runner.max_iters, completed=runner.iter, state="")
-        self.begin, self.first = time.perf_counter(), runner.iter
+            self.task = self.bar.add_task(self.title, total=runner.max_iters, completed=runner.iter, state="")
+        self.train_start, self.first_step = time.perf_counter(), runner.iter
 
     def before_train_epoch(self, runner: Runner) -> None:
         self.sums = {}
-        self.start = time.perf_counter()
+        self.epoch_start = time.perf_counter()
         if self.bar:
-            self.bar.update(self.line, description=f"{self.title} {runner.epoch + 1}/{runner.max_epochs}", refresh=True)
+            self.bar.update(self.task, description=f"{self.title} {runner.epoch + 1}/{runner.max_epochs}", refresh=True)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, torch.Tensor] | None = None
@@ -230,17 +230,17 @@ class ProgressHook(Hook):
         for name, value in (outputs or {}).items():
             self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
         if self.bar:
-            self.bar.advance(self.line)
+            self.bar.advance(self.task)
             if (batch_idx + 1) % READ_EVERY == 0:
                 losses = "  ".join(f"{name} {float(total) / (batch_idx + 1):.3f}" for name, total in self.sums.items())
-                speed = (batch_idx + 1) * self.batch_size / (time.perf_counter() - self.start)
+                speed = (batch_idx + 1) * self.batch_size / (time.perf_counter() - self.epoch_start)
                 rate = runner.optim_wrapper.get_lr()["lr"][0]
-                self.bar.update(self.line, state=f"{losses.replace('loss_', '')}  lr {rate:.1e}  {speed:.0f} images/s")
+                self.bar.update(self.task, state=f"{losses.replace('loss_', '')}  lr {rate:.1e}  {speed:.0f} images/s")
 
     def after_train_epoch(self, runner: Runner) -> None:
         steps = len(runner.train_dataloader)
         losses = {name: float(value) / steps for name, value in self.sums.items()}  # waits for the device
-        seconds = time.perf_counter() - self.start
+        seconds = time.perf_counter() - self.epoch_start
         not_finite = [name for name, value in losses.items() if not math.isfinite(value)]
         if not_finite:
             raise UserError(
@@ -279,13 +279,13 @@ class ProgressHook(Hook):
     def _show(self, runner: Runner, row: dict[str, Any]) -> None:
         done, remaining = runner.iter, runner.max_iters - runner.iter
         state = f"loss {row['loss']:.3f}  lr {row['lr']:.1e}  {row['images_per_second']:.0f} images/s"
-        if from_method := runner.model.method.progress_line(row):
-            state += f"  {from_method}"
+        if method_state := runner.model.method.progress_line(row):
+            state += f"  {method_state}"
         if self.bar:
-            self.bar.update(self.line, state=state)
+            self.bar.update(self.task, state=state)
             runner.logger.info(f"epoch {row['epoch']}/{runner.max_epochs}  {state}")
         else:
-            eta = (time.perf_counter() - self.begin) / (done - self.first) * remaining
+            eta = (time.perf_counter() - self.train_start) / (done - self.first_step) * remaining
             self._print(runner, f"epoch {row['epoch']}/{runner.max_epochs}  {state}  eta {eta:.0f} s")
 
     def _print(self, runner: Runner, text: str) -> None:

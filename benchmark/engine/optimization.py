@@ -24,7 +24,7 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimi
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, steps_per_epoch: int) -> list[_ParamScheduler]:
-    """Build the schedulers of linear warm-up, constant part and cosine decay, which are stepped every iteration."""
+    """Build the schedulers of linear warm-up and cosine decay, to be stepped after every iteration."""
     total = schedule.epochs * steps_per_epoch
     warmup = min(schedule.warmup_epochs * steps_per_epoch, total)
     cosine = min(max(schedule.constant_until, schedule.warmup_epochs) * steps_per_epoch, total)

@@ -1,4 +1,4 @@
-"""Training of one network with one method, in one mmengine Runner."""
+"""Training of one network by one method, with an mmengine Runner."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
 from benchmark.engine.distiller import Distiller, TaskLoss
-from benchmark.engine.files import LAST
+from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.engine.hooks import (
     CheckpointHook,
     ProgressHook,
@@ -43,16 +43,16 @@ def train(
 ) -> None:
     """Train `student` in place by the recipe's `train` section, and leave it in eval mode.
 
-    If `folder` has a finished training, its result is loaded.
+    If `folder` has the checkpoint of the last epoch and `resume` is true, that checkpoint is loaded instead.
 
     Args:
         student: The network to train, on the device of `test`.
         teacher: A trained network on the same device, which is frozen here; None if the method needs none.
-        method: The method; it is trained with the student.
+        method: The method; its parameters are trained with the student.
         recipe: The run's recipe.
         test: The dataset and its test images.
         folder: The run's folder.
-        resume: Continue from the checkpoint in `folder`; if False, start again and replace it.
+        resume: Continue from the checkpoint in `folder`; if False, start from the first epoch and replace it.
         title: Name of the training in the progress display.
 
     Raises:
@@ -72,7 +72,7 @@ def train(
         device
     )
 
-    checkpoint = folder / LAST
+    checkpoint = folder / LAST_CHECKPOINT
     if resume and checkpoint.exists():
         content = load_checkpoint(checkpoint, device)
         if content["epoch"] == settings.schedule.epochs:
@@ -97,7 +97,7 @@ def train(
             CheckpointHook(checkpoint, resume),
         ],
         visualizer=Visualizer(
-            name=f"{folder.name}-{time.time_ns()}",  # mmengine keeps visualizers by name, so each needs another one
+            name=f"{folder.name}-{time.time_ns()}",  # unique, because mmengine keeps visualizers by name
             vis_backends=[{"type": "TensorboardVisBackend"}] if recipe.runtime.tensorboard else None,
             save_dir=str(folder / "tensorboard"),
         ),
@@ -110,8 +110,8 @@ def train(
     finally:
         progress.stop()
         runner.visualizer.close()
-        # The runner is part of reference cycles. If worker processes are left to the garbage collector, each training
-        # ends five seconds later.
+        # Ends the worker processes now. The runner is part of reference cycles, and workers that the garbage collector
+        # ends delay the end of the training by five seconds.
         loader._iterator = None
     student.eval()
 
@@ -158,7 +158,7 @@ def optim_wrapper(
 
 
 def _validation(recipe: Recipe, test: TestSet) -> dict[str, Any]:
-    """Return the runner's arguments for validation; none if it is switched off."""
+    """Return the runner's arguments for validation; an empty dict if there is no validation."""
     if not recipe.evaluate.every:
         return {}
     return {"val_dataloader": test.loader(), "val_cfg": {}, "val_evaluator": [RetrievalMetric(test)]}

@@ -1,6 +1,5 @@
 """The device, hardware and software of a run."""
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.results.record import Environment
+from benchmark.utils.parallel import cores
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,7 +30,7 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device, bfloat16: bool) -> Environment:
-    """Return software versions, hardware and precision as a record states them.
+    """Return software versions, hardware and precision for a record.
 
     Args:
         device: Device of the training.
@@ -42,7 +42,7 @@ def environment(device: torch.device, bfloat16: bool) -> Environment:
     return Environment(
         python=platform.python_version(),
         **packages,
-        mmengine=mmengine.__version__,  # of mmengine or mmengine-lite: the same modules, other dependencies
+        mmengine=mmengine.__version__,  # installed as mmengine or mmengine-lite, which differ in their dependencies
         platform=platform.platform(),
         device=device_name(device),
         threads=torch.get_num_threads(),
@@ -51,13 +51,12 @@ def environment(device: torch.device, bfloat16: bool) -> Environment:
 
 
 def use_threads(threads: int | None) -> None:
-    """Set the number of threads of CPU operators; one per available core if None."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or cores or 1)
+    """Set the number of threads of torch's CPU operators; one per available core if None."""
+    torch.set_num_threads(threads or cores())
 
 
 def _processor() -> str:
-    # On Linux, Python's platform module does not know the model name.
+    # On Linux, Python's platform module does not return the model name.
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8").splitlines():

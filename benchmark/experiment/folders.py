@@ -1,4 +1,4 @@
-"""Where runs keep their files."""
+"""The folders of runs and of their teachers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.engine.files import LAST
+from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import with_seed
 from benchmark.recipe import Component, Recipe
@@ -21,8 +21,8 @@ from benchmark.utils.console import notify
 class RunFolder:
     """The folder of one run, `<work_dir>/<dataset>/<method>/seed<k>-<hash>/`.
 
-    Recipes that train the same network and differ only in how it is evaluated share a folder. The default evaluation
-    settings have the files `recipe.yaml` and `record.json`, others `recipe-<hash>.yaml` and `record-<hash>.json`.
+    Recipes that differ only in the evaluation train the same network and share a folder. With default evaluation
+    settings, the files are `recipe.yaml` and `record.json`, with others `recipe-<hash>.yaml` and `record-<hash>.json`.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """The checkpoint from which an unfinished training is resumed."""
-        return self.path / LAST
+        return self.path / LAST_CHECKPOINT
 
     @property
     def student(self) -> Path:
@@ -100,7 +100,7 @@ def teacher_folder(recipe: Recipe, work_dir: Path) -> RunFolder:
 
 
 def resolved(recipe: Recipe, dataset: RetrievalDataset) -> Recipe:
-    """Return the recipe with the dataset's options as the dataset interprets them, such as the run's seed for None."""
+    """Return the recipe with the option values of `dataset`, for example the run's seed where the recipe has None."""
     options = {name: getattr(dataset, name) for name in recipe.dataset.arguments}
     return recipe.model_copy(update={"dataset": Component(name=recipe.dataset.name, **options)})
 

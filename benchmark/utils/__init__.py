@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the rest of the project."""
+"""General helpers. They import nothing else of this package but `benchmark.errors`."""

@@ -18,7 +18,7 @@ def progress(items: Iterable[Item], description: str, total: int | None = None) 
     """Yield `items` behind a progress bar on stderr; no bar is shown unless stderr is a terminal.
 
     Args:
-        items: What to iterate over.
+        items: The items.
         description: Text next to the bar.
         total: Number of items; needed if `items` has no length.
     """

@@ -32,7 +32,7 @@ def process_group(device: torch.device) -> Iterator[bool]:
 
 
 def share(positions: range) -> range:
-    """Return the consecutive part of `positions` that this process handles: all of them if it is the only process.
+    """Return the consecutive part of `positions` that this process handles; all of them if it is the only process.
 
     Raises:
         UserError: There are fewer positions than processes; raised on every process.

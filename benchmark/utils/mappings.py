@@ -6,7 +6,7 @@ from typing import Any
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `override`, where both have a mapping merged recursively.
+    """Return `base` updated with `override`; if both have a mapping at a key, the mappings are merged recursively.
 
     The result is a deep copy.
     """

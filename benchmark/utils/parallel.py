@@ -23,7 +23,7 @@ def cores() -> int:
 def parallel_imap(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield `function(item)` for every item, in order and lazily, computed by one thread per core.
 
-    Suits functions that release Python's global interpreter lock, such as image decoding.
+    For functions that release Python's global interpreter lock, such as image decoding.
     """
     threads = cores()
     pending: deque[Future[Result]] = deque()
@@ -49,10 +49,10 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item], work
 class TorchThreads:
     """A pool of threads that divide torch's intra-operator threads among them; a context manager.
 
-    Suits functions that consist of torch operators. Each thread inherits the caller's gradient and inference modes.
+    For functions that consist of torch operators. Each thread inherits the caller's gradient and inference modes.
 
     Args:
-        workers: Number of threads. With less than 2, the caller's own thread does the work.
+        workers: Number of threads. With less than 2, the calling thread does the work.
     """
 
     def __init__(self, workers: int) -> None:

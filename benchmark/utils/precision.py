@@ -1,4 +1,4 @@
-"""Where bfloat16 is used, and full float32 precision within a step that otherwise uses bfloat16 or TF32."""
+"""Choice of bfloat16 autocast, and full float32 precision for parts of a step that uses bfloat16 or TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ def uses_bfloat16(amp: str, device: torch.device) -> bool:
     """Whether to train with bfloat16 autocast.
 
     Args:
-        amp: "bf16", "off", or "auto", which requires hardware that computes in bfloat16.
+        amp: "bf16", "off", or "auto": bfloat16 if the hardware computes in it natively.
         device: Device of the training.
     """
     if amp != "auto":
@@ -32,7 +32,7 @@ def upcast(x: Tensor) -> Tensor:
 def full_precision(device: torch.device) -> Iterator[None]:
     """Disable autocast and reduced float32 precision (TF32, bfloat16) for products and convolutions.
 
-    Relations between features need it: a bfloat16 product changed the nearest neighbors of half the rows of a batch,
+    Use it for products between features: in bfloat16, they changed the nearest neighbors of half the rows of a batch,
     and the mAP by tenths of a point.
     """
     with _FULL_PRECISION, torch.autocast(device.type, enabled=False):

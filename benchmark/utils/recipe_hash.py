@@ -15,7 +15,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("student.image_size", None),
     ("teacher.network.image_size", None),
 )
-"""Keys that were added to recipes later, with the value that applied before."""
+"""Keys that were added to the recipe format later, each with the value that older recipes imply."""
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
@@ -26,7 +26,8 @@ def recipe_hash(recipe: Mapping[str, Any]) -> str:
 def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a recipe, given as plain values, that can change the result.
 
-    Keys that were added later are left out if they have their earlier value, so that older recipes keep their hash.
+    Keys that were added later are left out if they have the value that older recipes imply. Older recipes thus keep
+    their hash.
     """
     section = recipe.get("runtime")
     runtime = section if isinstance(section, Mapping) else {}

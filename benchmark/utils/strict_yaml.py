@@ -1,7 +1,7 @@
 """A strict subset of YAML.
 
-PyYAML implements YAML 1.1: `1e-3` is a string, `no` is false, `010` is 8, `1:30` is 90, and of two equal keys the last
-one wins. Here numbers are written as in JSON (`1e-3` is a number), true and false are the only booleans, there are no
+PyYAML implements YAML 1.1: `1e-3` is a string, `no` is false, `010` is 8, `1:30` is 90, and the last of duplicate keys
+wins. Here numbers are written as in JSON (`1e-3` is a number), true and false are the only booleans, there are no
 dates, and a duplicate key is an error. Tags that would run code are refused.
 """
 
@@ -26,7 +26,7 @@ _PLAIN = {
     ),
     "merge": (r"<<", "<"),
 }
-"""Types of unquoted scalars: the tag, a regular expression, and the possible first characters."""
+"""Types of unquoted scalars: for each tag, a regular expression and the possible first characters."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,10 +60,10 @@ _Dumper.add_representer(list, _Dumper.represent_short_list)
 
 _Loader.yaml_implicit_resolvers = {}
 _Dumper.yaml_implicit_resolvers = {}
-for _tag, (_written, _first) in _PLAIN.items():
+for _tag, (_pattern, _first_characters) in _PLAIN.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(
-            _PREFIX + _tag, re.compile(f"^(?:{_written})$"), [*_first, *[""] * (_tag == "null")]
+            _PREFIX + _tag, re.compile(f"^(?:{_pattern})$"), [*_first_characters, *[""] * (_tag == "null")]
         )
 
 
@@ -76,7 +76,7 @@ def load(text: str) -> Any:
     try:
         content = yaml.load(text, _Loader)
         json.dumps(content)
-    except (KeyError, ValueError, RecursionError) as error:  # for example `!!int x`, or an alias within its own anchor
+    except (KeyError, ValueError, RecursionError) as error:  # such as `!!int x`, or a recursive alias
         raise yaml.YAMLError(f"not plain data: {error}") from error
     return content
 
@@ -87,15 +87,15 @@ def dump(content: Any) -> str:
 
 
 def read(path: Path, name: str, example: str) -> dict[str, Any]:
-    """Read a file that has a mapping.
+    """Read a YAML file whose content is a mapping.
 
     Args:
         path: The file.
-        name: Name of the file's role in messages, such as "config".
-        example: Example of the content, for messages.
+        name: Role of the file in error messages, such as "config".
+        example: Example of the content, for error messages.
 
     Raises:
-        UserError: The file cannot be read, is not YAML, or has something else than a mapping.
+        UserError: The file cannot be read, is not valid YAML, or its content is not a mapping.
     """
     try:
         content = load(path.read_text(encoding="utf-8"))

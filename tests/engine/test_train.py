@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmark.engine.compat import load_checkpoint
-from benchmark.engine.files import LAST, read_metrics
+from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
 from benchmark.engine.hooks import CheckpointHook, RetrievalMetric
 from benchmark.errors import UserError
 from benchmark.methods.cdd import CDD
@@ -163,7 +163,7 @@ class TestResume:
             with pytest.raises(KeyboardInterrupt):
                 train_tiny(recipe, tmp_path)
         assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
-        partial = tmp_path / LAST.parent / ".last.pt.abc.pt"
+        partial = tmp_path / LAST_CHECKPOINT.parent / ".last.pt.abc.pt"
         partial.parent.mkdir()
         partial.write_bytes(b"half a checkpoint")
         train_tiny(recipe, tmp_path, resume=True)
@@ -174,19 +174,19 @@ class TestResume:
         """It is loaded, with the channels that were removed."""
         recipe = tiny("cdd", *SHRINKING)
         first = train_tiny(recipe, tmp_path)
-        written = (tmp_path / LAST).stat().st_mtime_ns
+        written = (tmp_path / LAST_CHECKPOINT).stat().st_mtime_ns
         loaded = train_tiny(recipe, tmp_path, resume=True)
         assert identical(first, loaded)
         assert not loaded.student.training
-        assert (tmp_path / LAST).stat().st_mtime_ns == written
+        assert (tmp_path / LAST_CHECKPOINT).stat().st_mtime_ns == written
 
     def test_without_resume_a_finished_training_is_repeated(self, tiny, train_tiny, tmp_path):
         recipe = tiny("none", "train.schedule.epochs=1")
         first = train_tiny(recipe, tmp_path)
-        written = (tmp_path / LAST).stat().st_mtime_ns
+        written = (tmp_path / LAST_CHECKPOINT).stat().st_mtime_ns
         repeated = train_tiny(recipe, tmp_path)
         assert identical(first, repeated)
-        assert (tmp_path / LAST).stat().st_mtime_ns > written
+        assert (tmp_path / LAST_CHECKPOINT).stat().st_mtime_ns > written
 
     def test_loss_that_is_not_finite_keeps_the_last_checkpoint(self, tiny, train_tiny, tmp_path):
         class Breaks(NoDistillation):
@@ -201,7 +201,7 @@ class TestResume:
 
         with pytest.raises(UserError, match=r"tiny: .*loss_broken of epoch 2 is not finite\. Lower optimizer\.lr"):
             train_tiny(tiny("none"), tmp_path, method=Breaks())
-        assert load_checkpoint(tmp_path / LAST, CPU)["epoch"] == 1
+        assert load_checkpoint(tmp_path / LAST_CHECKPOINT, CPU)["epoch"] == 1
         assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
 
 

@@ -16,7 +16,7 @@ from benchmark.data.batch import Batch
 from benchmark.data.loaders import Loading
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import QuietRunner, load_checkpoint
-from benchmark.engine.files import LAST, read_metrics
+from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.folders import student_folder
@@ -82,7 +82,7 @@ class TestFinishedRun:
     """What the command line leaves behind."""
 
     def test_files(self, finished, student, teacher):
-        common = {"recipe.yaml", "log.txt", "metrics.jsonl", str(LAST), "student.pt", "record.json", ".lock"}
+        common = {"recipe.yaml", "log.txt", "metrics.jsonl", str(LAST_CHECKPOINT), "student.pt", "record.json", ".lock"}
         assert files(student) == common | {"compression.svg"}
         assert files(teacher) == common
         assert files(finished / "boards" / "records") == {
@@ -168,7 +168,7 @@ class TestFinishedRun:
 
 def test_running_from_python(finished, tiny_config, data_root, teacher):
     """The public function does what `benchmark run` does; the teacher of the earlier run is reused."""
-    trained = (teacher / LAST).stat().st_mtime_ns
+    trained = (teacher / LAST_CHECKPOINT).stat().st_mtime_ns
     record = benchmark.run(
         "kd",
         "glyphs",
@@ -182,7 +182,7 @@ def test_running_from_python(finished, tiny_config, data_root, teacher):
     )
     assert (record.method, record.seed, record.recipe["train"]["schedule"]["epochs"]) == ("kd", 3, 1)
     assert record.teacher.record == read(teacher).id
-    assert (teacher / LAST).stat().st_mtime_ns == trained
+    assert (teacher / LAST_CHECKPOINT).stat().st_mtime_ns == trained
     assert (record.saved.ceiling_macs, record.budget) == (None, None)
     assert len(list((finished / "boards-python" / "records").glob("*.json"))) == 2
     assert (finished / "boards-python" / f"{BOARD}.md").exists()
@@ -204,7 +204,7 @@ class TestTeacher:
         assert len(list((tmp_path / "boards" / "records").glob("*.json"))) == 3
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("checkpoint", [".", LAST], ids=["folder", "file"])
+    @pytest.mark.parametrize("checkpoint", [".", LAST_CHECKPOINT], ids=["folder", "file"])
     def test_checkpoint(self, run, tiny, shrinking, student, teacher, checkpoint):
         """A given teacher gives the same student as the same teacher trained by the run."""
         before = read(student)
@@ -213,7 +213,7 @@ class TestTeacher:
         assert record.teacher.cost.macs == before.teacher.cost.macs
         assert record.teacher.scores == before.teacher.scores
         assert record.scores == before.scores
-        assert record.teacher.record == (None if checkpoint == LAST else before.teacher.record)
+        assert record.teacher.record == (None if checkpoint == LAST_CHECKPOINT else before.teacher.record)
         assert not (experiment.folder.path.parents[1] / "teacher").exists()
 
     def test_folder_without_a_record(self, run, tiny, tmp_path):
@@ -227,7 +227,7 @@ class TestTeacher:
     )
     def test_without_classifier(self, run, tiny, teacher, tmp_path, head):
         """Accepted by methods that do not need the teacher's classifier."""
-        weights = load_checkpoint(teacher / LAST, CPU)["student"]
+        weights = load_checkpoint(teacher / LAST_CHECKPOINT, CPU)["student"]
         torch.save({k: v for k, v in weights.items() if not k.startswith("head.")} | head, tmp_path / "teacher.pt")
         settings = [SHORT, f"teacher.checkpoint={tmp_path / 'teacher.pt'}"]
         _, record = run(tiny("pulled", *settings))
@@ -244,7 +244,7 @@ class TestTeacher:
         settings = ("train.optimizer.lr=1e-12", SHORT, f"teacher.checkpoint={teacher}", "student.weights=teacher")
         experiment, _ = run(tiny("none", *settings))
         student_weights = load_checkpoint(experiment.folder.checkpoint, CPU)["student"]
-        teacher_weights = load_checkpoint(teacher / LAST, CPU)["student"]
+        teacher_weights = load_checkpoint(teacher / LAST_CHECKPOINT, CPU)["student"]
         learned = [name for name in teacher_weights if name.endswith("weight")]
         assert len(learned) > 20
         assert all(torch.allclose(student_weights[name], teacher_weights[name], atol=1e-8) for name in learned)

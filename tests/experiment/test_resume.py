@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmark.engine.compat import load_checkpoint
-from benchmark.engine.files import LAST, read_metrics
+from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.results.record import Record
@@ -76,12 +76,12 @@ class Killed:
         """The last epoch in the metrics, and the epoch of the checkpoint."""
         folder = self.folder(name)
         rows = read_metrics(folder)
-        checkpoint = folder / LAST
+        checkpoint = folder / LAST_CHECKPOINT
         saved = load_checkpoint(checkpoint, torch.device("cpu"))["epoch"] if checkpoint.exists() else 0
         return rows[-1]["epoch"] if rows else 0, saved
 
     def partial_checkpoints(self, name: str) -> int:
-        return len(list((self.folder(name) / LAST.parent).glob(".last.pt.*")))
+        return len(list((self.folder(name) / LAST_CHECKPOINT.parent).glob(".last.pt.*")))
 
     def channels(self) -> list[int]:
         return [row["channels"] for row in read_metrics(self.folder("cdd"))]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmark import DATASETS, METHODS, load_student
 from benchmark.engine.compat import load_checkpoint
-from benchmark.engine.files import LAST
+from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.method import KINDS
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
@@ -200,7 +200,7 @@ def test_trainings_are_bit_identical(name, tiny, train_tiny, batches, tmp_path):
     recipe = tiny(name)
     first, second = (train_tiny(recipe, tmp_path / run) for run in ("first", "second"))
     assert equal(first.student, state_of(second.student))
-    assert_without_teacher(load_checkpoint(tmp_path / "first" / LAST, torch.device("cpu")), first.teacher)
+    assert_without_teacher(load_checkpoint(tmp_path / "first" / LAST_CHECKPOINT, torch.device("cpu")), first.teacher)
 
     images = batches[0].images
     with torch.no_grad():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.commands import suite as suite_command
-from benchmark.engine.files import LAST
+from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 from benchmark.suite import latencies
@@ -265,7 +265,7 @@ def test_concurrent_runs_with_a_failure(start, suite, tmp_path):
 def test_interrupted_suite_resumes(start, tmp_path):
     process = start("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
     runs = tmp_path / "runs" / "glyphs"
-    wait_until(lambda: any(runs.glob(f"none/*/{LAST}")))
+    wait_until(lambda: any(runs.glob(f"none/*/{LAST_CHECKPOINT}")))
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in out, out
@@ -285,7 +285,7 @@ def test_interrupted_suite_resumes(start, tmp_path):
 def test_ray_cluster_finishes_runs_of_a_killed_worker_once(start, tmp_path):
     process = start("--methods", "none,kd", "--seeds", "0,1", "--ray", "local")
     runs = tmp_path / "runs" / "glyphs"
-    wait_until(lambda: any(runs.glob(f"*/seed*/{LAST}")))
+    wait_until(lambda: any(runs.glob(f"*/seed*/{LAST_CHECKPOINT}")))
     worker = int((tmp_path / "parents.txt").read_text().split()[0])
     os.kill(worker, signal.SIGKILL)
     out, _ = process.communicate(timeout=400)
