@@ -21,13 +21,13 @@ from benchmark.utils.distributed import share
 
 
 class TestSet:
-    """Query and gallery images of a dataset, which any number of networks can embed.
+    """Query and gallery images of a dataset, to be embedded by one or more networks.
 
     Args:
         dataset: Dataset with query and gallery splits.
         loading: Image size, worker processes, device and cache.
         batch_size: Number of images embedded at a time.
-        protocol: Evaluation settings; the dataset's own if None.
+        protocol: Evaluation settings; the dataset's protocol if None.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class TestSet:
         return EvaluationImages(samples, self.loading.images(samples, f"{self.dataset.name}-test"))
 
     def loader(self, split: str | None = None) -> BatchLoader:
-        """Return a loader of the test images in order. The indices of a batch are positions in `images`.
+        """Return a loader of the test images in order. `Batch.indices` are positions in `images`.
 
         Args:
-            split: "query" or "gallery", of which each of several processes (see `process_group`) loads its share; None
-                for all test images, on every process.
+            split: "query" or "gallery"; of several processes (see `process_group`), each loads its share. None for all
+                test images, on every process.
         """
         positions = range(len(self.images.images))
         if split is not None and not self.protocol.query_in_gallery:
@@ -101,7 +101,7 @@ class TestSet:
             float32 embeddings on the device.
 
         Raises:
-            UserError: An image is broken and must not be skipped, all images are broken, or an embedding is not finite.
+            UserError: An image is broken without `skip_broken`, all images are broken, or an embedding is not finite.
         """
         vectors, positions = [], []
         with torch.inference_mode():
@@ -116,9 +116,9 @@ class TestSet:
         """Score embeddings by the protocol.
 
         Args:
-            query: Queries, or the share of them that this process has embedded.
+            query: Queries, or this process's share of them.
             gallery: Gallery, or this process's share of it; see `evaluate`.
-            keep: Number of first entries of every ranked list to return in `Scores.neighbors`.
+            keep: Number of top-ranked entries of every ranked list to return in `Scores.neighbors`.
 
         Returns:
             Scores of the queries of all processes.
@@ -146,8 +146,8 @@ class TestSet:
         )
         return self.score(query, gallery)
 
-    def example(self, images: int) -> Tensor:
-        """Return the first query images, at most `images` and one batch: (N, 3, H, W) uint8, on the device.
+    def first_queries(self, count: int) -> Tensor:
+        """Return the first `count` query images, at most a batch: (N, 3, H, W) uint8, on the device.
 
         Raises:
             UserError: No query image can be read.
@@ -155,7 +155,7 @@ class TestSet:
         batch = next(iter(self.loader("query")), None)
         if batch is None:
             raise self._unreadable("query")
-        return batch.images[:images].to(self.loading.device)
+        return batch.images[:count].to(self.loading.device)
 
     def _with_labels(self, vectors: Tensor, positions: Tensor) -> Embeddings:
         labels: Sequence[Tensor] = (self.images.identities, self.images.cameras)
@@ -173,5 +173,5 @@ class TestSet:
 
 
 def with_seed(options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return a dataset's options with the run's `seed` in place of a `seed` option that is None."""
+    """Return a dataset's options; an option `seed` that is None is replaced by the run's seed."""
     return options | {"seed": seed} if options.get("seed", seed) is None else options

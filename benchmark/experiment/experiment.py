@@ -14,7 +14,7 @@ from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import use_threads
 from benchmark.experiment.folders import RunFolder, resolved, student_folder, teacher_folder
 from benchmark.experiment.preflight import preflight
-from benchmark.experiment.report import Deployed, Distillation, Report, data_changes, score_part
+from benchmark.experiment.report import Deployed, Distillation, Report, data_changes, mean_scores
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
@@ -29,8 +29,8 @@ from benchmark.utils.atomic import write_text
 from benchmark.utils.console import notify
 from benchmark.version import commit
 
-EXAMPLES = 256
-"""Number of query images on which training-time and deployed embeddings are compared."""
+CHECKED_IMAGES = 256
+"""Maximum number of query images on which training-time and deployed embeddings are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Teacher:
     """A trained teacher."""
 
     network: Embedder
-    """With its classifier, as it was trained."""
+    """The network as trained, with its classifier."""
     deployed: Embedder
-    """Without classifier and with batch norm folded: embeds the gallery of asymmetric retrieval."""
+    """The network without classifier and with batch norm folded; it embeds the gallery of asymmetric retrieval."""
     report: TeacherReport
 
 
@@ -53,7 +53,7 @@ class Experiment:
         recipe: The complete recipe.
         work_dir: Folder of all runs. Trained teachers in it are shared.
         data_root: Folder of all datasets.
-        device: Where to compute.
+        device: Device of training and evaluation.
         resume: Continue an unfinished run instead of refusing it.
 
     Raises:
@@ -63,7 +63,7 @@ class Experiment:
     def __init__(
         self, recipe: Recipe, *, work_dir: Path, data_root: Path, device: torch.device, resume: bool = False
     ) -> None:
-        self.commit = commit()  # now: another commit may be checked out before the run ends
+        self.commit = commit()  # read now, because another commit may be checked out before the run ends
         self.preflight = preflight(recipe)
         self.test = TestSet.from_recipe(recipe, data_root, device)
         self.dataset = self.test.dataset
@@ -81,8 +81,8 @@ class Experiment:
             The record of the student.
 
         Raises:
-            UserError: Data or a file named by the recipe are missing or do not fit, the run is unfinished and `resume`
-                is false, or its folder cannot be written.
+            UserError: Data are missing, a file named in the recipe is missing or does not fit, the run is unfinished
+                and `resume` is false, or its folder cannot be written.
         """
         return self._run(self.folder, self._distill)
 
@@ -93,7 +93,7 @@ class Experiment:
             The record of the teacher.
 
         Raises:
-            UserError: As for `run`.
+            UserError: For the same reasons as in `run`.
         """
         return self._run(self.teacher_folder, self._train_teacher)
 
@@ -103,7 +103,7 @@ class Experiment:
         try:
             with folder.locked():
                 if folder.record.exists():
-                    record = self._earlier(folder)
+                    record = self._read_record(folder)
                     notify(f"{folder.path} has the result of {record.created[:10]}; delete the folder to run it again")
                     return record
                 if folder.is_unfinished and not self.resume:
@@ -117,11 +117,11 @@ class Experiment:
         except OSError as error:
             raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from error
 
-    def _earlier(self, folder: RunFolder) -> Record:
+    def _read_record(self, folder: RunFolder) -> Record:
         """Read the record of an earlier run.
 
         Raises:
-            UserError: The run used other data, or left out broken images although `skip_broken` is false now.
+            UserError: The run used other data, or it skipped broken images and this recipe has `skip_broken` false.
         """
         record = Record.read(folder.record)
         if self.dataset.folder.is_dir() and (changes := list(data_changes(record.data, self.report.data()))):
@@ -159,7 +159,7 @@ class Experiment:
     def _train_and_deploy(
         self, recipe: Recipe, folder: RunFolder, method: Method, teacher: Embedder | None, title: str
     ) -> Deployed:
-        """Train a network, deploy it to `student.pt`, and evaluate what that file holds."""
+        """Train a network, save its deployed form to `student.pt`, and evaluate the network loaded from that file."""
         from benchmark.engine.train import train  # imports mmengine, which commands without training do not need
 
         write_text(folder.recipe, recipe.yaml())
@@ -172,20 +172,20 @@ class Experiment:
             recipe=recipe,
             test=self.test,
             folder=folder.path,
-            resume=True,  # an unfinished run that must not be resumed was refused before
+            resume=True,  # `_run` refuses an unfinished run that must not be resumed
             title=title,
         )
 
         trained_at = time.perf_counter()
-        images = self.test.example(EXAMPLES)
-        with torch.no_grad():  # not inference mode: taps read version counters, which its tensors do not have
-            before = student.features(images).embedding
+        images = self.test.first_queries(CHECKED_IMAGES)
+        with torch.no_grad():  # not inference mode, whose tensors lack the version counters that taps read
+            trained_embedding = student.features(images).embedding
             minimal = method.minimal_student(student) if method.compresses else None
             compact = _without_head(fold_batchnorm(method.compact(student), images[:2]))
         save_student(compact, folder.student, recipe.image_size)
         network = load_student(folder.student, self.device)
         with torch.inference_mode():
-            difference = float((network(images) - before).abs().max())
+            difference = float((network(images) - trained_embedding).abs().max())
 
         query, gallery = self.test.embed(network, "query"), self.test.embed(network, "gallery")
         scores = self.test.score(query, gallery)
@@ -197,7 +197,7 @@ class Experiment:
             cost=self.report.cost(network),
             minimal=None if minimal is None else cost.count(fold_batchnorm(minimal, images[:2]), recipe.image_size),
             max_abs_difference=difference,
-            images=len(images),
+            checked_images=len(images),
             trained_at=trained_at,
         )
 
@@ -209,14 +209,14 @@ class Experiment:
             pretrained=settings.weights == "imagenet",
         )
         if settings.weights == "teacher":
-            assert teacher is not None, "preflight refuses a teacher that starts from itself"
+            assert teacher is not None, "preflight refuses a teacher with weights: teacher"
             network.load_state_dict(teacher.state_dict(), strict=True)
         elif settings.weights not in ("imagenet", "random"):
             load_weights(network, Path(settings.weights))
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _teacher(self) -> Teacher:
-        """Return the recipe's teacher: a checkpoint, the teacher of an earlier run, or one that is trained now."""
+        """Return the recipe's teacher: from a checkpoint or an earlier run, or trained now."""
         checkpoint, folder = self.recipe.teacher.checkpoint, self.teacher_folder
         if checkpoint is None:
             with folder.locked():  # another run may be training the same teacher
@@ -224,7 +224,7 @@ class Experiment:
                     self._train_teacher()
         elif not folder.path.is_dir():
             return self._teacher_from_weights(folder.path)
-        record = self._earlier(folder)
+        record = self._read_record(folder)
         if checkpoint is not None and not self._same_benchmark(record):
             return self._teacher_from_weights(folder.checkpoint)
         network = self._untrained_teacher()
@@ -235,7 +235,7 @@ class Experiment:
         return Teacher(network, load_student(folder.student, self.device), report)
 
     def _teacher_from_weights(self, path: Path) -> Teacher:
-        """Load a teacher that has no record of this benchmark, and evaluate it."""
+        """Load and evaluate a teacher that has no record on this benchmark."""
         network = self._untrained_teacher()
         load_weights(network, path, trained=True)
         if network.head is None and self.preflight.method.needs.classifier:
@@ -244,13 +244,13 @@ class Experiment:
                 f"{len(self.dataset.labels)} training identities of {self.dataset.name}"
             )
         network.eval()
-        deployed = _without_head(fold_batchnorm(network, self.test.example(2)))
+        deployed = _without_head(fold_batchnorm(network, self.test.first_queries(2)))
         scores = self.test.score(self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery"))
         report = TeacherReport(
             record=None,
             network=self.recipe.teacher.network.title(),
             cost=self.report.cost(deployed),
-            scores=score_part(scores),
+            scores=mean_scores(scores),
         )
         return Teacher(network, deployed, report)
 
@@ -265,7 +265,7 @@ class Experiment:
         )
 
     def _score_asymmetric(self, student: Deployed, teacher: Teacher) -> tuple[Scores | None, str | None]:
-        """Score the student's queries in the teacher's gallery, or return the reason why that is not possible."""
+        """Return the scores of the student's queries in the teacher's gallery, or the reason why there are none."""
         if not self.preflight.method.aligned:
             return None, NOT_ALIGNED
         if student.network.dim != teacher.deployed.dim:

@@ -1,4 +1,4 @@
-"""Finished runs, whose networks are evaluated or inspected again."""
+"""Finished runs, for the evaluation and inspection of their networks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ class FinishedRun:
         data_root: Folder of all datasets.
 
     Raises:
-        UserError: The folder is not that of a run, or the run is not finished.
+        UserError: The folder is not a run folder, or the run is not finished.
     """
 
     def __init__(self, folder: Path, data_root: Path) -> None:

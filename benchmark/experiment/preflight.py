@@ -1,7 +1,7 @@
 """Checks of a run before its first image is read.
 
-A run may take days. Whatever the recipe alone shows to be impossible is refused here, with the key to change. Networks
-are built on the `meta` device: they have shapes but no weights, so that even a large one is checked at once.
+A run may take days. These checks find every mistake that the recipe alone reveals, and their errors name the key to
+change. Networks are built on the `meta` device, with shapes but without weights, so the checks are fast.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ _INITIAL_WEIGHTS = ("imagenet", "random", "teacher")
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What is known about a run once its recipe has been checked."""
+    """The method and the costs of the networks of a checked recipe."""
 
     method: Method
     teacher: Size
@@ -36,13 +37,13 @@ class Preflight:
 
 
 def preflight(recipe: Recipe) -> Preflight:
-    """Check a recipe, build its method, and count the cost of its networks.
+    """Check a recipe, create its method, and count the cost of its networks.
 
     Raises:
         UserError: A network cannot be built, the networks do not fit the method, or a file or package is missing.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # for methods that draw in their constructor
+        torch.manual_seed(recipe.seed)  # for methods that draw random numbers in their constructor
         method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
     teacher, student = meta_networks(recipe)
     sizes = [
@@ -81,7 +82,7 @@ def check_pairing(method: Method, teacher: Embedder, student: Embedder, recipe: 
         recipe: The recipe of both networks.
 
     Raises:
-        UserError: The pairing is impossible; the message names the keys, their values and what to change.
+        UserError: The pairing is impossible; the message states the keys, their values and the remedy.
     """
     name, needs = recipe.method.name, method.needs
     if type(method).loss is Method.loss:
@@ -113,7 +114,7 @@ def check_pairing(method: Method, teacher: Embedder, student: Embedder, recipe: 
         _check_feature_maps(name, key, network, taps, recipe.image_size)
 
 
-def _backbone(network: Network) -> tuple[str, dict]:
+def _backbone(network: Network) -> tuple[str, dict[str, Any]]:
     return network.backbone, network.args
 
 
@@ -156,7 +157,7 @@ def _size(key: str, network: Embedder, image_size: tuple[int, int]) -> Size:
 
 
 def _check_weights(recipe: Recipe) -> None:
-    """Check that the weights from which networks start exist."""
+    """Check that initial weights and the teacher's checkpoint exist."""
     for key, weights in (("teacher.network", recipe.teacher.network.weights), ("student", recipe.student.weights)):
         if weights not in _INITIAL_WEIGHTS and not Path(weights).is_file():
             raise UserError(

@@ -1,4 +1,4 @@
-"""Everything that a record states about a run."""
+"""The content of a run's record."""
 
 import time
 from collections.abc import Iterator
@@ -33,13 +33,13 @@ class Deployed:
     network: Embedder
     query: Embeddings
     scores: Scores
-    """Queries and gallery embedded by this network."""
+    """Scores with queries and gallery embedded by this network."""
     cost: parts.Cost
     minimal: Size | None
     """Cost of the smallest network that the method could have produced; None if it does not compress."""
     max_abs_difference: float
     """Largest difference between training-time and deployed embeddings."""
-    images: int
+    checked_images: int
     """Number of images on which the difference was measured."""
     trained_at: float
     """`time.perf_counter()` at the end of the training, in seconds."""
@@ -47,14 +47,14 @@ class Deployed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distillation:
-    """What a student's record states in addition to a teacher's."""
+    """Additional content of a student's record."""
 
     teacher: parts.TeacherReport
     method: Method
     asymmetric: Scores | None
-    """Student queries in the gallery embedded by the teacher; None if they cannot be compared."""
+    """Scores of student queries in a teacher gallery; None if the embeddings cannot be compared."""
     asymmetric_reason: str | None
-    """Why there are no asymmetric scores."""
+    """Why there are no asymmetric scores; None if there are."""
 
 
 class Report:
@@ -79,7 +79,7 @@ class Report:
             recipe: The recipe that trained the network.
             folder: The run's folder.
             deployed: The network.
-            distillation: For a student; None for a teacher.
+            distillation: Additional content of a student's record; None for a teacher.
         """
         role = "teacher" if distillation is None else "student"
         return Record(
@@ -103,7 +103,7 @@ class Report:
             teacher=distillation.teacher if distillation else None,
             scores=_score_report(deployed.scores, distillation),
             saved=_saved(deployed, distillation.teacher.cost) if distillation else None,
-            deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.images),
+            deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.checked_images),
             budget=_budget(deployed.cost, distillation) if distillation else None,
             environment=environment(self.device, uses_bfloat16(recipe.runtime.amp, self.device)),
             timing=parts.Timing(
@@ -113,7 +113,7 @@ class Report:
         )
 
     def data(self, broken: int = 0) -> parts.Data:
-        """Describe the data.
+        """Describe the dataset: fingerprint, image counts, protocol and skipped files.
 
         Args:
             broken: Number of images that were left out because they cannot be decoded.
@@ -150,7 +150,7 @@ class Report:
         )
 
     def _variant(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the recipe's keys and values that change the benchmark, compared with the dataset's defaults."""
+        """Return the non-default options of dataset and evaluation, by key. They select the leaderboard."""
         variant = {f"dataset.{option}": value for option, value in self.test.dataset.non_default_options().items()}
         return variant | {f"evaluate.{key}": value for key, value in recipe.evaluate.non_default().items()}
 
@@ -167,8 +167,8 @@ def data_changes(before: parts.Data, now: parts.Data) -> Iterator[str]:
         yield "images with other content"
 
 
-def score_part(scores: Scores) -> parts.Scores:
-    """Return the mean scores as a record states them."""
+def mean_scores(scores: Scores) -> parts.Scores:
+    """Return the mean scores in the format of a record."""
     return parts.Scores(
         mAP=scores.mAP,
         mINP=scores.mINP,
@@ -184,8 +184,8 @@ def score_part(scores: Scores) -> parts.Scores:
 def _score_report(symmetric: Scores, distillation: Distillation | None) -> parts.ScoreReport:
     asymmetric = distillation.asymmetric if distillation else None
     return parts.ScoreReport(
-        symmetric=score_part(symmetric),
-        asymmetric=score_part(asymmetric) if asymmetric else None,
+        symmetric=mean_scores(symmetric),
+        asymmetric=mean_scores(asymmetric) if asymmetric else None,
         asymmetric_reason=distillation.asymmetric_reason if distillation else parts.IS_TEACHER,
         average_precision=tuple(
             None if value != value else round(value, 5)  # NaN: a query without a correct match
@@ -195,7 +195,7 @@ def _score_report(symmetric: Scores, distillation: Distillation | None) -> parts
 
 
 def _saved(student: Deployed, teacher: parts.Cost) -> parts.Savings:
-    """Return the fractions of the teacher's cost that the student saves, and the most that it could have saved."""
+    """Return the fractions of the teacher's cost that the student saves, and that the smallest student would save."""
     minimal = student.minimal
     return parts.Savings(
         parameters=1 - student.cost.parameters / teacher.parameters,

@@ -29,7 +29,7 @@ def run(
     leaderboards: str | Path | None = None,
     resume: bool = False,
 ) -> Record:
-    """Train a teacher unless there is one, distill a student from it, and evaluate both.
+    """Train a teacher unless `work_dir` has it, distill a student from it, and evaluate both.
 
     A run that has a record in `work_dir` is not repeated; its record is returned.
 
@@ -43,7 +43,7 @@ def run(
         device: "auto" (CUDA if available), "cpu" or "cuda".
         data_root: Folder of the datasets; `$BENCHMARK_DATA` or `~/.cache/benchmark` if None.
         work_dir: Folder of the runs. Trained teachers in it are reused.
-        leaderboards: Folder of records and pages to which the run's record is added; None to add it nowhere.
+        leaderboards: Folder of records and pages to which the run's record is added; None to not add it.
         resume: Continue an unfinished run instead of refusing it.
 
     Returns:
@@ -61,11 +61,11 @@ def run(
 
 
 def run_experiment(experiment: Experiment, leaderboards: Path | None) -> Record:
-    """Run an experiment and add its record, and that of its teacher, to the leaderboards.
+    """Run an experiment and add the records of student and teacher to the leaderboards.
 
     Args:
         experiment: The run.
-        leaderboards: Folder of records and pages; None to add the records nowhere.
+        leaderboards: Folder of records and pages; None to not add the records.
 
     Returns:
         The record of the run.
@@ -74,7 +74,7 @@ def run_experiment(experiment: Experiment, leaderboards: Path | None) -> Record:
         records = leaderboards / "records"
         records.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(prefix=".", dir=records):
-            pass  # fails now, instead of after hours of training, if the folder cannot be written to
+            pass  # if the folder is not writable, fail now instead of after hours of training
     record = experiment.run()
     folder, method = experiment.folder.path, experiment.preflight.method
     for name, svg in method.plots(read_metrics(folder)).items():

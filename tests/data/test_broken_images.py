@@ -128,7 +128,7 @@ class TestEvaluation:
         with pytest.raises(UserError, match="none of the query images can be read"):
             test_set().embed(self.network, "query")
         with pytest.raises(UserError, match="none of the query images can be read"):
-            test_set().example(2)
+            test_set().first_queries(2)
 
     def test_every_correct_match_is_broken(self, uniform, test_set):
         damage(*(sample for sample in uniform.gallery if sample.identity == 4))

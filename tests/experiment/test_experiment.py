@@ -79,7 +79,7 @@ def interrupt(*_: object) -> None:
 
 
 class TestFinishedRun:
-    """What the command line leaves behind."""
+    """Files and output of a finished `benchmark run`."""
 
     def test_files(self, finished, student, teacher):
         common = {"recipe.yaml", "log.txt", "metrics.jsonl", str(LAST_CHECKPOINT), "student.pt", "record.json", ".lock"}
