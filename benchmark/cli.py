@@ -1,6 +1,6 @@
 """The command line.
 
-Each command imports what it needs when it runs, so that help and shell completion are immediate.
+Each command imports its modules when it runs, which keeps help and shell completion fast.
 """
 
 import json
@@ -25,8 +25,8 @@ data = typer.Typer(help="Prepare, check and view a dataset.", no_args_is_help=Tr
 app.add_typer(data, name="data")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from benchmark.version import commit, package_version
 
         typer.echo(f"benchmark {package_version()} (commit {commit() or 'unknown'})")
@@ -34,7 +34,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _load_plugins(context: typer.Context, paths: list[Path]) -> list[Path]:
-    if paths and not context.resilient_parsing:  # which is set during shell completion
+    if paths and not context.resilient_parsing:  # not during shell completion
         from benchmark.registry import load_plugin
 
         for path in paths:
@@ -48,11 +48,11 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and commit.")
     ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """Options that come before the command."""
 
 
-# Options of several commands. Their commands are keyword-only, because options with a default factory have no default
-# in the signature.
+# Options that several commands share. The commands take them as keywords, because an option with a default factory has
+# no default in the signature.
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -137,7 +137,7 @@ def run(
     ] = False,
     plugin: Plugins,
 ) -> None:
-    """Train a teacher unless there is one, distill a student, evaluate both, and add the result to the leaderboards."""
+    """Train a teacher if there is none yet, distill a student, evaluate both, and update the leaderboards."""
     from benchmark.recipe import compose
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
@@ -164,7 +164,7 @@ def reproduce(
     device: Device = "auto",
     data_root: DataRoot,
     work_dir: Annotated[
-        Path, typer.Option(help="Folder for the new runs, apart from the runs that made the records.")
+        Path, typer.Option(help="Folder for the new runs; not the folder of the runs that made the records.")
     ] = Path("reproduced"),
     resume: Resume = False,
     plugin: Plugins,
@@ -285,9 +285,9 @@ def leaderboard(
     if not (folder / "records").is_dir():
         raise UserError(f"{folder / 'records'}: no such folder; `benchmark run` creates it, or give another --folder")
     if check:
-        from benchmark.commands.leaderboard import check as differing
+        from benchmark.commands.leaderboard import check as check_records
 
-        for page in (pages := differing(folder)):
+        for page in (pages := check_records(folder)):
             typer.echo(f"{page} does not match the records; run `benchmark leaderboard`")
         if pages:
             raise typer.Exit(1)
@@ -307,7 +307,7 @@ def evaluate(
         typer.Option(help="A .npz file of arrays query, query_ids, query_cams, gallery, gallery_ids, gallery_cams."),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="Dataset whose protocol scores --embeddings.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Evaluate --run on this dataset instead of its own.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset to evaluate --run on; by default its own.")] = None,
     gallery: Annotated[
         str, typer.Option(help="Network that embeds the gallery for --run: student or teacher.")
     ] = "student",
@@ -324,7 +324,7 @@ def evaluate(
     data_root: DataRoot,
     plugin: Plugins,
 ) -> None:
-    """Score a finished run with another dataset, gallery or protocol, or score embeddings of any origin."""
+    """Score a finished run again, with other settings or on another dataset, or score embeddings in a file."""
     if (run is None) == (embeddings is None):
         raise UserError("give either --run FOLDER or --embeddings FILE, and not both")
     from benchmark.commands.evaluate import Options, evaluate_file, evaluate_run
@@ -357,7 +357,7 @@ def inspect(
             help="The page to write; a contact sheet (.png) is written next to it.",
         ),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Evaluate on this dataset instead of the run's own.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset to evaluate on; by default the run's own.")] = None,
     settings: EvaluationSettings,
     device: Device = "auto",
     data_root: DataRoot,
@@ -456,7 +456,7 @@ def _resumable() -> Iterator[None]:
 def main() -> None:
     """Run the command line.
 
-    Mistakes of the user are printed without a traceback and exit with 2. Ctrl-C exits with 130.
+    Prints errors of the user without a traceback and exits with 2. Ctrl-C exits with 130.
     """
     try:
         app()
@@ -464,8 +464,8 @@ def main() -> None:
         print(f"benchmark: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        known = error.filename is not None and error.strerror is not None
-        print(f"benchmark: {f'{error.filename}: {error.strerror}' if known else repr(error)}", file=sys.stderr)
+        has_details = error.filename is not None and error.strerror is not None
+        print(f"benchmark: {f'{error.filename}: {error.strerror}' if has_details else repr(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("benchmark: interrupted", file=sys.stderr)

@@ -148,7 +148,7 @@ def add_seeds(record: Path, *points: float) -> None:
 def test_a_run_is_bit_identical_on_the_same_machine(reproduced, records):
     log = (reproduced / "err.txt").read_text()
     assert "warning" not in log
-    assert "using 1 thread, as the record did, for a bit-identical result" in log
+    assert "using 1 thread, as in the record, for a bit-identical result" in log
     assert "teacher  epoch 1/2" in log and "student cdd  epoch 2/2" in log
     table, _, verdict = (reproduced / "out.txt").read_text().partition("bit-identical\n")
     assert verdict.startswith("All fields that do not depend on time or machine agree")
@@ -228,7 +228,7 @@ def test_warns_of_differences_before_the_run(reproduce, edited, records, reprodu
         "torch: 1.0 in the record, ",
         "device: abacus in the record, ",
         "commit of the suite: abc in the record, ",
-        "pillow, which makes the images: 0.1 in the record, ",
+        "pillow, which renders the images: 0.1 in the record, ",
         "data: query: 7 images then, ",
         "data: images with other content",
     ):

@@ -1,1 +1,1 @@
-"""What the commands of the command line do and print."""
+"""Implementation of the commands: what each does and prints."""

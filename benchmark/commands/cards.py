@@ -1,10 +1,10 @@
-"""`benchmark list`, `benchmark show` and `benchmark cards`: what methods and datasets exist, and their cards.
+"""`benchmark list`, `benchmark show` and `benchmark cards`: names of methods and datasets, and their cards.
 
 The class docstring of a method or dataset is its card. `show` prints it with the parameters and the class attributes;
 `cards` writes the cards of all methods to a Markdown page.
 """
 
-# Methods import torch, and datasets import image decoders: both are imported only when they are shown.
+# Methods import torch and datasets import image decoders, so both are imported only where they are needed.
 
 import inspect
 import json
@@ -198,7 +198,7 @@ def _parameters(cls: type) -> list[_Parameter]:
     return [
         _Parameter(name, _format_value(parameter.default), descriptions.get(name, ""))
         for name, parameter in inspect.signature(cls).parameters.items()
-        if name != "root"  # of a dataset: the data root, which is no part of a recipe
+        if name != "root"  # a dataset's data root, which is not part of a recipe
         and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
 

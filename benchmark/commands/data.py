@@ -40,13 +40,13 @@ def prepare(name: str, archive: Path | None, settings: Sequence[str], root: Path
 
     Args:
         name: Name of the dataset.
-        archive: The archive; None for a dataset that the suite renders, or with `download`.
+        archive: The archive; None with `download`, or for a dataset that the suite renders.
         settings: Options of the dataset, each as "option=value".
         root: The data root.
         download: Whether to download the archive first.
 
     Raises:
-        UserError: The archive is missing, damaged or unsafe, or would overwrite files; then nothing has changed.
+        UserError: The archive is missing, damaged or unsafe, or would overwrite files. No file is changed then.
     """
     from benchmark.data.unpack import fetch, unpack
 

@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.errors import UserError, nearest
+from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.finished import FinishedRun
 from benchmark.model.layers import FlipTTA
 from benchmark.recipe import compose
-from benchmark.registry import DATASETS, METHODS
+from benchmark.registry import METHODS
 from benchmark.retrieval import ApproximateScores, Embeddings, Protocol, Scores, evaluate, evaluate_approximately
 from benchmark.retrieval.approximate import INDEXES, choose_index, require_approximable
 from benchmark.utils.atomic import write_text
@@ -34,7 +35,7 @@ GALLERIES = ("student", "teacher")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options that `benchmark evaluate` takes for runs and for files alike."""
+    """Options of `benchmark evaluate` for both runs and files."""
 
     data_root: Path
     """Folder of all datasets."""
@@ -59,7 +60,8 @@ def evaluate_file(file: Path, dataset: str, options: Options) -> None:
             used.
     """
     recipe = compose("none", dataset, None, options.settings)
-    protocol = recipe.evaluate.protocol(DATASETS.find(dataset)(options.data_root, **recipe.dataset.arguments).protocol)
+    device = choose_device(options.device)
+    protocol = TestSet.from_recipe(recipe, options.data_root, device).protocol
     _require_index(options.index, protocol)
     arrays = _load_arrays(file)
     superfluous = sorted(name for name in arrays if name.startswith("gallery")) if protocol.query_in_gallery else []
@@ -68,7 +70,6 @@ def evaluate_file(file: Path, dataset: str, options: Options) -> None:
             f"{file} has an array {superfluous[0]!r}, but in the protocol of {dataset} the queries are the gallery: "
             "remove the gallery arrays"
         )
-    device = choose_device(options.device)
     try:
         query = _embeddings(arrays, "query", protocol, device)
         gallery = None if protocol.query_in_gallery else _embeddings(arrays, "gallery", protocol, device)
@@ -81,14 +82,14 @@ def evaluate_file(file: Path, dataset: str, options: Options) -> None:
 def evaluate_run(
     run: Path, options: Options, *, dataset: str | None = None, gallery: str = "student", flip: bool = False
 ) -> None:
-    """Score a run's student on its own or another dataset, and print the scores.
+    """Score the student of a run, and print the scores.
 
     If started by `torchrun`, every process embeds its share of the images and searches the gallery for its queries.
 
     Args:
         run: Folder of a finished run.
         options: Options shared with `evaluate_file`.
-        dataset: Name of another dataset than the run's own.
+        dataset: Name of the dataset to evaluate on; the dataset of the run if None.
         gallery: The network that embeds the gallery, "student" or "teacher".
         flip: Whether to average the embeddings of an image and its mirror image.
 
@@ -143,7 +144,7 @@ class _Comparison:
     approximate: ApproximateScores | None
 
     def report(self, title: str, protocol: Protocol, output: Path | None) -> None:
-        """Print the scores, and write them with those of every query to a JSON file."""
+        """Print the mean scores, and write them and the scores of every query to a JSON file."""
         exact = self.exact
         means = {
             "mAP": exact.mAP,
@@ -160,7 +161,7 @@ class _Comparison:
             table.add_row(name, f"{100 * value:.2f}")
         console = Console(highlight=False, soft_wrap=True)
         console.print(table)
-        skipped = f", {exact.skipped:,} of them skipped for lack of a correct match" if exact.skipped else ""
+        skipped = f", {exact.skipped:,} of them skipped because they have no correct match" if exact.skipped else ""
         console.print(f"{exact.queries:,} queries{skipped}; scores in percent")
         if self.approximate is not None:
             self._report_approximate(console, self.approximate)
@@ -228,7 +229,7 @@ def _compare(
 
 
 def _require_index(index: str | None, protocol: Protocol) -> None:
-    """Check the kind of an index, and whether it can be used, before anything is embedded."""
+    """Check, before anything is embedded, that the index exists and can be used with the protocol."""
     if index is None:
         return
     if index not in INDEXES:
@@ -269,7 +270,7 @@ def _embeddings(arrays: dict[str, Any], split: str, protocol: Protocol, device: 
 
 
 def _to_json(values: Any) -> Any:
-    """Replace NaN, which JSON does not have, by None in nested lists of numbers."""
+    """Replace NaN by None in nested lists of numbers, because JSON has no NaN."""
     if isinstance(values, list):
         return [_to_json(value) for value in values]
     return None if values != values else values

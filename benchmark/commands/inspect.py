@@ -27,14 +27,14 @@ def inspect(
     data_root: Path,
     device: str,
 ) -> None:
-    """Write a web page and a contact sheet of the queries with the lowest AP, and of those furthest below the teacher.
+    """Write a web page and a contact sheet of the queries with the lowest AP or the largest drop from the teacher.
 
     Args:
         run: Folder of a finished run.
         worst: Number of queries in each of the two selections.
         neighbors: Number of gallery images per ranked list.
         output: Path of the page; None for `inspect.html` in the run folder. The contact sheet is next to it.
-        dataset: Name of the dataset to evaluate on; None for the run's own.
+        dataset: Name of the dataset to evaluate on; the dataset of the run if None.
         settings: Dataset options and evaluation settings to change, as `key=value`.
         data_root: Folder of all datasets.
         device: "auto", "cpu" or "cuda".
@@ -46,12 +46,12 @@ def inspect(
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {page}: the name of the page must end in .html")
     finished = FinishedRun(run, data_root)
-    chosen = choose_device(device)
-    test = finished.test_set(dataset, settings, chosen)
-    student, embeddings = _search(test, finished.student(chosen), neighbors)
+    torch_device = choose_device(device)
+    test = finished.test_set(dataset, settings, torch_device)
+    student, embeddings = _search(test, finished.student(torch_device), neighbors)
     teacher = None
     if not finished.is_teacher:
-        teacher, _ = _search(test, finished.teacher(chosen), neighbors)
+        teacher, _ = _search(test, finished.teacher(torch_device), neighbors)
     gallery = test.readable("gallery")
     if test.protocol.tracks:  # a track is shown by one of its images
         gallery = [gallery[index] for index in Tracks(embeddings).member.tolist()]
@@ -66,7 +66,7 @@ def inspect(
 
 
 def _search(test: TestSet, network: Embedder, neighbors: int) -> tuple[Scores, Embeddings]:
-    """Return the scores of a network with the top of every ranked list, and the gallery's embeddings."""
+    """Return a network's scores, with the first `neighbors` of every ranked list, and its gallery embeddings."""
     query = test.embed(network, "query")
     gallery = query if test.protocol.query_in_gallery else test.embed(network, "gallery")
     return test.score(query, gallery, keep=neighbors), gallery

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from benchmark.errors import UserError
 from benchmark.results.consistency import violations
 from benchmark.results.leaderboard import differing
 from benchmark.results.rebuild import rebuilt_violations
 from benchmark.results.store import load_records, record_name
+from benchmark.utils.console import progress
 
 
 def check(folder: Path) -> list[Path]:
@@ -19,14 +17,12 @@ def check(folder: Path) -> list[Path]:
         folder: The folder of the leaderboards, with the records in `records/`.
 
     Raises:
-        UserError: A record has impossible values; the message has one line for each.
+        UserError: A record has impossible values; the message has a line for each value.
     """
     records = load_records(folder / "records")
-    console = Console(stderr=True)
-    progress = track(records, "records", console=console, transient=True, disable=not console.is_terminal)
     problems = [
         f"{folder / 'records' / record_name(record)}: {violation}"
-        for record in progress
+        for record in progress(records, "records")
         for violation in (*violations(record), *rebuilt_violations(record))
     ]
     if problems:

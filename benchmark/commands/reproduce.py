@@ -32,7 +32,7 @@ def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resum
         Whether the results are bit-identical, or differ by no more than the spread of the seeds.
 
     Raises:
-        UserError: The file is not a record, its recipe cannot be run here, or `work_dir` holds the run of the record.
+        UserError: The file is not a record, its recipe cannot be run here, or `work_dir` has the run of the record.
     """
     try:
         record = Record.read(path)
@@ -48,7 +48,7 @@ def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resum
     for difference in _differences(record, experiment):
         log.print(f"warning: {difference}")
     threads = record.environment.threads
-    log.print(f"using {threads} thread{'' if threads == 1 else 's'}, as the record did, for a bit-identical result")
+    log.print(f"using {threads} thread{'' if threads == 1 else 's'}, as in the record, for a bit-identical result")
     rerun = experiment.run_teacher() if record.role == "teacher" else experiment.run()
     if rerun.created == record.created:
         raise UserError(f"{work_dir} holds the run that made {path}; give another --work-dir to run it again")
@@ -62,7 +62,7 @@ def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resum
 def _recipe(record: Record, path: Path) -> Recipe:
     """Return the recipe of the record, with the number of threads of its run.
 
-    For the record of a teacher, this is a recipe whose section `teacher` trains that teacher.
+    For the record of a teacher, the section `teacher` of the returned recipe trains that teacher.
 
     Raises:
         UserError: This release cannot run the recipe.
@@ -78,8 +78,8 @@ def _recipe(record: Record, path: Path) -> Recipe:
             f"{path}: the recipe does not match its recipe_hash: the file was edited, or its method or dataset has "
             f"gained options since\n{remedy}"
         )
-    elsewhere = {"cache": None, "tensorboard": False}  # a folder, and a package, that this machine may lack
-    runtime = recipe.runtime.model_copy(update={"threads": record.environment.threads, **elsewhere})
+    portable = {"cache": None, "tensorboard": False}  # this machine may lack the cache folder or the package
+    runtime = recipe.runtime.model_copy(update={"threads": record.environment.threads, **portable})
     teacher = recipe.teacher
     if record.role == "teacher":
         teacher = teacher.model_copy(update={"train": recipe.train, "seed": recipe.seed})
@@ -87,7 +87,7 @@ def _recipe(record: Record, path: Path) -> Recipe:
 
 
 def _other_seeds(record: Record, path: Path) -> tuple[Record, ...]:
-    """Return the records in the same folder that differ only in the seed; none if the folder is not a leaderboard's."""
+    """Return the records next to `path` that differ only in the seed; none unless it is in a leaderboard's folder."""
     if path.name != record_name(record):
         return ()
     row = next(row for row in group_records(load_records(path.parent)) if record in row.records)
@@ -95,17 +95,17 @@ def _other_seeds(record: Record, path: Path) -> tuple[Record, ...]:
 
 
 def _differences(record: Record, experiment: Experiment) -> Iterator[str]:
-    """Yield what differs here from the record: machine, software and data."""
+    """Yield each difference in machine, software and data between the record and this process."""
     use_threads(experiment.recipe.runtime.threads)  # `environment` reads the current number
-    here = environment(experiment.device, uses_bfloat16(experiment.recipe.runtime.amp, experiment.device))
+    current = environment(experiment.device, uses_bfloat16(experiment.recipe.runtime.amp, experiment.device))
     for name, before in record.environment:
-        if before != (now := getattr(here, name)):
+        if before != (now := getattr(current, name)):
             yield f"{name}: {before} in the record, {now} here"
     if record.commit != experiment.commit:
         yield f"commit of the suite: {record.commit} in the record, {experiment.commit} here"
     versions, installed = record.data.versions, experiment.dataset.versions()
     for name in sorted(versions.keys() | installed.keys()):
         if versions.get(name) != installed.get(name):
-            yield f"{name}, which makes the images: {versions.get(name)} in the record, {installed.get(name)} here"
+            yield f"{name}, which renders the images: {versions.get(name)} in the record, {installed.get(name)} here"
     for change in data_changes(record.data, experiment.report.data()):
         yield f"data: {change}"

@@ -22,7 +22,7 @@ from benchmark.suite.scheduler import Outcome, run_all
 
 
 def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> bool:
-    """Execute the runs of a grid that are not finished, update the leaderboards, and print the results of all runs.
+    """Execute the unfinished runs of a grid, update the leaderboards, and print the results of all runs.
 
     Args:
         grid: Methods, datasets and seeds.
@@ -55,7 +55,8 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
     _restore(finished, known, records)
     start = time.monotonic()
     outcomes: list[Outcome] = []
-    # Exists from the start of concurrent runs until their latencies are measured, even if the suite is interrupted.
+    # Exists from the start of concurrent runs until their latencies are measured. If the suite is interrupted, the next
+    # start measures them.
     latencies_pending = options.work_dir / "suite" / "latencies-pending"
     if pending:
         if jobs > 1 and ray is None:
@@ -84,7 +85,7 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
 
 
 def _finished(jobs: Sequence[Job], known: Mapping[str, Record]) -> dict[Job, Record]:
-    """Return the records of the finished runs, from the leaderboards or else from the run folders."""
+    """Return the records of the finished runs, from the leaderboards if they have them, else from the run folders."""
     finished = {}
     for job in jobs:
         if job.id in known:
@@ -95,7 +96,7 @@ def _finished(jobs: Sequence[Job], known: Mapping[str, Record]) -> dict[Job, Rec
 
 
 def _restore(finished: Mapping[Job, Record], known: Mapping[str, Record], records: Path) -> None:
-    """Add records to the leaderboards that only the run folders hold, including those of the teachers."""
+    """Add to the leaderboards the records that exist only in run folders, and the records of their teachers."""
     restored: dict[str, Record] = {}
     for job, record in finished.items():
         if job.id not in known:
@@ -109,7 +110,7 @@ def _restore(finished: Mapping[Job, Record], known: Mapping[str, Record], record
 
 
 def _table(finished: Sequence[Record], outcomes: Sequence[Outcome]) -> Table:
-    """Return the table of results with one row per dataset and method."""
+    """Return the table of results, with a row for each dataset and method."""
     table = Table(title="suite", box=HORIZONTALS, padding=(0, 1, 0, 0))
     for header in ("dataset", "method"):
         table.add_column(header)

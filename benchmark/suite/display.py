@@ -19,7 +19,7 @@ from rich.progress import (
 from benchmark.suite.job import Job, epochs_done
 
 _SPEED_PERIOD = 3600.0
-"""Time in seconds over which the speed is averaged. It is long, because methods differ in the time per epoch."""
+"""Time in seconds over which the speed is averaged. It is long because the time per epoch differs between methods."""
 
 
 class Display:

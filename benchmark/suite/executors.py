@@ -62,19 +62,19 @@ class Processes:
 
 
 _INTERRUPT_TIMEOUT = 60
-"""Time in seconds for interrupted Ray tasks to end."""
+"""Maximum time in seconds to wait for interrupted Ray tasks."""
 
 
 class Cluster:
-    """Runs commands as Ray tasks. Work folder, data and leaderboards must be on a file system that all nodes share.
+    """Runs commands as Ray tasks. All nodes must share the file system of runs, data and leaderboards.
 
     If a task's worker or node is lost, Ray runs the task again on another one, where the command resumes from the last
     checkpoint. If the command of the lost worker is still running, the new one waits for the lock of the run folder and
     then returns the finished result.
 
     Args:
-        address: Address of the cluster: "auto" for the one that this machine belongs to, "local" for a new one on this
-            machine alone.
+        address: Address of the cluster; "auto" for the cluster of this machine, "local" for a new cluster of only this
+            machine.
         cpus: Number of CPUs per task.
         gpus: Number of GPUs per task.
 
@@ -102,7 +102,7 @@ class Cluster:
         return reference.future()
 
     def close(self) -> None:
-        """Interrupt running commands, cancel queued ones, and leave the cluster when all have ended."""
+        """Interrupt running commands, cancel queued ones, wait until they end, and disconnect from the cluster."""
         for reference in self._references:
             self._ray.cancel(reference)
         if self._references:

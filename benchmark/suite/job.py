@@ -31,15 +31,15 @@ class Job:
     """A run, its files, and the command that starts or resumes it."""
 
     recipe: Recipe
-    """The recipe as the run records it, with the dataset's options resolved."""
+    """The recipe with resolved dataset options, as in the record of the run."""
     record: Path
     """Path of the student's record, in the run folder."""
     teacher_record: Path | None
     """Path of the teacher's record; None if the recipe uses a teacher checkpoint."""
     command: Sequence[str]
-    """The command, for any process that sees the same files."""
+    """The command. It can run in any process that has access to the same files."""
     log: Path
-    """Output of the command."""
+    """File for the output of the command."""
 
     @classmethod
     def of(
@@ -93,7 +93,7 @@ class Job:
 
     @property
     def trainings(self) -> dict[Path, int]:
-        """Number of epochs of the student's training and, unless there is a checkpoint, the teacher's, by folder."""
+        """Numbers of epochs of the student and, unless it is a checkpoint, the teacher, by run folder."""
         epochs = {self.record.parent: self.recipe.train.schedule.epochs}
         if self.teacher_record is not None:
             epochs[self.teacher_record.parent] = self.recipe.teacher.train.schedule.epochs

@@ -1,4 +1,4 @@
-"""Latency measurements after concurrent runs, which slow each other down."""
+"""Latency measurements after concurrent runs, which distort each other's measurements."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ from benchmark.suite.job import Job
 
 
 def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, console: Console) -> None:
-    """Measure the latency of the students and teachers one after the other, and update their records.
+    """Measure the latencies of the students and teachers one at a time, and update their records.
 
     Skips records that were measured on another device, and records that are not on the leaderboards.
 
@@ -32,7 +32,7 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
         job.teacher_record for job in finished if job.teacher_record is not None and job.teacher_record.exists()
     }
     costs: dict[str, Cost] = {}
-    # Teachers first: the records of their students repeat their cost.
+    # Teachers first, because a student's record repeats the cost of its teacher.
     paths = [*sorted(teachers), *(job.record for job in finished)]
     for path in track(paths, "latencies", console=console, transient=True, disable=not console.is_terminal):
         try:

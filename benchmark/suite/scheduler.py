@@ -1,4 +1,4 @@
-"""Execution of all runs of a suite, even if some fail."""
+"""Scheduler of a suite: executes all runs, even if some fail."""
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -17,7 +17,7 @@ _POLL_INTERVAL = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a run: its record, or the reason of its failure."""
+    """The result of a run: its record, or the reason for its failure."""
 
     job: Job
     record: Record | None
@@ -36,11 +36,11 @@ def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[O
         The outcomes in the order of `jobs`.
 
     Raises:
-        KeyboardInterrupt: The suite was interrupted. So were the active runs, which can be resumed.
+        KeyboardInterrupt: The suite was interrupted. The active runs are interrupted too, and can be resumed.
     """
     for job in jobs:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        job.log.unlink(missing_ok=True)  # the display takes a log for a run that has started
+        job.log.unlink(missing_ok=True)  # the display treats a run as started if its log exists
     outcomes: dict[Job, Outcome] = {}
     waiting = {executor.submit(job.command, job.log): job for job in jobs}
     try:
