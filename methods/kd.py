@@ -1,4 +1,4 @@
-"""Knowledge distillation from class probabilities."""
+"""Knowledge distillation with softened class probabilities."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -23,8 +23,8 @@ class KD(Method):
     where z are the logits of student (s) and teacher (t) and b runs over the B images in the batch.
 
     Defaults: temperature 2 and weight 1, in addition to the whole task loss, as in retrieval codes (AIR_Distiller, CDD,
-    DEAP). The preset `classification` has the temperature of RepDistiller and mdistiller, which combine 0.9 of this
-    term with 0.1 of the cross-entropy: the same ratio is weight 9.
+    DEAP). The preset `classification` has the temperature of RepDistiller and mdistiller, which weight this term with
+    0.9 and the cross-entropy with 0.1: the same ratio is weight 9.
 
     Args:
         temperature: Temperature T.

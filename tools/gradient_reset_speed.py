@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmark.methods.cdd.gradient_reset import GradientReset
 
-NEIGHBOURS, RATIO, BATCH = 2, 0.5, 96
+NEIGHBORS, RATIO, BATCH = 2, 0.5, 96
 
 
 def masks_by_loop(student: list[Tensor], teacher: list[Tensor], galleries: list[Tensor]) -> list[Tensor]:
@@ -30,7 +30,7 @@ def masks_by_loop(student: list[Tensor], teacher: list[Tensor], galleries: list[
         similarity = F.normalize(t.double()) @ F.normalize(gallery.double()).T
         unimportant = torch.ones(s.shape[1], dtype=torch.bool)
         for image in range(len(s)):
-            for row in similarity[image].argsort(descending=True, stable=True)[:NEIGHBOURS]:
+            for row in similarity[image].argsort(descending=True, stable=True)[:NEIGHBORS]:
                 order = (s[image] * gallery[row]).abs().argsort(stable=True)
                 listed = torch.zeros_like(unimportant)
                 listed[order[: int(s.shape[1] * RATIO)]] = True
@@ -68,7 +68,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    reset = GradientReset(widths, queue_size, neighbours=NEIGHBOURS, ratio=RATIO, recompute=True)
+    reset = GradientReset(widths, queue_size, neighbors=NEIGHBORS, ratio=RATIO, recompute=True)
     reset(features(BATCH, widths), features(BATCH, widths))
     for queue in (reset.get_buffer(f"queue{i}") for i in range(len(widths))):
         queue.copy_(F.normalize(features(queue_size, [queue.shape[1]])[0]))
@@ -87,7 +87,7 @@ def main() -> None:
 
     reset_share = 1 - torch.cat(reset.masks).mean().item()
     print(
-        f"{len(widths)} blocks, batch {BATCH}, queue {queue_size:,}, k {NEIGHBOURS}, {torch.get_num_threads()} threads"
+        f"{len(widths)} blocks, batch {BATCH}, queue {queue_size:,}, k {NEIGHBORS}, {torch.get_num_threads()} threads"
     )
     print(f"masks equal in {arguments.rounds} of {arguments.rounds} rounds, {reset_share:.1%} of the channels reset")
     print(f"loop {1e3 * loop:.1f} ms, update {1e3 * update:.1f} ms, products alone {1e3 * product:.1f} ms")

@@ -1,9 +1,9 @@
 """The configuration of a run.
 
-A recipe is merged from, in this order, the defaults in `sections`, the dataset's recipe, the method's recipe, the
-user's `--config` file and `--set key=value`; later values override earlier ones. It is validated as a whole before
-anything is built. The merged recipe is saved with the run. It has every value, so that it repeats the run even if the
-built-in recipes change.
+A recipe is merged from the defaults in `sections`, the dataset's recipe, the method's recipe, the user's `--config`
+file and `--set key=value`, in this order; later values override earlier ones. The merged recipe is validated before
+anything is built, and saved with the run. It contains every value, so it repeats the run even if the built-in recipes
+change.
 """
 
 from benchmark.recipe.compose import compose as compose

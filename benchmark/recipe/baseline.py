@@ -1,10 +1,10 @@
-"""The common training recipe of retrieval networks, from which datasets start."""
+"""The common training recipe of retrieval networks, which the datasets modify."""
 
 from typing import Any
 
 REID_BASELINE: dict[str, Any] = {
     # ResNet-101 to ResNet-18, both with 512 dimensions after a BN-ReLU-linear-BN neck and without the last stride:
-    # the networks of AIR_Distiller (D3still, CVPR 2024); the teacher is also that of CDD (CVPR 2023).
+    # the networks of AIR_Distiller (D3still, CVPR 2024); CDD (CVPR 2023) has the same teacher.
     "teacher": {"network": {"backbone": "resnet101", "last_stride": 1, "neck": "linear", "dim": 512}},
     "student": {"backbone": "resnet18", "last_stride": 1, "neck": "linear", "dim": 512},
     "train": {

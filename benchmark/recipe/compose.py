@@ -1,4 +1,4 @@
-"""Composing a recipe from built-in recipes and the user's changes."""
+"""Composition of a recipe from built-in recipes and the user's changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ def compose(
         seed: The run's seed.
 
     Raises:
-        UserError: A name is unknown, a key is misspelled or a value is invalid. There is a line for each mistake, with
-            the key, the place where it was given, and the nearest valid name.
+        UserError: A name is unknown, a key is misspelled or a value is invalid. The message has a line for each
+            mistake: the key, where it was given, and the nearest valid name.
     """
     layers = _read_layers(method, dataset, config, settings, seed)
     user = merge(merge(layers.config, layers.names), layers.settings)
@@ -65,14 +65,15 @@ def compose(
 
 
 def replay(content: Mapping[str, Any], place: str) -> Recipe:
-    """Return the recipe that a run has saved as plain values. Built-in recipes are not used.
+    """Return the recipe that a run has saved as plain values, without using the built-in recipes.
 
     Args:
         content: The saved values.
-        place: Name of the place in messages.
+        place: Where the values come from, for error messages.
 
     Raises:
-        UserError: A section is missing, a name is not registered, or a value is invalid; a line for each mistake.
+        UserError: A section is missing, a name is not registered, or a value is invalid. The message has a line for
+            each mistake.
     """
     if missing := _missing_sections(content):
         raise UserError(f"{place} lacks {', '.join(missing)}")
@@ -85,7 +86,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
     """Parse `a.b=1` to `{"a": {"b": 1}}`. The value is read as YAML.
 
     Raises:
-        UserError: The setting has another form.
+        UserError: The setting is not `key=value`, or the value is not valid YAML.
     """
     key, separator, text = setting.partition("=")
     if not separator or not all(part for part in key.split(".")):
@@ -105,7 +106,7 @@ class _Layers:
 
     config: dict[str, Any]
     config_name: str
-    """Name of the config in messages."""
+    """Name of the config in error messages."""
     names: dict[str, Any]
     """The names of method and dataset given as options."""
     settings: dict[str, Any]
@@ -137,7 +138,7 @@ def _missing_sections(content: Mapping[str, Any]) -> list[str]:
 
 
 def _merge_layer(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge a layer over `base`. A student that is `like` another network inherits nothing from the student below."""
+    """Merge a layer over `base`. A student with the key `like` replaces the student of `base`."""
     student = layer.get("student")
     replaces = isinstance(student, Mapping) and "like" in student
     return merge({**base, "student": {}} if replaces else base, layer)
@@ -217,8 +218,8 @@ def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
 def _built_in(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the defaults, the dataset's recipe and the method's recipe.
 
-    The teacher trains by the dataset's recipe, whatever the method. A preset of a method replaces all the arguments
-    that the dataset sets for it.
+    The teacher is trained by the dataset's recipe, independent of the method. If a preset of a method is chosen, the
+    arguments that the dataset sets for this method are not used.
     """
     dataset_cls, method_cls = DATASETS.find(dataset), METHODS.find(method)
     fragment = dataset_cls.recipe

@@ -62,7 +62,7 @@ class Triplet(Section):
 
 
 class Task(Section):
-    """The loss of the retrieval task itself, the same for every method."""
+    """The loss of the retrieval task, the same for every method."""
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     triplet: Triplet = Triplet()
@@ -97,7 +97,7 @@ class Schedule(Section):
 
 
 class Sampler(Section):
-    """A batch has `identities` x `images` images, each in `views` augmented views."""
+    """Composition of a batch: `identities` x `images` images, each in `views` augmented views."""
 
     identities: int = Field(16, ge=2)
     images: int = Field(6, ge=1)
@@ -145,8 +145,8 @@ class Evaluate(Section):
     every: int = Field(0, ge=0)
     """Number of epochs between validations during the training; 0 for none."""
     average_precision: AveragePrecision = "rectangular"
-    """This key and the following ones replace rules of the dataset's protocol. Non-default values have leaderboards of
-    their own."""
+    """This key and the following ones replace rules of the dataset's protocol. Runs with non-default values are ranked
+    on separate leaderboards."""
     ties: Ties = "pessimistic"
     expansion: QueryExpansion | None = None
     reranking: KReciprocal | None = None
@@ -169,21 +169,21 @@ class Evaluate(Section):
         return self.model_dump(mode="json", include=changed)
 
     def with_default_protocol(self) -> Self:
-        """Return these settings with the default protocol settings."""
+        """Return these settings with default values of the protocol settings."""
         return self.model_copy(update={key: getattr(Evaluate(), key) for key in PROTOCOL_KEYS})
 
 
 class Runtime(Section):
-    """How the run is executed. Only `amp` and `compile` change the recipe's hash.
+    """Execution settings. Only `amp` and `compile` are part of the recipe's hash.
 
-    The number of threads changes the last digits of a result; the record states it.
+    The number of threads changes the last digits of a result, and is stated in the record.
     """
 
     amp: Literal["auto", "bf16", "off"] = "auto"
     compile: str | None = None
     """A torch.compile backend, such as `inductor`."""
     workers: int | None = Field(None, ge=0)
-    """Number of worker processes that load images; None chooses it for the machine."""
+    """Number of worker processes that load images; None for a number that suits the machine."""
     cache: str | None = None
     """Folder in which decoded and resized images are kept for later runs."""
     skip_broken: bool = False

@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Keys = tuple[Any, ...]
 """The keys that lead to a value of nested mappings and lists."""
 Origin = Callable[[Keys], tuple[Keys, str]]
-"""Where a value was given: the keys there, and the name of the place."""
+"""Function that returns where the value at some keys was given: the keys there, and the name of the place."""
 
 
 def validate(content: Mapping[str, Any], origin: Origin) -> Recipe:
@@ -28,7 +28,7 @@ def validate(content: Mapping[str, Any], origin: Origin) -> Recipe:
         origin: Where each value was given.
 
     Raises:
-        UserError: A key is unknown or a value is invalid; a line for each mistake.
+        UserError: A key is unknown or a value is invalid. The message has a line for each mistake.
     """
     problems: list[str] = []
     components: dict[str, Component] = {}
@@ -62,7 +62,7 @@ def validate_arguments(
         origin: Name of the place where they were given.
 
     Raises:
-        UserError: An argument is unknown or invalid; a line for each mistake.
+        UserError: An argument is unknown or invalid. The message has a line for each mistake.
     """
     model = _argument_model(registry, name)
     try:
@@ -74,7 +74,7 @@ def validate_arguments(
 
 
 def contains(content: Any, path: Keys) -> bool:
-    """Whether nested mappings have a value at `path`. A list counts as having all of its items."""
+    """Whether nested mappings have a value at `path`. Items of a list are assumed to exist."""
     for key in path:
         if isinstance(content, list) and isinstance(key, int):
             return True
@@ -124,7 +124,7 @@ def _explain(
         elif problem["type"] == "missing":
             yield f"{_dotted(path)}: missing; it has no default"
         else:
-            while not contains(content, path):  # pydantic appends the member of a union that it tried
+            while not contains(content, path):  # for a union, pydantic appends the tried member to the path
                 path = path[:-1]
             invalid.setdefault(path, []).append(problem)
     for path, problems in invalid.items():

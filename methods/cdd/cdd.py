@@ -19,12 +19,12 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 @METHODS.register_module("cdd")
 class CDD(CompactorMethod):
-    """Capacity dynamic distillation: compress a student, as large as its teacher at first, while it learns.
+    """Capacity dynamic distillation: during training, compress a student that starts as large as its teacher.
 
     Xie, Zhang, Xu, Zhu, He. Capacity Dynamic Distillation for Efficient Image Retrieval. CVPR 2023.
 
     The student has the teacher's architecture and its own initial weights, pretrained or random. Every residual block
-    gets a compactor: a 1x1 convolution C that starts as the identity. Each row of C stands for a channel of the block.
+    gets a compactor: a 1x1 convolution C, initialized as the identity. Each row of C belongs to a channel of the block.
     Training moves unimportant rows to zero, and these rows are removed. At the end, batch norm and compactor are folded
     into the convolution before them, so that a plain, narrower network remains.
 
@@ -34,22 +34,22 @@ class CDD(CompactorMethod):
         + feature_weight * sum_blocks mean_b || GAP(t) - GAP(s) ||_2
         + lambda * sum_blocks sum_rows || C_row ||_2
 
-    where z are the logits of teacher and student, t and s are their feature maps behind the batch norm of each block,
+    where z are the logits of teacher and student, t and s are their feature maps after the batch norm of each block,
     before the compactor, and GAP is global average pooling. The norm of the feature distance is not squared.
 
-    Gradient resetting: after the share `reset_from` of the training, the gradient of all terms but the lasso is set to
-    zero for rows that are unimportant for all images of a batch, each compared with its nearest neighbors in the
-    teacher's space (see `GradientReset`). The lasso then moves these rows to zero. Rows with a norm below `threshold`
+    Gradient resetting: after the fraction `reset_from` of the training, the gradient of all terms but the lasso is set
+    to zero for rows that are unimportant for all images of a batch and their nearest neighbors in the teacher's feature
+    space (see `GradientReset`). The lasso then moves these rows to zero. Rows with a norm below `threshold`
     are removed at the end of every epoch (`dynamic`), or once after training.
 
-    Implementation: it differs from the released code as follows. The preset `released` sets the first three to the
-    released behavior.
+    Implementation: the differences from the released code are as follows. The preset `released` restores the released
+    behavior for the first three.
 
     - lambda follows from the schedule (`lasso: auto`); 0.004 is the released constant for MSMT17.
     - Rows are removed during training (`dynamic`), not once after it.
     - The teacher is in eval mode (`teacher_batch_statistics`).
-    - The gradient of the lasso shrinks within one step's length of zero. A row thus comes to rest at zero while the
-      learning rate is high, instead of oscillating around it.
+    - The gradient of the lasso shrinks when a row is less than one step from zero. The row then converges to zero at a
+      high learning rate, instead of oscillating around it.
     - The lasso is added to the gradient in every phase, which equals adding it to the loss.
     - The queues of teacher features keep the teacher's width when the student narrows, because they are searched with
       teacher features.
@@ -58,14 +58,14 @@ class CDD(CompactorMethod):
         temperature: Temperature T of the KL term.
         kl_weight: Weight of the KL term.
         feature_weight: Weight of the feature distance.
-        lasso: lambda, or `auto` for the value at which a row that is masked when resetting begins has vanished at the
-            share `vanish_at` of the training.
-        reset_from: Share of the training after which resetting begins (released: 20 of 120 epochs).
-        vanish_at: Share of the training after which the first masked rows have vanished (released: about 27 of 120
-            epochs).
+        lasso: lambda. `auto` chooses the value with which a row that is masked from the start of resetting reaches zero
+            at the fraction `vanish_at` of the training.
+        reset_from: Fraction of the training after which resetting begins (released: 20 of 120 epochs).
+        vanish_at: Fraction of the training after which the first masked rows have reached zero (released: about 27 of
+            120 epochs).
         neighbours: Number of teacher neighbors of an image, including the image itself.
-        ratio: Share of the channels that each list of unimportant channels contains.
-        ratio_of: Whether `ratio` refers to the initial or the current width of a block, see `GradientReset`.
+        ratio: Fraction of the channels that each list of unimportant channels contains.
+        ratio_of: Whether `ratio` refers to the initial or the current width of a block; see `GradientReset`.
         recompute: Recompute the masks at every step instead of accumulating them.
         queue: Number of teacher features stored for each block; at most the number of training images.
         threshold: Rows with a smaller norm are removed.
@@ -88,7 +88,7 @@ class CDD(CompactorMethod):
         lasso: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto",
         reset_from: Annotated[float, Field(ge=0, lt=1)] = 20 / 120,
         vanish_at: Fraction = 27 / 120,
-        neighbours: Annotated[int, Field(ge=1)] = 2,
+        neighbours: Annotated[int, Field(ge=1)] = 2,  # spelled as in saved recipes, whose hash depends on it
         ratio: Fraction = 0.5,
         ratio_of: Literal["initial", "current"] = "initial",
         recompute: bool = False,
@@ -127,7 +127,7 @@ class CDD(CompactorMethod):
         self.gradient_reset = GradientReset(
             self.widths,
             min(self.queue, max(plan.images, plan.batch_size)),
-            neighbours=self.neighbours,
+            neighbors=self.neighbours,
             ratio=self.ratio,
             ratio_of=self.ratio_of,
             recompute=self.recompute,

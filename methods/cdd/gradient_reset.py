@@ -1,4 +1,4 @@
-"""The retrieval-guided gradient resetting of CDD: which rows of the compactors get no gradient from the loss."""
+"""The retrieval-guided gradient resetting of CDD: selects compactor rows that get no gradient from the loss."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,39 +12,39 @@ from benchmark.utils.precision import full_precision
 
 
 class GradientReset(nn.Module):
-    """Masks of the compactor rows whose channels are unimportant for all images and their nearest neighbors.
+    """Masks of compactor rows: 0 for channels that are unimportant for all images and their nearest neighbors.
 
     Xie, Zhang, Xu, Zhu, He. Capacity Dynamic Distillation for Efficient Image Retrieval. CVPR 2023.
 
-    For every block, with s the pooled features of the student behind the compactor and t those of the teacher:
+    For every block, s are the student's pooled features after the compactor and t the teacher's pooled features:
 
     1. t is appended to a first-in first-out queue of teacher features.
-    2. The `neighbours` nearest features g of every t are searched in the queue. The image itself is normally one of
-       them.
-    3. For each of these B * neighbours pairs, the floor(width * ratio) channels c with the smallest |s_c * g_c| are
-       listed. Among equal products, the lower channel comes first.
+    2. The `neighbors` nearest features g of every t are searched in the queue. Normally they include the feature of the
+       image itself.
+    3. For each of these B * neighbors pairs, the floor(width * ratio) channels c with the smallest |s_c * g_c| are
+       listed. Ties are resolved in favor of the lower channel.
     4. A channel that is in all lists is reset: its mask becomes 0.
 
-    Masks accumulate, as in the released code: a mask of 0 remains 0. With `recompute`, they depend on the current batch
-    only. The released code differs in two details: its sort is not stable, so the order of equal products is
-    arbitrary, and after a resume it does not know that its queue was full.
+    Masks accumulate, as in the released code: a mask of 0 remains 0. With `recompute`, they depend only on the current
+    batch. The released code differs in two details: its sort is not stable, so the order of equal products is
+    arbitrary, and after a resume it treats a full queue as if it were not full.
 
-    `keep` narrows a block after its compactor has lost rows. The search is not affected, because it uses teacher
-    features only. A removed channel has product 0 and would be the first in every list. Therefore, with
-    `ratio_of="initial"` the lists contain the floor(width * ratio) - removed lowest of the remaining channels. This
-    gives the same masks as a student whose rows are zero but not removed, except that among products of exactly 0 those
-    of removed channels come first. At most the share `ratio` of a block's channels can
-    then be reset if rows vanish as soon as they are reset. With `ratio_of="current"`, lists contain
-    floor(current width * ratio) channels, so that resetting continues as the block shrinks.
+    `keep` narrows a block after rows of its compactor were removed. The search does not change, because it uses only
+    teacher features. With `ratio_of="initial"`, removed channels count as listed, because their product would be 0: the
+    lists contain the floor(width * ratio) - removed lowest of the remaining channels. The masks are those of a student
+    whose rows are zero but not removed, except that among products of exactly 0 those of removed channels come first.
+    If rows vanish as soon as they are reset, at most the fraction `ratio` of a block's channels can be reset. With
+    `ratio_of="current"`, the lists contain floor(current width * ratio) channels, and resetting continues as the block
+    shrinks.
 
-    The state of the queue is kept on the host, so that no step waits for the device.
+    The position in the queue is kept on the host, so no step waits for the device.
 
     Args:
         widths: Number of channels of every block, in the teacher and in the student before it is narrowed.
         queue_size: Number of teacher features stored for each block.
-        neighbours: Number of neighbors of an image, including the image itself.
-        ratio: Share of a block's channels that each list contains.
-        ratio_of: The width that `ratio` refers to.
+        neighbors: Number of neighbors of an image, including the image itself.
+        ratio: Fraction of a block's channels that each list contains.
+        ratio_of: Whether `ratio` refers to the initial or the current width of a block.
         recompute: Discard earlier masks at every call.
         distance: Distance of the neighbor search: cosine or Euclidean (`l2`).
     """
@@ -54,7 +54,7 @@ class GradientReset(nn.Module):
         widths: Sequence[int],
         queue_size: int,
         *,
-        neighbours: int = 2,
+        neighbors: int = 2,
         ratio: float = 0.5,
         ratio_of: Literal["initial", "current"] = "initial",
         recompute: bool = False,
@@ -62,7 +62,7 @@ class GradientReset(nn.Module):
     ) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        self.queue_size, self.neighbours, self.ratio = queue_size, neighbours, ratio
+        self.queue_size, self.neighbors, self.ratio = queue_size, neighbors, ratio
         self.recompute, self.distance, self.ratio_of = recompute, distance, ratio_of
         self.pointer = 0
         self.filled = 0
@@ -75,7 +75,7 @@ class GradientReset(nn.Module):
 
     @property
     def masks(self) -> list[Tensor]:
-        """For each block (current width,) float32, 0 where the gradient of the loss is reset. The buffers, no copy."""
+        """For each block (current width,) float32: 0 where the gradient of the loss is reset. These are the buffers."""
         return [self.get_buffer(f"mask{i}") for i in range(len(self.widths))]
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ class GradientReset(nn.Module):
         return self.masks
 
     def keep(self, block: int, index: Tensor) -> None:
-        """Narrow a block to the channels `index` (int64, ascending) of its current ones."""
+        """Narrow a block to its current channels `index` (int64, ascending)."""
         for name in (f"mask{block}", f"kept{block}"):
             setattr(self, name, self.get_buffer(name)[index])
 
@@ -117,20 +117,20 @@ class GradientReset(nn.Module):
         queue[: len(features) - head] = features[head:]
 
         gallery = queue[: self.filled]
-        neighbours = gallery[self._nearest(features, gallery)]
+        neighbors = gallery[self._nearest(features, gallery)]
         if len(kept) < self.widths[block]:
-            neighbours = neighbours[:, :, kept]
-        products = (student[:, None] * neighbours).abs().flatten(0, 1)
+            neighbors = neighbors[:, :, kept]
+        products = (student[:, None] * neighbors).abs().flatten(0, 1)
         return _in_all_lists(products, self._list_length(block, len(kept)))
 
     def _nearest(self, features: Tensor, gallery: Tensor) -> Tensor:
-        """Return (B, neighbours) int64: rows of the gallery."""
+        """Return (B, neighbors) int64: the gallery rows nearest to each feature."""
         with full_precision(features.device):
             if self.distance == "cosine":
                 scores = features @ gallery.T
-            else:  # has the order of -|t - g|^2 / 2, without the term that is constant for an image
+            else:  # -|t - g|^2 / 2 without the term |t|^2, which does not change the order
                 scores = torch.addmm(gallery.square().sum(dim=1) / -2, features, gallery.T)
-        return scores.topk(self.neighbours, dim=1).indices
+        return scores.topk(self.neighbors, dim=1).indices
 
     def _list_length(self, block: int, width: int) -> int:
         if self.ratio_of == "current":
@@ -138,7 +138,7 @@ class GradientReset(nn.Module):
         return max(0, int(self.widths[block] * self.ratio) - (self.widths[block] - width))
 
     def get_extra_state(self) -> Tensor:
-        """Return the state of the queues. A tensor, because a checkpoint holds tensors only."""
+        """Return the positions in the queues, as a tensor because checkpoints hold tensors."""
         return torch.tensor([self.pointer, self.filled])
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -148,13 +148,13 @@ class GradientReset(nn.Module):
 def _in_all_lists(products: Tensor, length: int) -> Tensor:
     """Return (width,) bool: the columns of non-negative (rows, width) that are among the `length` lowest of every row.
 
-    Among equal values of a row, the lower column comes first.
+    Ties within a row are resolved in favor of the lower column.
     """
     width = products.shape[1]
     if length == 0:
         return torch.zeros(width, dtype=torch.bool, device=products.device)
-    # The bit patterns of non-negative floats have the order of the floats. With the column number appended, all keys of
-    # a row differ, so the lowest are unique and no stable sort is needed.
+    # The bit patterns of non-negative floats are ordered like the floats. With the column number appended, all keys of
+    # a row differ, so the lowest keys are unique and no stable sort is needed.
     keys = products.view(torch.int32).long() * width + torch.arange(width, device=products.device)
     last = keys.topk(length, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
     return (keys <= last).all(dim=0)

@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.methods.cdd.gradient_reset import GradientReset
 
 
-def lists_by_loop(student, teacher, gallery, neighbours, ratio, distance):
+def lists_by_loop(student, teacher, gallery, neighbors, ratio, distance):
     """Return the set of a block's channels that are in all lists, image by image in float64."""
     s, t, g = (x.double().numpy() for x in (student, teacher, gallery))
     if distance == "cosine":
@@ -19,7 +19,7 @@ def lists_by_loop(student, teacher, gallery, neighbours, ratio, distance):
     common = set(range(s.shape[1]))
     for image in range(len(s)):
         distances = -(g @ t[image]) if distance == "cosine" else ((g - t[image]) ** 2).sum(axis=1)
-        for row in np.argsort(distances, kind="stable")[:neighbours]:
+        for row in np.argsort(distances, kind="stable")[:neighbors]:
             products = np.abs(s[image] * g[row])
             common &= set(np.argsort(products, kind="stable")[: int(s.shape[1] * ratio)].tolist())
     return common
@@ -38,7 +38,7 @@ def test_golden(golden):
         meta, hp = values.meta[case], values.meta[case]["hp"]
         normalize = F.normalize if hp["dist"] == "cosine" else torch.clone
         blocks = range(len(hp["widths"]))
-        reset = GradientReset(hp["widths"], hp["size"], neighbours=hp["k"], ratio=hp["ratio"], distance=hp["dist"])
+        reset = GradientReset(hp["widths"], hp["size"], neighbors=hp["k"], ratio=hp["ratio"], distance=hp["dist"])
         for i in blocks:
             reset.get_buffer(f"queue{i}").copy_(normalize(arrays[f"in/{meta['queue']}/queue{i}"]))
         reset.set_extra_state(
@@ -62,11 +62,11 @@ def test_golden(golden):
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
-@pytest.mark.parametrize("neighbours", [1, 3])
-def test_equals_a_loop(distance, neighbours):
-    generator = torch.Generator().manual_seed(neighbours)
+@pytest.mark.parametrize("neighbors", [1, 3])
+def test_equals_a_loop(distance, neighbors):
+    generator = torch.Generator().manual_seed(neighbors)
     widths, batch, size, ratio = (7, 20), 5, 13, 0.6  # the queue is not a multiple of the batch
-    reset = GradientReset(widths, size, neighbours=neighbours, ratio=ratio, recompute=True, distance=distance)
+    reset = GradientReset(widths, size, neighbors=neighbors, ratio=ratio, recompute=True, distance=distance)
     seen = [torch.empty(0, w) for w in widths]
     masked = 0
     for _ in range(6):
@@ -74,7 +74,7 @@ def test_equals_a_loop(distance, neighbours):
         masks = reset(student, teacher)
         for i, mask in enumerate(masks):
             seen[i] = torch.cat([seen[i], teacher[i]])[-size:]
-            expected = lists_by_loop(student[i], teacher[i], seen[i], neighbours, ratio, distance)
+            expected = lists_by_loop(student[i], teacher[i], seen[i], neighbors, ratio, distance)
             assert set((mask == 0).nonzero().flatten().tolist()) == expected
             masked += len(expected)
     assert masked > 0
@@ -118,13 +118,13 @@ def test_ratio_of_initial_and_current_width():
     generator = torch.Generator().manual_seed(2)
     student, teacher = draw(3, (20,), generator), draw(3, (20,), generator)
     index = torch.arange(9)
-    initial = GradientReset([20], 6, neighbours=1)
-    current = GradientReset([20], 6, neighbours=1, ratio_of="current")
+    initial = GradientReset([20], 6, neighbors=1)
+    current = GradientReset([20], 6, neighbors=1, ratio_of="current")
     for reset in (initial, current):
         reset.keep(0, index)
     # 11 of 20 channels are removed, more than the 10 of a list: no remaining channel is listed.
     assert initial([student[0][:, index]], teacher)[0].all()
-    reference = GradientReset([9], 6, neighbours=1)
+    reference = GradientReset([9], 6, neighbors=1)
     assert torch.equal(
         current([student[0][:, index]], teacher)[0], reference([student[0][:, index]], [teacher[0][:, index]])[0]
     )
@@ -135,10 +135,10 @@ def test_ratio_of_initial_and_current_width():
 def test_state_with_a_partly_filled_queue(steps):
     generator = torch.Generator().manual_seed(3)
     batches = [(draw(4, (8, 16), generator), draw(4, (8, 16), generator)) for _ in range(steps + 4)]
-    straight = GradientReset([8, 16], 12, neighbours=3)
+    straight = GradientReset([8, 16], 12, neighbors=3)
     for student, teacher in batches[:steps]:
         straight(student, teacher)
-    by_torch, by_mmengine = GradientReset([8, 16], 12, neighbours=3), GradientReset([8, 16], 12, neighbours=3)
+    by_torch, by_mmengine = GradientReset([8, 16], 12, neighbors=3), GradientReset([8, 16], 12, neighbors=3)
     by_torch.load_state_dict(straight.state_dict())
     load_state_dict(by_mmengine, weights_to_cpu(get_state_dict(straight)), strict=True)
     for student, teacher in batches[steps:]:
