@@ -324,7 +324,7 @@ def evaluate(
     data_root: DataRoot,
     plugin: Plugins,
 ) -> None:
-    """Score a finished run again, with other settings or on another dataset, or score embeddings in a file."""
+    """Score a finished run with another dataset, gallery or settings, or score embeddings in a file."""
     if (run is None) == (embeddings is None):
         raise UserError("give either --run FOLDER or --embeddings FILE, and not both")
     from benchmark.commands.evaluate import Options, evaluate_file, evaluate_run

@@ -6,6 +6,7 @@ import torch
 from benchmark import evaluation  # not TestSet, which pytest would take for a class of tests
 from benchmark.datasets.vehicleid import VehicleID
 from benchmark.errors import UserError
+from benchmark.experiment.finished import FinishedRun
 from benchmark.recipe import compose
 
 CPU = torch.device("cpu")
@@ -26,6 +27,13 @@ def test_recipe_sets_dataset_loading_and_protocol(tmp_path):
 def test_dataset_seed_defaults_to_the_seed_of_the_run(tmp_path, option: list[str], expected: int):
     recipe = compose("kd", "vehicleid", None, option, 7)
     assert evaluation.TestSet.from_recipe(recipe, tmp_path, CPU).dataset.seed == expected
+
+
+def test_finished_run_passes_its_seed_to_another_dataset(tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(compose("none", "glyphs", seed=7).yaml())
+    (tmp_path / "student.pt").touch()
+    monkeypatch.setattr(VehicleID, "prepare", lambda self: None)
+    assert FinishedRun(tmp_path, tmp_path).test_set("vehicleid", [], CPU).dataset.seed == 7
 
 
 def test_settings_that_exclude_each_other(tmp_path):

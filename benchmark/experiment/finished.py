@@ -38,10 +38,10 @@ class FinishedRun:
         return self.folder.resolve().parent.name == "teacher"
 
     def test_set(self, dataset: str | None, settings: Sequence[str], device: torch.device) -> TestSet:
-        """Return the test images of a dataset, at the image size of the run.
+        """Return the test images of a dataset, at the image size of the run and with its seed.
 
         Args:
-            dataset: Name of the dataset; the run's own dataset if None.
+            dataset: Name of the dataset; the dataset of the run if None.
             settings: Changes of dataset options and evaluation settings, each `key=value` as in a recipe.
             device: Device on which images are embedded.
 
@@ -51,7 +51,7 @@ class FinishedRun:
         if dataset is None or dataset == self.recipe.dataset.name:
             recipe = compose(config=self.folder / "recipe.yaml", settings=settings)
         else:
-            recipe = compose("none", dataset, None, settings)
+            recipe = compose("none", dataset, None, settings, self.recipe.seed)
         test = TestSet.from_recipe(recipe, self._data_root, device, self.recipe.image_size)
         test.dataset.prepare()
         return test

@@ -139,14 +139,14 @@ def _explain(
 def _unknown_key(path: Keys, place: str, siblings: Sequence[str], content: Mapping[str, Any]) -> str:
     """Return a message that suggests a key of the same name in another section, or else the nearest sibling."""
     key = str(path[-1])
-    elsewhere = [other for other in _leaves(Recipe) if other.endswith(f".{key}")]
+    same_name = [leaf for leaf in _leaves(Recipe) if leaf.endswith(f".{key}")]
     for registry in (METHODS, DATASETS):
         name = content.get(registry.name, {}).get("name")
         if name and path[0] != registry.name and key in _argument_model(registry, name).model_fields:
-            elsewhere.append(f"{registry.name}.{key}")
+            same_name.append(f"{registry.name}.{key}")
     guess = closest(key, siblings)
-    if elsewhere:
-        guess = min(elsewhere, key=len)
+    if same_name:
+        guess = min(same_name, key=len)
     elif guess:
         guess = _dotted((*path[:-1], guess))
     question = f"; did you mean {guess}?" if guess else "."

@@ -23,7 +23,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp closes the file to other users
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes the file inaccessible to other users
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
-        folder = temporary / target.name  # a subfolder, because mkdtemp closes its own folder to other users
+        folder = temporary / target.name  # a subfolder, because mkdtemp's is inaccessible to other users
         folder.mkdir()
         yield folder
         try:

@@ -1,4 +1,4 @@
-"""Messages and progress bars on stderr, so that stdout holds nothing but a command's result."""
+"""Messages and progress bars on stderr. Stdout is for the results of commands."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -15,7 +15,7 @@ def notify(text: str) -> None:
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield `items` behind a progress bar on stderr; no bar is shown unless stderr is a terminal.
+    """Yield `items` and show a progress bar on stderr if it is a terminal.
 
     Args:
         items: The items.
