@@ -17,6 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+import benchmark.engine  # noqa: F401  # before any test imports mmengine: see there
 from benchmark.results.record import Record
 
 GOLDEN = Path(__file__).parent / "golden"

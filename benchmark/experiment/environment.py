@@ -36,6 +36,7 @@ def environment(device: torch.device, bfloat16: bool) -> Environment:
         device: Device of the training.
         bfloat16: Whether the training used bfloat16 autocast.
     """
+    import benchmark.engine  # noqa: F401, I001  # makes the import of mmengine safe
     import mmengine
 
     packages = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}

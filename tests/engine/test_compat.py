@@ -5,6 +5,9 @@ A test named `..._upstream` fails once mmengine no longer needs the workaround, 
 
 import inspect
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,27 @@ from benchmark.engine.compat import DistillOptimWrapper, InitializedModel, Quiet
 from benchmark.errors import UserError
 
 ARGUMENTS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4], "num_classes": 2}
+
+
+def import_with_a_torn_cache(home: Path, statement: str) -> subprocess.CompletedProcess[str]:
+    """Execute a statement in a process whose yapf finds a cache file that was not written completely."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-c", f"{statement}; import mmengine"]
+    if not list(home.rglob("*.pickle")):
+        subprocess.run([sys.executable, "-c", "import yapf"], env=environment, check=True)
+        for path in home.rglob("*.pickle"):
+            path.write_bytes(b"")
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_torn_cache_of_yapf_upstream(tmp_path):
+    assert "EOFError" in import_with_a_torn_cache(tmp_path, "pass").stderr
+
+
+@pytest.mark.slow
+def test_torn_cache_of_yapf(tmp_path):
+    assert import_with_a_torn_cache(tmp_path, "import benchmark.engine").returncode == 0
 
 
 def model_of(base: type[BaseModel]) -> BaseModel:
