@@ -3,7 +3,7 @@
 #   docker run --rm -v "$PWD/results:/work" retrieval-distill-benchmark
 FROM python:3.13-slim
 
-# git is needed to write version and commit into the package.
+# The build reads version and commit from git.
 RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*
 
 COPY . /src

@@ -127,7 +127,8 @@ def run(
     resume: Resume = False,
     cache: Annotated[Path | None, typer.Option(help="Folder in which decoded images are kept for later runs.")] = None,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Skip and count images that cannot be decoded, instead of stopping.")
+        bool,
+        typer.Option("--skip-broken", help="Leave out and count images that cannot be decoded, instead of stopping."),
     ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard events to the run folder.")
@@ -249,7 +250,7 @@ def show(
     *,
     plugin: Plugins,
 ) -> None:
-    """Print the card of a method or dataset: citation, equation or image counts, needs, parameters with defaults."""
+    """Print the card of a method or dataset: citation, equation or image counts, requirements, parameters, recipe."""
     from benchmark.commands.cards import show as show_card
 
     show_card(name)
@@ -309,7 +310,7 @@ def evaluate(
     protocol: Annotated[str | None, typer.Option(help="Dataset whose protocol scores --embeddings.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset to evaluate --run on; by default its own.")] = None,
     gallery: Annotated[
-        str, typer.Option(help="Network that embeds the gallery for --run: student or teacher.")
+        str, typer.Option(help="Network that embeds the gallery of the run: student or teacher.")
     ] = "student",
     flip: Annotated[
         bool, typer.Option("--flip", help="Flip test-time augmentation: average an image and its mirror image.")
@@ -398,7 +399,7 @@ def check(
     data_root: DataRoot,
     plugin: Plugins,
 ) -> None:
-    """Compare a dataset on disk with the published one; exit with code 1 if it has defects."""
+    """Compare a dataset on disk with the published one; exit with 1 if it has defects."""
     from benchmark.commands import data as commands
 
     commands.check(dataset, settings, data_root, decode=decode)

@@ -58,7 +58,7 @@ class Needs:
     def describe(self) -> str:
         """Return the requirements as an English sentence."""
         parts = {
-            "a teacher" if self.teacher else "no teacher": True,
+            "a teacher": self.teacher,
             "the teacher's classifier": self.classifier,
             "embeddings of equal size": self.equal_embeddings,
             "a student with the teacher's backbone": self.same_backbone,
@@ -66,8 +66,10 @@ class Needs:
             "several views of every image (train.sampler.views)": self.views,
         }
         named = [part for part, needed in parts.items() if needed]
-        listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-        return f"Needs {listed}."
+        listed = " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]]))
+        if self.teacher:
+            return f"Needs {listed}."
+        return f"Needs no teacher, but {listed}." if named else "Needs no teacher."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

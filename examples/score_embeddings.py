@@ -1,4 +1,4 @@
-"""Score your own embeddings: exact mAP and Recall@K of vectors that any model computed.
+"""Score your own embeddings: exact mAP and Recall@K of the vectors of any model.
 
 Usage:
     python examples/score_embeddings.py                    # random embeddings, to see the output
@@ -15,7 +15,7 @@ from benchmark import Embeddings, Protocol, Scores, evaluate
 
 
 def random_arrays(queries: int = 100, images: int = 1000, identities: int = 20, dim: int = 64) -> dict[str, np.ndarray]:
-    """Make embeddings of identities that overlap, as those of a network that has learned something."""
+    """Return random embeddings in overlapping clusters, one cluster per identity."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(identities, dim))
     arrays = {}

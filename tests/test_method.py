@@ -13,6 +13,10 @@ def test_needs_are_combined():
     ("needs", "sentence"),
     [
         (Needs(teacher=False), "Needs no teacher."),
+        (
+            Needs(teacher=False, same_backbone=True),
+            "Needs no teacher, but a student with the teacher's backbone.",
+        ),
         (Needs(), "Needs a teacher."),
         (Needs(classifier=True), "Needs a teacher and the teacher's classifier."),
         (

@@ -151,8 +151,9 @@ def caption(board: Board) -> str:
         parts.append(f"Training steps were measured with {costs.batch} images on {costs.device}, {threads}.")
     if board.references:
         parts.append(
-            "Differences of mAP are in points, with the 95 % confidence interval of a paired bootstrap over the "
-            "queries, whose average precisions are averaged over the seeds; ≈ marks an interval that includes zero."
+            "Differences of mAP are in points, with a 95 % confidence interval from a paired bootstrap over the "
+            "queries; the average precision of a query is its mean over the seeds. ≈ marks an interval that includes "
+            "zero."
         )
     return " ".join(parts)
 
