@@ -21,7 +21,8 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 class CDD(CompactorMethod):
     """Capacity dynamic distillation: during training, compress a student that starts as large as its teacher.
 
-    Xie, Zhang, Xu, Zhu, He. Capacity Dynamic Distillation for Efficient Image Retrieval. CVPR 2023.
+    Xie, Zhang, Xu, Zhu, He. Towards a Smaller Student: Capacity Dynamic Distillation for Efficient Image Retrieval.
+    CVPR 2023.
 
     The student has the teacher's architecture and its own initial weights, pretrained or random. Every residual block
     gets a compactor: a 1x1 convolution C, initialized as the identity. Each row of C belongs to a channel of the block.

@@ -14,7 +14,8 @@ from benchmark.utils.precision import full_precision
 class GradientReset(nn.Module):
     """Masks of compactor rows: 0 for channels that are unimportant for all images and their nearest neighbors.
 
-    Xie, Zhang, Xu, Zhu, He. Capacity Dynamic Distillation for Efficient Image Retrieval. CVPR 2023.
+    Xie, Zhang, Xu, Zhu, He. Towards a Smaller Student: Capacity Dynamic Distillation for Efficient Image Retrieval.
+    CVPR 2023.
 
     For every block, s are the student's pooled features after the compactor and t the teacher's pooled features:
 
