@@ -1,18 +1,24 @@
-"""Composition of a recipe from built-in recipes and the user's changes."""
+"""Composition of a recipe from built-in recipes and the user's changes.
 
-from collections.abc import Mapping, Sequence
+Mappings are merged key by key. There are two exceptions for `args`, the arguments of a network's backbone: a layer that
+names another backbone starts without the `args` below it, and `args: {}` removes them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmark.errors import UserError, nearest
 from benchmark.recipe.sections import Component, Recipe
-from benchmark.recipe.validate import Keys, contains, validate
+from benchmark.recipe.validate import Keys, contains, is_section, validate
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 from benchmark.utils.mappings import merge
+
+_EMPTY_ARGS: tuple[dict[str, Any], ...] = ({"student": {"args": {}}}, {"teacher": {"network": {"args": {}}}})
+"""Settings that remove the arguments of a network's backbone."""
 
 
 def compose(
@@ -37,7 +43,9 @@ def compose(
             mistake: the key, where it was given, and the nearest valid name.
     """
     layers = _read_layers(method, dataset, config, settings, seed)
-    user = merge(merge(layers.config, layers.names), layers.settings)
+    user: dict[str, Any] = {}
+    for layer in layers.in_order():
+        user = _merge_layer(user, layer)
     method_name, dataset_name = _names(user)
     preset = _preset_arguments(method_name, user["method"])
     user, layers = _without_preset(user), layers.without_presets()
@@ -50,7 +58,7 @@ def compose(
         content = merge({"method": preset}, user)
     else:
         content = merge(_built_in(method_name, dataset_name, preset), {"method": preset})
-        for layer in (layers.config, layers.names, layers.settings):
+        for layer in layers.in_order():
             content = _merge_layer(content, layer)
     content, inherited = _resolve_like_teacher(content)
 
@@ -89,13 +97,16 @@ def parse_setting(setting: str) -> dict[str, Any]:
         UserError: The setting is not `key=value`, or the value is not valid YAML.
     """
     key, separator, text = setting.partition("=")
-    if not separator or not all(part for part in key.split(".")):
-        raise UserError(f"--set {setting}: must be key=value, for example --set train.schedule.epochs=2")
+    parts = key.split(".")
+    if not separator or not all(parts) or len(parts) > strict_yaml.MAX_DEPTH:
+        raise UserError(f"--set {setting[:200]}: must be key=value, for example --set train.schedule.epochs=2")
     try:
         value = strict_yaml.load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {setting}: {getattr(error, 'problem', None) or error}") from error
-    for part in reversed(key.split(".")):
+    except ValueError as error:
+        raise UserError(f"--set {setting[:200]}: {error}") from error
+    if value == {} and is_section(tuple(parts)):
+        raise UserError(f"--set {setting}: changes nothing; set single keys, such as --set train.schedule.epochs=2")
+    for part in reversed(parts):
         value = {part: value}
     return value
 
@@ -109,13 +120,17 @@ class _Layers:
     """Name of the config in error messages."""
     names: dict[str, Any]
     """The names of method and dataset given as options."""
+    cleared: dict[str, Any]
+    """Empty `args` of networks that `--set` empties, perhaps to set some of them anew."""
     settings: dict[str, Any]
     """`--set`, and the seed."""
 
+    def in_order(self) -> Iterator[dict[str, Any]]:
+        yield from (self.config, self.names, self.cleared, self.settings)
+
     def without_presets(self) -> "_Layers":
-        parts = (_without_preset(layer) for layer in (self.config, self.names, self.settings))
-        config, names, settings = parts
-        return _Layers(config, self.config_name, names, settings)
+        config, names, cleared, settings = map(_without_preset, self.in_order())
+        return _Layers(config, self.config_name, names, cleared, settings)
 
 
 def _read_layers(
@@ -125,12 +140,31 @@ def _read_layers(
     settings: Sequence[str],
     seed: int | None,
 ) -> _Layers:
-    content = strict_yaml.read(config, "config", "seed: 1") if isinstance(config, Path) else dict(config or {})
+    content = strict_yaml.read(config, "config", "seed: 1") if isinstance(config, Path) else _plain(config or {})
     names = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    cleared: dict[str, Any] = {}
     for setting in settings:
-        changes = merge(changes, _expand_names(parse_setting(setting)))
-    return _Layers(_expand_names(content), str(config) if isinstance(config, Path) else "config", names, changes)
+        change = _expand_names(parse_setting(setting))
+        changes = _merge_layer(changes, change)
+        if change in _EMPTY_ARGS:
+            cleared = merge(cleared, change)
+    name = str(config) if isinstance(config, Path) else "config"
+    return _Layers(_expand_names(content), name, names, cleared, changes)
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a mapping with lists in place of tuples.
+
+    Raises:
+        UserError: It has values that no recipe can have, such as arrays.
+    """
+    try:
+        return json.loads(json.dumps(dict(config)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"config: only mappings, lists, text, numbers, booleans and None can be used: {error}"
+        ) from error
 
 
 def _missing_sections(content: Mapping[str, Any]) -> list[str]:
@@ -139,9 +173,21 @@ def _missing_sections(content: Mapping[str, Any]) -> list[str]:
 
 def _merge_layer(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Merge a layer over `base`. A student with the key `like` replaces the student of `base`."""
-    student = layer.get("student")
-    replaces = isinstance(student, Mapping) and "like" in student
-    return merge({**base, "student": {}} if replaces else base, layer)
+    base, student, teacher = dict(base), layer.get("student"), layer.get("teacher")
+    if isinstance(student, Mapping) and "student" in base:
+        base["student"] = {} if "like" in student else _without_replaced_args(base["student"], student)
+    if isinstance(teacher, Mapping) and isinstance(below := base.get("teacher"), Mapping) and "network" in below:
+        network = _without_replaced_args(below["network"], teacher.get("network"))
+        base["teacher"] = {**below, "network": network}
+    return merge(base, layer)
+
+
+def _without_replaced_args(network: Any, change: Any) -> Any:
+    """Return a network without its `args` if `change` names another backbone or has empty `args`."""
+    if not isinstance(network, Mapping) or not isinstance(change, Mapping) or "args" not in network:
+        return network
+    other = "backbone" in change and change["backbone"] != network.get("backbone")
+    return {**network, "args": {}} if other or change.get("args") == {} else network
 
 
 def _resolve_like_teacher(content: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -157,7 +203,8 @@ def _resolve_like_teacher(content: dict[str, Any]) -> tuple[dict[str, Any], bool
         raise UserError(f"student.like: must be 'teacher', not {student['like']!r}")
     network = teacher.get("network") if isinstance(teacher, Mapping) else None
     base: Mapping[str, Any] = network if isinstance(network, Mapping) else {}
-    return {**content, "student": merge(base, {key: student[key] for key in student if key != "like"})}, True
+    changes = {key: student[key] for key in student if key != "like"}
+    return {**content, "student": merge(_without_replaced_args(base, changes), changes)}, True
 
 
 def _names(user: Mapping[str, Any]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import inspect
 import json
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -16,6 +17,18 @@ from benchmark.registry import DATASETS, METHODS, PluginRegistry
 Model = TypeVar("Model", bound=BaseModel)
 Keys = tuple[Any, ...]
 """The keys that lead to a value of nested mappings and lists."""
+MAX_SHOWN = 200
+"""Maximum number of characters of a value in a message."""
+_OTHER_TERMS = {
+    "learning_rate": "lr",
+    "max_epochs": "epochs",
+    "num_epochs": "epochs",
+    "num_workers": "workers",
+    "img_size": "image_size",
+    "input_size": "image_size",
+}
+"""Terms of other projects for keys of a recipe."""
+
 Origin = Callable[[Keys], tuple[Keys, str]]
 """Function that returns where the value at some keys was given: the keys there, and the name of the place."""
 
@@ -84,6 +97,17 @@ def contains(content: Any, path: Keys) -> bool:
     return True
 
 
+def is_section(path: Keys) -> bool:
+    """Whether `path` is a section of a recipe, such as `train.schedule`, and not a single value."""
+    model: Any = Recipe
+    for key in path:
+        field = getattr(model, "model_fields", {}).get(key)
+        if field is None:
+            return False
+        model = field.annotation
+    return isinstance(model, type) and issubclass(model, BaseModel)
+
+
 def _parse(model: type[Model], content: Mapping[str, Any]) -> Model:
     # As JSON: pydantic's strict mode does not accept a list for a tuple, or a string for a path, in Python values.
     return model.model_validate_json(json.dumps(content), strict=True)
@@ -94,18 +118,18 @@ def _argument_model(registry: PluginRegistry[Any], name: str) -> type[BaseModel]
     parts = METHODS.find(name).parts if registry is METHODS else {}
     if parts:
         models = {part: _argument_model(registry, part) for part in parts}
-        fields: dict[str, Any] = {part: (model, model()) for part, model in models.items()}
-        return create_model(registry.name, __config__=ConfigDict(extra="forbid"), **fields)
+        sections: dict[str, Any] = {part: (model, model()) for part, model in models.items()}
+        return create_model(registry.name, __config__=ConfigDict(extra="forbid"), **sections)
     constructor = inspect.getattr_static(registry.find(name), "__init__")
     try:
         hints = typing.get_type_hints(constructor, include_extras=True)
-        fields = {}
+        arguments = {}
         for key, parameter in inspect.signature(constructor).parameters.items():
             if key in ("self", "root") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
-            fields[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
+            arguments[key] = (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
         config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
-        return create_model(registry.name, __config__=config, **fields)
+        return create_model(registry.name, __config__=config, **arguments)
     except (NameError, TypeError, PydanticUserError) as error:
         raise UserError(
             f"{registry.name} {name}: the type hints of its constructor cannot be evaluated: {error}"
@@ -119,8 +143,8 @@ def _explain(
     invalid: dict[Keys, list[Any]] = {}
     for problem in error.errors():
         path = (*prefix, *problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            yield _unknown_key(*origin(path), list(_fields(model, problem["loc"][:-1])), content)
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            yield _unknown_key(*origin(path), _fields(model, problem["loc"][:-1]), content)
         elif problem["type"] == "missing":
             yield f"{_dotted(path)}: missing; it has no default"
         else:
@@ -128,46 +152,73 @@ def _explain(
                 path = path[:-1]
             invalid.setdefault(path, []).append(problem)
     for path, problems in invalid.items():
-        messages = [problem["msg"].removeprefix("Input ").removeprefix("Value error, ") for problem in problems]
-        message = " or ".join(messages).replace("be an object", "be a mapping")
         value = problems[0]["input"]
-        shown = "" if isinstance(value, dict) else f", not {value!r}"
+        shown = "" if isinstance(value, dict) else f", not {_shortened(value)}"
         key, place = origin(path)
-        yield f"{_dotted(key)} in {place}: {message}{shown}"
+        yield f"{_dotted(key)} in {place}: {' or '.join(map(_expectation, problems))}{shown}"
+
+
+def _expectation(problem: Mapping[str, Any]) -> str:
+    """Return what a value should be: pydantic's message in the terms of YAML."""
+    if problem["type"] in ("too_long", "too_short"):
+        limits = problem["ctx"]
+        few = problem["type"] == "too_short"
+        return f"should have at {'least' if few else 'most'} {limits['min_length' if few else 'max_length']} entries"
+    message: str = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    for term, plain in (("an object", "a mapping"), ("valid dictionary", "mapping"), ("valid array", "list")):
+        message = message.replace(f"be {term}", f"be {plain}").replace(f"be a {term}", f"be a {plain}")
+    return message
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _unknown_key(path: Keys, place: str, siblings: Sequence[str], content: Mapping[str, Any]) -> str:
     """Return a message that suggests a key of the same name in another section, or else the nearest sibling."""
     key = str(path[-1])
-    same_name = [leaf for leaf in _leaves(Recipe) if leaf.endswith(f".{key}")]
+    known = f" Known here: {', '.join(siblings) or 'none'}."
+    if key == "batch_size" and path[0] != "evaluate":
+        train = "teacher.train" if path[0] == "teacher" else "train"
+        batch = f"a batch has {train}.sampler.identities x {train}.sampler.images images"
+        return f"{_dotted(path)} in {place}: unknown key; {batch}.{known}"
+    names = {key, _OTHER_TERMS.get(key, key)}
+    same_name = [other for other in _keys(Recipe) if other.rpartition(".")[2] in names]
     for registry in (METHODS, DATASETS):
         name = content.get(registry.name, {}).get("name")
         if name and path[0] != registry.name and key in _argument_model(registry, name).model_fields:
             same_name.append(f"{registry.name}.{key}")
     guess = closest(key, siblings)
     if same_name:
-        guess = min(same_name, key=len)
+        guess = min(same_name, key=lambda other: (not other.startswith(f"{path[0]}."), len(other)))
     elif guess:
         guess = _dotted((*path[:-1], guess))
     question = f"; did you mean {guess}?" if guess else "."
-    return f"{_dotted(path)} in {place}: unknown key{question} Known here: {', '.join(siblings) or 'none'}."
+    return f"{_dotted(path)} in {place}: unknown key{question}{known}"
 
 
 def _dotted(path: Keys) -> str:
     return ".".join(map(str, path))
 
 
-def _fields(model: Any, path: Keys) -> Mapping[str, Any]:
-    """Return the fields of the section at `path` of `model`."""
+def _fields(model: Any, path: Keys) -> list[str]:
+    """Return the names of the fields of the section at `path` of `model`."""
     for key in path:
+        if not hasattr(model, "model_fields"):
+            break  # a member of a union
         model = model.model_fields[key].annotation
-    return model.model_fields
+    for member in (model, *typing.get_args(model)):
+        if hasattr(member, "model_fields"):
+            return list(member.model_fields)
+        if is_dataclass(member):
+            return [field.name for field in fields(member)]
+    return []
 
 
-def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of all values."""
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all sections and values."""
     for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _leaves(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+            yield from _keys(field.annotation, f"{prefix}{name}.")

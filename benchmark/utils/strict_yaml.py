@@ -2,11 +2,12 @@
 
 PyYAML implements YAML 1.1: `1e-3` is a string, `no` is false, `010` is 8, `1:30` is 90, and the last of duplicate keys
 wins. Here numbers are written as in JSON (`1e-3` is a number), true and false are the only booleans, there are no
-dates, and a duplicate key is an error. Tags that would run code are refused.
+dates, keys are text, a duplicate key is an error, and tags are refused. Size, depth and the number of values to which
+aliases expand are bounded, so that a hostile document takes neither time nor memory.
 """
 
-import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,15 @@ from typing import Any, ClassVar
 import yaml
 
 from benchmark.errors import UserError
+
+MAX_BYTES = 2**20
+"""Maximum size of a file."""
+MAX_VALUES = 50_000
+"""Maximum number of values in a document; a value counts once for every alias to it."""
+MAX_DEPTH = 50
+"""Maximum depth of nested mappings and lists."""
+MAX_DIGITS = 100
+"""Maximum length of an integer in decimal digits."""
 
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN = {
@@ -36,14 +46,63 @@ class _Loader(yaml.SafeLoader):
         if tag is None or tag.removeprefix(_PREFIX) in ("null", "bool", "int", "float", "str", "seq", "map")
     }
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[yaml.Node, int] = {}
+        """Number of values of each complete node, with those that its aliases stand for."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event: Any = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise _error(f"the tag {event.tag!r} is not supported: remove it", event)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _error(f"more than {MAX_DEPTH} levels of nesting", event)
+        node: yaml.Node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node not in self._sizes:
+            if isinstance(event, yaml.AliasEvent):
+                raise _error(f"the alias *{event.anchor} is within the value that it stands for", event)
+            self._sizes[node] = 1 + sum(self._sizes[child] for child in _children(node))
+            if self._sizes[node] > MAX_VALUES:
+                raise _error(f"more than {MAX_VALUES:,} values, those of aliases included", event)
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [
-            key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith("merge")
-        ]
+        keys = [key for key, _ in node.value if not key.tag.endswith("merge")]
         for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
+            if key.tag != f"{_PREFIX}str":
+                raise _error("a key must be text: write it in quotes", key)
+        for text, number in Counter(key.value for key in keys).items():
+            if number > 1:
+                raise _error(f"duplicate key {text!r}", node)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise _error("an escape of half a character", node)
+        return value
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:
+            raise _error(f"an integer of more than {MAX_DIGITS} digits", node)
+        return int(node.value)
+
+
+_Loader.add_constructor(f"{_PREFIX}int", _Loader.construct_yaml_int)
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _error(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    """Return the error at a node or an event of the parser."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -71,14 +130,19 @@ def load(text: str) -> Any:
     """Parse a document that has only the types of JSON: mappings, lists, strings, numbers, booleans and nulls.
 
     Raises:
-        yaml.YAMLError: The text is not YAML, has another tag, or has a duplicate key.
+        ValueError: The text is not such a document; the message is the reason, with the line and column.
     """
     try:
-        content = yaml.load(text, _Loader)
-        json.dumps(content)
-    except (KeyError, ValueError, RecursionError) as error:  # such as `!!int x`, or a recursive alias
-        raise yaml.YAMLError(f"not plain data: {error}") from error
-    return content
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        named = error.context if str(error.context).startswith("found") else error.problem
+        raise ValueError(f"{place}{named or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        raise ValueError(f"the character U+{error.character:04X}, which YAML does not allow") from error
+    except OverflowError as error:
+        raise ValueError("an escape of a character that does not exist") from error
 
 
 def dump(content: Any) -> str:
@@ -95,13 +159,21 @@ def read(path: Path, name: str, example: str) -> dict[str, Any]:
         example: Example of the content, for error messages.
 
     Raises:
-        UserError: The file cannot be read, is not valid YAML, or its content is not a mapping.
+        UserError: The file cannot be read, is too large, is not YAML, or has something else than a mapping.
     """
     try:
-        content = load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            encoded = file.read(MAX_BYTES + 1)
+        if len(encoded) > MAX_BYTES:
+            raise UserError(
+                f"{name} {path} is larger than {MAX_BYTES // 2**20} MiB; give a YAML file such as `{example}`"
+            )
+        content = load(encoded.decode())
     except OSError as error:
         raise UserError(f"{name} {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} {path} is not text in UTF-8: save it in that encoding") from error
+    except ValueError as error:
         raise UserError(f"{name} {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{name} {path} must be a mapping of keys to values, such as `{example}`")
