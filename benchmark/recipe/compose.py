@@ -146,9 +146,11 @@ def _read_layers(
     cleared: dict[str, Any] = {}
     for setting in settings:
         change = _expand_names(parse_setting(setting))
-        changes = _merge_layer(changes, change)
         if change in _EMPTY_ARGS:
             cleared = merge(cleared, change)
+            changes = _merge_layer(changes, change)
+        else:
+            changes = merge(changes, change)
     name = str(config) if isinstance(config, Path) else "config"
     return _Layers(_expand_names(content), name, names, cleared, changes)
 

@@ -11,7 +11,11 @@ from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
 from benchmark.utils import strict_yaml
 from benchmark.utils.recipe_hash import recipe_hash
 
-Positive = Annotated[int, Field(gt=0)]
+# The upper bounds are far beyond sensible values. They let a mistyped value fail here, not in a library or in the
+# allocation of memory.
+Side = Annotated[int, Field(gt=0, le=8192)]
+"""Height or width of an image in pixels."""
+Epochs = Annotated[int, Field(ge=0, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that numpy accepts
 
 PROTOCOL_KEYS = ("average_precision", "ties", "expansion", "reranking")
@@ -33,10 +37,10 @@ class Network(Section):
     last_stride: Literal[1, 2] = 1
     pool: Literal["avg", "gem"] = "avg"
     neck: Literal["linear", "bn"] = "linear"
-    dim: int = Field(512, gt=0)
+    dim: int = Field(512, gt=0, le=65_536)
     head: Literal["linear", "cosine"] = "linear"
     scale: float = Field(16.0, gt=0)
-    image_size: tuple[Positive, Positive] | None = None
+    image_size: tuple[Side, Side] | None = None
     """(height, width) in pixels to which the network resizes its input; None for no resizing."""
     weights: str = "imagenet"
     """Initial weights: `imagenet` (timm's pretrained weights), `random`, `teacher`, or a file."""
@@ -57,7 +61,7 @@ class Triplet(Section):
     margin: float = Field(0.35, ge=0)
     feature: Literal["pooled", "embedding"] = "pooled"
     normalize: bool = False
-    from_epoch: int = Field(1, ge=1)
+    from_epoch: int = Field(1, ge=1, le=100_000)
     """First epoch of the triplet loss, counted from 1."""
 
 
@@ -88,10 +92,10 @@ class Optimizer(Section):
 class Schedule(Section):
     """Linear warm-up from `warmup_factor`, a constant part, and a cosine to `final_factor`, updated at every step."""
 
-    epochs: int = Field(120, ge=1)
-    warmup_epochs: int = Field(10, ge=0)
+    epochs: int = Field(120, ge=1, le=100_000)
+    warmup_epochs: Epochs = 10
     warmup_factor: float = Field(0.1, gt=0, le=1)
-    constant_until: int = Field(40, ge=0)
+    constant_until: Epochs = 40
     """Epoch at which the cosine begins."""
     final_factor: float = Field(1e-5, ge=0, le=1)
 
@@ -99,9 +103,9 @@ class Schedule(Section):
 class Sampler(Section):
     """Composition of a batch: `identities` x `images` images, each in `views` augmented views."""
 
-    identities: int = Field(16, ge=2)
-    images: int = Field(6, ge=1)
-    views: int = Field(1, ge=1)
+    identities: int = Field(16, ge=2, le=65_536)
+    images: int = Field(6, ge=1, le=65_536)
+    views: int = Field(1, ge=1, le=1024)
 
     @property
     def batch_size(self) -> int:
@@ -112,7 +116,7 @@ class Sampler(Section):
 class Augment(Section):
     """Padding and random crop, horizontal flip, and random erasing."""
 
-    pad: int = Field(10, ge=0)
+    pad: int = Field(10, ge=0, le=8192)
     pad_mode: Literal["constant", "edge", "reflect"] = "constant"
     flip: float = Field(0.5, ge=0, le=1)
     erase: float = Field(0.5, ge=0, le=1)
@@ -141,8 +145,8 @@ class Teacher(Section):
 class Evaluate(Section):
     """Evaluation settings."""
 
-    batch_size: int = Field(256, ge=1)
-    every: int = Field(0, ge=0)
+    batch_size: int = Field(256, ge=1, le=1_000_000)
+    every: Epochs = 0
     """Number of epochs between validations during the training; 0 for none."""
     average_precision: AveragePrecision = "rectangular"
     """This key and the following ones replace rules of the dataset's protocol. Runs with non-default values are ranked
@@ -182,13 +186,13 @@ class Runtime(Section):
     amp: Literal["auto", "bf16", "off"] = "auto"
     compile: str | None = None
     """A torch.compile backend, such as `inductor`."""
-    workers: int | None = Field(None, ge=0)
+    workers: int | None = Field(None, ge=0, le=1024)
     """Number of worker processes that load images; None for a number that suits the machine."""
     cache: str | None = None
     """Folder in which decoded and resized images are kept for later runs."""
     skip_broken: bool = False
     """Skip and count images that cannot be decoded, instead of stopping."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """Number of threads of CPU operators; None for one per core."""
     tensorboard: bool = False
 
@@ -212,7 +216,7 @@ class Recipe(Section):
     dataset: Component
     method: Component
     seed: Seed = 0
-    image_size: tuple[Positive, Positive] = (256, 256)
+    image_size: tuple[Side, Side] = (256, 256)
     """(height, width) in pixels"""
     teacher: Teacher = Teacher()
     student: Network = Network()

@@ -123,7 +123,7 @@ def _argument_model(registry: PluginRegistry[Any], name: str) -> type[BaseModel]
     constructor = inspect.getattr_static(registry.find(name), "__init__")
     try:
         hints = typing.get_type_hints(constructor, include_extras=True)
-        arguments = {}
+        arguments: dict[str, Any] = {}
         for key, parameter in inspect.signature(constructor).parameters.items():
             if key in ("self", "root") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue

@@ -52,16 +52,16 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[yaml.Node, int] = {}
         """Number of values of each complete node, with those that its aliases stand for."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise _error(f"the tag {event.tag!r} is not supported: remove it", event)
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _error(f"more than {MAX_DEPTH} levels of nesting", event)
-        node: yaml.Node = super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
         self._depth -= 1
-        if node not in self._sizes:
+        if node is not None and node not in self._sizes:
             if isinstance(event, yaml.AliasEvent):
                 raise _error(f"the alias *{event.anchor} is within the value that it stands for", event)
             self._sizes[node] = 1 + sum(self._sizes[child] for child in _children(node))
@@ -79,7 +79,7 @@ class _Loader(yaml.SafeLoader):
                 raise _error(f"duplicate key {text!r}", node)
         return super().construct_mapping(node, deep)
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise _error("an escape of half a character", node)
