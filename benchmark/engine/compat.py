@@ -5,6 +5,7 @@ For each workaround, `tests/engine/test_compat.py` shows what happens without it
 
 import logging
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,13 +119,20 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
         raise UserError(f"checkpoint {path} cannot be written: {error.strerror}") from error
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device) -> Any:
     """Read a file written by `save_checkpoint`, without executing code in it.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: The file cannot be read or is damaged.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises many types for a damaged file
-        raise UserError(f"checkpoint {path} cannot be read ({error}): delete it to start the training again") from error
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not compare the checksums
+        if damaged is None:
+            return torch.load(path, map_location=device, weights_only=True)
+        reason, cause = "its checksum is wrong", None
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # both raise many types for a damaged file
+        reason, cause = "it is damaged or was not written by a training", error
+    raise UserError(f"checkpoint {path} cannot be read, {reason}: delete it to start the training again") from cause

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import UserError
 from benchmark.utils.atomic import write_text
 from benchmark.utils.console import notify
 
@@ -14,23 +15,52 @@ METRICS_FILE = "metrics.jsonl"
 """One JSON object per epoch."""
 SKIPPED_FILE = "skipped.txt"
 """Paths of the broken images that were left out, one per line."""
+_RESTORE = "restore the file, or delete the run's folder to train again"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the metrics of each epoch; an empty list before the end of the first epoch."""
+    """Return the metrics of each epoch; an empty list before the end of the first epoch.
+
+    Raises:
+        UserError: The file cannot be read, or a line is not the metrics of an epoch after those before.
+    """
     file = folder / METRICS_FILE
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(_lines(file), start=1):
+        try:
+            row = json.loads(line)
+            valid = row["epoch"] > (rows[-1]["epoch"] if rows else -1) and all(map(_is_number, row.values()))
+        except (ValueError, TypeError, LookupError, RecursionError):
+            valid = False
+        if not valid:
+            raise UserError(f"{file}, line {number}: not the metrics of an epoch; {_RESTORE}")
+        rows.append(row)
+    return rows
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the metrics of all epochs."""
+    """Replace the metrics of all epochs.
+
+    Raises:
+        UserError: A value, such as one of a method's `report`, is not a number.
+    """
+    for key, value in (item for row in rows for item in row.items()):
+        if not _is_number(value):
+            raise UserError(f"the metric {key!r} must be a number, not {value!r}: correct the method's `report`")
     write_text(folder / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_skipped(folder: Path) -> list[str]:
-    """Return the paths of the broken images that the run has left out so far."""
+    """Return the paths of the broken images that the run has left out so far.
+
+    Raises:
+        UserError: The file cannot be read or is not a list of paths.
+    """
     file = folder / SKIPPED_FILE
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    paths = _lines(file)
+    if not all(path and path.isprintable() for path in paths):
+        raise UserError(f"{file} is not a list of paths; {_RESTORE}")
+    return paths
 
 
 def note_skipped(folder: Path, paths: Iterable[Path]) -> None:
@@ -41,3 +71,25 @@ def note_skipped(folder: Path, paths: Iterable[Path]) -> None:
         write_text(folder / SKIPPED_FILE, "".join(f"{path}\n" for path in sorted([*known, *new])))
         plural = "" if len(new) == 1 else "s"
         notify(f"skipped {len(new)} broken image{plural}, such as {new[0]}: {folder / SKIPPED_FILE}")
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a text file; none if it does not exist.
+
+    Raises:
+        UserError: It cannot be read or is not UTF-8.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not text in UTF-8; {_RESTORE}") from error
+    return lines if lines[-1] else lines[:-1]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is an integer or a float, NaN included, that can be converted to a float."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from benchmark.engine.compat import load_checkpoint, save_checkpoint
-from benchmark.engine.distiller import Distiller
+from benchmark.engine.checkpoint import FORMAT, load_model_state, load_optimization_state, load_random_state
+from benchmark.engine.compat import save_checkpoint
 from benchmark.engine.files import note_skipped, read_metrics, write_metrics
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
@@ -100,35 +100,32 @@ class CheckpointHook(Hook):
 
     Args:
         path: The checkpoint.
-        resume: Continue from the checkpoint if it exists.
+        training: The training's `training_hash`.
+        content: The content of the checkpoint to continue from; None to start the training.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, path: Path, resume: bool) -> None:
+    def __init__(self, path: Path, training: str, content: Mapping[str, Any] | None) -> None:
         self.path = path
-        self.resume = resume
+        self.training = training
+        self.content = content
 
     def before_run(self, runner: Runner) -> None:
         # Not in `before_train`, because other hooks read the epoch and step there.
         for partial in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while writing
             partial.unlink()
-        if not (self.resume and self.path.exists()):
+        content, self.content = self.content, None  # which is as large as the networks
+        if content is None:
             return
-        content = load_checkpoint(self.path, torch.device("cpu"))
-        load_model_state(runner.model, content)
-        runner.optim_wrapper.optimizer.load_state_dict(content["optimizer"])
-        for scheduler, state in zip(runner.param_schedulers, content["schedulers"], strict=True):
-            scheduler.load_state_dict(state)
+        load_model_state(self.path, runner.model, content)
+        load_optimization_state(self.path, runner.optim_wrapper.optimizer, runner.param_schedulers, content)
         if content["threads"] != (threads := torch.get_num_threads()):
             notify(
                 f"resumed with {threads} threads instead of {content['threads']}: the result will not be bit-identical"
             )
         runner.continue_from(content["epoch"], content["iter"])
-        torch.set_rng_state(content["random"])
-        device = next(runner.model.parameters()).device
-        if device.type == "cuda" and content["cuda_random"] is not None:
-            torch.cuda.set_rng_state(content["cuda_random"], device)
+        load_random_state(self.path, next(runner.model.parameters()).device, content)
 
     def after_train_epoch(self, runner: Runner) -> None:
         epoch = runner.epoch + 1
@@ -143,6 +140,8 @@ class CheckpointHook(Hook):
         device = next(model.parameters()).device
         save_checkpoint(
             {
+                "format": FORMAT,
+                "recipe": self.training,
                 "epoch": epoch,
                 "iter": runner.iter,
                 "structure": model.method.structure(),
@@ -156,18 +155,6 @@ class CheckpointHook(Hook):
             },
             self.path,
         )
-
-
-def load_model_state(model: Distiller, content: Mapping[str, Any]) -> None:
-    """Load the structure and the weights of a checkpoint into a prepared distiller.
-
-    Args:
-        model: A distiller whose method has been prepared and has not changed the student yet.
-        content: The content of the checkpoint.
-    """
-    model.method.restore(model.student, content["structure"])
-    model.student.load_state_dict(content["student"], strict=True)
-    model.method.load_state_dict(content["method"], strict=True)
 
 
 class ProgressHook(Hook):

@@ -11,7 +11,8 @@ from mmengine.visualization import Visualizer
 from benchmark.data.decode import train_transform
 from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, load_checkpoint
+from benchmark.engine.checkpoint import load_model_state, read_checkpoint, training_hash
+from benchmark.engine.compat import DistillOptimWrapper, QuietRunner
 from benchmark.engine.distiller import Distiller, TaskLoss
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.engine.hooks import (
@@ -20,7 +21,6 @@ from benchmark.engine.hooks import (
     RetrievalMetric,
     SkippedHook,
     StructureHook,
-    load_model_state,
 )
 from benchmark.engine.optimization import build_optimizer, build_schedule, learning_rates
 from benchmark.evaluation import TestSet
@@ -72,11 +72,11 @@ def train(
         device
     )
 
-    checkpoint = folder / LAST_CHECKPOINT
+    checkpoint, training, content = folder / LAST_CHECKPOINT, training_hash(recipe, type(test.dataset)), None
     if resume and checkpoint.exists():
-        content = load_checkpoint(checkpoint, device)
+        content = read_checkpoint(checkpoint, training, settings.schedule.epochs)
         if content["epoch"] == settings.schedule.epochs:
-            load_model_state(distiller, content)
+            load_model_state(checkpoint, distiller, content)
             student.eval()
             return
 
@@ -94,7 +94,7 @@ def train(
             StructureHook(compiled=recipe.runtime.compile is not None),
             progress,
             SkippedHook(folder),
-            CheckpointHook(checkpoint, resume),
+            CheckpointHook(checkpoint, training, content),
         ],
         visualizer=Visualizer(
             name=f"{folder.name}-{time.time_ns()}",  # unique, because mmengine keeps visualizers by name
@@ -105,6 +105,7 @@ def train(
         experiment_name=f"{folder.parent.name}-{folder.name}",
         **_validation(recipe, test),
     )
+    del content  # as large as the networks; the hook frees it once it is loaded
     try:
         runner.train()
     finally:

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 
 from benchmark.engine.files import read_metrics
+from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import resolved, student_folder, teacher_folder
 from benchmark.recipe import Recipe
@@ -106,6 +107,9 @@ class Job:
 
 
 def epochs_done(folder: Path) -> int:
-    """Return the number of finished epochs of the training in a run folder."""
-    rows = read_metrics(folder)
+    """Return the number of finished epochs of the training in a run folder; 0 if its metrics cannot be read."""
+    try:
+        rows = read_metrics(folder)
+    except UserError:  # the run itself reports it
+        return 0
     return int(rows[-1]["epoch"]) if rows else 0

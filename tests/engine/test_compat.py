@@ -216,7 +216,7 @@ def test_damaged_checkpoint(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint({"epoch": 1, "weights": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match=rf"checkpoint {path} cannot be read .*delete it"):
+    with pytest.raises(UserError, match=rf"checkpoint {path} cannot be read, it is damaged.*delete it"):
         load_checkpoint(path, torch.device("cpu"))
 
 

@@ -1,0 +1,140 @@
+"""The checkpoint of a training: what it contains, and whether it belongs to the training that continues from it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from torch import Tensor
+
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.engine.compat import load_checkpoint
+from benchmark.engine.distiller import Distiller
+from benchmark.errors import UserError
+from benchmark.recipe import Component, Evaluate, Recipe
+
+FORMAT: Final = 1
+"""Version of the content."""
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "iter": int,
+    "structure": dict,
+    "student": dict,
+    "method": dict,
+    "optimizer": dict,
+    "schedulers": list,
+    "threads": int,
+    "random": Tensor,
+    "cuda_random": (Tensor, type(None)),
+}
+"""Type of each value. Checkpoints also have `format` and `recipe`, except for those of the first versions."""
+
+
+def training_hash(recipe: Recipe, dataset: type[RetrievalDataset]) -> str:
+    """Return the hash of all settings of a recipe that can change the training, without those of its evaluation."""
+    arguments = recipe.dataset.arguments
+    trained = {name: value for name, value in arguments.items() if name not in dataset.evaluation_options}
+    component = Component(name=recipe.dataset.name, **trained)
+    return recipe.model_copy(update={"dataset": component, "evaluate": Evaluate()}).hash
+
+
+def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
+    """Read the checkpoint of a training, without executing code in it, and check that it can be continued.
+
+    Args:
+        path: The checkpoint.
+        training: The training's `training_hash`.
+        epochs: Number of epochs of the training.
+
+    Returns:
+        The content, with all tensors on the CPU.
+
+    Raises:
+        UserError: The file is damaged, is not a checkpoint, or belongs to another training.
+    """
+    content = load_checkpoint(path, torch.device("cpu"))
+    if not isinstance(content, dict) or not _TYPES.keys() <= content.keys():
+        raise _refused(path, "is not the checkpoint of a training")
+    if content.get("format", FORMAT) != FORMAT:
+        raise _refused(path, f"has format {content['format']!r}, and this version reads format {FORMAT}")
+    if content.get("recipe", training) != training:
+        raise _refused(path, "belongs to the training of another recipe")
+    for key, types in _TYPES.items():
+        if not isinstance(content[key], types) or isinstance(content[key], bool):
+            raise _refused(path, f"has an invalid value of {key!r}")
+    if not 1 <= content["epoch"] <= epochs:
+        raise _refused(path, f"is of epoch {content['epoch']}, but the training has {epochs} epochs")
+    if content["iter"] < content["epoch"] or content["threads"] < 1:
+        raise _refused(path, "has impossible counts of steps or threads")
+    return content
+
+
+def load_model_state(path: Path, model: Distiller, content: Mapping[str, Any]) -> None:
+    """Load the structure and the weights of a checkpoint into a prepared distiller.
+
+    Args:
+        path: The checkpoint, for messages.
+        model: A distiller whose method has been prepared and has not changed the student yet.
+        content: The content of the checkpoint.
+
+    Raises:
+        UserError: The content does not fit.
+    """
+    with _fitting(path):
+        model.method.restore(model.student, content["structure"])
+        model.student.load_state_dict(content["student"], strict=True)
+        model.method.load_state_dict(content["method"], strict=True)
+    if any(not _is_finite(value) for value in model.student.state_dict().values()):
+        raise _refused(path, "has weights that are NaN or infinite")
+
+
+def load_optimization_state(
+    path: Path, optimizer: torch.optim.Optimizer, schedulers: list[_ParamScheduler], content: Mapping[str, Any]
+) -> None:
+    """Load the states of the optimizer and the schedules.
+
+    Raises:
+        UserError: The content does not fit.
+    """
+    with _fitting(path):
+        optimizer.load_state_dict(content["optimizer"])
+        for scheduler, state in zip(schedulers, content["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        for parameter, state in optimizer.state.items():
+            shapes = {value.shape for value in state.values() if isinstance(value, Tensor) and value.dim()}
+            if shapes - {parameter.shape}:
+                raise ValueError("a state of the optimizer has another shape than its parameter")
+
+
+def load_random_state(path: Path, device: torch.device, content: Mapping[str, Any]) -> None:
+    """Set the random state of the process, and of a CUDA device if the checkpoint has it.
+
+    Raises:
+        UserError: The content is not a random state.
+    """
+    with _fitting(path):
+        torch.set_rng_state(content["random"])
+        if device.type == "cuda" and content["cuda_random"] is not None:
+            torch.cuda.set_rng_state(content["cuda_random"], device)
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Convert any error about a value of the checkpoint to a UserError."""
+    try:
+        yield
+    except Exception as error:  # torch, mmengine and methods raise many types for values of another network
+        raise _refused(path, "does not fit the networks of this run") from error
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or math.isfinite(float(value.sum()))
+
+
+def _refused(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"checkpoint {path} {reason}: restore the file of this run, or delete it to start the training again"
+    )
