@@ -1,23 +1,19 @@
 """`benchmark evaluate`: scores of a finished run's student, or of embeddings in a file."""
 
 import json
-import lzma
 import os
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import typer
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.commands.arrays import ArrayFile
 from benchmark.errors import UserError, nearest
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
@@ -63,16 +59,10 @@ def evaluate_file(file: Path, dataset: str, options: Options) -> None:
     device = choose_device(options.device)
     protocol = TestSet.from_recipe(recipe, options.data_root, device).protocol
     _require_index(options.index, protocol)
-    arrays = _load_arrays(file)
-    superfluous = sorted(name for name in arrays if name.startswith("gallery")) if protocol.query_in_gallery else []
-    if superfluous:
-        raise UserError(
-            f"{file} has an array {superfluous[0]!r}, but in the protocol of {dataset} the queries are the gallery: "
-            "remove the gallery arrays"
-        )
+    arrays = ArrayFile(file, protocol, dataset)
+    query = arrays.embeddings("query").to(device)
+    gallery = None if protocol.query_in_gallery else arrays.embeddings("gallery").to(device)
     try:
-        query = _embeddings(arrays, "query", protocol, device)
-        gallery = None if protocol.query_in_gallery else _embeddings(arrays, "gallery", protocol, device)
         comparison = _compare(lambda: evaluate(query, gallery, protocol), query, gallery, protocol, options.index)
     except (ValueError, UserError) as error:
         raise UserError(f"{file}: {error}") from error
@@ -240,33 +230,6 @@ def _require_index(index: str | None, protocol: Protocol) -> None:
         require_approximable(protocol)
     except (ImportError, ValueError) as error:
         raise UserError(f"--index {index}: {error}") from error
-
-
-def _load_arrays(file: Path) -> dict[str, Any]:
-    try:
-        arrays = np.load(file, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise UserError(f"--embeddings {file} has a single array: save all arrays to a .npz file with numpy.savez")
-        with arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
-        raise UserError(f"--embeddings {file} is not a readable .npz file: {error}") from error
-
-
-def _embeddings(arrays: dict[str, Any], split: str, protocol: Protocol, device: torch.device) -> Embeddings:
-    """Return the embeddings of "query" or "gallery" in a file's arrays."""
-    required = [split, f"{split}_ids"]
-    required += [f"{split}_cams"] if protocol.camera_rule else []
-    required += [f"{split}_tracks"] if protocol.tracks and split == "gallery" else []
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        guess = nearest(missing[0], list(arrays))
-        raise UserError(f"missing array {missing[0]!r}{guess} The file has: {', '.join(arrays)}.")
-    cameras, tracks = (arrays.get(f"{split}_{label}") for label in ("cams", "tracks"))
-    try:
-        return Embeddings(arrays[split], arrays[f"{split}_ids"], cameras, tracks).to(device)
-    except ValueError as error:
-        raise UserError(f"{split}: {error}") from error
 
 
 def _to_json(values: Any) -> Any:

@@ -96,12 +96,49 @@ class Embeddings:
 
 
 def _tensor(name: str, values: Any) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = _numbers(name, values)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-            return torch.as_tensor(values if isinstance(values, Tensor) else np.asanyarray(values))
+            tensor = torch.as_tensor(values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} cannot be converted to a tensor: {error}") from error
+        raise ValueError(f"{name} are {values.dtype}, which torch does not have: convert them to float32") from error
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} are sparse: convert them with to_dense()")
+    return tensor
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """Return values as an array of numbers, in a form that torch can convert.
+
+    Raises:
+        ValueError: They are text or objects, have rows of different lengths, or are too large.
+    """
+    try:
+        array = np.asanyarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be converted to an array: all rows must have the same length") from error
+    if array.dtype.hasobject and all(isinstance(value, int | float | np.number) for value in array.flat):
+        array = np.array(array.tolist())  # pandas stores columns of integers that had gaps as objects
+    if array.dtype.kind in "biufc":
+        if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{name} have values that do not fit into 64 bits with a sign")
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return native if min(native.strides, default=0) >= 0 else native.copy()
+    others = [value for value in array.flat if not isinstance(value, int | float | np.number)]
+    if not others:
+        raise ValueError(f"{name} have values that do not fit into 64 bits with a sign")
+    first = others[0]
+    remedy = ""
+    if isinstance(first, str | bytes) and name != "vectors":
+        remedy = (
+            ": number the labels of query and gallery together, such as with "
+            "numpy.unique(numpy.concatenate([query_labels, gallery_labels]), return_inverse=True)[1]"
+        )
+    elif first is None and name in ("cameras", "tracks"):
+        remedy = f": give all {name}, or None instead of the list if they are unknown"
+    raise ValueError(f"{name} have the value {str(first)[:40]!r}, which is not a number{remedy}")
 
 
 def _describe(tensor: Tensor) -> str:

@@ -1,10 +1,12 @@
 """`benchmark evaluate`."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -200,8 +202,16 @@ class TestEmbeddings:
     @pytest.mark.parametrize(
         ("change", "options", "message"),
         [
-            ({"query_ids": None}, ["market1501"], "missing array 'query_ids'; did you mean 'query_cams'?"),
+            ({"query_ids": None}, ["market1501"], "missing array 'query_ids'. The file has: query, query_cams,"),
             ({"gallery_cams": None}, ["market1501"], "missing array 'gallery_cams'"),
+            (
+                {"query_cams": None, "query_cameras": np.ones(20, int)},
+                ["market1501"],
+                "missing array 'query_cams'; did you mean 'query_cameras'? The file has: ",
+            ),
+            ({"gallery_cams": None}, ["market1501"], "missing array 'gallery_cams'. The file has: "),
+            ({"query_ids": np.array([1, None] * 10)}, ["market1501"], "query_ids has Python objects, not numbers"),
+            ({"query_ids": np.array(["0001"] * 20)}, ["market1501"], "have the value '0001', which is not a number"),
             ({"query_ids": np.zeros(3)}, ["market1501"], "some.npz: query: identities must be"),
             ({"query": np.ones((20, 7))}, ["market1501"], "differ in size: 7 and 8"),
             ({}, [], "--embeddings needs --protocol DATASET"),
@@ -226,6 +236,23 @@ class TestEmbeddings:
         protocol = ["--protocol"] if options else []
         code, _, err = evaluate("--embeddings", embeddings, *protocol, *options)
         assert code == 2 and message in err and "Traceback" not in err
+
+    def test_arrays_that_are_not_needed(self, evaluate, embeddings):
+        arrays = dict(np.load(embeddings)) | {"names": np.array(["a", None])}
+        np.savez(embeddings, **arrays)
+        code, out, err = evaluate("--embeddings", embeddings, "--protocol", "market1501")
+        assert code == 0 and "mAP" in out
+        assert "arrays that are not used: names" in " ".join(err.split())
+
+    def test_array_that_is_shorter_than_it_says(self, evaluate, embeddings):
+        """No memory is allocated for the 8 TB that the header promises."""
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 1)})
+        with zipfile.ZipFile(embeddings, "w") as archive:
+            for name in ("query", "query_ids", "query_cams", "gallery", "gallery_ids", "gallery_cams"):
+                archive.writestr(f"{name}.npy", header.getvalue())
+        code, _, err = evaluate("--embeddings", embeddings, "--protocol", "market1501")
+        assert code == 2 and "is not a readable .npz file" in err
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no archive at all"])
     def test_unreadable_file(self, evaluate, tmp_path, content):
