@@ -1,7 +1,6 @@
 """`benchmark evaluate`: scores of a finished run's student, or of embeddings in a file."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from benchmark.retrieval import ApproximateScores, Embeddings, Protocol, Scores,
 from benchmark.retrieval.approximate import INDEXES, choose_index, require_approximable
 from benchmark.utils.atomic import write_text
 from benchmark.utils.distributed import process_group
+from benchmark.utils.variables import launch
 
 GALLERIES = ("student", "teacher")
 
@@ -224,7 +224,7 @@ def _require_index(index: str | None, protocol: Protocol) -> None:
         return
     if index not in INDEXES:
         raise UserError(f"--index {index}: choose {', '.join(INDEXES)}{nearest(index, INDEXES)}")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if launch().processes > 1:
         raise UserError(f"--index {index}: only in a single process; start without torchrun")
     try:
         require_approximable(protocol)

@@ -3,10 +3,4 @@
 Plain torch, usable without the rest of the suite.
 """
 
-import os
-from pathlib import Path
-
-
-def default_data_root() -> Path:
-    """Return the folder of all datasets: `$BENCHMARK_DATA`, or `~/.cache/benchmark` if the variable is not set."""
-    return Path(os.environ.get("BENCHMARK_DATA", Path.home() / ".cache" / "benchmark"))
+from benchmark.utils.variables import default_data_root as default_data_root

@@ -4,7 +4,6 @@ import bz2
 import getpass
 import gzip
 import lzma
-import os
 import stat
 import struct
 import sys
@@ -19,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar, NamedTuple
 
 from benchmark.errors import UserError
+from benchmark.utils.variables import PASSWORD as PASSWORD_VARIABLE
+from benchmark.utils.variables import archive_password
 
-PASSWORD_VARIABLE = "BENCHMARK_ARCHIVE_PASSWORD"
-"""Environment variable with the password of encrypted archives; without it, the user is asked."""
 _ENCRYPTED = 0x1
 """Flag bit of encrypted zip entries."""
 _AES = 99
@@ -136,8 +135,8 @@ class ZipArchive(Archive):
 
     @cached_property
     def _password(self) -> bytes:
-        if PASSWORD_VARIABLE in os.environ:
-            return os.environ[PASSWORD_VARIABLE].encode()
+        if (password := archive_password()) is not None:
+            return password
         if not sys.stdin.isatty():
             raise UserError(
                 f"{self.path} needs a password: run this in a terminal to enter it, or set ${PASSWORD_VARIABLE}"

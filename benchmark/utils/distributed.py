@@ -1,6 +1,5 @@
 """Processes started by `torchrun` that share one evaluation."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from benchmark.errors import UserError
+from benchmark.utils.variables import launch
 
 
 @contextmanager
@@ -16,15 +16,30 @@ def process_group(device: torch.device) -> Iterator[bool]:
 
     On GPUs, every process uses the GPU of its local rank.
 
+    Raises:
+        UserError: The variables of `torchrun` are invalid, or the processes cannot be connected.
+
     Yields:
         Whether this is the main process, the only one that prints and writes files.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    started = launch()
+    if started.processes == 1:
         yield True
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        if device.type == "cuda":
+            if started.local_rank >= (gpus := torch.cuda.device_count()):
+                raise UserError(
+                    f"LOCAL_RANK={started.local_rank}: this machine has {gpus} GPUs; start at most {gpus} processes "
+                    "per machine, or use --device cpu"
+                )
+            torch.cuda.set_device(started.local_rank)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the {started.processes} processes cannot be connected: check MASTER_ADDR and MASTER_PORT, or start the "
+            f"command with torchrun ({str(error).splitlines()[0]})"
+        ) from error
     try:
         yield dist.get_rank() == 0
     finally:
