@@ -93,12 +93,12 @@ def peak_memory(network: nn.Module, image_size: tuple[int, int], device: torch.d
         before = torch.cuda.memory_allocated(device)
         network(images)
         return (weights + torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         network(images)
     return (weights + live.peak) / 2**20
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Tracks the bytes of the tensor storages that operators create, until the storages are freed."""
 
     def __init__(self) -> None:

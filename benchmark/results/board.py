@@ -2,16 +2,21 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from benchmark.results.columns import columns, metrics
-from benchmark.results.comparison import CostGroup, Gain, cost_groups, mean_ranks
-from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, one_line, percent, quantity
+from benchmark.results.columns import columns, method_name, metrics
+from benchmark.results.comparison import CostGroup, Gain, cost_groups, gains, mean_ranks
+from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
 from benchmark.results.record import Record, TeacherReport
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 from benchmark.results.step_costs import StepCosts
+from benchmark.utils.escape import markdown, markdown_code
+
+_MAX_KS = 20
+"""Largest number of K of Recall@K that a leaderboard shows: the most frequent ones."""
 
 
 class Board:
@@ -37,11 +42,17 @@ class Board:
         self.costs = costs
         self.devices = sorted({device for row in rows for device in row.devices})
         self.groups = cost_groups(rows)
-        self._gains = {(method, row): self._gain(method, row) for method in (BASELINE, TEACHER) for row in rows}
+        self._teacher_rows = {record.id: row for row in rows if row.method == TEACHER for record in row.records}
+        self._place = {row: number for number, row in enumerate(rows)}
+        self._baseline = next((row for row in rows if row.method == BASELINE), None)
+        pairs = [(method, row) for row in rows for method in (BASELINE, TEACHER)]
+        found = gains([(row, self.reference(method, row)) for method, row in pairs])
+        self._gains = dict(zip(pairs, found, strict=True))
         self.references = [
             method for method in (BASELINE, TEACHER) if any(self.gain(method, row) is not None for row in rows)
         ]
-        ks = sorted({int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall})
+        counts = Counter(int(k) for row in rows for record in row.records for k in record.scores.symmetric.recall)
+        ks = sorted(k for k, _ in counts.most_common(_MAX_KS))
         self.metrics = metrics(ks, costs)
         self.notes = Notes()
         self.table = self._table(ks)
@@ -51,21 +62,17 @@ class Board:
 
         None if there is no such row, or the row itself is of this method.
         """
-        rows = [other for other in self.rows if other.method == method]
-        if not rows or row.method == method:
+        if row.method == method:
             return None
         if method == BASELINE:
-            return rows[0]
-        own = {record.teacher.record for record in row.records if record.teacher is not None}
-        return next((other for other in rows if own & {record.id for record in other.records}), None)
+            return self._baseline
+        own = [record.teacher.record for record in row.records if record.teacher is not None]
+        known = {self._teacher_rows[each] for each in own if each in self._teacher_rows}
+        return min(known, key=self._place.__getitem__, default=None)
 
     def gain(self, method: str, row: Row) -> Gain | None:
         """Return the gain of a row over its reference row of `method`; None if it is not known."""
         return self._gains[method, row]
-
-    def _gain(self, method: str, row: Row) -> Gain | None:
-        reference = self.reference(method, row)
-        return None if reference is None else Gain.between(row, reference)
 
     def _table(self, ks: Sequence[int]) -> Table:
         placeholders = list(_placeholders(self.rows, ks, self.notes))  # first, so that their notes come first
@@ -106,18 +113,18 @@ def _placeholders(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Itera
     for teacher, student in sorted(teachers.values(), key=lambda pair: -pair[0].scores.mAP):
         yield _Placeholder(TEACHER, _teacher_cells(teacher, student, ks, notes))
     if BASELINE not in {row.method for row in rows}:
-        note = notes.number(f"Not run yet; `{run_command(BASELINE, rows[0].records[0])}` adds it.")
-        yield _Placeholder(BASELINE, {"method": Cell(f"`{BASELINE}`", (note,))})
+        note = notes.number(f"Not run yet; {markdown_code(run_command(BASELINE, rows[0].records[0]))} adds it.")
+        yield _Placeholder(BASELINE, {"method": Cell(method_name(BASELINE), (note,))})
 
 
 def _teacher_cells(teacher: TeacherReport, student: str, ks: Sequence[int], notes: Notes) -> dict[str, Cell]:
-    note = notes.number(f"This teacher has no record; its values are from the record of `{student}`.")
+    note = notes.number(f"This teacher has no record; its values are from the record of {method_name(student)}.")
     fractions = {"mAP": teacher.scores.mAP}
     fractions |= {f"R@{k}": teacher.scores.recall[str(k)] for k in ks if str(k) in teacher.scores.recall}
     counts = {"parameters": teacher.cost.parameters, "MACs": teacher.cost.macs, "FLOPs": teacher.cost.flops}
     return {
         "method": Cell(TEACHER, (note,)),
-        "teacher": Cell(one_line(teacher.network)),
+        "teacher": Cell(markdown(teacher.network)),
         **{header: Cell.of(Statistic(value), percent) for header, value in fractions.items()},
         **{header: Cell.of(Statistic(value), quantity) for header, value in counts.items()},
     }
@@ -134,13 +141,13 @@ def _setting(key: str, value: object) -> str:
 
 
 def plot_description(board: Board) -> str:
-    """Return the alternative text of the board's plot."""
-    return f"mAP against MACs of every method on {board.name}"
+    """Return the alternative text of the board's plot, as Markdown."""
+    return f"mAP against MACs of every method on {markdown(board.name)}"
 
 
 def caption(board: Board) -> str:
     """Explain the numbers of a board: units, devices, and the comparison between rows."""
-    devices = board.devices
+    devices = [markdown(device) for device in board.devices]
     parts = [
         "mAP, R@K and saved are in percent. Values are mean ± standard deviation over the seeds, which link to their "
         "records.",
@@ -148,7 +155,7 @@ def caption(board: Board) -> str:
     ]
     if costs := board.costs:
         threads = f"{costs.threads} thread{'' if costs.threads == 1 else 's'}"
-        parts.append(f"Training steps were measured with {costs.batch} images on {costs.device}, {threads}.")
+        parts.append(f"Training steps were measured with {costs.batch} images on {markdown(costs.device)}, {threads}.")
     if board.references:
         parts.append(
             "Differences of mAP are in points, with a 95 % confidence interval from a paired bootstrap over the "
@@ -169,23 +176,24 @@ def overview(datasets: Sequence[Sequence[Row]]) -> Table:
 
     The teacher comes first, then `none`, then the other methods by name.
     """
-    methods = sorted(
-        {row.method for rows in datasets for row in rows}, key=lambda name: (name != TEACHER, name != BASELINE, name)
-    )
+    of_methods: list[dict[str, list[Row]]] = []
+    for rows in datasets:
+        of_methods.append({})
+        for row in rows:
+            of_methods[-1].setdefault(row.method, []).append(row)
+    methods = sorted(set().union(*of_methods), key=lambda name: (name != TEACHER, name != BASELINE, name))
     ranks = mean_ranks(datasets)
     table = []
     for method in methods:
-        name = Cell(method if method == TEACHER else f"`{method}`")
         rank = Cell(f"{ranks[method]:.1f}", sort_key=ranks[method]) if method in ranks else Cell(MISSING)
-        of_datasets = [_summary_cell(row for row in rows if row.method == method) for rows in datasets]
-        table.append(TableRow(method, [name, *of_datasets, rank]))
-    numeric = [*(rows[0].board for rows in datasets), "mean rank"]
+        of_datasets = [_summary_cell(rows.get(method, [])) for rows in of_methods]
+        table.append(TableRow(method, [Cell(method_name(method)), *of_datasets, rank]))
+    numeric = [*(markdown(rows[0].board) for rows in datasets), "mean rank"]
     return Table(["method", *numeric], table, numeric)
 
 
-def _summary_cell(rows: Iterable[Row]) -> Cell:
+def _summary_cell(rows: Sequence[Row]) -> Cell:
     """Show the scores and the MACs of one method on one dataset, on one line per row."""
-    rows = list(rows)
     lines = [f"{percent(row.mAP)} / {percent(row.recall(1))} / {quantity(row.macs)}" for row in rows]
     return Cell("\n".join(lines) or MISSING, sort_key=max((row.mAP.mean for row in rows), default=None))
 
@@ -215,7 +223,7 @@ def equal_cost_table(groups: Sequence[CostGroup]) -> Table:
     for number, group in enumerate(groups, start=1):
         for row, gain in zip(group.rows, group.gains, strict=True):
             cells = [
-                Cell(f"`{row.method}`"),
+                Cell(method_name(row.method)),
                 *([Cell(f"{number}: {cost_range(group)}")] if several else []),
                 Cell.of(row.mAP, percent),
                 Cell("best", sort_key=0.0) if row is group.rows[0] else Cell.of(gain, difference),

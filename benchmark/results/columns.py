@@ -5,10 +5,11 @@ from functools import partial
 from typing import NamedTuple
 
 from benchmark.results.comparison import Gain
-from benchmark.results.format import MISSING, Cell, Notes, difference, milliseconds, one_line, percent, quantity
+from benchmark.results.format import MISSING, Cell, Notes, difference, milliseconds, percent, quantity
 from benchmark.results.rows import TEACHER, Row, Statistic
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import record_name
+from benchmark.utils.escape import markdown, markdown_code
 
 LATENCY_BATCHES = (1, 64)
 """Batch sizes whose latency is shown."""
@@ -97,11 +98,16 @@ def columns(
 
 def _gain_header(method: str) -> str:
     """Return the header of the column of gains over a method."""
-    return f"mAP against {method if method == TEACHER else f'`{method}`'}"
+    return f"mAP against {method_name(method)}"
+
+
+def method_name(method: str) -> str:
+    """Return the name of a method, or "teacher", as Markdown."""
+    return TEACHER if method == TEACHER else markdown_code(method)
 
 
 def _networks(row: Row) -> str:
-    return "\n".join(map(one_line, row.networks))
+    return "\n".join(map(markdown, row.networks))
 
 
 def _method_cell(row: Row, notes: Notes) -> Cell:
@@ -113,14 +119,13 @@ def _method_cell(row: Row, notes: Notes) -> Cell:
         kind = "MACs" if budget.kind == "macs" else "parameters"
         reached = ", ".join(f"{100 * budget.reached:.1f} % (seed {seed})" for seed, budget in missed)
         texts.append(
-            f"`{row.method}` missed its budget of {100 * budget.target:.1f} % of the teacher's {kind}: "
+            f"{method_name(row.method)} missed its budget of {100 * budget.target:.1f} % of the teacher's {kind}: "
             f"it reached {reached}."
         )
     broken = [f"{record.data.broken:,} (seed {record.seed})" for record in row.records if record.data.broken]
     if broken:
-        texts.append(f"Broken images that the runs of `{row.method}` left out: {', '.join(broken)}.")
-    name = TEACHER if row.method == TEACHER else f"`{row.method}`"
-    return Cell(name, tuple(map(notes.number, texts)))
+        texts.append(f"Broken images that the runs of {method_name(row.method)} left out: {', '.join(broken)}.")
+    return Cell(method_name(row.method), tuple(map(notes.number, texts)))
 
 
 def _teacher_cell(row: Row, teachers: Mapping[str, float], notes: Notes) -> Cell:
@@ -141,7 +146,7 @@ def _teacher_cell(row: Row, teachers: Mapping[str, float], notes: Notes) -> Cell
         f"recipe, with an mAP of {mAP}."
         for mAP, of_mAP in seeds.items()
     ]
-    return Cell(one_line(row.teacher or MISSING), tuple(map(notes.number, texts)))
+    return Cell(markdown(row.teacher) if row.teacher else MISSING, tuple(map(notes.number, texts)))
 
 
 def _gain_cell(row: Row, gain: Callable[[Row], Gain | None]) -> Cell:
@@ -154,7 +159,7 @@ def _recall_cell(row: Row, k: int) -> Cell:
 
 def _asymmetric_cell(row: Row, notes: Notes) -> Cell:
     reasons = {record.scores.asymmetric_reason for record in row.records} - {None}
-    texts = [f"No asymmetric mAP: {reason}." for reason in sorted(map(str, reasons))]
+    texts = [f"No asymmetric mAP: {markdown(reason)}." for reason in sorted(map(str, reasons))]
     return Cell.of(row.asymmetric_mAP, percent, [notes.number(text) for text in texts])
 
 
@@ -171,7 +176,9 @@ def _saved_cell(row: Row, notes: Notes) -> Cell:
     ]
     marks = []
     if limits:
-        text = f"`{row.method}` saved {' and '.join(limits)}; the architecture of the student sets the maxima."
+        text = (
+            f"{method_name(row.method)} saved {' and '.join(limits)}; the architecture of the student sets the maxima."
+        )
         marks.append(notes.number(text))
     return Cell.of(saved["parameters"], lambda _: " / ".join(map(percent, saved.values())), marks)
 
@@ -180,9 +187,10 @@ def _latency_cell(row: Row, batch: int, notes: Notes | None) -> Cell:
     """Show the latency. Unless `notes` is None, the cell for batches of one image has a note that names the device."""
     marks = []
     if notes is not None and batch == LATENCY_BATCHES[0]:
-        text = f"Latency measured on {row.devices[0]}."
+        text = f"Latency measured on {markdown(row.devices[0])}."
         if len(row.devices) > 1:
-            text = f"No mean latency: the records were measured on different devices ({'; '.join(row.devices)})."
+            devices = "; ".join(map(markdown, row.devices))
+            text = f"No mean latency: the records were measured on different devices ({devices})."
         marks.append(notes.number(text))
     return Cell.of(row.latency(batch), milliseconds, marks)
 

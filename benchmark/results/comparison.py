@@ -1,7 +1,10 @@
 """Statistics on the differences between rows: gains with confidence intervals, equal-cost groups and mean ranks."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -12,6 +15,10 @@ from benchmark.results.rows import TEACHER, Row
 _RESAMPLES = 2_000
 _CHUNK = 200
 """Number of bootstrap resamples drawn at a time, which bounds the memory."""
+_KEPT = 2**24
+"""Resamples of so many queries in total are drawn once and kept (1 byte each); larger ones are drawn every time."""
+_BLOCK = 1_000
+"""Number of gains that are computed together."""
 _EQUAL_COST = 1.05
 """Largest ratio of the MACs of a network to those of the cheapest network in its equal-cost group."""
 _RANK_DIGITS = 6
@@ -30,24 +37,55 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means of bootstrap resamples of the queries.
+
+    The random draws depend only on the number of queries: all systems are resampled with the same queries, and the same
+    records give the same page.
+
+    Args:
+        values: (N, Q) values of N systems, one per query.
+
+    Returns:
+        (N, R) mean of every system in every resample.
+    """
+    counts = _kept_resamples if values.shape[1] * _RESAMPLES <= _KEPT else _resamples
+    chunks = [values @ chunk.T.astype(np.float64) for chunk in counts(values.shape[1])]
+    return np.concatenate(chunks, axis=1) / values.shape[1]
+
+
+def _resamples(queries: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield chunks of resamples, each (_CHUNK, Q): how often each query was drawn."""
+    generator = np.random.default_rng(0)
+    first = queries * np.arange(_CHUNK)[:, None]
+    for _ in range(_RESAMPLES // _CHUNK):
+        drawn = generator.integers(queries, size=(_CHUNK, queries)) + first
+        counts = np.bincount(drawn.ravel(), minlength=_CHUNK * queries).reshape(_CHUNK, queries)
+        yield counts.astype(np.uint8 if counts.max() < 256 else np.int64)  # more than 255 only if queries are few
+
+
+@lru_cache(maxsize=1)
+def _kept_resamples(queries: int) -> tuple[NDArray[np.uint8], ...]:
+    return tuple(_resamples(queries))
+
+
+def _intervals(means: NDArray[np.float64]) -> list[Interval]:
+    """Return the confidence interval of each of (N, R) resampled mean differences."""
+    # Rounded, so that two rows with the same scores do not differ by the rounding of their sums.
+    low, high = np.quantile(means.round(12), [0.025, 0.975], axis=1) + 0.0  # no negative zeros
+    return list(map(Interval, low.tolist(), high.tolist()))
+
+
 def paired_bootstrap(differences: NDArray[np.float64]) -> Interval:
     """Return the confidence interval of the mean of paired differences.
 
     Percentile bootstrap over the queries (Efron 1979; Sakai, Evaluating Evaluation Metrics based on the Bootstrap,
-    SIGIR 2006, for paired tests of retrieval systems). The random draws are the same in every call, so that the same
-    records give the same page.
+    SIGIR 2006, for paired tests of retrieval systems).
 
     Args:
         differences: (Q,) differences between two systems, one per query.
     """
-    generator = np.random.default_rng(0)
-    queries = len(differences)
-    means = [
-        differences[generator.integers(queries, size=(_CHUNK, queries))].mean(axis=1)
-        for _ in range(_RESAMPLES // _CHUNK)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Interval(float(low), float(high))
+    return _intervals(resampled_means(differences[None]))[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +96,12 @@ class Gain:
     interval: Interval
 
     @classmethod
-    def between(cls, row: Row, other: Row) -> Self | None:
+    def between(cls, row: Row, other: Row) -> "Gain | None":
         """Return the gain of `row` over `other`, paired by query, with average precisions averaged over the seeds.
 
         None if `row` is `other`, a record lacks its per-query scores, or the rows were not scored on the same queries.
         """
-        differences = query_differences(row, other)
-        return None if differences is None else cls.from_differences(differences)
+        return gains([(row, other)])[0]
 
     @classmethod
     def from_differences(cls, differences: NDArray[np.float64]) -> Self:
@@ -72,35 +109,65 @@ class Gain:
         return cls(float(differences.mean()), paired_bootstrap(differences))
 
 
+def gains(pairs: Sequence[tuple[Row, Row | None]]) -> list[Gain | None]:
+    """Return `Gain.between` for each pair of a row and another one; None where the other one is None.
+
+    Many gains take a fraction of the time of as many calls: the mean difference in a resample is the difference of two
+    means, so every row is resampled once, whatever it is compared with.
+    """
+    found: list[Gain | None] = [None] * len(pairs)
+    comparable: dict[bytes, list[tuple[int, Row, Row]]] = defaultdict(list)
+    for index, (row, other) in enumerate(pairs):
+        if other is not None and _same_queries(row, other):
+            comparable[row.counted or b""].append((index, row, other))
+    for of_queries in comparable.values():
+        for start in range(0, len(of_queries), _BLOCK):
+            block = of_queries[start : start + _BLOCK]
+            rows = dict.fromkeys(row for _, first, second in block for row in (first, second))
+            place = {row: number for number, row in enumerate(rows)}
+            values = np.stack([_counted_precisions(row) for row in place])
+            means = resampled_means(values)
+            ours, theirs = [place[first] for _, first, _ in block], [place[second] for _, _, second in block]
+            intervals = _intervals(means[ours] - means[theirs])
+            for (index, *_), mine, its, interval in zip(block, ours, theirs, intervals, strict=True):
+                found[index] = Gain(float((values[mine] - values[its]).mean()), interval)
+    return found
+
+
 def query_differences(row: Row, other: Row) -> NDArray[np.float64] | None:
     """Return the (Q,) differences of average precision, `row` minus `other`, of the queries with a correct match.
 
     None under the conditions of `Gain.between`.
     """
-    if row is other:
-        return None
-    ours, theirs = _per_query(row), _per_query(other)
-    if ours is None or theirs is None or len(ours) != len(theirs) or not same_data(row, other):
-        return None
-    counted = ~np.isnan(ours)
-    if not counted.any() or not np.array_equal(counted, ~np.isnan(theirs)):
-        return None
-    return (ours - theirs)[counted]
+    return _counted_precisions(row) - _counted_precisions(other) if _same_queries(row, other) else None
 
 
-def _per_query(row: Row) -> NDArray[np.float64] | None:
-    """Return the (Q,) average precisions averaged over the seeds; NaN for queries without a correct match."""
-    lists = [record.scores.average_precision for record in row.records]
-    known = [values for values in lists if values is not None]
-    if len(known) < len(lists) or len({len(values) for values in known}) != 1:
-        return None
-    return np.array(known, dtype=np.float64).mean(axis=0)
+def _same_queries(row: Row, other: Row) -> bool:
+    """Return whether two rows have per-query scores of the same queries, at least one of which counts."""
+    if row is other or not row.counted or row.counted != other.counted or not same_data(row, other):
+        return False
+    return len(_precisions(row)) == len(_precisions(other)) and bool(len(_counted_precisions(row)))
+
+
+def _precisions(row: Row) -> NDArray[np.float64]:
+    assert row.per_query is not None
+    return row.per_query
+
+
+def _counted_precisions(row: Row) -> NDArray[np.float64]:
+    values = _precisions(row)
+    return values[~np.isnan(values)]
 
 
 def same_data(row: Row, other: Row) -> bool:
     """Return whether both rows were trained and evaluated on the same images."""
-    data, others = row.records[0].data, other.records[0].data
-    return (data.fingerprint, data.splits, data.broken) == (others.fingerprint, others.splits, others.broken)
+    return data_key(row) == data_key(other)
+
+
+def data_key(row: Row) -> tuple[object, ...]:
+    """Return what identifies the images of a row."""
+    data = row.records[0].data
+    return (data.fingerprint, data.broken, *sorted((name, *split) for name, split in data.splits.items()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,24 +182,21 @@ class CostGroup:
     rows: Sequence[Row]
     gains: Sequence[Gain | None]
 
-    @classmethod
-    def of(cls, rows: Iterable[Row]) -> Self:
-        """Return the group of these rows, given in any order."""
-        best, *others = sorted(rows, key=lambda row: (-row.mAP.mean, row.method))
-        return cls([best, *others], [None, *(Gain.between(row, best) for row in others)])
-
 
 def cost_groups(rows: Iterable[Row]) -> list[CostGroup]:
     """Group students of equal cost: all groups of two or more rows, the cheapest group first."""
     groups: list[list[Row]] = []
+    latest: dict[object, list[Row]] = {}  # the most expensive group so far, by the data
     for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
-        on_same_data = (group for group in groups if same_data(row, group[0]))
-        group = next((group for group in on_same_data if row.macs.mean <= _EQUAL_COST * group[0].macs.mean), None)
-        if group is None:
-            groups.append([row])
-        else:
+        group = latest.get(data_key(row))
+        if group is not None and row.macs.mean <= _EQUAL_COST * group[0].macs.mean:
             group.append(row)
-    return [CostGroup.of(group) for group in groups if len(group) > 1]
+        else:
+            latest[data_key(row)] = [row]
+            groups.append(latest[data_key(row)])
+    ordered = [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups if len(group) > 1]
+    over_best = iter(gains([(row, group[0]) for group in ordered for row in group]))
+    return [CostGroup(group, [next(over_best) for _ in group]) for group in ordered]
 
 
 def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:
@@ -143,8 +207,10 @@ def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:
     """
     scores = [_best_scores(rows) for rows in boards]
     methods = sorted(set.intersection(*map(set, scores))) if scores else []
-    ranks = {method: [_rank(of_board, methods, method) for of_board in scores] for method in methods}
-    return {method: round(sum(of_method) / len(scores), _RANK_DIGITS) for method, of_method in ranks.items()}
+    ranks = [_ranks({method: of_board[method] for method in methods}) for of_board in scores]
+    return {
+        method: round(sum(of_board[method] for of_board in ranks) / len(scores), _RANK_DIGITS) for method in methods
+    }
 
 
 def _best_scores(rows: Sequence[Row]) -> dict[str, float]:
@@ -156,7 +222,11 @@ def _best_scores(rows: Sequence[Row]) -> dict[str, float]:
     return scores
 
 
-def _rank(scores: dict[str, float], methods: Sequence[str], method: str) -> float:
-    better = sum(scores[other] > scores[method] for other in methods)
-    equal = sum(scores[other] == scores[method] for other in methods)
-    return better + (1 + equal) / 2
+def _ranks(scores: dict[str, float]) -> dict[str, float]:
+    ascending = sorted(scores.values())
+    ranks = {}
+    for method, score in scores.items():
+        better = len(ascending) - bisect_right(ascending, score)
+        equal = bisect_right(ascending, score) - bisect_left(ascending, score)
+        ranks[method] = better + (1 + equal) / 2
+    return ranks

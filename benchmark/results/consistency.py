@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from math import isclose, nan
 
 from benchmark.results.record import Budget, Cost, Data, Record, Savings, Scores
+from benchmark.utils.escape import terminal
 from benchmark.utils.recipe_hash import recipe_hash
+from benchmark.utils.strict_json import shown
 
+_LONGEST = 300
+"""Largest number of characters of a value in a message."""
 _ROUNDING = 1e-9
 """Largest difference between fractions that should be equal."""
 
@@ -23,7 +27,8 @@ class Violation:
     expected: object
 
     def __str__(self) -> str:
-        return f"{self.field} is {self.actual}, expected {self.expected}"
+        actual, expected = (value if isinstance(value, str) else shown(value) for value in (self.actual, self.expected))
+        return terminal(" ".join(f"{self.field} is {actual[:_LONGEST]}, expected {expected[:_LONGEST]}".split()))
 
 
 def violations(record: Record) -> Iterator[Violation]:
@@ -83,7 +88,7 @@ def _report(record: Record) -> Iterator[Violation]:
     elif "1" in report.symmetric.recall:
         # A query with an average precision of 1 has a correct match at rank 1.
         counted = report.symmetric.queries - report.symmetric.skipped
-        perfect = report.average_precision.count(1.0) / max(1, counted)
+        perfect = int((report.average_precision.array == 1).sum()) / max(1, counted)
         if report.symmetric.recall["1"] < perfect - _ROUNDING:
             expected = f"at least {perfect}, the fraction of queries with an average precision of 1"
             yield Violation("scores.symmetric.recall.1", report.symmetric.recall["1"], expected)

@@ -9,6 +9,7 @@ from benchmark.results.board import Board
 from benchmark.results.comparison import Gain, mean_ranks, same_data
 from benchmark.results.rows import BASELINE, TEACHER, Row
 from benchmark.results.store import record_name
+from benchmark.utils.escape import csv_cell
 
 _DIGITS = 6
 """Number of decimals: enough for a million queries, and few enough to hide rounding differences of machines."""
@@ -22,7 +23,11 @@ def leaderboard_csv(boards: Sequence[Board]) -> str:
     of equal cost share an `equal_cost_group`, numbered from 1 for the cheapest. `mean_rank` is over all boards.
     """
     ranks = mean_ranks([board.rows for board in boards])
-    lines = [_line(board, row) | {"mean_rank": ranks.get(row.method)} for board in boards for row in board.rows]
+    lines = []
+    for board in boards:
+        equal_cost = _equal_cost(board)
+        for row in board.rows:
+            lines.append(_line(board, row) | equal_cost[row] | {"mean_rank": ranks.get(row.method)})
     text = io.StringIO()
     names = dict.fromkeys(name for line in lines for name in line)  # boards differ in the K of their Recall@K
     writer = csv.DictWriter(text, list(names), lineterminator="\n")
@@ -33,11 +38,11 @@ def leaderboard_csv(boards: Sequence[Board]) -> str:
 
 def _line(board: Board, row: Row) -> dict[str, Any]:
     line: dict[str, Any] = {
-        "board": board.name,
-        "method": row.method,
-        "teacher": row.teacher,
-        "network": "; ".join(row.networks),
-        "latency_device": "; ".join(row.devices),
+        "board": csv_cell(board.name),
+        "method": csv_cell(row.method),
+        "teacher": None if row.teacher is None else csv_cell(row.teacher),
+        "network": "; ".join(map(csv_cell, row.networks)),
+        "latency_device": "; ".join(map(csv_cell, row.devices)),
         "seed_count": len(row.records),
         "seeds": " ".join(str(record.seed) for record in row.records),
         "records": " ".join(f"records/{record_name(record)}" for record in row.records),
@@ -48,16 +53,17 @@ def _line(board: Board, row: Row) -> dict[str, Any]:
         line[f"{metric.name}_{metric.unit}_std"] = None if value is None else _number(value.std)
     for method in (BASELINE, TEACHER):
         line |= _gain(method, row, board.reference(method, row), board.gain(method, row))
-    return line | _equal_cost(board, row)
+    return line
 
 
-def _equal_cost(board: Board, row: Row) -> dict[str, Any]:
-    name = "best_at_equal_cost"
-    for number, group in enumerate(board.groups, start=1):
-        for member, gain in zip(group.rows, group.gains, strict=True):
-            if member is row:
-                return _gain(name, row, group.rows[0], gain) | {"equal_cost_group": number}
-    return _gain(name, row, None, None) | {"equal_cost_group": None}
+def _equal_cost(board: Board) -> dict[Row, dict[str, Any]]:
+    """Return the columns on equal cost of every row."""
+    name, number = "best_at_equal_cost", "equal_cost_group"
+    return {row: _gain(name, row, None, None) | {number: None} for row in board.rows} | {
+        row: _gain(name, row, group.rows[0], gain) | {number: position}
+        for position, group in enumerate(board.groups, start=1)
+        for row, gain in zip(group.rows, group.gains, strict=True)
+    }
 
 
 def _gain(name: str, row: Row, reference: Row | None, gain: Gain | None) -> dict[str, float | None]:

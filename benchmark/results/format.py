@@ -55,7 +55,8 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: Inline Markdown: `code`, **bold** and links to records. A newline breaks the line.
+        text: Inline Markdown: `code`, **bold** and links to records. A newline breaks the line. Text from records has
+            passed `benchmark.utils.escape.markdown`.
         notes: Numbers of the notes that the cell refers to.
         sort_key: Value by which a numeric column sorts; cells without one come last.
     """
@@ -97,8 +98,3 @@ class Notes:
         if text not in self.texts:
             self.texts.append(text)
         return self.texts.index(text) + 1
-
-
-def one_line(text: str) -> str:
-    """Return a text from a record, such as the name of a network, with its whitespace reduced to single spaces."""
-    return " ".join(text.split())

@@ -14,21 +14,30 @@ from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LABELED = 60
+"""Largest number of rows with a label and an error bar: there is no space for more."""
+
 
 def frontier_svg(rows: Sequence[Row]) -> str:
     """Return an SVG of mAP (percent) against MACs (log scale) of the rows of one dataset.
 
     Every row has a marker, a label, and its standard deviation over seeds as an error bar; teachers are stars. The
-    dashed line is the Pareto frontier, through the rows that no other row beats in both values.
+    dashed line is the Pareto frontier, through the rows that no other row beats in both values. Of more than 60 rows,
+    only the first ones in the order of the leaderboard have a label and an error bar, the others have small markers.
     """
     colors = _colors(rows)
+    all_points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
+    rest, rows = rows[_LABELED:], rows[:_LABELED]
     points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
     errors = 100 * np.array([row.mAP.std or 0.0 for row in rows])
     bars_are = "bars: standard deviation over seeds" if errors.any() else "one seed each"
     with canvas(f"mAP against MACs on {rows[0].board}", f"{bars_are}; better is up and left") as (figure, axes):
-        _set_axes(axes, points, errors)
-        frontier = pareto_frontier(points)
+        _set_axes(axes, all_points, errors)
+        frontier = pareto_frontier(all_points)
         axes.plot(*frontier.T, color=NEUTRAL, alpha=0.55, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
+        if rest:
+            x_rest, y_rest = all_points[_LABELED:].T
+            axes.scatter(x_rest, y_rest, s=9, c=[colors[row.method] for row in rest], alpha=0.5, linewidths=0)
         for row, (x, y), error in zip(rows, points, errors, strict=True):
             marker, size = ("*", 14) if row.method == TEACHER else ("o", 8)
             axes.errorbar(
@@ -68,7 +77,7 @@ def _set_axes(axes: "Axes", points: NDArray[np.float64], errors: NDArray[np.floa
     """Set limits with room for labels around the outermost points, and at least two ticks on each axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    low, high = np.log(points[:, 0].min()), np.log(points[:, 0].max())
+    low, high = np.log(max(1.0, points[:, 0].min())), np.log(max(1.0, points[:, 0].max()))
     margin = max(0.12 * (high - low), (np.log(6) - (high - low)) / 2)
     axes.set_xscale("log")
     axes.set_xlim(np.exp(low - margin), np.exp(high + margin))
@@ -76,7 +85,9 @@ def _set_axes(axes: "Axes", points: NDArray[np.float64], errors: NDArray[np.floa
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda macs, _: _tick(macs)))
     axes.set_xlabel("MACs of the deployed network")
-    bottom, top = (points[:, 1] - errors).min(), (points[:, 1] + errors).max()
+    labeled = points[: len(errors), 1]
+    bottom = min(points[:, 1].min(), (labeled - errors).min())
+    top = max(points[:, 1].max(), (labeled + errors).max())
     margin = 0.15 * max(top - bottom, 4.0)
     axes.set_ylim(bottom - margin, top + margin)
     axes.set_ylabel("mAP (%)")

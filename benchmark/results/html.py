@@ -21,6 +21,7 @@ from benchmark.results.board import (
 from benchmark.results.format import Table
 from benchmark.results.markdown import GENERATED
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
+from benchmark.utils.escape import unescape_markdown
 
 
 def leaderboard_html(boards: Sequence[Board], plots: Mapping[str, str], reported: Mapping[str, Reported]) -> str:
@@ -81,7 +82,7 @@ def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
         page=f"{name}.md",
         # An image rather than inline SVG: plots share the ids of their elements, and have a style sheet each.
         plot=base64.b64encode(plot.encode()).decode(),
-        plot_text=plot_description(board),
+        plot_text=unescape_markdown(plot_description(board)),
         notes=board.notes.texts,
     )
     if board.groups:
@@ -103,19 +104,26 @@ class Span(NamedTuple):
 
 
 _INLINE = re.compile(
-    r"`(?P<code>[^`]*)`|\*\*(?P<strong>[^*`]*)\*\*|\[(?P<link>[^\]]*)\]\((?P<target>records/[^)]*)\)|(?P<break>\n)"
+    r"\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<fence>`+)(?P<code>.+?)(?<!`)(?P=fence)(?!`)|\*\*(?P<strong>[^*`\\]*)\*\*"
+    r"|\[(?P<link>[^\]\\]*)\]\((?P<target>records/[^)]*)\)|(?P<break>\n)"
 )
 
 
 def inline_spans(markdown: str) -> Iterator[Span]:
     """Split inline Markdown (see `Cell.text`) into spans, so that the template escapes each of them."""
-    position = 0
+    position, text = 0, ""
     for match in _INLINE.finditer(markdown):
-        yield Span("text", markdown[position : match.start()])
-        kind = next(name for name in ("code", "strong", "link", "break") if match[name] is not None)
-        yield Span(kind, match[kind], match["target"] or "")
+        text += markdown[position : match.start()] + (match["escaped"] or "")
         position = match.end()
-    yield Span("text", markdown[position:])
+        if match["escaped"]:
+            continue
+        yield Span("text", text)
+        text = ""
+        kind = next(name for name in ("code", "strong", "link", "break") if match[name] is not None)
+        # A fence of several backticks is apart from its code by spaces.
+        content = match[kind][1:-1] if kind == "code" and len(match["fence"]) > 1 else match[kind]
+        yield Span(kind, content, match["target"] or "")
+    yield Span("text", text + markdown[position:])
 
 
 def _number(value: float | None) -> str:

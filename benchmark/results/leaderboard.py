@@ -1,6 +1,6 @@
 """The files of the leaderboards. They are pure functions of the records: the same records give the same bytes."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
@@ -14,8 +14,9 @@ from benchmark.results.export import leaderboard_csv
 from benchmark.results.frontier import frontier_svg
 from benchmark.results.html import leaderboard_html, without_plots
 from benchmark.results.markdown import GENERATED, GENERATED_FROM_REPORTED, dataset_page, index_page, reported_page
+from benchmark.results.record import Record
 from benchmark.results.reported import load_reported
-from benchmark.results.rows import group_records
+from benchmark.results.rows import Row, group_records
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.utils.atomic import write_text
@@ -33,7 +34,7 @@ def generate(folder: Path) -> list[Path]:
         UserError: A record or another file is not valid; no file has been written.
     """
     with _locked(folder):  # otherwise pages of an older state of the records could replace newer ones
-        contents = _contents(folder)
+        contents = _contents(folder, load_records(folder / "records"))
         for path, text in contents.items():
             write_text(path, text)
         for path in _stale(folder, contents):
@@ -41,29 +42,41 @@ def generate(folder: Path) -> list[Path]:
     return list(contents)
 
 
-def differing(folder: Path) -> list[Path]:
+def differing(folder: Path, load: Callable[[Path], list[Record]] = load_records) -> list[Path]:
     """Return the files that `generate` would add, change or remove.
 
     Plots need only be SVG files, because their bytes depend on the version of matplotlib.
+
+    Args:
+        folder: The folder of the leaderboards.
+        load: Reads the records from their folder.
 
     Raises:
         UserError: A record is not valid, or the folder of the records cannot be locked.
     """
     with _locked(folder):  # otherwise another process could be halfway through writing them
-        contents = _contents(folder)
+        contents = _contents(folder, load(folder / "records"), plot=lambda rows: "")
         return [path for path, text in contents.items() if not _agrees(path, text)] + _stale(folder, contents)
 
 
-def _contents(folder: Path) -> dict[Path, str]:
-    """Return the content of every file."""
-    rows = group_records(load_records(folder / "records"))
+def _contents(
+    folder: Path, records: Iterable[Record], plot: Callable[[Sequence[Row]], str] = frontier_svg
+) -> dict[Path, str]:
+    """Return the content of every file.
+
+    Args:
+        folder: The folder of the leaderboards.
+        records: All records.
+        plot: Makes the plot of a leaderboard from its rows.
+    """
+    rows = group_records(records)
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
     reported = load_reported(folder / "reported")
     contents = {folder / "README.md": index_page(datasets, reported)}
     if reported:
         contents[folder / "reported.md"] = reported_page(reported, {rows[0].board for rows in datasets})
     boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
-    plots = {board.name: frontier_svg(board.rows) for board in boards}
+    plots = {board.name: plot(board.rows) for board in boards}
     for board in boards:
         contents[folder / f"{board.name}.md"] = dataset_page(board, reported.get(board.name))
         contents[folder / f"{board.name}.svg"] = plots[board.name]

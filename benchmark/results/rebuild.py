@@ -7,24 +7,22 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
-from torch import nn
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
-from benchmark.model.cost import Size, count
-from benchmark.model.embedder import Embedder
-from benchmark.model.fold import fold_batchnorm
 from benchmark.recipe import Network, Recipe, replay
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.consistency import Violation
+from benchmark.results.deployed import DeployedSize, deployed
 from benchmark.results.record import DEFAULT_RULES, Cost, Record
+from benchmark.utils.memory import memory_limit
 from benchmark.utils.recipe_hash import recipe_hash
 
+_MAX_MEMORY = 4 * 2**30
+"""Bytes that building the networks and the method of one record may take."""
 _NO_DATA = Path(os.devnull)
 """A data root without data: checking the options and the protocol of a dataset takes no images."""
 
@@ -37,12 +35,18 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
     downloaded or trained. What depends on a method or a dataset that is not registered here is not checked.
     """
     try:
-        recipe = Recipe.model_validate(record.recipe)
+        # As JSON, because pydantic's strict mode does not accept a list for a tuple in Python values.
+        recipe = Recipe.model_validate_json(json.dumps(record.recipe), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, ("recipe", *first["loc"])))
         yield Violation(field, first["input"], f"a value that this release reads: {first['msg']}")
         return
+    with memory_limit(_MAX_MEMORY):
+        yield from _rebuilt(record, recipe)
+
+
+def _rebuilt(record: Record, recipe: Recipe) -> Iterator[Violation]:
     yield from _recipe_hash(record)
     yield from _benchmark(record, recipe)
     yield from _budget(record, recipe)
@@ -145,7 +149,7 @@ def _student(record: Record, recipe: Recipe) -> Iterator[Violation]:
     """Check the name, the cost and the embedding size of the network that the record is about."""
     cost, network = record.network.cost, recipe.student
     try:
-        size, embedding = deployed(network, recipe.image_size)
+        size = deployed(network, recipe.image_size)
     except UserError as error:
         yield Violation("recipe.student", network.backbone, f"a network that can be built: {error}")
         return
@@ -154,8 +158,8 @@ def _student(record: Record, recipe: Recipe) -> Iterator[Violation]:
     if record.network.name != title:
         yield Violation("network.name", record.network.name, f"{title}, by the recipe")
     yield from _cost_at_most(cost, size) if compressed else _cost_equals("network.cost", cost, size)
-    if record.network.embedding != embedding:
-        yield Violation("network.embedding", record.network.embedding, f"{embedding}, by the recipe")
+    if record.network.embedding != size.embedding:
+        yield Violation("network.embedding", record.network.embedding, f"{size.embedding}, by the recipe")
 
 
 def _compresses(record: Record, name: str) -> bool:
@@ -181,7 +185,7 @@ def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
         measured_at = recipe.image_size
     network = recipe.teacher.network
     try:
-        size, _ = deployed(network, recipe.image_size, measured_at)
+        size = deployed(network, recipe.image_size, measured_at)
     except UserError as error:
         yield Violation("recipe.teacher.network", network.backbone, f"a network that can be built: {error}")
         return
@@ -191,59 +195,16 @@ def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
         yield Violation("teacher.network", record.teacher.network, f"{title}, by the recipe")
 
 
-def _cost_equals(field: str, cost: Cost, size: Size) -> Iterator[Violation]:
-    for kind in ("parameters", "macs"):
-        if getattr(cost, kind) != getattr(size, kind):
-            yield Violation(f"{field}.{kind}", getattr(cost, kind), f"{getattr(size, kind)}, by the recipe")
+def _cost_equals(field: str, cost: Cost, size: DeployedSize) -> Iterator[Violation]:
+    if not size.least_parameters <= cost.parameters <= size.parameters:
+        least = "" if size.least_parameters == size.parameters else f"{size.least_parameters} to "
+        yield Violation(f"{field}.parameters", cost.parameters, f"{least}{size.parameters}, by the recipe")
+    if cost.macs != size.macs:
+        yield Violation(f"{field}.macs", cost.macs, f"{size.macs}, by the recipe")
 
 
-def _cost_at_most(cost: Cost, size: Size) -> Iterator[Violation]:
+def _cost_at_most(cost: Cost, size: DeployedSize) -> Iterator[Violation]:
     for kind in ("parameters", "macs"):
         if getattr(cost, kind) > getattr(size, kind):
             expected = f"at most {getattr(size, kind)}, the count of the recipe's student before compression"
             yield Violation(f"network.cost.{kind}", getattr(cost, kind), expected)
-
-
-def deployed(
-    network: Network, image_size: tuple[int, int], measured_at: tuple[int, int] | None = None
-) -> tuple[Size, int]:
-    """Return the cost of the deployed network, and the size of its embedding.
-
-    Each architecture is built once per process.
-
-    Args:
-        network: The architecture. Its weights and its classifier do not matter.
-        image_size: (height, width) of the images that the network is run on.
-        measured_at: (height, width) at which MACs are counted without running; `image_size` by default.
-
-    Raises:
-        UserError: The network cannot be built, or does not accept images of this size.
-    """
-    measured_at = measured_at or image_size
-    architecture = network.model_dump(mode="json", exclude={"weights", "head", "scale"})
-    try:
-        return _deployed(json.dumps(architecture, sort_keys=True), image_size, measured_at)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a backbone raises for its arguments or its images
-        height, width = measured_at
-        raise UserError(
-            f"{network.backbone} with args {network.args} does not accept {height}x{width} images: {error}"
-        ) from error
-
-
-@cache
-def _deployed(architecture: str, image_size: tuple[int, int], measured_at: tuple[int, int]) -> tuple[Size, int]:
-    network = Embedder(**json.loads(architecture))
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            # Random statistics, as after training: with those of a new network, a batch norm that must not be folded
-            # would hardly change the output.
-            for name, values in module.state_dict(keep_vars=True).items():
-                if values.is_floating_point():
-                    low = 0.5 if name in ("weight", "running_var") else -0.5
-                    values.data.uniform_(low, low + 1, generator=generator)
-    images = torch.randint(0, 256, (2, 3, *image_size), dtype=torch.uint8, generator=generator)
-    with torch.no_grad():
-        return count(fold_batchnorm(network, images), measured_at), network.dim

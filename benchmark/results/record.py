@@ -2,15 +2,41 @@
 
 import hashlib
 import json
+import marshal
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmark.errors import UserError
+from benchmark.results.fields import (
+    ByK,
+    Count,
+    Flag,
+    Fraction,
+    FrozenModel,
+    IntegerKey,
+    Label,
+    Name,
+    NonNegative,
+    Number,
+    PerQuery,
+    Pixels,
+    Positive,
+    RecordId,
+    Seed,
+    Sha256,
+    Text,
+    Time,
+    Values,
+)
+from benchmark.utils import strict_json
 from benchmark.utils.atomic import write_text
+from benchmark.utils.names import check_page_name
+from benchmark.utils.strict_json import shown
 
 SCHEMA_VERSION: Final = 1
 DEFAULT_RULES: Mapping[str, Any] = {
@@ -34,20 +60,8 @@ _EARLIER_REASONS = (
 )
 """Reasons as earlier versions worded them, with the current wording, so that a rerun agrees with an earlier record."""
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-IntegerKey = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
-"""A positive integer as a JSON key: the K of Recall@K, or a batch size."""
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# Dataset and method become parts of file names and of commands, so they must not hold separators or spaces.
-Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
-
-
-class FrozenModel(BaseModel):
-    """Base of the models that are read from files: immutable, without unknown fields, infinities or NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+_LONGEST_BOARD = 120
+"""Longest name of a leaderboard in bytes, so that names of files have less than 255."""
 
 
 class Record(FrozenModel):
@@ -60,16 +74,16 @@ class Record(FrozenModel):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     role: Literal["teacher", "student"]
-    id: str
+    id: RecordId
     dataset: Name
     method: Name
-    seed: int
-    recipe_hash: str
-    recipe: dict[str, Any]
-    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")]
-    commit: str | None
+    seed: Seed
+    recipe_hash: Sha256
+    recipe: Values
+    created: Time
+    commit: Text | None
     data: "Data"
-    variant: dict[str, Any] = Field(default_factory=dict)
+    variant: Values = Field(default_factory=dict)
     network: "Network"
     teacher: "TeacherReport | None"
     scores: "ScoreReport"
@@ -91,13 +105,27 @@ class Record(FrozenModel):
             raise ValueError(f"id {self.id!r} does not belong to this recipe_hash and role, whose id is {expected!r}")
         return self
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if self.method == "teacher":
+            raise ValueError("method teacher: the name stands for teachers in tables; a method needs another name")
+        check_page_name(self.board)
+        return self
+
     @property
     def board(self) -> str:
-        """Name of the leaderboard that the record belongs to: the dataset, and the non-default settings if any."""
+        """Name of the leaderboard that the record belongs to: the dataset, and the non-default settings if any.
+
+        A long name is cut, and ends with a hash of the settings.
+        """
         parts = [self.dataset]
         for key, value in sorted(self.variant.items()):
             parts += [value] if isinstance(value, str) else [key.rpartition(".")[2], json.dumps(value)]
-        return re.sub(r"[^\w.+-]+", "_", "-".join(parts)).strip("_")
+        name = re.sub(r"[^\w.+-]+", "_", "-".join(parts)).strip("_")
+        if len(name.encode()) <= _LONGEST_BOARD:
+            return name
+        digest = hashlib.sha256(json.dumps(self.variant, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{name.encode()[: _LONGEST_BOARD - 13].decode(errors='ignore')}-{digest}"
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of `deterministic()`; equal for two bit-identical runs of one recipe and seed."""
@@ -113,29 +141,69 @@ class Record(FrozenModel):
         write_text(path, _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, shared: "Shared | None" = None) -> Self:
         """Read the record at `path`.
+
+        Args:
+            path: The file.
+            shared: The parts of other records, which equal parts of this one are replaced by.
 
         Raises:
             UserError: The file cannot be read, is not JSON, has another schema version, or holds a wrong field.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            json.dumps(content, ensure_ascii=False).encode()  # JSON can escape a lone surrogate, which no file can hold
+            content = strict_json.read(path)
         except OSError as error:
             raise UserError(f"{path}: cannot read the record: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:  # malformed, nested too deeply, or not UTF-8
-            raise UserError(f"{path}: not a record: {error}") from error
-        if not isinstance(content, Mapping):
-            raise UserError(f"{path}: not a record: expected a JSON object")
+        except ValueError as error:
+            raise UserError(f"{path}: not a record: {error}; restore the file or remove it") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: not a record: expected a JSON object; restore the file or remove it")
         _check_version(path, content.get("schema_version"))
         try:
-            return cls.model_validate(content)
+            return cls.model_validate(content if shared is None else shared.replace(content))
         except ValidationError as error:
-            first, *others = error.errors()
-            field = ".".join(str(part) for part in first["loc"]) or "record"
-            more = f" (and {len(others)} more)" if others else ""
-            raise UserError(f"{path}: {field}: {first['msg']}{more}") from error
+            raise UserError(f"{path}: {_explain(error)}") from error
+
+
+class Shared:
+    """The equal parts of many records: data, teacher, environment and sections of the recipe are in memory once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], Any] = {}
+
+    def replace(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the content of a record, as read from JSON, with each part that is known replaced by that one."""
+        models: dict[str, type[FrozenModel]] = {"data": Data, "teacher": TeacherReport, "environment": Environment}
+        parts = {
+            name: self._replace(name, content[name], model.model_validate)
+            for name, model in models.items()
+            if isinstance(content.get(name), dict)
+        }
+        if isinstance(recipe := content.get("recipe"), dict):
+            parts["recipe"] = {
+                name: self._replace("recipe", section, lambda same: same) for name, section in recipe.items()
+            }
+        return {**content, **parts}
+
+    def _replace(self, name: str, part: Any, validate: Callable[[Any], Any]) -> Any:
+        key = (name, marshal.dumps(part, 2))  # a version in which equal values have equal bytes
+        if key not in self._known:
+            try:
+                self._known[key] = validate(part)
+            except ValidationError:
+                return part  # the record reports it
+        return self._known[key]
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first mistake of a record as one line: the field, what is wrong with it, and its value."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(shown(part).strip("'") for part in first["loc"]) or "record"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    value = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
+    others = error.error_count() - 1
+    return f"{field}: {message}{value}{f' (and {others} more)' if others else ''}"
 
 
 def _check_version(path: Path, version: object) -> None:
@@ -145,7 +213,7 @@ def _check_version(path: Path, version: object) -> None:
     if version is None:
         raise UserError(f"{path}: not a record: the field schema_version is missing")
     if type(version) is not int:  # True is an int, and 1.0 == 1
-        raise UserError(f"{path}: not a record: schema_version must be an integer, not {version!r}")
+        raise UserError(f"{path}: not a record: schema_version must be an integer, not {shown(version)}")
     relation = "newer" if version > SCHEMA_VERSION else "older"
     remedy = "update the package" if version > SCHEMA_VERSION else "run its recipe again"
     raise UserError(
@@ -162,8 +230,8 @@ _VARYING: dict[str, Any] = {
     "timing": True,
     "environment": True,
     "data": {"versions"},
-    "network": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
-    "teacher": {"cost": {"latency_ms", "peak_memory_mb", "device", "threads"}},
+    "network": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
+    "teacher": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
 }
 
 
@@ -183,11 +251,11 @@ class Data(FrozenModel):
     left out because they could not be decoded.
     """
 
-    fingerprint: str | None
-    splits: dict[str, Split]
-    protocol: dict[str, Any]
-    versions: dict[str, str]
-    skipped: dict[str, Count] = {}
+    fingerprint: Text | None
+    splits: dict[Label, Split]
+    protocol: Values
+    versions: dict[Label, Text]
+    skipped: dict[Label, Count] = Field(default_factory=dict)
     broken: Count = 0
 
     @field_validator("protocol")
@@ -202,8 +270,8 @@ class Data(FrozenModel):
 class Network(FrozenModel):
     """The deployed network; `name` is for readers ("resnet26 64-128-256"), `weights` the hash of its tensors."""
 
-    name: str
-    embedding: int
+    name: Text
+    embedding: Positive
     cost: "Cost"
     weights: Sha256
 
@@ -211,18 +279,20 @@ class Network(FrozenModel):
 class Cost(FrozenModel):
     """Cost of the deployed network: counted (parameters, macs, flops = 2 x macs) and measured (the rest).
 
-    `latency_ms` is the median time per batch in milliseconds, by batch size ("1", "64"); `image_size` is (height,
-    width) in pixels; latency and peak memory were measured on `device` with `threads` threads.
+    `latency_ms` is the median time per batch in milliseconds, by batch size ("1", "64"), and `latency_range_ms` the
+    10th and 90th percentile of these times; the first records lack it. `image_size` is (height, width) in pixels;
+    latency and peak memory were measured on `device` with `threads` threads.
     """
 
     parameters: Count
     macs: Count
     flops: Count
-    image_size: tuple[int, int]
+    image_size: tuple[Pixels, Pixels]
     latency_ms: dict[IntegerKey, NonNegative]
+    latency_range_ms: dict[IntegerKey, tuple[NonNegative, NonNegative]] | None = None
     peak_memory_mb: NonNegative
-    device: str
-    threads: int
+    device: Text
+    threads: Positive
 
     @property
     def measured_on(self) -> str:
@@ -238,10 +308,10 @@ class Scores(FrozenModel):
 
     mAP: Fraction
     mINP: Fraction
-    recall: dict[IntegerKey, Fraction]
+    recall: ByK
     mAP_at_R: Fraction | None = None
     R_precision: Fraction | None = None
-    precision: dict[IntegerKey, Fraction] = {}
+    precision: ByK = Field(default_factory=dict)
     queries: Count
     skipped: Count
 
@@ -256,8 +326,8 @@ class ScoreReport(FrozenModel):
 
     symmetric: Scores
     asymmetric: Scores | None
-    asymmetric_reason: str | None
-    average_precision: tuple[Fraction | None, ...] | None = None
+    asymmetric_reason: Text | None
+    average_precision: PerQuery | None = None
 
     @field_validator("asymmetric_reason")
     @classmethod
@@ -268,14 +338,15 @@ class ScoreReport(FrozenModel):
     def _check_queries(self) -> Self:
         if self.average_precision is None:
             return self
-        known = [value for value in self.average_precision if value is not None]
-        queries, skipped = len(self.average_precision), len(self.average_precision) - len(known)
+        values = self.average_precision.array
+        known = values[~np.isnan(values)]
+        queries, skipped = len(values), len(values) - len(known)
         if (queries, skipped) != (self.symmetric.queries, self.symmetric.skipped):
             raise ValueError(
                 f"average_precision covers {queries} queries, {skipped} of them skipped; expected "
                 f"{self.symmetric.queries} and {self.symmetric.skipped}, as in symmetric"
             )
-        if abs(sum(known) / max(1, len(known)) - self.symmetric.mAP) > 1e-5:
+        if abs(float(known.sum()) / max(1, len(known)) - self.symmetric.mAP) > 1e-5:
             raise ValueError(f"the mean of average_precision is not the mAP, {self.symmetric.mAP}")
         return self
 
@@ -283,8 +354,8 @@ class ScoreReport(FrozenModel):
 class TeacherReport(FrozenModel):
     """The teacher of a student; `record` is the id of its record, None for a checkpoint that came without one."""
 
-    record: str | None
-    network: str
+    record: RecordId | None
+    network: Text
     cost: Cost
     scores: Scores
 
@@ -296,10 +367,10 @@ class Savings(FrozenModel):
     compress.
     """
 
-    parameters: float
-    macs: float
-    ceiling_parameters: float | None
-    ceiling_macs: float | None
+    parameters: Number
+    macs: Number
+    ceiling_parameters: Number | None
+    ceiling_macs: Number | None
 
 
 class DeployCheck(FrozenModel):
@@ -315,21 +386,21 @@ class Budget(FrozenModel):
     kind: Literal["macs", "parameters"]
     target: NonNegative
     reached: NonNegative
-    met: bool
+    met: Flag
 
 
 class Environment(FrozenModel):
     """Software and hardware of the run; `precision` is of the training's autocast, evaluation uses float32."""
 
-    python: str
-    torch: str
-    torchvision: str
-    timm: str
-    mmengine: str
-    numpy: str
-    platform: str
-    device: str
-    threads: int
+    python: Text
+    torch: Text
+    torchvision: Text
+    timm: Text
+    mmengine: Text
+    numpy: Text
+    platform: Text
+    device: Text
+    threads: Positive
     precision: Literal["float32", "bfloat16"]
 
 

@@ -6,9 +6,10 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError
 
 from benchmark.errors import UserError, nearest
-from benchmark.results.format import MISSING, Cell, Table, TableRow, one_line
+from benchmark.results.format import MISSING, Cell, Table, TableRow
 from benchmark.results.record import FrozenModel
 from benchmark.utils import strict_yaml
+from benchmark.utils.escape import markdown
 
 Text = Annotated[str, Field(min_length=1)]
 NOT_MEASURED = (
@@ -94,7 +95,11 @@ def reported_table(reported: Reported) -> Table:
 
 
 def _cells(result: ReportedResult) -> list[Cell]:
-    values = "\n".join(one_line(f"{name}: {value}") for name, value in result.figures.items())
-    before = [result.method, result.teacher or MISSING, result.student]
-    after = [result.protocol, result.source, result.caveats or MISSING]
-    return [*(Cell(one_line(text)) for text in before), Cell(values), *(Cell(one_line(text)) for text in after)]
+    values = "\n".join(markdown(f"{name}: {value}") for name, value in result.figures.items())
+    before = [result.method, result.teacher, result.student]
+    after = [result.protocol, result.source, result.caveats]
+    return [*map(_text_cell, before), Cell(values), *map(_text_cell, after)]
+
+
+def _text_cell(text: str | None) -> Cell:
+    return Cell(MISSING if text is None else markdown(text))

@@ -1,10 +1,15 @@
 """Rows of a leaderboard: records that differ only in their seeds, with the statistics over them."""
 
+import hashlib
 import json
-import statistics
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.results.record import Record
 from benchmark.utils.recipe_hash import significant
@@ -25,7 +30,11 @@ class Statistic:
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
         """Return the statistic of one or more values."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+        first, count = values[0], len(values)
+        if all(value == first for value in values):  # no rounding: a deviation of zero is not shown
+            return cls(float(first), 0.0 if count > 1 else None)
+        mean = math.fsum(values) / count
+        return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1)))
 
     @classmethod
     def if_complete(cls, values: Iterable[float | None]) -> Self | None:
@@ -35,7 +44,7 @@ class Statistic:
         return cls.of(known) if known and len(known) == len(values) else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Row:
     """Records that differ only in their seeds. Rows compare by identity.
 
@@ -51,37 +60,37 @@ class Row:
     teacher: str | None
     records: tuple[Record, ...]
 
-    @property
+    @cached_property
     def networks(self) -> list[str]:
         """Names of the deployed networks; more than one if the method's structure depends on the seed."""
         return list(dict.fromkeys(record.network.name for record in self.records))
 
-    @property
+    @cached_property
     def devices(self) -> list[str]:
         """Where latency was measured, such as "cpu, 2 threads"."""
         return sorted({record.network.cost.measured_on for record in self.records})
 
-    @property
+    @cached_property
     def mAP(self) -> Statistic:
         """Symmetric mAP: student queries on the student's gallery."""
         return Statistic.of([record.scores.symmetric.mAP for record in self.records])
 
-    @property
+    @cached_property
     def macs(self) -> Statistic:
         """MACs of the deployed network."""
         return Statistic.of([record.network.cost.macs for record in self.records])
 
-    @property
+    @cached_property
     def parameters(self) -> Statistic:
         """Parameters of the deployed network."""
         return Statistic.of([record.network.cost.parameters for record in self.records])
 
-    @property
+    @cached_property
     def flops(self) -> Statistic:
         """FLOPs of the deployed network."""
         return Statistic.of([record.network.cost.flops for record in self.records])
 
-    @property
+    @cached_property
     def asymmetric_mAP(self) -> Statistic | None:
         """mAP of student queries on the teacher's gallery; None if a record has none, or a reason not to show it."""
         # Records of the first versions hold asymmetric scores of methods for which they are not meaningful.
@@ -89,6 +98,20 @@ class Row:
         return Statistic.if_complete(
             scores.asymmetric.mAP if scores.asymmetric and not scores.asymmetric_reason else None for scores in reports
         )
+
+    @cached_property
+    def per_query(self) -> NDArray[np.float64] | None:
+        """(Q,) average precisions averaged over the seeds, NaN for queries that do not count; None if unknown."""
+        lists = [record.scores.average_precision for record in self.records]
+        known = [values.array for values in lists if values is not None]
+        if len(known) < len(lists) or len({len(values) for values in known}) != 1:
+            return None
+        return known[0] if len(known) == 1 else np.mean(known, axis=0)
+
+    @cached_property
+    def counted(self) -> bytes | None:
+        """Which queries count, as bits; None if their scores are unknown."""
+        return None if self.per_query is None else np.packbits(~np.isnan(self.per_query)).tobytes()
 
     def recall(self, k: int) -> Statistic | None:
         """Return Recall@k."""
@@ -122,7 +145,8 @@ def group_records(records: Iterable[Record]) -> list[Row]:
         # Settings that cannot change a result, such as the number of workers, do not separate rows.
         recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
         data = f"{record.data.splits} {record.data.fingerprint} {record.data.broken}"
-        groups.setdefault((record.board, method, teacher, recipe + data), []).append(record)
+        digest = hashlib.sha256((recipe + data).encode()).hexdigest()
+        groups.setdefault((record.board, method, teacher, digest), []).append(record)
     rows = [
         Row(board, method, teacher or None, tuple(members)) for (board, method, teacher, _), members in groups.items()
     ]

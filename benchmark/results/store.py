@@ -1,9 +1,13 @@
 """The folder of records that leaderboards are generated from."""
 
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.results.record import Record
+from benchmark.results.record import Record, Shared
+from benchmark.utils.names import same_file
 
 
 def record_name(record: Record) -> str:
@@ -23,19 +27,75 @@ def load_records(folder: Path) -> list[Record]:
     """Load all records in `folder`, sorted by board, method and seed; an absent folder holds none.
 
     Raises:
-        UserError: A file is not a valid record, does not have the name that `add_record` gives it (pages link to
-            records by name), or holds the same id as another file.
+        UserError: Files are not valid records, do not have the name that `add_record` gives them (pages link to records
+            by name), or contradict other files: see `Checked`. The message has one line for each of them.
     """
-    paths: dict[str, Path] = {}
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        if path.name.startswith("."):  # a temporary file that another process is writing: see benchmark.utils.atomic
-            continue
-        record = Record.read(path)
-        if record.id in paths:
-            raise UserError(f"{path}: has the same id, {record.id}, as {paths[record.id].name}; remove one of them")
-        if path.name != record_name(record):
-            raise UserError(f"{path}: the name of this record's file must be {record_name(record)}; rename the file")
-        paths[record.id] = path
-        records.append(record)
+    store = Checked(folder)
+    records = list(store)
+    if store.problems:
+        raise UserError("\n".join(store.problems))
     return sorted(records, key=lambda record: (record.board, record.method, record.seed, record.id))
+
+
+@dataclass
+class Checked:
+    """Iterates over the valid records of a folder, in the order of their files, and collects a line for each other.
+
+    A record is not valid if it has the id of an earlier file, or the page of another dataset or variant.
+
+    Attributes:
+        folder: The folder of the records.
+        problems: The file and the mistake of every record so far that is not valid.
+    """
+
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Record]:
+        names: dict[str, str] = {}
+        boards: dict[str, tuple[str, str]] = {}
+        shared = Shared()
+        for path in record_files(self.folder):
+            try:
+                record = Record.read(path, shared)
+                _check_unique(record, path, names, boards)
+            except UserError as error:
+                self.problems.append(str(error))
+            else:
+                yield record
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Return the files of `folder` that should be records, sorted."""
+    # A name that begins with a dot is a temporary file that another process is writing: see benchmark.utils.atomic.
+    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
+def other_files(folder: Path) -> list[Path]:
+    """Return everything else in `folder`, apart from hidden files, sorted; an absent folder has nothing."""
+    paths = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted(path for path in paths if path.suffix != ".json" and not path.name.startswith("."))
+
+
+def _check_unique(record: Record, path: Path, names: dict[str, str], boards: dict[str, tuple[str, str]]) -> None:
+    """Raise a UserError unless a file has the name of its record, and nothing else has its id or its page.
+
+    Args:
+        record: The record in the file.
+        path: The file.
+        names: Names of the earlier files by id.
+        boards: The dataset with its variant, and a file, of the earlier leaderboards, by the file name of their page.
+    """
+    name = record_name(record)
+    if path.name != name and not path.with_name(name).exists():
+        raise UserError(f"{path}: the name of this record's file must be {name}; rename the file")
+    first = names.setdefault(record.id, name)
+    if first != path.name:
+        raise UserError(f"{path}: has the same id, {record.id}, as {first}; remove one of them")
+    settings = json.dumps([record.dataset, record.variant], sort_keys=True)
+    owner, other = boards.setdefault(same_file(record.board), (settings, path.name))
+    if owner != settings:
+        raise UserError(
+            f"{path}: its leaderboard, {record.board}, has the same page as that of {other}, which is another dataset "
+            "or variant; rename one of the datasets"
+        )

@@ -1,24 +1,48 @@
-"""Messages and progress bars on stderr. Stdout is for the results of commands."""
+"""Output on the terminal. Text from outside cannot control it: see `benchmark.utils.escape.terminal`."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
+import rich.console
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import track
+from rich.segment import Segment
+
+from benchmark.utils.escape import terminal_lines
 
 Item = TypeVar("Item")
 
 
+class Console(rich.console.Console):
+    """A rich console that makes control characters in texts visible. Styles and progress bars work as in rich."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render an object to segments, with the text of every segment escaped."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=terminal_lines(segment.text))
+
+
+def echo(text: object) -> None:
+    """Print a result to stdout."""
+    print(terminal_lines(str(text)))
+
+
+def complain(text: object) -> None:
+    """Print the message of an error to stderr."""
+    print(f"benchmark: {terminal_lines(str(text))}", file=sys.stderr)
+
+
 def notify(text: str) -> None:
-    """Print a line to stderr, without markup and without wrapping it."""
+    """Print a line to stderr, without markup and without wrapping it, so that stdout has nothing but results."""
     Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield `items` and show a progress bar on stderr if it is a terminal.
+    """Yield `items` behind a progress bar on stderr; no bar is shown unless stderr is a terminal.
 
     Args:
-        items: The items.
+        items: What to iterate over.
         description: Text next to the bar.
         total: Number of items; needed if `items` has no length.
     """
