@@ -293,7 +293,7 @@ def leaderboard(
         if pages:
             raise typer.Exit(1)
         return
-    from benchmark.results.leaderboard import generate
+    from benchmark.commands.leaderboard import generate
 
     for page in generate(folder):
         typer.echo(page)

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -303,6 +304,10 @@ def _scores(mAP: float) -> dict[str, Any]:
     return {"mAP": mAP, "mINP": mAP / 2, "recall": recall, "queries": 1500, "skipped": 3}
 
 
+def _made_up_hash(*parts: object) -> str:
+    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()
+
+
 def _record(
     method: str = "cdd",
     *,
@@ -317,7 +322,7 @@ def _record(
 ) -> Record:
     """Return a valid record. `variant` becomes part of the recipe, and `changes` replace top-level fields."""
     recipe = {"method": {"name": method}, "seed": seed, "variant": variant}
-    recipe_hash = f"{dataset}/{method}/{role}/{seed}/{variant}"
+    recipe_hash = _made_up_hash(dataset, method, role, seed, variant)
     student = role == "student"
     content: dict[str, Any] = {
         "role": role,
@@ -345,7 +350,7 @@ def _record(
             "weights": "a" * 64,
         },
         "teacher": {
-            "record": Record.make_id(f"{dataset}/none/teacher/0/default", "teacher"),
+            "record": Record.make_id(_made_up_hash(dataset, "none", "teacher", 0, "default"), "teacher"),
             "network": "resnet26 64-128-256",
             "cost": _cost(60e6),
             "scores": _scores(0.735),

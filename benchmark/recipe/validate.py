@@ -5,6 +5,7 @@ import json
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -114,7 +115,12 @@ def _parse(model: type[Model], content: Mapping[str, Any]) -> Model:
 
 
 def _argument_model(registry: PluginRegistry[Any], name: str) -> type[BaseModel]:
-    """Build a model of the arguments of a constructor; for a combination, with one section per method."""
+    """Return a model of the arguments of a constructor; for a combination, with one section per method."""
+    return _build_argument_model(registry, name, registry.find(name))  # type: ignore[arg-type]  # classes are hashable
+
+
+@lru_cache(maxsize=1024)
+def _build_argument_model(registry: PluginRegistry[Any], name: str, _: type[Any]) -> type[BaseModel]:
     parts = METHODS.find(name).parts if registry is METHODS else {}
     if parts:
         models = {part: _argument_model(registry, part) for part in parts}

@@ -39,9 +39,7 @@ class DeployedSize:
     embedding: int
 
 
-def deployed(
-    network: Network, image_size: tuple[int, int], measured_at: tuple[int, int] | None = None
-) -> DeployedSize:
+def deployed(network: Network, image_size: tuple[int, int], measured_at: tuple[int, int] | None = None) -> DeployedSize:
     """Return the cost of the deployed network. Each architecture is built once per process.
 
     Args:

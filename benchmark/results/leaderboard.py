@@ -55,7 +55,7 @@ def differing(folder: Path, load: Callable[[Path], list[Record]] = load_records)
         UserError: A record is not valid, or the folder of the records cannot be locked.
     """
     with _locked(folder):  # otherwise another process could be halfway through writing them
-        contents = _contents(folder, load(folder / "records"), plot=lambda rows: "")
+        contents = _contents(folder, load(folder / "records"), plot=lambda rows: "<svg/>")
         return [path for path, text in contents.items() if not _agrees(path, text)] + _stale(folder, contents)
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
-from benchmark.recipe import Network, Recipe, replay
+from benchmark.recipe import Recipe, replay
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.consistency import Violation
 from benchmark.results.deployed import DeployedSize, deployed
@@ -43,7 +43,8 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
         yield Violation(field, first["input"], f"a value that this release reads: {first['msg']}")
         return
     with memory_limit(_MAX_MEMORY):
-        yield from _rebuilt(record, recipe)
+        found = list(_rebuilt(record, recipe))
+    yield from found
 
 
 def _rebuilt(record: Record, recipe: Recipe) -> Iterator[Violation]:

@@ -1,4 +1,7 @@
-"""Output on the terminal. Text from outside cannot control it: see `benchmark.utils.escape.terminal`."""
+"""Output on the terminal: results on stdout, messages and progress bars on stderr.
+
+Text from outside cannot control the terminal: see `benchmark.utils.escape.terminal`.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -34,15 +37,15 @@ def complain(text: object) -> None:
 
 
 def notify(text: str) -> None:
-    """Print a line to stderr, without markup and without wrapping it, so that stdout has nothing but results."""
+    """Print a line to stderr, without markup and without wrapping it."""
     Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield `items` behind a progress bar on stderr; no bar is shown unless stderr is a terminal.
+    """Yield `items` and show a progress bar on stderr if it is a terminal.
 
     Args:
-        items: What to iterate over.
+        items: The items.
         description: Text next to the bar.
         total: Number of items; needed if `items` has no length.
     """

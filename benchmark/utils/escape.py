@@ -18,7 +18,7 @@ _UNSAFE = re.compile(
 )
 """Characters that must not be shown as they are, because they do something else than show themselves."""
 _MARKUP = re.compile(
-    r"[\\`*\[\]<>&~$|{}]"
+    r"[\\`*\[\]<>&~${}]"
     r"|(?<![^\W_])_|_(?![^\W_])"  # inside of a word, an underscore is plain text
     r"|^[#+=-]|(?<=^\d)[.)]|(?<=^\d\d)[.)]"  # headings, lists and rules
     r"|:(?=//)|(?<=\bwww)\."  # GitHub makes links of bare addresses
@@ -44,7 +44,7 @@ def terminal_lines(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return one line of Markdown that shows a text literally, in paragraphs, headings, lists and cells of tables."""
+    """Return one line of Markdown that shows a text literally. In the cell of a table, escape `|` in addition."""
     return _MARKUP.sub(r"\\\g<0>", _one_line(text))
 
 

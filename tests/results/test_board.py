@@ -67,11 +67,6 @@ def test_cells(record):
     assert set(board.table.headers) - set(board.table.numeric) == {"method", "teacher", "student", "seeds"}
 
 
-def test_names_with_newlines_stay_on_one_line(record, edit):
-    board = board_of(edit(record("kd"), {"network.name": "resnet\n| 99.9 |\n"}))
-    assert texts(board.table)[-1]["student"] == "resnet | 99.9 |"
-
-
 def test_rows_are_compared_with_their_own_teacher(record, edit, with_queries):
     teachers = [record("none", role="teacher", mAP=mAP, variant=name) for mAP, name in ((0.8, "a"), (0.7, "b"))]
     student = edit(record("kd", mAP=0.75), {"teacher.record": teachers[1].id})

@@ -7,8 +7,9 @@ from torch import nn
 from benchmark.commands.leaderboard import check
 from benchmark.errors import UserError
 from benchmark.recipe import Network
+from benchmark.results.deployed import _deployed, deployed
 from benchmark.results.leaderboard import generate
-from benchmark.results.rebuild import _deployed, deployed, rebuilt_violations
+from benchmark.results.rebuild import rebuilt_violations
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 from benchmark.utils.recipe_hash import recipe_hash
@@ -160,7 +161,7 @@ def test_names_what_this_release_does_not_read(committed, rehash, changes, field
 
 @pytest.mark.parametrize("method", ["kd", "cdd"])
 def test_image_sizes_of_the_record_take_no_memory(committed, edit, monkeypatch, method):
-    monkeypatch.setattr("benchmark.results.rebuild._deployed", _deployed.__wrapped__)  # without the cache
+    monkeypatch.setattr("benchmark.results.deployed._deployed", _deployed.__wrapped__)  # without the cache
     original = torch.randint
     sizes: list[tuple[int, ...]] = []
 
@@ -170,7 +171,7 @@ def test_image_sizes_of_the_record_take_no_memory(committed, edit, monkeypatch, 
         return original(low, high, size, **options)
 
     monkeypatch.setattr(torch, "randint", randint)
-    huge = [100000, 100000]
+    huge = [10000, 10000]
     record = committed(method)
     found = wrong(edit(record, {"network.cost.image_size": huge, "teacher.cost.image_size": huge}))
     assert found.keys() == {"network.cost.image_size", "teacher.cost.image_size"}
@@ -181,7 +182,7 @@ def test_cost_of_a_teacher_from_a_checkpoint_is_at_its_own_image_size(committed,
     changes = {"recipe.teacher.checkpoint": "runs/teacher", "teacher.cost.image_size": [64, 64]}
     record = rehash(committed("kd"), changes)
     assert wrong(record).keys() == {"teacher.cost.macs"}
-    size, _ = deployed(Network.model_validate(record.recipe["teacher"]["network"]), (64, 64))
+    size = deployed(Network.model_validate(record.recipe["teacher"]["network"]), (64, 64))
     assert wrong(rehash(record, {"teacher.cost.macs": size.macs})) == {}
 
 
@@ -205,9 +206,9 @@ def test_reports_whatever_a_backbone_raises(monkeypatch):
 def test_networks_are_built_once_and_without_a_download():
     network = Network(backbone="resnet18", last_stride=2, weights="imagenet")
     assert deployed(network, (32, 32)) is deployed(network.model_copy(update={"weights": "random"}), (32, 32))
-    size, embedding = deployed(network, (32, 32))
+    size = deployed(network, (32, 32))
     # timm's 11.18 M, with one bias in place of two batch-norm parameters per channel; the neck with its first norm.
-    assert (size.parameters, embedding) == (11176512 - 4800 + 512 * 512 + 512 + 2 * 512, 512)
+    assert (size.parameters, size.embedding) == (11176512 - 4800 + 512 * 512 + 512 + 2 * 512, 512)
 
 
 class PreActivation(nn.Module):
@@ -229,20 +230,23 @@ class PreActivation(nn.Module):
 
 def test_batch_norms_are_folded_as_after_training(monkeypatch):
     monkeypatch.setattr("benchmark.model.embedder._build_backbone", lambda *_: PreActivation())
-    size, _ = deployed(Network(backbone="pre-activation", last_stride=2, neck="bn"), (8, 8))
+    size = deployed(Network(backbone="pre-activation", last_stride=2, neck="bn"), (8, 8))
     assert size.parameters == sum(p.numel() for p in PreActivation().parameters()) + 8
 
 
-def test_check_lists_every_violation_with_its_file(committed, edit, tmp_path):
+def test_check_lists_every_bad_record_in_one_line(committed, edit, tmp_path):
     records = tmp_path / "records"
     add_record(edit(committed("kd"), {"saved.macs": 0.6, "saved.parameters": 0.1}), records)
     add_record(edit(committed("cdd"), {"budget.met": False}), records)
+    add_record(committed("csd"), records)
+    (records / "glyphs-x.json").write_text("{")
     with pytest.raises(UserError) as refusal:
         check(tmp_path)
-    lines = str(refusal.value).splitlines()
-    assert [line.split(": ")[1].split(" is ")[0] for line in lines] == ["budget.met", "saved.parameters", "saved.macs"]
-    assert lines[0].startswith(f"{records / 'glyphs-cdd-seed0-'}")
-    assert lines[2].endswith("saved.macs is 0.6, expected 0.5821101492911805, which is 1 - student / teacher")
+    cdd, kd, other = str(refusal.value).splitlines()
+    assert cdd.startswith(f"{records / 'glyphs-cdd-seed0-'}") and ": budget.met is False, expected " in cdd
+    assert ": saved.parameters is 0.1, expected 0." in kd
+    assert kd.endswith("; saved.macs is 0.6, expected 0.5821101492911805, which is 1 - student / teacher")
+    assert other.startswith(f"{records / 'glyphs-x.json'}: not a record: not JSON at line 1, column 2")
 
 
 def test_check_compares_the_pages_of_plausible_records(committed, tmp_path):
