@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from benchmark.errors import UserError, nearest
+from benchmark.utils.names import check_name, check_page_name
 
 if TYPE_CHECKING:
     from benchmark.data.retrieval_dataset import RetrievalDataset
@@ -49,11 +50,19 @@ class PluginRegistry(Generic[Base]):
             name: The name by which users select the class; the class's own name if None.
 
         Raises:
-            UserError: Another class has the name.
+            UserError: Another class has the name, or no record and no page can have it.
         """
 
         def register(cls: Class) -> Class:
             key = name or cls.__name__
+            try:
+                check_name(key)
+                if self.name == "dataset":
+                    check_page_name(key)
+                elif key == "teacher":
+                    raise ValueError("is how tables call teachers; choose another name")
+            except ValueError as error:  # before a run whose record could not be written
+                raise UserError(f"{self.name} {key!r} of {_origin(cls)}: {error}") from error
             known = self.classes.get(key)
             # A class of the same origin is the same class defined again, for example by rerunning a notebook's cell.
             if known is not None and _origin(known) != _origin(cls):

@@ -169,3 +169,13 @@ class Mine(Method):
     def test_file_that_fails(self, tmp_path):
         write(tmp_path / "mine.py", "1 / 0")
         assert "ZeroDivisionError: division by zero" in self.refused(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("registry", "name"),
+    [(METHODS, "teacher"), (METHODS, "a/b"), (DATASETS, "README"), (DATASETS, "con"), (DATASETS, "x" * 100)],
+)
+def test_names_that_no_record_can_have_are_refused(registry, name):
+    with pytest.raises(UserError, match=f"{registry.name} '{name}' of .*choose another name|must be a name"):
+        registry.register_module(name)(type("Plugin", (), {}))
+    assert name not in registry.names()

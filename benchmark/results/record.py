@@ -108,7 +108,7 @@ class Record(FrozenModel):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         if self.method == "teacher":
-            raise ValueError("method teacher: the name stands for teachers in tables; a method needs another name")
+            raise ValueError("method: teacher is how tables call teachers; choose another name")
         check_page_name(self.board)
         return self
 

@@ -33,9 +33,9 @@ def check_page_name(name: str) -> str:
     """
     folded = name.casefold()
     if folded in _PAGES:
-        raise ValueError(f"{name} is the name of another page; give the dataset another name")
+        raise ValueError(f"{name} is the name of another page; choose another name")
     if _DEVICE.fullmatch(folded):
-        raise ValueError(f"{name} is the name of a device on Windows; give the dataset another name")
+        raise ValueError(f"{name} is the name of a device on Windows; choose another name")
     return name
 
 

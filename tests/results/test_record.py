@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmark.errors import UserError
+from benchmark.results.fields import PerQuery
 from benchmark.results.record import Record
 
 
@@ -65,6 +66,76 @@ def test_rejects_a_wrong_field(path, key, value, message):
     rewrite(path, key, value)
     with pytest.raises(UserError, match=re.escape(f"record.json: {message}")):
         Record.read(path)
+
+
+SCRIPT = "<script>alert(1)</script>\n\n# INJECTED\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("environment.device", SCRIPT, "must be one line of text without control characters"),
+        ("environment.device", "x" * 1000, "should have at most 300 characters"),
+        ("network.name", "\u202eabc", "must be one line of text"),
+        ("commit", ["a"], "should be a valid string"),
+        ("network.cost.macs", 10**400, "not a record: a number of 401 digits"),
+        ("network.cost.macs", 10**16, "should be less than or equal to 1000000000000000"),
+        ("network.cost.parameters", -1, "should be greater than or equal to 0"),
+        ("network.cost.flops", 2.0, "should be a valid integer"),
+        ("data.broken", True, "should be a valid integer"),
+        ("scores.symmetric.queries", "1500", "should be a valid integer"),
+        ("scores.symmetric.mAP", True, "should be a valid number"),
+        ("scores.symmetric.recall", {str(k): 1.0 for k in range(1, 200)}, "should have at most 100 items"),
+        ("network.cost.image_size", [60_000, 60_000], "should be less than or equal to 10000"),
+        ("network.cost.image_size", [64, 64, 64], "should have at most 2 items"),
+        ("network.cost.latency_ms", {"1": 1e308}, "should be less than or equal to 1000000000000000"),
+        ("network.cost.latency_ms", {"1": 1e999}, "not a record: Infinity is not a number of JSON"),
+        ("saved.macs", float("nan"), "not a record: NaN is not a number of JSON"),
+        ("created", "9999-99-99T00:00:00Z", "must be a date and time that exist"),
+        ("created", "9999-01-01T00:00:00Z", "must be a time between 1970 and 2199"),
+        ("seed", -1, "should be greater than or equal to 0"),
+        ("seed", 2**32, "should be less than 4294967296"),
+        ("dataset", "README", "README is the name of another page"),
+        ("dataset", "index", "index is the name of another page"),
+        ("dataset", "con", "con is the name of a device on Windows"),
+        ("dataset", "..", "must be a name of letters"),
+        ("dataset", "a/b", "must be a name of letters"),
+        ("dataset", "glyphs\u200d", "must be a name of letters"),
+        ("dataset", "\uff47lyphs", "must be a name of letters"),
+        ("dataset", "x" * 200, "must be a name of at most 80 bytes"),
+        ("method", "teacher", "teacher is how tables call teachers"),
+        ("method", "kd`", "must be a name of letters"),
+        ("recipe.method", {"name": SCRIPT}, "method.name: must be one line of text"),
+        ("recipe.method", {SCRIPT: 1}, "method: the key "),
+        ("variant", {"dataset.split": SCRIPT}, "dataset.split: must be one line of text"),
+        ("data.splits", {SCRIPT: {"images": 1, "identities": 1, "cameras": 1}}, "must be one line of text"),
+        ("recipe_hash", "f" * 63, "should match pattern"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict | int) else str(value)[:20],
+)
+def test_names_the_field_the_value_and_the_bound(path, key, value, message):
+    rewrite(path, key, value)
+    with pytest.raises(UserError) as refusal:
+        Record.read(path)
+    text = str(refusal.value)
+    assert text.startswith(f"{path}: ") and message in text
+    assert text.isprintable() and len(text) < 500
+
+
+def test_long_names_of_boards_are_cut(record, edit):
+    variants = [{"dataset.split": "x" * 300, "dataset.other": number} for number in range(2)]
+    boards = {edit(record(), {"variant": variant}).board for variant in variants}
+    assert len(boards) == 2 and max(map(len, boards)) <= 120
+
+
+def test_per_query_scores_are_compact_and_exact():
+    values = [0.12345, None, 1.0, 0]
+    scores = PerQuery(values)
+    assert scores.tolist() == values and list(scores) == values and len(scores) == 4
+    assert scores[1:] == PerQuery(values[1:]) != PerQuery(values)
+    for wrong in ([float("nan")], [True], ["0.5"], [[0.5]], [-0.1]):
+        with pytest.raises(ValueError):
+            PerQuery(wrong)
 
 
 @pytest.mark.parametrize(

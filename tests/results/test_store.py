@@ -1,9 +1,10 @@
+import os
 import shutil
 
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.results.store import add_record, load_records
+from benchmark.results.store import add_record, load_records, other_files
 
 
 def test_file_names(record, tmp_path):
@@ -40,6 +41,50 @@ def test_rejects_a_record_under_another_name(record, tmp_path):
     record().write(tmp_path / "mine.json")
     with pytest.raises(UserError, match=rf"mine\.json: .* must be glyphs-cdd-seed0-{record().id}\.json; rename"):
         load_records(tmp_path)
+
+
+def test_a_copy_does_not_hide_the_record(record, tmp_path):
+    path = add_record(record(), tmp_path)
+    shutil.copy(path, tmp_path / "a-copy.json")
+    with pytest.raises(UserError) as refusal:
+        load_records(tmp_path)
+    assert [line.split(":")[0] for line in str(refusal.value).splitlines()] == [str(tmp_path / "a-copy.json")]
+
+
+def test_names_every_bad_record_in_a_line(record, edit, tmp_path):
+    good = add_record(record(), tmp_path)
+    for number in range(20):
+        (tmp_path / f"bad{number:02}.json").write_text("{" if number % 2 else '{"schema_version": 1}')
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "link.json").symlink_to("link.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError) as refusal:
+        load_records(tmp_path)
+    lines = str(refusal.value).splitlines()
+    bad = sorted(path for path in tmp_path.iterdir() if path != good)
+    assert [line.split(": ")[0] for line in lines] == list(map(str, bad))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"dataset": "cub200-closed"}, {"dataset": "cub200", "variant": {"dataset.split": "closed"}}),
+        ({"dataset": "Cub200"}, {"dataset": "cub200"}),
+    ],
+)
+def test_two_benchmarks_do_not_share_a_page(record, tmp_path, first, second):
+    for method, changes in (("kd", first), ("rkd", second)):
+        add_record(record(method).model_copy(update=changes), tmp_path)
+    with pytest.raises(UserError, match="has the same page as that of"):
+        load_records(tmp_path)
+
+
+def test_lists_other_files(record, tmp_path):
+    add_record(record(), tmp_path)
+    for name in ("notes.txt", "x.json.bak", ".lock", ".hidden.json"):
+        (tmp_path / name).touch()
+    assert [path.name for path in other_files(tmp_path)] == ["notes.txt", "x.json.bak"]
+    assert other_files(tmp_path / "absent") == []
 
 
 def test_ignores_unfinished_files(record, tmp_path):
