@@ -93,7 +93,7 @@ def evaluate_run(
     test = finished.test_set(dataset, options.settings, device)
     _require_index(options.index, test.protocol)
     student = finished.student(device)
-    gallery_network = student if gallery == "student" else finished.teacher(device)
+    gallery_network = student if gallery == "student" else finished.teacher(test)
     if gallery_network.dim != student.dim:
         raise UserError(
             f"--gallery teacher: the embeddings of student ({student.dim}) and teacher ({gallery_network.dim}) differ "

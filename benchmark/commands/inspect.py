@@ -51,7 +51,7 @@ def inspect(
     student, embeddings = _search(test, finished.student(torch_device), neighbors)
     teacher = None
     if not finished.is_teacher:
-        teacher, _ = _search(test, finished.teacher(torch_device), neighbors)
+        teacher, _ = _search(test, finished.teacher(test), neighbors)
     gallery = test.readable("gallery")
     if test.protocol.tracks:  # a track is shown by one of its images
         gallery = [gallery[index] for index in Tracks(embeddings).member.tolist()]

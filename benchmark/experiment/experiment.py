@@ -13,14 +13,16 @@ from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import use_threads
 from benchmark.experiment.folders import RunFolder, resolved, student_folder, teacher_folder
+from benchmark.experiment.networks import deploy_teacher, initialized, teacher_from_file, untrained
 from benchmark.experiment.preflight import preflight
 from benchmark.experiment.report import Deployed, Distillation, Report, data_changes, mean_scores
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import load_student, load_weights, save_student
-from benchmark.recipe import Evaluate, Network, Recipe
+from benchmark.model.serialize import load_student, save_student
+from benchmark.model.weights import load_weights
+from benchmark.recipe import Evaluate, Recipe
 from benchmark.recipe.sections import PROTOCOL_KEYS
 from benchmark.registry import METHODS
 from benchmark.results.record import NOT_ALIGNED, Record, TeacherReport
@@ -164,7 +166,7 @@ class Experiment:
 
         write_text(folder.recipe, recipe.yaml())
         torch.manual_seed(recipe.seed)
-        student = self._build(recipe.student, teacher)
+        student = self._placed(initialized(recipe.student, len(self.dataset.labels), teacher))
         train(
             student,
             teacher if method.needs.teacher else None,
@@ -201,18 +203,8 @@ class Experiment:
             trained_at=trained_at,
         )
 
-    def _build(self, settings: Network, teacher: Embedder | None) -> Embedder:
-        """Build a network on the device, with its initial weights."""
-        network = Embedder(
-            **settings.model_dump(exclude={"weights"}),
-            identities=len(self.dataset.labels),
-            pretrained=settings.weights == "imagenet",
-        )
-        if settings.weights == "teacher":
-            assert teacher is not None, "preflight refuses a teacher with weights: teacher"
-            network.load_state_dict(teacher.state_dict(), strict=True)
-        elif settings.weights not in ("imagenet", "random"):
-            load_weights(network, Path(settings.weights))
+    def _placed(self, network: Embedder) -> Embedder:
+        """Move a network to the device."""
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _teacher(self) -> Teacher:
@@ -227,35 +219,33 @@ class Experiment:
         record = self._read_record(folder)
         if checkpoint is not None and not self._same_benchmark(record):
             return self._teacher_from_weights(folder.checkpoint)
-        network = self._untrained_teacher()
+        deployed_teacher = load_student(folder.student, self.device)
+        deployed_teacher.input_size = None  # it may have been trained with images of another size
+        identities = len(self.dataset.labels)
+        network = untrained(self.recipe.teacher.network, identities, deployed_teacher.statistics)
         load_weights(network, folder.checkpoint)
         report = TeacherReport(
             record=record.id, network=record.network.name, cost=record.network.cost, scores=record.scores.symmetric
         )
-        return Teacher(network, load_student(folder.student, self.device), report)
+        return Teacher(self._placed(network), deployed_teacher, report)
 
     def _teacher_from_weights(self, path: Path) -> Teacher:
         """Load and evaluate a teacher that has no record on this benchmark."""
-        network = self._untrained_teacher()
-        load_weights(network, path, trained=True)
+        network = self._placed(teacher_from_file(self.recipe.teacher.network, path, len(self.dataset.labels)))
         if network.head is None and self.preflight.method.needs.classifier:
             raise UserError(
                 f"{self.recipe.method.name} needs the teacher's classifier, but {path} has none for the "
                 f"{len(self.dataset.labels)} training identities of {self.dataset.name}"
             )
-        network.eval()
-        deployed = _without_head(fold_batchnorm(network, self.test.first_queries(2)))
-        scores = self.test.score(self.test.embed(deployed, "query"), self.test.embed(deployed, "gallery"))
+        teacher = deploy_teacher(network, self.test.first_queries(2))
+        scores = self.test.score(self.test.embed(teacher, "query"), self.test.embed(teacher, "gallery"))
         report = TeacherReport(
             record=None,
             network=self.recipe.teacher.network.title(),
-            cost=self.report.cost(deployed),
+            cost=self.report.cost(teacher),
             scores=mean_scores(scores),
         )
-        return Teacher(network, deployed, report)
-
-    def _untrained_teacher(self) -> Embedder:
-        return self._build(self.recipe.teacher.network.model_copy(update={"weights": "random"}), None)
+        return Teacher(network, teacher, report)
 
     def _same_benchmark(self, record: Record) -> bool:
         """Whether a record's scores were measured on this dataset with these evaluation settings."""

@@ -8,6 +8,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
+from benchmark.experiment.networks import deploy_teacher, teacher_from_file
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import load_student
 from benchmark.recipe import Recipe, compose
@@ -60,15 +61,24 @@ class FinishedRun:
         """Load the deployed student."""
         return load_student(self.folder / "student.pt", device)
 
-    def teacher(self, device: torch.device) -> Embedder:
+    def teacher(self, test: TestSet) -> Embedder:
         """Load the deployed teacher of the student.
 
+        Args:
+            test: The images that it will embed.
+
         Raises:
-            UserError: The run is itself a teacher's, or its teacher was moved or deleted.
+            UserError: The run is itself a teacher's, or its teacher was moved or deleted, or does not fit.
         """
         if self.is_teacher:
             raise UserError(f"{self.folder} is the run of a teacher, which has no teacher itself")
+        device, checkpoint = torch.device(test.loading.device), self.recipe.teacher.checkpoint
+        if checkpoint is not None and not Path(checkpoint).is_dir():
+            teacher = teacher_from_file(self.recipe.teacher.network, Path(checkpoint), identities=0)
+            return deploy_teacher(teacher.to(device), test.first_queries(2))
         folder = teacher_folder(self.recipe, self.folder.resolve().parents[2])
         if not folder.student.is_file():
             raise UserError(f"the teacher of {self.folder} is missing: there is no {folder.student}")
-        return load_student(folder.student, device)
+        teacher = load_student(folder.student, device)
+        teacher.input_size = None  # it may have been trained with images of another size
+        return teacher

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmark.errors import UserError, nearest
+from benchmark.experiment.networks import NAMED_WEIGHTS, check_files
 from benchmark.method import Method, RecipePlan
 from benchmark.model import cost
 from benchmark.model.cost import Size
@@ -21,8 +22,6 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.features import stage_channels
 from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
-
-_INITIAL_WEIGHTS = ("imagenet", "random", "teacher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,7 @@ def preflight(recipe: Recipe) -> Preflight:
     ]
     _check_weights(recipe)
     check_pairing(method, teacher, student, recipe)
+    check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint)
     _check_runtime(recipe.runtime)
     return Preflight(method, *sizes)
 
@@ -159,10 +159,10 @@ def _size(key: str, network: Embedder, image_size: tuple[int, int]) -> Size:
 def _check_weights(recipe: Recipe) -> None:
     """Check that initial weights and the teacher's checkpoint exist."""
     for key, weights in (("teacher.network", recipe.teacher.network.weights), ("student", recipe.student.weights)):
-        if weights not in _INITIAL_WEIGHTS and not Path(weights).is_file():
+        if weights not in NAMED_WEIGHTS and not Path(weights).is_file():
             raise UserError(
-                f"{key}.weights: {weights!r} is neither a file nor one of {', '.join(_INITIAL_WEIGHTS)}"
-                f"{nearest(weights, _INITIAL_WEIGHTS)}"
+                f"{key}.weights: {weights!r} is neither a file nor one of {', '.join(NAMED_WEIGHTS)}"
+                f"{nearest(weights, NAMED_WEIGHTS)}"
             )
     checkpoint = recipe.teacher.checkpoint
     if checkpoint is None and recipe.teacher.network.weights == "teacher":

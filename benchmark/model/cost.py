@@ -39,7 +39,8 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
         network: Maps (B, 3, H, W) uint8 images to embeddings.
         image_size: (height, width) of one image.
     """
-    shapes = copy.deepcopy(network).to("meta").eval()
+    # Without gradients: the counter tracks modules by hooks that fail on views of parameters made under `no_grad`.
+    shapes = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         shapes(torch.empty(1, 3, *image_size, dtype=torch.uint8, device="meta"))
     parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("head."))

@@ -1,8 +1,6 @@
 """The embedding network: a timm backbone with pooling, neck and classifier head."""
 
 import copy
-import inspect
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -11,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError
+from benchmark.model.backbone import Statistics, build_backbone, pretrained_statistics, rgb
 from benchmark.model.features import Features, FeatureTaps
 from benchmark.model.layers import CosineHead, GeM
-
-# timm takes longer to import than torch. It is imported where a network is built, so that commands that build none
-# start fast.
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of RGB values in 0 .. 1."""
@@ -34,7 +30,8 @@ class Embedder(nn.Module):
             the stride of its first convolution to 1, for small images.
         last_stride: 1 keeps the resolution in the last stage of a ResNet (Luo et al., Bag of Tricks, CVPRW 2019).
         pool: `avg`, or `gem` for generalized-mean pooling.
-        neck: `linear` is BN - ReLU - Linear - BN to `dim`; `bn` is a batch norm of the pooled feature.
+        neck: `linear` is BN - ReLU - Linear - BN to `dim`; `bn` is a batch norm of the pooled feature; with `none` the
+            pooled feature is the embedding.
         dim: Embedding size of the `linear` neck.
         head: `linear`, or `cosine` for a normalized softmax with `scale`.
         scale: Factor of the cosines of the `cosine` head.
@@ -42,6 +39,9 @@ class Embedder(nn.Module):
         image_size: (height, width) to which the network resizes its input; None for no resizing. A student with smaller
             images than its teacher (asymmetric resolution) has its own image size.
         pretrained: Initialize the backbone with timm's published weights (downloads them).
+        mean: Mean of the RGB values in 0 .. 1, with which images are normalized. The default is that of the pretrained
+            weights if `pretrained`, else ImageNet's.
+        std: Standard deviation of the RGB values in 0 .. 1, with the same default.
     """
 
     mean: Tensor
@@ -55,15 +55,20 @@ class Embedder(nn.Module):
         stem: Literal["imagenet", "no_pool", "stride1"] = "imagenet",
         last_stride: Literal[1, 2] = 2,
         pool: Literal["avg", "gem"] = "avg",
-        neck: Literal["linear", "bn"] = "linear",
+        neck: Literal["linear", "bn", "none"] = "linear",
         dim: int = 512,
         head: Literal["linear", "cosine"] = "linear",
         scale: float = 16.0,
         identities: int = 0,
         image_size: tuple[int, int] | None = None,
         pretrained: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self.input_size: tuple[int, int] | None = None
+        """(height, width) of the images for which a deployed network was trained, the only ones that `forward` accepts;
+        None for any size."""
         self.image_size = tuple(image_size) if image_size else None
         self.architecture: dict[str, Any] = {
             "backbone": backbone,
@@ -75,14 +80,21 @@ class Embedder(nn.Module):
             "dim": dim,
         } | ({"image_size": self.image_size} if image_size else {})
         """Arguments that rebuild the network without its head; part of a student file."""
-        self.backbone = _build_backbone(backbone, dict(args or {}), pretrained)
+        known = pretrained_statistics(backbone) if pretrained else None
+        self.statistics: Statistics = known or (IMAGENET_MEAN, IMAGENET_STD)
+        """Mean and standard deviation of the RGB values in 0 .. 1, with which images are normalized."""
+        if mean is not None and std is not None:
+            self.statistics = rgb(mean), rgb(std)
+        if self.statistics != (IMAGENET_MEAN, IMAGENET_STD):
+            self.architecture |= {"mean": self.statistics[0], "std": self.statistics[1]}
+        self.backbone = build_backbone(backbone, dict(args or {}), pretrained)
         _set_stem(self.backbone, backbone, stem)
         if last_stride == 1:
             _set_last_stride_1(self.backbone, backbone)
         if pool == "gem":
             _set_gem(self.backbone, backbone)
         pooled: int = self.backbone.head_hidden_size
-        self.neck = _linear_neck(pooled, dim) if neck == "linear" else nn.BatchNorm1d(pooled)
+        self.neck = _neck(neck, pooled, dim)
         self.dim: int = dim if neck == "linear" else pooled
         self.head: nn.Module | None = None
         if identities:
@@ -90,8 +102,8 @@ class Embedder(nn.Module):
             self.head = (
                 nn.Linear(self.dim, identities, bias=False) if linear else CosineHead(self.dim, identities, scale)
             )
-        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(self.statistics[0]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(self.statistics[1]).view(3, 1, 1), persistent=False)
         self._taps = FeatureTaps()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,7 +114,11 @@ class Embedder(nn.Module):
 
         Returns:
             (B, dim) embeddings, not normalized.
+
+        Raises:
+            UserError: The images have another type, shape or, for a deployed network, size.
         """
+        self._check_input(images)
         embedding = self.neck(self._pooled(images))
         self._taps.clear()
         return embedding
@@ -125,6 +141,31 @@ class Embedder(nn.Module):
         """
         self._taps.add(self.backbone, names, self.architecture["backbone"])
 
+    def extra_repr(self) -> str:
+        """Describe input and output."""
+        return f"input: {self._expected_input()}, output: (B, {self.dim}) embeddings"
+
+    def _expected_input(self) -> str:
+        height, width = self.input_size or ("H", "W")
+        return f"(B, 3, {height}, {width}) uint8 RGB images with values from 0 to 255"
+
+    def _check_input(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            actual, remedy = type(images).__name__, "convert it with torch.from_numpy or torchvision"
+        else:
+            actual, remedy = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}", None
+            if images.dtype != torch.uint8:
+                remedy = "do not scale or normalize the images, which the network does; keep them in uint8"
+            elif images.dim() == 3:
+                remedy = "add the dimension of the batch with images[None]"
+            elif images.dim() != 4 or images.shape[1] != 3:
+                channels_last = images.dim() == 4 and images.shape[3] == 3
+                remedy = "use images.permute(0, 3, 1, 2)" if channels_last else "convert them to three channels, RGB"
+            elif self.input_size is not None and tuple(images.shape[2:]) != self.input_size:
+                remedy = "resize them, or set the network's input_size to None to embed images of any size"
+        if remedy is not None:
+            raise UserError(f"the network expects {self._expected_input()}, not {actual}: {remedy}")
+
     def _pooled(self, images: Tensor) -> Tensor:
         images = images.float()
         if self.image_size and images.shape[2:] != self.image_size:
@@ -134,30 +175,11 @@ class Embedder(nn.Module):
         return self.backbone.forward_head(maps, pre_logits=True)
 
 
-def _build_backbone(name: str, args: dict[str, Any], pretrained: bool) -> Any:
-    import timm
-
-    if not timm.is_model(name):
-        raise UserError(f"unknown backbone {name!r}{nearest(name, timm.list_models())} See `benchmark list backbones`.")
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
-    except Exception as error:
-        if pretrained and isinstance(error, OSError | RuntimeError):
-            raise UserError(
-                f"the pretrained weights of {name} could not be loaded ({error}). "
-                "Set teacher.network.weights and student.weights to a local file, or to `random`."
-            ) from error
-        if not args:
-            raise
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown:
-            with torch.device("meta"):
-                known = inspect.signature(type(timm.create_model(name))).parameters
-            raise UserError(f"{name} has no argument {unknown[1]!r}{nearest(unknown[1], known)}") from error
-        raise UserError(f"{name} cannot be built with args {args}: {error}") from error
-
-
-def _linear_neck(inputs: int, dim: int) -> nn.Sequential:
+def _neck(kind: str, inputs: int, dim: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "bn":
+        return nn.BatchNorm1d(inputs)
     return nn.Sequential(
         OrderedDict(
             norm=nn.BatchNorm1d(inputs),

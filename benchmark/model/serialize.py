@@ -1,22 +1,22 @@
-"""Student files, which hold a deployed network, and loading of weights into a network."""
+"""Student files, which hold a deployed network."""
 
 import io
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
+from benchmark.model.weight_file import printable, read
 from benchmark.utils.atomic import atomic_path
 
 FORMAT = 1
 """Version of the student file."""
-MAX_LISTED_KEYS = 5
-"""Maximum number of keys in each list of an error message."""
 
 _CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
@@ -31,6 +31,81 @@ _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 """Layers that an edit can describe, with the arguments of their constructors."""
 _ACTIVATION = {"type": "activation"}
 """Edit of timm's BatchNormAct2d whose batch norm was folded, so that only its activation remains."""
+
+Width = Annotated[int, Field(strict=True, ge=1, le=2**16)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=2**12)]
+Small = Annotated[int, Field(strict=True, ge=0, le=64)]
+Statistic = Annotated[float, Field(strict=True, ge=0, le=1)]
+Deviation = Annotated[float, Field(strict=True, gt=0, le=1)]
+Name = Annotated[str, Field(max_length=256)]
+
+
+class _Part(BaseModel):
+    """A part of a student file: only the keys that are written, with strict types and bounds."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+class _Architecture(_Part):
+    backbone: Name
+    args: dict[Name, Any]
+    stem: Literal["imagenet", "no_pool", "stride1"]
+    last_stride: Literal[1, 2]
+    pool: Literal["avg", "gem"]
+    neck: Literal["linear", "bn", "none"]
+    dim: Width
+    image_size: tuple[Pixels, Pixels] | None = None
+    mean: tuple[Statistic, Statistic, Statistic] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
+
+
+class _Convolution(_Part):
+    type: Literal["Conv2d", "Conv2dSame"]
+    in_channels: Width
+    out_channels: Width
+    kernel_size: tuple[Small, Small]
+    stride: tuple[Small, Small]
+    padding: tuple[Small, Small] | Literal["same", "valid"]
+    dilation: tuple[Small, Small]
+    groups: Width
+    bias: StrictBool
+
+
+class _Linear(_Part):
+    type: Literal["Linear"]
+    in_features: Width
+    out_features: Width
+    bias: StrictBool
+
+
+class _Norm(_Part):
+    type: Literal["BatchNorm1d", "BatchNorm2d"]
+    num_features: Width
+
+
+class _Blur(_Part):
+    type: Literal["BlurPool2d"]
+    channels: Width | None
+    filt_size: Small
+    stride: Small
+    pad_mode: Literal["reflect", "constant", "replicate", "circular"]
+
+
+class _Plain(_Part):
+    type: Literal["Identity", "activation"]
+
+
+_Edit = Annotated[_Convolution | _Linear | _Norm | _Blur | _Plain, Field(discriminator="type")]
+
+
+class _StudentFile(_Part):
+    """The content of a student file."""
+
+    format: Literal[1]
+    architecture: _Architecture
+    image_size: tuple[Pixels, Pixels]
+    edits: dict[Name, _Edit]
+    weights: dict[Name, Tensor]
 
 
 def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> None:
@@ -71,30 +146,74 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedd
     """Load a deployed network in eval mode. The method that trained it is not needed.
 
     Args:
-        path: The `student.pt` of a run.
+        path: The `student.pt` of a run. Code in it is not executed, and nothing else is read.
         device: Where to put the network.
 
     Returns:
-        A network that maps (B, 3, H, W) uint8 RGB images to (B, dim) embeddings.
+        A network that maps (B, 3, H, W) uint8 RGB images to (B, dim) embeddings. It accepts images of the size for
+        which it was trained, `input_size`; set that to None to embed images of any size.
 
     Raises:
         UserError: The file does not exist or is not a student file of this format.
     """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"student file {path} does not exist") from error
-    except Exception as error:  # torch.load raises many types for a damaged file
-        raise UserError(f"{path} is not a readable student file: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    path = Path(path)
+    content = read(path, "student file")
+    if not is_student(content):
         raise UserError(f"{path} is not a student file of format {FORMAT}; it was not written by `benchmark run`")
     try:
-        student = _rebuild(content["architecture"], content["edits"])
-        student.load_state_dict(content["weights"], strict=True)
-    except (UserError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        file = _StudentFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = printable(".".join(map(str, first["loc"])))
+        raise UserError(f"{path} is not a valid student file: {key}: {printable(first['msg'])}") from error
+    architecture = file.architecture.model_dump(exclude_unset=True)
+    edits = {name: edit.model_dump() for name, edit in file.edits.items()}
+    try:
+        with torch.device("meta"):
+            _check(_rebuild(architecture, edits), file)
+        student = _rebuild(architecture, edits)
+    except UserError as error:
         raise UserError(f"{path} describes a network that cannot be built here: {error}") from error
-    student.to(device)
-    return student.to(memory_format=torch.channels_last).eval()
+    except Exception as error:  # whatever a backbone or a layer raises for its arguments
+        reason = printable(str(error))
+        raise UserError(f"{path} describes a network that cannot be built here: {reason}") from error
+    student.load_state_dict(file.weights, strict=True)
+    student.input_size = file.image_size
+    return student.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def is_student(content: Any) -> bool:
+    """Whether the content of a file is that of a student file, valid or not."""
+    return isinstance(content, dict) and content.get("format") == FORMAT and "architecture" in content
+
+
+def _check(network: Embedder, file: "_StudentFile") -> None:
+    """Check the weights of a student file, and that the network embeds images of the size in the file.
+
+    Args:
+        network: The rebuilt network, on the `meta` device.
+        file: The content of the file.
+
+    Raises:
+        UserError: Weights are missing, superfluous, of another shape or dtype, or not finite.
+    """
+    state = network.state_dict()
+    if different := sorted(state.keys() ^ file.weights.keys()):
+        kind = "no" if different[0] in state else "an unknown"
+        raise UserError(f"the weights have {kind} tensor {printable(different[0])}")
+    for name, value in file.weights.items():
+        expected = state[name]
+        if value.shape != expected.shape or value.dtype != expected.dtype:
+            raise UserError(
+                f"{name} has {tuple(value.shape)} {value.dtype} values instead of {tuple(expected.shape)} "
+                f"{expected.dtype}"
+            )
+        if value.layout != torch.strided or value.is_meta or not value.isfinite().all():
+            raise UserError(f"{name} has values that are missing, NaN or infinite")
+    with torch.no_grad():
+        output = network.eval()(torch.empty(1, 3, *file.image_size, dtype=torch.uint8, device="meta"))
+    if output.shape != (1, network.dim):
+        raise UserError(f"its output for an image is {tuple(output.shape)} instead of (1, {network.dim})")
 
 
 def weights_hash(student: Embedder) -> str:
@@ -142,93 +261,10 @@ def _rebuild(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> 
     """Build the original architecture and apply the edits. The weights are random."""
     student = Embedder(**architecture)
     for name, edit in edits.items():
+        student.get_submodule(name)  # raises AttributeError for a new name, which set_submodule would accept
         if edit == _ACTIVATION:
             student.set_submodule(name, student.get_submodule(f"{name}.act"))
             continue
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in edit.items() if k != "type"}
         student.set_submodule(name, _LAYERS[edit["type"]][0](**arguments))
     return student
-
-
-def load_weights(network: Embedder, path: Path, trained: bool = False) -> None:
-    """Load weights into a network, or into its backbone if the file contains a backbone only.
-
-    The file is a safetensors file or a torch file, read with `weights_only=True`: code in it is not executed. Keys and
-    shapes have to match, except that the classifier of a published backbone is ignored.
-
-    Args:
-        network: Receives the weights.
-        path: The file.
-        trained: The file has to contain a trained network with its neck. If its classifier head is missing, or is for
-            other identities, the head of `network` is removed.
-
-    Raises:
-        UserError: The file cannot be read, or keys or shapes differ; the message lists the first differences.
-    """
-    weights = _read_weights(path)
-    if trained:
-        weights = _drop_unequal_head(weights, network)
-    network_state, backbone_state = network.state_dict(), network.backbone.state_dict()
-    if weights.keys() > backbone_state.keys():
-        weights = _drop_classifier(weights, network)
-    backbone_only = weights.keys() <= backbone_state.keys()
-    if backbone_only and trained:
-        raise UserError(
-            f"weights {path} contain a backbone only; give the file of a trained network, which includes its neck"
-        )
-    target, expected = (network.backbone, backbone_state) if backbone_only else (network, network_state)
-    unequal = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    problems = [
-        f"{len(names)} {problem}: {', '.join(names[:MAX_LISTED_KEYS])}{', ...' if len(names) > MAX_LISTED_KEYS else ''}"
-        for problem, names in (
-            ("missing", sorted(expected.keys() - weights.keys())),
-            ("not in the network", sorted(weights.keys() - expected.keys())),
-            ("of another shape", unequal),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(f"weights {path} do not fit {network.architecture['backbone']}:\n  " + "\n  ".join(problems))
-    target.load_state_dict(weights, strict=True)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise many types for a damaged file
-        raise UserError(f"weights file {path} cannot be read safely: {error}") from error
-    if isinstance(content, dict):
-        for key in ("student", "state_dict", "model"):  # checkpoints of this suite, and common wrappers
-            content = content.get(key, content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"weights file {path} does not hold a dictionary of tensors")
-    return content
-
-
-def _drop_unequal_head(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
-    """Remove a head of other shapes from the weights, and then also from the network."""
-
-    def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-        return {name: value.shape for name, value in tensors.items() if name.startswith("head.")}
-
-    if shapes(weights) == shapes(network.state_dict()):
-        return weights
-    network.head = None
-    return {name: value for name, value in weights.items() if not name.startswith("head.")}
-
-
-def _drop_classifier(weights: dict[str, Tensor], network: Embedder) -> dict[str, Tensor]:
-    """Remove the classifier of a published backbone from the weights."""
-    names = network.backbone.pretrained_cfg.get("classifier") or ()
-    prefixes = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    return {name: value for name, value in weights.items() if not name.startswith(prefixes)}

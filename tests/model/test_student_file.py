@@ -1,9 +1,12 @@
 """Student files: round trips, their content, and files that cannot be written or read."""
 
 import copy
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -15,6 +18,16 @@ from benchmark.model.serialize import load_student, save_student, weights_hash
 from benchmark.model.surgery import keep_inputs, keep_outputs
 
 SMALL = {"channels": [8, 16, 32, 64]}
+ARCHITECTURE = {
+    "backbone": "resnet26",
+    "args": SMALL,
+    "stem": "stride1",
+    "last_stride": 1,
+    "pool": "avg",
+    "neck": "linear",
+    "dim": 12,
+}
+"""The architecture of the network "plain"."""
 
 
 def images() -> torch.Tensor:
@@ -124,16 +137,12 @@ class TestInvalidFile:
         self.expect(tmp_path / "student.pt", "does not exist")
 
     def test_folder(self, tmp_path):
-        self.expect(tmp_path, "not a readable student file")
-
-    def test_text(self, tmp_path):
-        (tmp_path / "student.pt").write_text("not a student")
-        self.expect(tmp_path / "student.pt", "not a readable student file")
+        self.expect(tmp_path, "is a folder")
 
     def test_truncated(self, tmp_path):
         path = self.altered(tmp_path)
         path.write_bytes(path.read_bytes()[:1000])
-        self.expect(path, "not a readable student file")
+        self.expect(path, "truncated or damaged")
 
     def test_code_is_not_executed(self, tmp_path):
         class Evil:
@@ -141,7 +150,7 @@ class TestInvalidFile:
                 return Path.touch, (tmp_path / "touched",)
 
         torch.save({"format": 1, "evil": Evil()}, tmp_path / "student.pt")
-        self.expect(tmp_path / "student.pt", "not a readable student file")
+        self.expect(tmp_path / "student.pt", "would run code")
         assert not (tmp_path / "touched").exists()
 
     def test_weights_only(self, tmp_path):
@@ -151,18 +160,171 @@ class TestInvalidFile:
     def test_later_format(self, tmp_path):
         self.expect(self.altered(tmp_path, format=2), "not a student file of format 1")
 
-    def test_missing_weights(self, tmp_path):
-        self.expect(self.altered(tmp_path, weights={}), "Missing key")
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("backbone", "resnet62", "unknown backbone 'resnet62'"),
+            ("backbone", "hf-hub:timm/resnet18.a1_in1k", "unknown backbone"),
+            ("backbone", "local-dir:/tmp/model", "unknown backbone"),
+            ("backbone", "resnet26.a1/../../x", "unknown backbone"),
+            ("backbone", "resnet26.nonsense", "has no weights 'nonsense'"),
+            ("backbone", 3, "architecture.backbone: Input should be a valid string"),
+            ("depth", 3, "architecture.depth: Extra inputs"),
+            ("pretrained", True, "architecture.pretrained: Extra inputs"),
+            ("identities", 10, "architecture.identities: Extra inputs"),
+            ("head", "cosine", "architecture.head: Extra inputs"),
+            ("dim", 10**9, "architecture.dim: Input should be less than"),
+            ("dim", "12", "architecture.dim: Input should be a valid integer"),
+            ("dim", 24, "neck.linear.weight has"),
+            ("stem", "none", "architecture.stem"),
+            ("image_size", [0, 32], "architecture.image_size.0: Input should be greater"),
+            ("mean", [0.5, 0.5], "architecture.mean.2: Field required"),
+            ("std", [0.0, 1.0, 1.0], "architecture.std.0: Input should be greater"),
+            ("args", {"channels": [8, 16, 32]}, "cannot be built"),
+            ("args", {"channels": [2**21] * 4}, "args of resnet26: channels must be a number"),
+            ("args", {"layers": [10**6] * 4}, "cannot be built here: resnet26 would have more than 10,000 modules"),
+            ("args", {"block_args": {"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}}}, "args of resnet26: block_args must"),
+        ],
+    )
+    def test_architecture(self, key, value, message, tmp_path):
+        self.expect(self.altered(tmp_path, architecture=ARCHITECTURE | {key: value}), re.escape(message))
 
-    def test_unknown_backbone(self, tmp_path):
-        self.expect(self.altered(tmp_path, architecture={"backbone": "resnet62"}), "unknown backbone 'resnet62'")
+    @pytest.mark.parametrize("key", ["backbone", "args", "stem", "last_stride", "pool", "neck", "dim"])
+    def test_incomplete_architecture(self, key, tmp_path):
+        rest = {name: value for name, value in ARCHITECTURE.items() if name != key}
+        self.expect(self.altered(tmp_path, architecture=rest), f"architecture.{key}: Field required")
 
-    def test_unknown_architecture_key(self, tmp_path):
-        self.expect(self.altered(tmp_path, architecture={"backbone": "resnet26", "depth": 3}), "depth")
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("weights", {}, "the weights have no tensor backbone"),
+            ("weights", {"x": torch.zeros(1)}, "the weights have no tensor|an unknown tensor"),
+            ("weights", {"x": None}, "weights.x: Input should be an instance of Tensor"),
+            ("weights", None, "weights: Input should be a valid dictionary"),
+            ("weights", {3: torch.zeros(1)}, "weights.3.*: Input should be a valid string"),
+            ("image_size", "32", "image_size: Input should be a valid tuple"),
+            ("image_size", [10**6, 32], "image_size.0: Input should be less than"),
+            ("image_size", [True, 32], "image_size.0: Input should be a valid integer"),
+            ("edits", [], "edits: Input should be a valid dictionary"),
+            ("edits", {"backbone.conv1": {"type": "LSTM", "input_size": 3}}, "edits.backbone.conv1.*LSTM"),
+            ("edits", {"backbone.conv1": {"type": "Identity", "x": 1}}, "edits.*x: Extra inputs"),
+            ("edits", {"backbone.none": {"type": "Identity"}}, "cannot be built"),
+            ("edits", {"": {"type": "Identity"}}, "cannot be built"),
+            ("edits", {"backbone": {"type": "Identity"}}, "cannot be built|unknown tensor"),
+            (
+                "edits",
+                {"backbone.maxpool": {"type": "Linear", "in_features": 1, "out_features": 2**30, "bias": True}},
+                "less",
+            ),
+            (
+                "edits",
+                {"neck.act": {"type": "Linear", "in_features": 3, "out_features": 3, "bias": False}},
+                "no tensor",
+            ),
+            ("extra", 1, "extra: Extra inputs"),
+        ],
+    )
+    def test_other_parts(self, key, value, message, tmp_path):
+        self.expect(self.altered(tmp_path, **{key: value}), message)
 
-    def test_unknown_layer_in_an_edit(self, tmp_path):
-        edits = {"backbone.conv1": {"type": "LSTM", "input_size": 3}}
-        self.expect(self.altered(tmp_path, edits=edits), "LSTM")
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda value: value / 0, "NaN or infinite"),
+            (lambda value: value[:3], "instead of"),
+            (lambda value: value.double(), "float64 values instead of"),
+            (lambda value: value.to("meta"), "missing, NaN or infinite"),
+            (lambda value: value.to_sparse(), "missing, NaN or infinite"),
+        ],
+    )
+    def test_values(self, change, message, tmp_path):
+        weights = dict(NETWORKS["plain"]().eval().state_dict())
+        weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+        weights["neck.linear.weight"] = change(weights["neck.linear.weight"])
+        self.expect(self.altered(tmp_path, weights=weights), f"neck.linear.weight .*{message}")
+
+
+OPENING = {
+    "checkpoint_path": "other.pth",
+    "pretrained": True,
+    "pretrained_cfg": {"file": "other.pth"},
+    "pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/x.pth", "hf_hub_id": "a/b", "file": "other.pth"},
+    "cache_dir": "cache",
+    "features_only": True,
+    "pruned": True,
+    "scriptable": True,
+    "pretrained_strict": False,
+    "pretrained_filter_fn": "os.system",
+    "num_classes": 3,
+    "in_chans": 1,
+    "device": "cuda",
+    "hf_hub": "a/b",
+}
+"""Arguments of timm's factories that open files or connections, or change what the network returns."""
+
+
+@pytest.mark.parametrize("argument", OPENING)
+def test_opens_nothing_but_the_file(argument, tmp_path, reads_only, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = TestInvalidFile().altered(
+        tmp_path, architecture=ARCHITECTURE | {"args": SMALL | {argument: OPENING[argument]}}
+    )
+    torch.save(timm.create_model("resnet26", num_classes=0, **SMALL).state_dict(), "other.pth")
+    with reads_only(path), pytest.raises(UserError, match=f"'{argument}'"):
+        load_student(path)
+
+
+def test_a_valid_file_opens_nothing_else(tmp_path, reads_only):
+    save_student(NETWORKS["pruned and folded"](), tmp_path / "student.pt", (32, 32))
+    with reads_only(tmp_path / "student.pt"):
+        load_student(tmp_path / "student.pt")
+
+
+class TestInput:
+    """A loaded student accepts the images for which it was trained, and names them otherwise."""
+
+    @pytest.fixture
+    def student(self, tmp_path):
+        save_student(NETWORKS["plain"](), tmp_path / "student.pt", (32, 24))
+        return load_student(tmp_path / "student.pt")
+
+    def test_is_shown(self, student):
+        assert student.input_size == (32, 24)
+        assert "input: (B, 3, 32, 24) uint8 RGB images with values from 0 to 255, output: (B, 12)" in str(student)
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [
+            (
+                torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+                r"not \(2, 3, 64, 64\) uint8: resize them, or set .*input_size",
+            ),
+            (torch.rand(2, 3, 32, 24), "not .* float32: do not scale or normalize"),
+            (torch.zeros(3, 32, 24, dtype=torch.uint8), r"not \(3, 32, 24\) uint8: .*images\[None\]"),
+            (torch.zeros(2, 32, 24, 3, dtype=torch.uint8), r"images\.permute\(0, 3, 1, 2\)"),
+            (torch.zeros(2, 1, 32, 24, dtype=torch.uint8), "three channels, RGB"),
+            (torch.zeros(2, 4, 32, 24, dtype=torch.uint8), "three channels, RGB"),
+            (torch.zeros(32, 24, dtype=torch.uint8), "three channels, RGB"),
+            (np.zeros((2, 3, 32, 24), np.uint8), "not ndarray"),
+            ([1, 2], "not list"),
+        ],
+        ids=str,
+    )
+    def test_other_input(self, student, images, message):
+        with pytest.raises(UserError, match=r"the network expects \(B, 3, 32, 24\) uint8 RGB images.*" + message):
+            student(images)
+
+    def test_any_size_on_request(self, student):
+        student.input_size = None
+        assert student(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 12)
+
+
+def test_statistics_of_the_images_are_kept(tmp_path):
+    network = Embedder("resnet26", SMALL, dim=12, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)).eval()
+    save_student(network, tmp_path / "student.pt", (32, 32))
+    loaded = load_student(tmp_path / "student.pt")
+    assert loaded.statistics == network.statistics
+    torch.testing.assert_close(loaded(images()), network(images()))
 
 
 def test_full_disk_leaves_no_file(tmp_path, full_disk):

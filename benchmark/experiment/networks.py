@@ -1,0 +1,148 @@
+"""The networks of a run: students with their initial weights, and teachers from files."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.model.backbone import Statistics, pretrained_statistics
+from benchmark.model.embedder import Embedder
+from benchmark.model.fold import fold_batchnorm
+from benchmark.model.serialize import is_student, load_student
+from benchmark.model.weight_file import read
+from benchmark.model.weights import fit_weights, load_weights
+from benchmark.recipe import Network
+from benchmark.utils.console import notify
+
+NAMED_WEIGHTS = ("imagenet", "random", "teacher")
+"""Values of the recipe's key `weights` that are not files."""
+
+
+def untrained(settings: Network, identities: int, statistics: Statistics | None = None) -> Embedder:
+    """Build a network with random weights.
+
+    Images are normalized with the statistics of the backbone's published weights, unless the recipe's initial weights
+    are random: then with those of ImageNet.
+
+    Args:
+        settings: The architecture.
+        identities: Number of classes of the head.
+        statistics: Statistics of the images, in place of these.
+    """
+    if statistics is None and settings.weights != "random":
+        statistics = pretrained_statistics(settings.backbone)
+    mean, std = statistics or (None, None)
+    return Embedder(**settings.model_dump(exclude={"weights"}), identities=identities, mean=mean, std=std)
+
+
+def initialized(settings: Network, identities: int, teacher: Embedder | None) -> Embedder:
+    """Build a network with the initial weights of a recipe, in float32 on the CPU.
+
+    Args:
+        settings: Architecture and weights.
+        identities: Number of classes of the head.
+        teacher: The teacher; needed for `weights: teacher`.
+
+    Raises:
+        UserError: The weights cannot be loaded, or do not fit.
+    """
+    if settings.weights == "imagenet":
+        return Embedder(**settings.model_dump(exclude={"weights"}), identities=identities, pretrained=True)
+    if settings.weights == "teacher":
+        assert teacher is not None, "preflight refuses a teacher with weights: teacher"
+        network, state = untrained(settings, identities, teacher.statistics), teacher.state_dict()
+        if state.keys() != network.state_dict().keys():
+            raise UserError(
+                "student.weights: 'teacher' needs the teacher as it was trained, with its batch norms and classifier: "
+                "set teacher.checkpoint to its run folder instead of a file"
+            )
+        network.load_state_dict(state, strict=True)
+        return network
+    network = untrained(settings, identities)
+    if settings.weights != "random":
+        notify(load_weights(network, Path(settings.weights)))
+    return network
+
+
+def teacher_from_file(settings: Network, path: Path, identities: int) -> Embedder:
+    """Load a trained teacher from a file of weights, or from its deployed form, `student.pt`.
+
+    Args:
+        settings: The recipe's section `teacher.network`.
+        path: The file.
+        identities: Number of training identities. The teacher has a head only if the file has one for so many.
+
+    Returns:
+        The teacher in eval mode, on the CPU.
+
+    Raises:
+        UserError: The file cannot be read, or is not of this architecture.
+    """
+    if not is_student(read(path, "teacher.checkpoint")):
+        network = untrained(settings, identities)
+        notify(load_weights(network, path, trained=True))
+        return network.eval()
+    network = load_student(path)
+    network.input_size = None  # the teacher's own image size may be another one
+    _require_same_architecture(settings, network, path)
+    return network
+
+
+def deploy_teacher(teacher: Embedder, images: Tensor) -> Embedder:
+    """Return a teacher in its deployed form: without its classifier, and with batch norm folded.
+
+    Args:
+        teacher: The teacher, in eval mode.
+        images: Two or more images, on the teacher's device.
+    """
+    network = fold_batchnorm(teacher, images)
+    network.head = None
+    return network
+
+
+def check_files(teacher: Network, student: Network, checkpoint: str | None) -> None:
+    """Check that the files of weights that a recipe names can be read and fit, before anything is trained.
+
+    Args:
+        teacher: The recipe's section `teacher.network`.
+        student: The recipe's section `student`.
+        checkpoint: The recipe's `teacher.checkpoint`.
+
+    Raises:
+        UserError: A file is missing, damaged or of another architecture; the message begins with the key.
+    """
+    files: list[tuple[str, Network, str, bool]] = []
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        files.append(("teacher.checkpoint", teacher, checkpoint, True))
+    elif checkpoint is None and teacher.weights not in NAMED_WEIGHTS:
+        files.append(("teacher.network.weights", teacher, teacher.weights, False))
+    if student.weights not in NAMED_WEIGHTS:
+        files.append(("student.weights", student, student.weights, False))
+    for key, settings, file, trained in files:
+        try:
+            if trained and is_student(read(Path(file), "weights")):
+                _require_same_architecture(settings, load_student(file), Path(file))
+            else:
+                with torch.device("meta"):
+                    network = untrained(settings, identities=2)
+                fit_weights(network, Path(file), trained)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+
+
+def _require_same_architecture(settings: Network, network: Embedder, path: Path) -> None:
+    """Raise a UserError unless a deployed network has the architecture of a recipe and is not compressed."""
+    with torch.device("meta"):
+        expected = untrained(settings, identities=0)
+    wanted, actual = (json.loads(json.dumps(each.architecture)) for each in (expected, network))
+    for key in sorted((wanted.keys() | actual.keys()) - {"mean", "std"}):
+        if wanted.get(key) != actual.get(key):
+            raise UserError(
+                f"{path} is of another architecture: {key} is {actual.get(key)!r} in the file and {wanted.get(key)!r} "
+                f"in the recipe; set teacher.network.{key} to the former"
+            )
+    shapes = {name: value.shape for name, value in expected.state_dict().items()}
+    if any(value.shape != shapes.get(name, value.shape) for name, value in network.state_dict().items()):
+        raise UserError(f"{path} is of a compressed network, which no recipe describes: give an uncompressed teacher")
