@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.model.backbone import Statistics, pretrained_statistics
 from benchmark.model.embedder import Embedder
@@ -80,7 +81,7 @@ def teacher_from_file(settings: Network, path: Path, identities: int) -> Embedde
     Raises:
         UserError: The file cannot be read, or is not of this architecture.
     """
-    if not is_student(read(path, "teacher.checkpoint")):
+    if not is_student(read(path, "weights")):
         network = untrained(settings, identities)
         notify(load_weights(network, path, trained=True))
         return network.eval()
@@ -113,21 +114,22 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None) -> N
     Raises:
         UserError: A file is missing, damaged or of another architecture; the message begins with the key.
     """
-    files: list[tuple[str, Network, str, bool]] = []
-    if checkpoint is not None and not Path(checkpoint).is_dir():
-        files.append(("teacher.checkpoint", teacher, checkpoint, True))
-    elif checkpoint is None and teacher.weights not in NAMED_WEIGHTS:
-        files.append(("teacher.network.weights", teacher, teacher.weights, False))
+    files: list[tuple[str, Network, Path, bool]] = []
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        files.append(("teacher.checkpoint", teacher, path / LAST_CHECKPOINT if path.is_dir() else path, True))
+    elif teacher.weights not in NAMED_WEIGHTS:
+        files.append(("teacher.network.weights", teacher, Path(teacher.weights), False))
     if student.weights not in NAMED_WEIGHTS:
-        files.append(("student.weights", student, student.weights, False))
-    for key, settings, file, trained in files:
+        files.append(("student.weights", student, Path(student.weights), False))
+    for key, settings, path, trained in files:
         try:
-            if trained and is_student(read(Path(file), "weights")):
-                _require_same_architecture(settings, load_student(file), Path(file))
+            if trained and is_student(read(path, "weights")):
+                _require_same_architecture(settings, load_student(path), path)
             else:
                 with torch.device("meta"):
                     network = untrained(settings, identities=2)
-                fit_weights(network, Path(file), trained)
+                fit_weights(network, path, trained)
         except UserError as error:
             raise UserError(f"{key}: {error}") from error
 

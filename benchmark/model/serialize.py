@@ -184,7 +184,10 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedd
 
 def is_student(content: Any) -> bool:
     """Whether the content of a file is that of a student file, valid or not."""
-    return isinstance(content, dict) and content.get("format") == FORMAT and "architecture" in content
+    if not isinstance(content, dict) or "architecture" not in content:
+        return False
+    version = content.get("format")
+    return isinstance(version, int) and version == FORMAT
 
 
 def _check(network: Embedder, file: "_StudentFile") -> None:

@@ -8,6 +8,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -111,21 +112,26 @@ def named_tensors(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 def likely_backbone(content: Any) -> str | None:
     """Return the common backbone of timm whose tensors are in the content of a file; None if there is none."""
-    import timm
-
     best, best_fitting = None, 0
     for _, tensors in named_tensors(content):
         for pattern, names in _FAMILIES.items():
             if not any(re.fullmatch(pattern, key) for key in tensors):
                 continue
             for name in names.split():
-                with torch.device("meta"):
-                    shapes = trained_shapes(timm.create_model(name, num_classes=0).state_dict())
+                shapes = _published_shapes(name)
                 fitting, _ = _count(tensors, shapes)
                 count = max(fitting.values(), default=0)
                 if count > max(best_fitting, 0.95 * len(shapes)):
                     best, best_fitting = name, count
     return best
+
+
+@cache
+def _published_shapes(name: str) -> dict[str, torch.Size]:
+    import timm
+
+    with torch.device("meta"):
+        return trained_shapes(timm.create_model(name, num_classes=0).state_dict())
 
 
 def trained_shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
