@@ -117,6 +117,8 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None) -> N
     files: list[tuple[str, Network, Path, bool]] = []
     if checkpoint is not None:
         path = Path(checkpoint)
+        if path.is_dir() and not (path / "record.json").is_file():
+            raise UserError(f"teacher.checkpoint: {path} is not the folder of a finished run: it has no record.json")
         files.append(("teacher.checkpoint", teacher, path / LAST_CHECKPOINT if path.is_dir() else path, True))
     elif teacher.weights not in NAMED_WEIGHTS:
         files.append(("teacher.network.weights", teacher, Path(teacher.weights), False))

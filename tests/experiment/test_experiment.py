@@ -217,7 +217,7 @@ class TestTeacher:
         assert not (experiment.folder.path.parents[1] / "teacher").exists()
 
     def test_folder_without_a_record(self, run, tiny, tmp_path):
-        with pytest.raises(UserError, match=rf"{tmp_path}/record.json: cannot read the record"):
+        with pytest.raises(UserError, match=f"{tmp_path} is not the folder of a finished run: it has no record.json"):
             run(tiny("kd", f"teacher.checkpoint={tmp_path}"))
 
     @pytest.mark.parametrize(

@@ -132,6 +132,7 @@ class TestCheckFiles:
 
     def test_folder_of_a_run(self, tmp_path):
         (tmp_path / LAST_CHECKPOINT).parent.mkdir()
+        (tmp_path / "record.json").touch()
         torch.save({"student": network(1).state_dict()}, tmp_path / LAST_CHECKPOINT)
         check_files(settings(), settings(), str(tmp_path))
         with pytest.raises(UserError, match=r"teacher\.checkpoint: .*do not fit"):
