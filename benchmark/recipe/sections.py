@@ -36,8 +36,8 @@ class Network(Section):
     stem: Literal["imagenet", "no_pool", "stride1"] = "imagenet"
     last_stride: Literal[1, 2] = 1
     pool: Literal["avg", "gem"] = "avg"
-    dim: int = Field(512, gt=0, le=65_536)
     neck: Literal["linear", "bn", "none"] = "linear"
+    dim: int = Field(512, gt=0, le=65_536)
     head: Literal["linear", "cosine"] = "linear"
     scale: float = Field(16.0, gt=0)
     image_size: tuple[Side, Side] | None = None

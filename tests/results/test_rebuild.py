@@ -197,7 +197,7 @@ def test_reports_whatever_a_backbone_raises(monkeypatch):
     def refuse(*_):
         raise TypeError("not today")
 
-    monkeypatch.setattr("benchmark.model.embedder._build_backbone", refuse)
+    monkeypatch.setattr("benchmark.model.embedder.build_backbone", refuse)
     network = Network(backbone="refusing", last_stride=2)
     with pytest.raises(UserError, match=r"refusing with args \{\} does not accept 8x8 images: not today"):
         deployed(network, (8, 8))
@@ -229,7 +229,7 @@ class PreActivation(nn.Module):
 
 
 def test_batch_norms_are_folded_as_after_training(monkeypatch):
-    monkeypatch.setattr("benchmark.model.embedder._build_backbone", lambda *_: PreActivation())
+    monkeypatch.setattr("benchmark.model.embedder.build_backbone", lambda *_: PreActivation())
     size = deployed(Network(backbone="pre-activation", last_stride=2, neck="bn"), (8, 8))
     assert size.parameters == sum(p.numel() for p in PreActivation().parameters()) + 8
 
