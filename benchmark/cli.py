@@ -264,9 +264,10 @@ def cards(
 ) -> None:
     """Write the cards of all methods to a Markdown page."""
     from benchmark.commands.cards import write_cards
+    from benchmark.utils.console import echo
 
     write_cards(output)
-    typer.echo(output)
+    echo(output)
 
 
 @app.command()
@@ -285,18 +286,20 @@ def leaderboard(
     """Generate the leaderboards from the records: Markdown pages, a web page, plots and a CSV file."""
     if not (folder / "records").is_dir():
         raise UserError(f"{folder / 'records'}: no such folder; `benchmark run` creates it, or give another --folder")
+    from benchmark.utils.console import echo
+
     if check:
         from benchmark.commands.leaderboard import check as check_records
 
         for page in (pages := check_records(folder)):
-            typer.echo(f"{page} does not match the records; run `benchmark leaderboard`")
+            echo(f"{page} does not match the records; run `benchmark leaderboard`")
         if pages:
             raise typer.Exit(1)
         return
     from benchmark.commands.leaderboard import generate
 
     for page in generate(folder):
-        typer.echo(page)
+        echo(page)
 
 
 @app.command()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
 from rich.progress import track
 
 from benchmark.data.card import Card, Split
@@ -25,6 +24,7 @@ from benchmark.errors import UserError
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.atomic import atomic_folder
+from benchmark.utils.console import Console
 
 if TYPE_CHECKING:
     from fontTools.ttLib import TTFont

@@ -22,6 +22,7 @@ from benchmark.errors import UserError, nearest
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
 from benchmark.utils import strict_yaml
 from benchmark.utils.atomic import write_text
+from benchmark.utils.console import echo
 
 if TYPE_CHECKING:
     from benchmark.data.retrieval_dataset import RetrievalDataset
@@ -44,7 +45,7 @@ def list_names(kind: str) -> None:
     if kind == "backbones":
         import timm
 
-        print("\n".join(timm.list_models()))
+        echo("\n".join(timm.list_models()))
     elif kind == "methods":
         _list_methods()
         _warn_of_failures(METHODS)
@@ -69,7 +70,7 @@ def show(name: str) -> None:
     if not cards:
         known = [*METHODS.names(), *DATASETS.names()]
         raise UserError(f"no method or dataset {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
-    print("\n\n".join(cards))
+    echo("\n\n".join(cards))
 
 
 def write_cards(output: Path) -> None:
@@ -104,16 +105,16 @@ def _list_methods() -> None:
     for kind, description in KINDS.items():
         members = [name for name in kinds if kinds[name] == kind]
         if members:
-            print(f"{kind}: {description}")
+            echo(f"{kind}: {description}")
             _print_summaries(METHODS, members, width, indent="  ")
-    print("Combinations: --method kd+rkd adds the losses of both.")
+    echo("Combinations: --method kd+rkd adds the losses of both.")
 
 
 def _print_summaries(registry: PluginRegistry[Any], names: Sequence[str], width: int = 0, indent: str = "") -> None:
     width = width or max(map(len, names), default=0)
     for name in names:
         summary = (inspect.getdoc(registry.find(name)) or "").partition("\n")[0]
-        print(f"{indent}{name:{width}}  {summary}")
+        echo(f"{indent}{name:{width}}  {summary}")
 
 
 def _warn_of_failures(registry: PluginRegistry[Any]) -> None:

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-from rich.console import Console
-
 from benchmark.comparison import (
     SUFFIXES,
     QueryGains,
@@ -16,6 +13,7 @@ from benchmark.comparison import (
     unpaired_reason,
 )
 from benchmark.errors import UserError
+from benchmark.utils.console import Console, echo
 
 
 def compare(folders: Sequence[Path], output: Path) -> None:
@@ -41,7 +39,7 @@ def compare(folders: Sequence[Path], output: Path) -> None:
     console.print(results_table(runs, gains))
     for name in others:
         if name not in gains:
-            typer.echo(f"no per-query comparison of {name} with {reference}: {unpaired_reason(name, runs)}")
+            echo(f"no per-query comparison of {name} with {reference}: {unpaired_reason(name, runs)}")
     recipes = recipe_table(runs)
     console.print(recipes if recipes.row_count else "the recipes are identical")
-    typer.echo(output)
+    echo(output)

@@ -13,6 +13,7 @@ from benchmark.errors import UserError, nearest
 from benchmark.recipe.compose import parse_setting
 from benchmark.recipe.validate import validate_arguments
 from benchmark.registry import DATASETS
+from benchmark.utils.console import echo
 
 
 def check(name: str, settings: Sequence[str], root: Path, *, decode: bool) -> None:
@@ -30,7 +31,7 @@ def check(name: str, settings: Sequence[str], root: Path, *, decode: bool) -> No
     dataset = _dataset(name, settings, root)
     dataset.prepare()
     report = checks.check(dataset, decode)
-    typer.echo(report)
+    echo(report)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -90,7 +91,7 @@ def sample(name: str, settings: Sequence[str], root: Path, *, split: str, rows: 
     dataset = _dataset(name, settings, root)
     dataset.prepare()
     contact_sheet(dataset, split, rows, target)
-    typer.echo(target)
+    echo(target)
 
 
 def _dataset(name: str, settings: Sequence[str], root: Path) -> RetrievalDataset:

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.box import HORIZONTALS
-from rich.console import Console
 from rich.table import Table
 
 from benchmark.commands.arrays import ArrayFile
@@ -23,6 +21,7 @@ from benchmark.registry import METHODS
 from benchmark.retrieval import ApproximateScores, Embeddings, Protocol, Scores, evaluate, evaluate_approximately
 from benchmark.retrieval.approximate import INDEXES, choose_index, require_approximable
 from benchmark.utils.atomic import write_text
+from benchmark.utils.console import Console, echo
 from benchmark.utils.distributed import process_group
 from benchmark.utils.variables import launch
 
@@ -119,7 +118,7 @@ def evaluate_run(
     comparison.report(", ".join(title), test.protocol, options.output)
     method = METHODS.find(finished.recipe.method.name)(**finished.recipe.method.arguments)
     if gallery == "teacher" and not method.aligned:
-        typer.echo(
+        echo(
             f"{finished.recipe.method.name} does not align the embedding spaces of student and teacher: cross-model "
             "scores are not meaningful here"
         )

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
@@ -14,6 +12,7 @@ from benchmark.inspection import inspection_page, inspection_sheet
 from benchmark.model.embedder import Embedder
 from benchmark.retrieval import Embeddings, Scores, Tracks
 from benchmark.utils.atomic import write_text
+from benchmark.utils.console import echo
 
 
 def inspect(
@@ -62,7 +61,7 @@ def inspect(
     write_text(page, inspection_page(inspection, title=title, facts=facts, names=test.dataset))
     sheet = page.with_suffix(".png")
     inspection_sheet(inspection, sheet, title=title, names=test.dataset)
-    typer.echo(f"{page}\n{sheet}")
+    echo(f"{page}\n{sheet}")
 
 
 def _search(test: TestSet, network: Embedder, neighbors: int) -> tuple[Scores, Embeddings]:

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmark.errors import UserError
 from benchmark.experiment.environment import choose_device, environment, use_threads
 from benchmark.experiment.experiment import Experiment
@@ -15,6 +13,7 @@ from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction, Verdict
 from benchmark.results.rows import group_records
 from benchmark.results.store import load_records, record_name
+from benchmark.utils.console import Console
 from benchmark.utils.precision import uses_bfloat16
 
 

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmark.data.check import warnings
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.run import run_experiment
 from benchmark.results.console import result_table
+from benchmark.utils.console import Console
 
 
 def run(experiment: Experiment, leaderboards: Path) -> None:

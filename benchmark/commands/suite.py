@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.box import HORIZONTALS
-from rich.console import Console
 from rich.table import Table
 
 from benchmark.experiment.environment import choose_device
@@ -19,6 +18,7 @@ from benchmark.suite.executors import Cluster, Executor, Processes
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
 from benchmark.suite.scheduler import Outcome, run_all
+from benchmark.utils.console import Console
 
 
 def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> bool:

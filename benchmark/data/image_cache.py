@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from benchmark.data.decode import BrokenImage
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_folder, remove_leftovers
+from benchmark.utils.console import Console
 from benchmark.utils.parallel import parallel_imap
 
 FORMAT = 1

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from benchmark.data.decode import BrokenImage, decode, eval_transform
 from benchmark.data.image_cache import PackedImages
-from benchmark.utils.console import progress
+from benchmark.utils.console import Console, progress
 from benchmark.utils.parallel import parallel_imap
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,6 +18,7 @@ from benchmark.data.archive import Archive, Member, TarArchive, ZipArchive
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
 from benchmark.utils.atomic import remove_leftovers
+from benchmark.utils.console import Console
 
 _BLOCK = 2**20
 """Bytes to write at a time."""

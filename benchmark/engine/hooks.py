@@ -11,7 +11,6 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
@@ -22,7 +21,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.method import Progress
 from benchmark.model.surgery import prune_optimizer_state
-from benchmark.utils.console import notify
+from benchmark.utils.console import Console, notify
 
 READ_EVERY = 50
 """Number of steps between updates of the losses in the progress bar. Each update waits for the device."""

@@ -1,7 +1,7 @@
 """The content of a run's record."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -143,7 +143,7 @@ class Report:
             macs=size.macs,
             flops=2 * size.macs,
             image_size=image_size,
-            latency_ms={str(batch): milliseconds for batch, milliseconds in latency.items()},
+            **latency_fields(latency),
             peak_memory_mb=cost.peak_memory(deployed, image_size, self.device),
             device=device_name(self.device),
             threads=torch.get_num_threads(),
@@ -165,6 +165,14 @@ def data_changes(before: parts.Data, now: parts.Data) -> Iterator[str]:
                 yield f"{split}: {getattr(earlier, name):,} {name} then, {count:,} now"
     if now.fingerprint != before.fingerprint:
         yield "images with other content"
+
+
+def latency_fields(latencies: Mapping[int, cost.Latency]) -> dict[str, Any]:
+    """Return latencies by batch size as the fields of a record's `Cost`."""
+    return {
+        "latency_ms": {str(batch): latency.median for batch, latency in latencies.items()},
+        "latency_range_ms": {str(batch): (latency.low, latency.high) for batch, latency in latencies.items()},
+    }
 
 
 def mean_scores(scores: Scores) -> parts.Scores:

@@ -4,8 +4,9 @@ import copy
 import statistics
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,27 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
     return Size(parameters, counter.get_total_flops() // 2)
 
 
-@torch.inference_mode()
-def latency(network: nn.Module, image_size: tuple[int, int], device: torch.device) -> dict[int, float]:
-    """Measure the median latency of a forward pass, with the current number of threads.
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Times of forward passes in milliseconds: the median, and the 10th and 90th percentile."""
 
-    The median is over 20 passes, or over as many as fit into three seconds, but at least three.
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Self:
+        """Return the latency of passes that took these times in seconds."""
+        milliseconds = [1000 * seconds for seconds in times]
+        low, *_, high = statistics.quantiles(milliseconds, n=10, method="inclusive")
+        return cls(statistics.median(milliseconds), low, high)
+
+
+@torch.inference_mode()
+def latency(network: nn.Module, image_size: tuple[int, int], device: torch.device) -> dict[int, Latency]:
+    """Measure the latency of a forward pass, with the current number of threads.
+
+    It takes 20 passes, or as many as fit into three seconds, but at least three.
 
     Args:
         network: On `device`, in eval mode.
@@ -59,7 +76,7 @@ def latency(network: nn.Module, image_size: tuple[int, int], device: torch.devic
         device: Where `network` is.
 
     Returns:
-        Milliseconds for each batch size of `BATCHES`.
+        The latency for each batch size of `BATCHES`.
     """
     result = {}
     for batch in BATCHES:
@@ -71,7 +88,7 @@ def latency(network: nn.Module, image_size: tuple[int, int], device: torch.devic
             network(images)
             _synchronize(device)
             times.append(time.perf_counter() - start)
-        result[batch] = 1000 * statistics.median(times[WARMUP_PASSES:])
+        result[batch] = Latency.of(times[WARMUP_PASSES:])
     return result
 
 

@@ -88,7 +88,7 @@ def columns(
         Column("FLOPs", lambda row: Cell.of(row.flops, quantity)),
         Column("saved (parameters / MACs)", partial(_saved_cell, notes=notes)),
         *(
-            Column(f"ms, batch {n}", partial(_latency_cell, batch=n, notes=None if one_device else notes))
+            Column(f"ms, batch {n}", partial(_latency_cell, batch=n, one_device=one_device, notes=notes))
             for n in LATENCY_BATCHES
         ),
         *([Column("training step", partial(_step_cell, costs=costs))] if costs else []),
@@ -183,16 +183,28 @@ def _saved_cell(row: Row, notes: Notes) -> Cell:
     return Cell.of(saved["parameters"], lambda _: " / ".join(map(percent, saved.values())), marks)
 
 
-def _latency_cell(row: Row, batch: int, notes: Notes | None) -> Cell:
-    """Show the latency. Unless `notes` is None, the cell for batches of one image has a note that names the device."""
+def _latency_cell(row: Row, batch: int, one_device: bool, notes: Notes) -> Cell:
+    """Show the latency. Notes name the device unless there is one only, and the seeds of unstable measurements."""
     marks = []
-    if notes is not None and batch == LATENCY_BATCHES[0]:
+    if not one_device and batch == LATENCY_BATCHES[0]:
         text = f"Latency measured on {markdown(row.devices[0])}."
         if len(row.devices) > 1:
             devices = "; ".join(map(markdown, row.devices))
             text = f"No mean latency: the records were measured on different devices ({devices})."
         marks.append(notes.number(text))
+    unstable = {record.seed: record.network.cost.unstable_range(batch) for record in row.records}
+    ranges = [f"{low:.3g} to {high:.3g} ms (seed {seed})" for seed, (low, high) in _known(unstable)]
+    if ranges:
+        text = (
+            f"Unstable latency of {method_name(row.method)} for a batch of {batch}, probably on a busy machine; "
+            f"10th to 90th percentile: {', '.join(ranges)}."
+        )
+        marks.append(notes.number(text))
     return Cell.of(row.latency(batch), milliseconds, marks)
+
+
+def _known(ranges: Mapping[int, tuple[float, float] | None]) -> list[tuple[int, tuple[float, float]]]:
+    return [(seed, limits) for seed, limits in ranges.items() if limits is not None]
 
 
 def _step_cell(row: Row, costs: StepCosts) -> Cell:

@@ -45,6 +45,11 @@ def _caption(record: Record) -> str:
         "scores and savings (parameters / MACs) in %",
         f"latency in ms for a batch of 1 / 64 on {record.network.cost.measured_on}",
     ]
+    lines += [
+        f"unstable latency, batch of {batch}: {limits[0]:.3g} to {limits[1]:.3g} ms; the machine was probably busy"
+        for batch in map(int, record.network.cost.latency_ms)
+        if (limits := record.network.cost.unstable_range(batch))
+    ]
     if record.saved and record.saved.ceiling_macs is not None:
         ceilings = (record.saved.ceiling_parameters, record.saved.ceiling_macs)
         lines.append(f"this architecture can save at most {' / '.join(map(_percent, ceilings))} %")

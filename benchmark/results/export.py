@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.results.board import Board
+from benchmark.results.columns import LATENCY_BATCHES
 from benchmark.results.comparison import Gain, mean_ranks, same_data
 from benchmark.results.rows import BASELINE, TEACHER, Row
 from benchmark.results.store import record_name
@@ -51,9 +52,21 @@ def _line(board: Board, row: Row) -> dict[str, Any]:
         value = metric.value(row)
         line[f"{metric.name}_{metric.unit}_mean"] = None if value is None else _number(value.mean)
         line[f"{metric.name}_{metric.unit}_std"] = None if value is None else _number(value.std)
+    for batch in LATENCY_BATCHES:
+        line |= _latency_range(row, batch)
     for method in (BASELINE, TEACHER):
         line |= _gain(method, row, board.reference(method, row), board.gain(method, row))
     return line
+
+
+def _latency_range(row: Row, batch: int) -> dict[str, Any]:
+    """Return the lowest 10th and the highest 90th percentile of latencies if all records of the row have them."""
+    ranges = [(record.network.cost.latency_range_ms or {}).get(str(batch)) for record in row.records]
+    known = [limits for limits in ranges if limits is not None]
+    if len(known) < len(ranges) or len(row.devices) > 1:
+        return {}
+    name, (low, high) = f"latency_batch_{batch}_ms", zip(*known, strict=True)
+    return {f"{name}_p10": _number(min(low)), f"{name}_p90": _number(max(high))}
 
 
 def _equal_cost(board: Board) -> dict[Row, dict[str, Any]]:

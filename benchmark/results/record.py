@@ -60,6 +60,8 @@ _EARLIER_REASONS = (
 )
 """Reasons as earlier versions worded them, with the current wording, so that a rerun agrees with an earlier record."""
 
+_STABLE = 1.5
+"""Largest ratio of the 90th to the 10th percentile of stable latencies."""
 _LONGEST_BOARD = 120
 """Longest name of a leaderboard in bytes, so that names of files have less than 255."""
 
@@ -293,6 +295,15 @@ class Cost(FrozenModel):
     peak_memory_mb: NonNegative
     device: Text
     threads: Positive
+
+    def unstable_range(self, batch: int) -> tuple[float, float] | None:
+        """Return the range of latencies of a batch size in milliseconds if they differ by more than half.
+
+        Then the machine was probably busy, and the median may be far from what the network needs. None if the latencies
+        are stable or their range is not known.
+        """
+        low, high = (self.latency_range_ms or {}).get(str(batch), (0.0, 0.0))
+        return (low, high) if high > _STABLE * low else None
 
     @property
     def measured_on(self) -> str:

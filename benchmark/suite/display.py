@@ -5,7 +5,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
 )
 
 from benchmark.suite.job import Job, epochs_done
+from benchmark.utils.console import Console
 
 _SPEED_PERIOD = 3600.0
 """Time in seconds over which the speed is averaged. It is long because the time per epoch differs between methods."""

@@ -4,16 +4,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import track
 
 from benchmark.errors import UserError
 from benchmark.experiment.environment import device_name, use_threads
+from benchmark.experiment.report import latency_fields
 from benchmark.model import cost
 from benchmark.model.serialize import load_student
 from benchmark.results.record import Cost, Record
 from benchmark.results.store import add_record, record_name
 from benchmark.suite.job import Job
+from benchmark.utils.console import Console
 
 
 def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, console: Console) -> None:
@@ -61,6 +62,4 @@ def _is_on_leaderboard(record: Record, records: Path) -> bool:
 def _measure(student: Path, before: Cost, device: torch.device) -> Cost:
     use_threads(before.threads)
     latencies = cost.latency(load_student(student, device), before.image_size, device)
-    return before.model_copy(
-        update={"latency_ms": {str(batch): milliseconds for batch, milliseconds in latencies.items()}}
-    )
+    return before.model_copy(update=latency_fields(latencies))

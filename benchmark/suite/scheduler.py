@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from benchmark.results.record import Record
 from benchmark.suite.display import Display
 from benchmark.suite.executors import Executor
 from benchmark.suite.job import Job
+from benchmark.utils.console import Console
 
 _POLL_INTERVAL = 0.5
 """Time in seconds between updates of the display."""

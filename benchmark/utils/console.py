@@ -5,12 +5,13 @@ Text from outside cannot control the terminal: see `benchmark.utils.escape.termi
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.progress import track
 from rich.segment import Segment
+from rich.text import Text
 
 from benchmark.utils.escape import terminal_lines
 
@@ -18,10 +19,17 @@ Item = TypeVar("Item")
 
 
 class Console(rich.console.Console):
-    """A rich console that makes control characters in texts visible. Styles and progress bars work as in rich."""
+    """A rich console that shows texts literally: control characters are visible, and there is no markup in strings."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Convert a string, which is escaped first, so that it has its final width."""
+        return super().render_str(terminal_lines(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render an object to segments, with the text of every segment escaped."""
+        """Render an object to segments, with the text of every segment escaped: some objects hold texts of rich."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=terminal_lines(segment.text))
 

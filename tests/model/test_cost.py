@@ -84,7 +84,7 @@ def test_peak_memory_ignores_views():
     assert peak_memory(Views(), (16, 16), CPU) == 4 * 64 * 3 * 16 * 16 / 2**20
 
 
-def test_latency_is_a_median(monkeypatch):
+def test_latency_is_a_median_and_a_range(monkeypatch):
     """Of 20 passes after the warm-up, or of those within three seconds."""
     clock, passes = [0.0], []
 
@@ -99,4 +99,7 @@ def test_latency_is_a_median(monkeypatch):
     measured = latency(Slow(), (4, 4), CPU)
     assert (passes.count(1), passes.count(64)) == (22, 5)
     durations = sorted([10, *(number for number in range(3, 23) if number != 5)])
-    assert measured == pytest.approx({1: (durations[9] + durations[10]) / 2, 64: 700 * 4})
+    assert {batch: each.median for batch, each in measured.items()} == pytest.approx(
+        {1: (durations[9] + durations[10]) / 2, 64: 700 * 4}
+    )
+    assert (measured[1].low, measured[1].high) == pytest.approx((4.9 + 0.9, 20.1))

@@ -173,6 +173,17 @@ def test_note_on_the_device_only_if_devices_differ(record, edit):
     assert text.startswith("No mean latency: the records were measured on different devices (cpu, 2 threads; cuda")
 
 
+def test_note_on_an_unstable_latency(record, edit):
+    ranges = {"1": [1.1, 21.3], "64": [100.0, 120.0]}
+    board = board_of(*(edit(record("kd", seed=seed), {"network.cost.latency_range_ms": ranges}) for seed in (0, 1)))
+    notes = notes_of(board, "kd")
+    assert notes["ms, batch 1"] == [
+        "Unstable latency of `kd` for a batch of 1, probably on a busy machine; 10th to 90th percentile: "
+        "1.1 to 21.3 ms (seed 0), 1.1 to 21.3 ms (seed 1)."
+    ]
+    assert "ms, batch 64" not in notes
+
+
 def test_note_on_another_training_run_of_the_teacher(record, edit):
     teacher = record("none", role="teacher", mAP=0.735, macs=60e6)
     students = [

@@ -38,6 +38,10 @@ def test_result_of_a_teacher(record):
             {"scores.symmetric.queries": 10, "scores.symmetric.skipped": 3},
             "3 of 10 queries have no correct match and do not count",
         ),
+        (
+            {"network.cost.latency_range_ms": {"1": [1.0, 1.2], "64": [90.0, 300.0]}},
+            "unstable latency, batch of 64: 90 to 300 ms; the machine was probably busy",
+        ),
         ({"network.name": "resnet26 [32, 64]"}, "teacher: resnet26 64-128-256; student: resnet26 [32, 64]"),
     ],
 )

@@ -102,3 +102,23 @@ def test_equal_cost_groups(lines):
 def test_quotes_names_with_commas(record, edit):
     line = export(([edit(record("kd"), {"network.name": 'resnet "a", b'})], None))["glyphs", "kd"]
     assert line["network"] == 'resnet "a", b'
+
+
+def test_range_of_latencies_if_the_records_have_it(record, edit):
+    ranges = ([1.0, 1.2], [0.9, 3.0])
+    records = [
+        edit(record("kd", seed=seed), {"network.cost.latency_range_ms": {"1": limits, "64": limits}})
+        for seed, limits in enumerate(ranges)
+    ]
+    lines = export(([record("none"), *records], None))
+    line = lines["glyphs", "kd"]
+    assert (line["latency_batch_1_ms_p10"], line["latency_batch_1_ms_p90"]) == ("0.9", "3")
+    assert lines["glyphs", "none"]["latency_batch_1_ms_p10"] == ""
+    assert "latency_batch_1_ms_p10" not in export(([record("none")], None))["glyphs", "none"]
+
+
+def test_spreadsheets_compute_nothing(record, edit):
+    changes = {"network.name": "=HYPERLINK(0)", "network.cost.device": "+cpu", "teacher.network": "@x"}
+    line = export(([edit(record("kd"), changes)], None))["glyphs", "kd"]
+    assert (line["network"], line["teacher"]) == ("'=HYPERLINK(0)", "'@x")
+    assert line["latency_device"] == "'+cpu, 2 threads"
