@@ -3,6 +3,7 @@
 Each command imports its modules when it runs, which keeps help and shell completion fast.
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -462,6 +463,8 @@ def main() -> None:
 
     Prints errors of the user without a traceback and exits with 2. Ctrl-C exits with 130.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:

@@ -18,6 +18,7 @@ from benchmark.registry import DATASETS
 from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate, evaluate_sharded
 from benchmark.utils.console import progress
 from benchmark.utils.distributed import share
+from benchmark.utils.paths import user_path
 
 
 class TestSet:
@@ -58,8 +59,14 @@ class TestSet:
         options = with_seed(recipe.dataset.arguments, recipe.seed)
         dataset: RetrievalDataset = DATASETS.find(recipe.dataset.name)(data_root, **options)
         runtime = recipe.runtime
-        cache = None if runtime.cache is None else Path(runtime.cache).expanduser()
-        loading = Loading(image_size or recipe.image_size, runtime.workers, device, cache, runtime.skip_broken)
+        loading = Loading(
+            image_size or recipe.image_size,
+            runtime.workers,
+            device,
+            None if runtime.cache is None else user_path(runtime.cache),
+            runtime.skip_broken,
+            dataset.background_color,
+        )
         return cls(dataset, loading, recipe.evaluate.batch_size, recipe.evaluate.protocol(dataset.protocol))
 
     @cached_property

@@ -1,34 +1,23 @@
 """The user's own images."""
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from benchmark.data.card import Card
-from benchmark.data.files import read_lines, walk_images
+from benchmark.data.image_folders import read_folders
+from benchmark.data.image_table import read_table
+from benchmark.data.own_images import OwnImage, OwnImages
+from benchmark.data.reading import Reading
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.samples import Defect, Sample, Skipped
-from benchmark.errors import UserError, nearest
+from benchmark.data.samples import Defect, Finding, Sample
+from benchmark.errors import UserError
 from benchmark.recipe.baseline import REID_BASELINE
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
-
-COLUMNS = ("path", "identity", "camera", "split")
-REQUIRED_COLUMNS = COLUMNS[:2]
-SPLIT_NAMES = ("train", "query", "gallery", "test")
-"""Names of splits in folders and tables; images of "test" are both queries and gallery."""
-
-
-class _Image(NamedTuple):
-    """An image as the user describes it; unknown fields are empty."""
-
-    path: Path
-    identity: str
-    camera: str
-    split: str
+from benchmark.utils.paths import user_path
 
 
 @DATASETS.register_module("folder")
@@ -69,7 +58,7 @@ or a CSV file:
         super().__init__(root)
         self.path = path
         self.closed_set = closed_set
-        self._source = _without_wrapper(Path(path).expanduser() if path else self.root / self.name)
+        self._source = user_path(path) if path else self.root / self.name
         if self._source.exists():
             cameras = {image.camera for image in self._images}
             one_list = not {"query", "gallery"} & {image.split for image in self._images}
@@ -77,24 +66,37 @@ or a CSV file:
 
     @property
     def folder(self) -> Path:
-        return self._source if self._source.suffix.lower() != ".csv" else self._source.parent
+        if self._is_table:
+            return self._source.parent
+        return self._content.folder if self._source.is_dir() else self._source
 
     def require(self) -> None:
         if not self._source.exists():
             super().require()
             raise UserError(f"{self._source} does not exist")
 
-    def scan(self, split: str) -> Iterator[Sample | Skipped | Defect]:
+    def scan(self, split: str) -> Iterator[Finding]:
         if split == "train":  # reported once, not for every split
-            yield from (finding for finding in self._findings if not isinstance(finding, _Image))
+            yield from self._content.findings
             yield from self._contradictions()
         wanted = "test" if split == "query" and self.protocol.query_in_gallery else split
         identities = _numbered(image.identity for image in self._images)
         cameras = _numbered(image.camera for image in self._images)
-        default_splits = self._default_splits()
         for image in self._images:
-            if (image.split or default_splits[image.identity]) == wanted:
+            if (image.split or self._default_splits[image.identity]) == wanted:
                 yield Sample(image.path, identities[image.identity], cameras[image.camera])
+
+    def reading(self) -> Reading:
+        content, sources = self._content, self._content.read
+        cameras = sorted({image.camera for image in self._images})
+        no_cameras = content.no_cameras or f"all images have the camera {cameras[0]!r}" if len(cameras) == 1 else ""
+        if not any(image.split for image in self._images):
+            training = list(self._default_splits.values()).count("train")
+            sources += (
+                f"no splits: of {len(self._default_splits):,} identities, sorted by name, the first {training:,} are "
+                "for training and the others for testing",
+            )
+        return Reading.of(self.listings, self.protocol, sources=sources, unused=content.ignored, no_cameras=no_cameras)
 
     def identity_name(self, identity: int) -> str:
         return self._names("identity")[identity]
@@ -108,88 +110,38 @@ or a CSV file:
 
     def _contradictions(self) -> Iterator[Defect]:
         splits = {image.split for image in self._images}
-        if "" in splits and len(splits) > 1:
+        if "" in splits and len(splits) > 1 and self._is_table:
             image = next(image for image in self._images if not image.split)
             yield Defect(f"{self._source}: {image.path} has no split, but other images have one")
         if len({bool(image.camera) for image in self._images}) > 1:
-            image = next(image for image in self._images if not image.camera)
-            yield Defect(f"{self._source}: {image.path} has no camera, but other images have one")
+            missing = [image for image in self._images if not image.camera]
+            yield Defect(
+                f"{self._source}: {missing[0].path} has no camera, but other images have one ({len(missing):,} of "
+                f"{len(self._images):,} have none)"
+            )
         if "test" in splits and splits & {"query", "gallery"}:
             yield Defect(f"{self._source}: some images are in test, others in query or gallery; use one or the other")
 
+    @cached_property
     def _default_splits(self) -> dict[str, str]:
-        """Return identity -> split, for images without a split: the first half of the identities is for training."""
+        """Identity -> split, for images without a split: the first half of the identities is for training."""
         numbers = _numbered(image.identity for image in self._images)
         names = sorted(numbers, key=lambda name: numbers[name])
         return {name: "train" if 2 * position < len(names) else "test" for position, name in enumerate(names)}
 
-    @cached_property
-    def _images(self) -> list[_Image]:
-        return [finding for finding in self._findings if isinstance(finding, _Image)]
+    @property
+    def _is_table(self) -> bool:
+        return self._source.suffix.lower() == ".csv" and not self._source.is_dir()
+
+    @property
+    def _images(self) -> tuple[OwnImage, ...]:
+        return self._content.images
 
     @cached_property
-    def _findings(self) -> list[_Image | Skipped | Defect]:
-        is_table = self._source.suffix.lower() == ".csv"
-        if self._source.is_file() and not is_table:
+    def _content(self) -> OwnImages:
+        if self._source.is_file() and not self._is_table:
             raise UserError(f"{self._source} is neither a folder nor a table: the name of a table ends in .csv")
-        try:
-            return list(_read_table(self._source) if is_table else _read_folders(self._source))
-        except csv.Error as error:
-            raise UserError(f"{self._source} is not a CSV file: {error}") from error
-
-
-def _without_wrapper(source: Path) -> Path:
-    """Return the single folder in `source` if archives may have wrapped everything into it, else `source` itself.
-
-    A single folder that is a split, a link, or has no folders in it is not such a wrapper.
-    """
-    content = list(source.iterdir()) if source.is_dir() else []
-    if len(content) != 1 or content[0].name in SPLIT_NAMES or content[0].is_symlink() or not content[0].is_dir():
-        return source
-    return content[0] if any(path.is_dir() for path in content[0].iterdir()) else source
-
-
-def _read_folders(source: Path) -> Iterator[_Image | Skipped | Defect]:
-    for finding in walk_images(source):
-        if not isinstance(finding, Path):
-            yield finding
-            continue
-        parents = finding.relative_to(source).parts[:-1]
-        split, identity = (parents[0], parents[1:2]) if parents and parents[0] in SPLIT_NAMES else ("", parents[:1])
-        if identity:
-            yield _Image(finding, identity[0], "", split)
-        else:
-            yield Defect(f"{finding} is not in the folder of an identity")
-
-
-def _read_table(source: Path) -> Iterator[_Image | Defect]:
-    reader = csv.DictReader(read_lines(source), restval="", restkey="more")
-    columns = reader.fieldnames or []
-    if not columns:
-        raise UserError(f"{source} is empty: the first line must name the columns {', '.join(COLUMNS)}")
-    for column in REQUIRED_COLUMNS:
-        if column not in columns:
-            remedy = ": separate the columns by commas" if len(columns) == 1 else ""
-            raise UserError(
-                f"{source} has no column {column!r}{nearest(column, columns)} It has: {', '.join(columns)}{remedy}."
-            )
-    line_of_path: dict[str, int] = {}
-    for row in reader:
-        path, identity, camera, split = (row.get(column, "").strip() for column in COLUMNS)
-        line = reader.line_num
-        where = f"{source}, line {line}"
-        if "more" in row:
-            yield Defect(f"{where}: there are more values than columns")
-        elif line_of_path.setdefault(path, line) != line:
-            yield Defect(f"{where}: {path} is also listed in line {line_of_path[path]}")
-        elif not path or not identity:
-            yield Defect(f"{where}: the {'identity' if path else 'path'} is missing")
-        elif split and split not in SPLIT_NAMES:
-            yield Defect(f"{where}: unknown split {split!r}{nearest(split, SPLIT_NAMES)}".rstrip("."))
-        elif not (source.parent / path).is_file():
-            yield Defect(f"{where}: {source.parent / path} does not exist")
-        else:
-            yield _Image(source.parent / path, identity, camera, split)
+        return read_table(self._source) if self._is_table else read_folders(self._source)
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:

@@ -78,8 +78,8 @@ msmt17/MSMT17_V1/
 
     def non_default_options(self) -> dict[str, Any]:
         # "auto" has been resolved to a version, of which v1 is the default benchmark.
-        defaults = {"version": "v1", "validation": False}
-        return {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
+        options = super().non_default_options()
+        return {name: value for name, value in options.items() if (name, value) != ("version", "v1")}
 
     def expected_sizes(self) -> Mapping[str, Split]:
         return {**self.card.splits, "train": TRAIN_AND_VALIDATION} if self.validation else self.card.splits

@@ -195,7 +195,9 @@ class _Parameter(NamedTuple):
 
 
 def _parameters(cls: type) -> list[_Parameter]:
-    descriptions = _parse_docstring(cls)[1]
+    descriptions: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # a base class may describe parameters, such as a dataset's background
+        descriptions |= _parse_docstring(base)[1]
     return [
         _Parameter(name, _format_value(parameter.default), descriptions.get(name, ""))
         for name, parameter in inspect.signature(cls).parameters.items()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmark.data.check import warnings
+from benchmark.data.check import remarks
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.run import run_experiment
 from benchmark.results.console import result_table
@@ -26,7 +26,7 @@ def preview(experiment: Experiment) -> None:
         f"{split}: {counts.images} images, {counts.identities} identities, {counts.cameras} cameras"
         for split, counts in experiment.report.data().splits.items()
     ]
-    lines += warnings(experiment.dataset)
+    lines += remarks(experiment.dataset)
     networks = (("teacher", recipe.teacher.network, checked.teacher), ("student", recipe.student, checked.student))
     for name, network, size in networks:
         lines.append(

@@ -1,26 +1,30 @@
 """Reading the zip and tar archives in which datasets are published."""
 
 import bz2
+import errno
 import getpass
 import gzip
 import lzma
+import os
 import stat
-import struct
 import sys
 import tarfile
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from benchmark.errors import UserError
 from benchmark.utils.variables import PASSWORD as PASSWORD_VARIABLE
 from benchmark.utils.variables import archive_password
 
+_MAX_NAME, _MAX_PATH = 255, 2048
+"""Maximum lengths of a file's name and of its path in bytes. Disks allow 255 and about 4096 with the target folder."""
+_MAX_READ = 2**24
+"""Bytes that are read at a time at most. A damaged or hostile header asks for more."""
 _ENCRYPTED = 0x1
 """Flag bit of encrypted zip entries."""
 _AES = 99
@@ -41,10 +45,9 @@ class Member(NamedTuple):
 class Archive(ABC):
     """The files in an archive; entries for folders are ignored.
 
-    If the archive is damaged, the methods and the reading of contents raise one of `damage_errors`.
+    If the archive is damaged, the methods and the reading of contents raise an exception of any type; see `is_damage`.
     """
 
-    damage_errors: ClassVar[tuple[type[Exception], ...]]
     encrypted = False
     """Whether an encrypted file has been found so far."""
 
@@ -73,6 +76,8 @@ class Archive(ABC):
         parts = path.parts
         if path.is_absolute() or ".." in parts or not parts or ":" in parts[0] or "\0" in name:
             raise UserError(f"{self.path} is not unpacked: it contains {name!r}, which lies outside the target folder")
+        if max(len(os.fsencode(part)) for part in parts) > _MAX_NAME or len(os.fsencode(path)) > _MAX_PATH:
+            raise UserError(f"{self.path} is not unpacked: it contains a name that is too long: {name[:60]!r}...")
         return path
 
     def unsupported(self, name: str, kind: str) -> UserError:
@@ -80,11 +85,13 @@ class Archive(ABC):
         return UserError(f"{self.path} is not unpacked: it contains {name!r}, {kind}; use the dataset's own archive")
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether an error is about the archive, of which tarfile and zipfile raise many types, and not about the disk."""
+    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)  # of a position that does not exist
+
+
 class ZipArchive(Archive):
     """A zip file. Of the encryption methods, Python supports only the traditional one."""
-
-    # zipfile raises NotImplementedError for a compression method or a format version that it does not support.
-    damage_errors = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError)
 
     def members(self) -> Iterator[Member]:
         with zipfile.ZipFile(self.path) as file:
@@ -152,7 +159,19 @@ class TarArchive(Archive):
     files do, and a compressed one with a valid checksum.
     """
 
-    damage_errors = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether a file begins like a tar file; `tarfile.is_tarfile` would read a header of any size."""
+        try:
+            with _decompressed(path) as file:
+                block = file.read(tarfile.BLOCKSIZE)
+            if block != tarfile.NUL * tarfile.BLOCKSIZE:  # which is an empty archive
+                tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            return False
+        return True
 
     def members(self) -> Iterator[Member]:
         with self._open() as file:
@@ -172,18 +191,27 @@ class TarArchive(Archive):
             path = self.checked_path(entry.name)
             if not entry.isreg():
                 raise self.unsupported(entry.name, "a link" if entry.islnk() or entry.issym() else "a special file")
+            if entry.issparse():  # a small archive would become a large file of zeros
+                raise self.unsupported(entry.name, "a sparse file")
+            if entry.size < 0:  # tarfile would read the same header for ever
+                raise tarfile.ReadError(f"{entry.name!r} has a negative size")
             yield path, entry
 
     @contextmanager
     def _open(self) -> Iterator[tarfile.TarFile]:
-        with self.path.open("rb") as file:
-            start = file.read(6)
-        opener: Any = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), open)
-        with opener(self.path, "rb") as file:
+        with _decompressed(self.path) as file:
             stream: Any = _TarStream(file)  # has the part of the file interface that tarfile uses
             with tarfile.open(fileobj=stream, mode="r:") as archive:
                 yield archive
                 stream.finish()
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    """Open a file that may be compressed."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    opener: Any = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), open)
+    return opener(path, "rb")
 
 
 class _TarStream:
@@ -194,7 +222,9 @@ class _TarStream:
         self.tell = file.tell
         self.last = b""
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MAX_READ:
+            raise tarfile.ReadError(f"a header asks for {size:,} bytes")
         with _damage_as_tar_error():
             self.last = self.file.read(size)
         return self.last

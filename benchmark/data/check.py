@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -10,10 +10,13 @@ from pathlib import Path
 from tabulate import tabulate
 
 from benchmark.data.card import Split
-from benchmark.data.files import candidate_folders, missing_paths
+from benchmark.data.contents import repeated_images, transparent_images
+from benchmark.data.files import NOT_READ, candidate_folders, missing_paths
+from benchmark.data.reading import Reading
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Listing, Sample
 from benchmark.errors import UserError
+from benchmark.utils.escape import terminal
 
 MAX_DEFECTS_SHOWN = 3
 """Number of defects that a report prints."""
@@ -34,9 +37,11 @@ class CheckReport:
     defects: tuple[str, ...]
     """A sentence for each deviation from the published dataset."""
     warnings: tuple[str, ...]
-    """Counts that differ from the published ones within the tolerance for disputed counts."""
+    """Facts that may be mistakes, and counts that differ from the published ones within the tolerance."""
     notes: tuple[str, ...]
-    """Harmless facts that users should know, such as the number of skipped files."""
+    """Harmless facts that users should know, such as the number of queries without a match."""
+    reading: Reading
+    """What was read, what was ignored, and which evaluation follows."""
     broken: tuple[str, ...] = ()
     """The error of each image that cannot be decoded; empty if images were not decoded."""
 
@@ -55,12 +60,12 @@ class CheckReport:
         further = len(self.defects) - MAX_DEFECTS_SHOWN
         parts = [
             f"Expected below the data root:\n\n{_indented(self.tree)}",
-            f"Found in {self.folder}:\n\n" + tabulate(rows, headers=headers),
-            "\n".join(f"note: {note}" for note in self.notes),
-            "\n".join(f"warning: {warning}" for warning in self.warnings),
-            "\n".join(f"broken: {error}" for error in self.broken),
-            "\n".join(f"defect: {defect}" for defect in self.defects[:MAX_DEFECTS_SHOWN])
-            + (f"\nand {further:,} more" if further > 0 else ""),
+            f"Found in {terminal(self.folder)}:\n\n" + tabulate(rows, headers=headers),
+            "\n".join(self.reading.lines()),
+            _lines("note", self.notes),
+            _lines("warning", self.warnings),
+            _lines("broken", self.broken),
+            _lines("defect", self.defects[:MAX_DEFECTS_SHOWN]) + (f"\nand {further:,} more" if further > 0 else ""),
             "" if not self.ok else "all as expected" if self.expected and not self.warnings else "no defects",
         ]
         return "\n\n".join(part for part in parts if part)
@@ -84,34 +89,40 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         UserError: The dataset is missing.
     """
     wrong_counts, disputed_counts = _compare_sizes(dataset)
+    paths = sorted({sample.path for listing in dataset.listings.values() for sample in listing.samples})
     broken: dict[Path, str] = {}
     if decode:
         from benchmark.data.images import broken_images  # imports torch
 
-        samples = chain.from_iterable(listing.samples for listing in dataset.listings.values())
-        broken = broken_images(sorted({sample.path for sample in samples}))
+        broken = broken_images(paths)
+    repeated = repeated_images(dataset.listings, dataset.protocol) if decode or not dataset.expected_sizes() else ()
     return CheckReport(
         folder=str(dataset.folder),
         tree=dataset.card.tree,
         expected=dataset.expected_sizes(),
         found=sizes(dataset),
         defects=(*find_defects(dataset), *wrong_counts, *dataset.damaged_files()),
-        warnings=tuple(disputed_counts),
-        notes=tuple(_notes(dataset)),
+        warnings=(*disputed_counts, *_suspicious(dataset), *repeated),
+        notes=(*_notes(dataset), *_transparency(dataset, paths)),
+        reading=dataset.reading(),
         broken=tuple(broken.values()),
     )
 
 
-def warnings(dataset: RetrievalDataset) -> list[str]:
-    """Return what users should know before training, such as skipped files and counts that are not as published.
+def remarks(dataset: RetrievalDataset) -> list[str]:
+    """Return what users should know before training: what was read and ignored, the protocol, notes and warnings.
 
-    Each line begins with "note: " or "warning: ".
+    Each line begins with its kind, such as "ignored: ", "note: " or "warning: ".
 
     Raises:
         UserError: The dataset is missing.
     """
-    notes = [f"note: {note}" for note in _notes(dataset)]
-    return [*notes, *(f"warning: {difference}" for difference in chain.from_iterable(_compare_sizes(dataset)))]
+    warnings = chain(_suspicious(dataset), *_compare_sizes(dataset))
+    return [
+        *dataset.reading().lines(),
+        *(f"note: {terminal(note)}" for note in _notes(dataset)),
+        *(f"warning: {terminal(warning)}" for warning in warnings),
+    ]
 
 
 def require_no_defects(dataset: RetrievalDataset) -> None:
@@ -122,7 +133,7 @@ def require_no_defects(dataset: RetrievalDataset) -> None:
         settings = dataset.non_default_options().items()
         options = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in settings)
         command = f"benchmark data check {dataset.name}{options}"
-        raise UserError(f"{defects[0]}{more}: run `{command}` for details")
+        raise UserError(f"{terminal(defects[0])}{more}: run `{command}` for details")
 
 
 def find_defects(dataset: RetrievalDataset) -> Iterator[str]:
@@ -196,12 +207,6 @@ def _compare_sizes(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
 
 def _notes(dataset: RetrievalDataset) -> Iterator[str]:
     yield from (f"the copy at {folder} is not used" for folder in _unused_copies(dataset))
-    listings = dict(dataset.listings)
-    if dataset.protocol.query_in_gallery:
-        listings = {"train": listings["train"], "query and gallery": listings["query"]}
-    for name, listing in listings.items():
-        for reason, files in sorted(listing.skipped.items()):
-            yield f"{name}: {files:,} file{'' if files == 1 else 's'} skipped: {reason}"
     counts = Counter(sample.identity for sample in dataset.listings["train"].samples)
     single = sum(count == 1 for count in counts.values())
     if single:
@@ -210,6 +215,23 @@ def _notes(dataset: RetrievalDataset) -> Iterator[str]:
     if unmatched:
         queries = len(dataset.listings["query"].samples)
         yield f"query: {unmatched:,} of {queries:,} have no correct match in the gallery and are not scored"
+
+
+def _transparency(dataset: RetrievalDataset, paths: Iterable[Path]) -> Iterator[str]:
+    if transparent := len(transparent_images(paths)):
+        images = "1 image has" if transparent == 1 else f"{transparent:,} images have"
+        yield f"{images} transparent pixels or an alpha channel; the background is {dataset.background}"
+
+
+def _suspicious(dataset: RetrievalDataset) -> Iterator[str]:
+    """Yield what may be a mistake: findings of the dataset, and images in formats that are not read."""
+    yield from dict.fromkeys(chain.from_iterable(listing.suspicious for listing in dataset.listings.values()))
+    for split, listing in dataset.listings.items():
+        files = listing.skipped.get(NOT_READ, 0)
+        if files and not (split == "gallery" and dataset.protocol.query_in_gallery):
+            endings = ", ".join(sorted(listing.endings.get(NOT_READ, ())))
+            images = "1 image is" if files == 1 else f"{files:,} images are"
+            yield f"{split}: {images} left out, because {endings} is not read: convert them to JPEG or PNG"
 
 
 def _unused_copies(dataset: RetrievalDataset) -> list[Path]:
@@ -245,3 +267,7 @@ def _identities(listing: Listing) -> set[int]:
 
 def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _lines(kind: str, texts: Iterable[str]) -> str:
+    return "\n".join(f"{kind}: {terminal(text)}" for text in texts)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmark.data.decode import BrokenImage, decode
+from benchmark.data.decode import BrokenImage, Color, decode
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS, Sample
 from benchmark.errors import UserError
@@ -66,7 +66,7 @@ def contact_sheet(dataset: RetrievalDataset, split: str, rows: int, target: Path
             corner = (left + column * step, top + row * step)
             draw.rectangle((*corner, corner[0] + CELL - 1, corner[1] + CELL - 1), BLANK)
             if path is not None:
-                _paste(sheet, path, corner)
+                _paste(sheet, path, corner, dataset.background_color)
     with atomic_path(target) as temporary:
         sheet.save(temporary)
 
@@ -83,9 +83,9 @@ def _shortened(name: str) -> str:
     return name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 1]}…"
 
 
-def _paste(sheet: Image.Image, path: Path, corner: tuple[int, int]) -> None:
+def _paste(sheet: Image.Image, path: Path, corner: tuple[int, int], background: Color) -> None:
     try:
-        image = Image.fromarray(decode(path).permute(1, 2, 0).numpy())
+        image = Image.fromarray(decode(path, (2 * CELL, 2 * CELL), background).permute(1, 2, 0).numpy())
     except BrokenImage:
         middle = (corner[0] + CELL / 2, corner[1] + CELL / 2)
         ImageDraw.Draw(sheet).text(middle, "broken", PALE, ImageFont.load_default(13), anchor="mm")

@@ -1,48 +1,105 @@
 """Decoding, resizing and augmenting images."""
 
+from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor, nn
 
+from benchmark.data.contents import open_image
+from benchmark.data.files import FORMATS
 from benchmark.errors import UserError
+from benchmark.utils.escape import terminal
 
 IMAGENET_MEAN_COLOR = (124, 116, 104)
 """Mean RGB color of ImageNet, the fill color of random erasing."""
+MAX_PIXELS = 2**28
+"""Largest number of pixels that are decoded, because a small file can state a size that fills the memory."""
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+WHITE: Color = (255, 255, 255)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> the operation that makes the image upright."""
 _SIDEWAYS = range(5, 9)
 """EXIF orientations that swap width and height."""
+_CRITICAL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+"""Chunks of a PNG file that determine its pixels and orientation."""
+_ANNOTATION_MARKERS = frozenset({*range(0xE2, 0xEE), 0xEF, 0xFE})
+"""Markers of the parts of a JPEG file that do not change its pixels: all but JFIF, EXIF and Adobe's color transform."""
+_START_OF_PIXELS = b"\xda"
+"""Marker of the part of a JPEG file that holds pixels."""
+_SIGNATURES = (
+    (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
+    (b"%!PS", "PostScript"),
+    (b"%PDF", "PDF"),
+    (b"<", "text such as HTML, for example the error page of a failed download"),
+    (b"PK\3\4", "a zip archive"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\0\0\0\x0cjP", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL", "JPEG XL"),
+    *((signature, "damaged") for signature in (b"\xff\xd8", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"GIF8", b"BM")),
+)
+"""First bytes of a file -> what it seems to be."""
 
 
 class BrokenImage(UserError):
-    """An image file that cannot be decoded."""
+    """An image file that cannot be decoded.
+
+    Attributes:
+        remedy: What to do about it, as the beginning of a sentence.
+    """
+
+    def __init__(self, message: str, remedy: str = "Restore it from the archive") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
-def decode(path: Path, min_size: tuple[int, int] | None = None) -> Tensor:
+def decode(path: Path, min_size: tuple[int, int] | None = None, background: Color = WHITE) -> Tensor:
     """Decode an image file to a (3, H, W) uint8 RGB tensor, upright according to its EXIF orientation.
 
-    Grayscale, palette and CMYK images are converted to RGB, alpha channels are dropped, and 16 bits per channel are
-    reduced to 8.
+    Grayscale, palette and CMYK images are converted to RGB, transparent images are composited on a background, and 16
+    bits per channel are reduced to 8. Damaged metadata are ignored.
 
     Args:
-        path: The image file.
+        path: The image file, in one of `FORMATS`.
         min_size: (height, width) in pixels that the caller needs; None for the full size. A JPEG of at least twice
             that size is decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time.
+        background: What shows through transparent pixels.
 
     Raises:
-        BrokenImage: The file is missing or damaged, or Pillow does not read its format.
+        BrokenImage: The file is missing, damaged, in another format or too large.
     """
     try:
-        with Image.open(path) as file:  # Pillow, because torchvision's decoders are deprecated
-            if min_size is not None and file.format == "JPEG":
-                sideways = file.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-                height, width = reversed(min_size) if sideways else min_size
-                file.draft(None, (width, height))
-            pixels = np.array(_to_rgb(ImageOps.exif_transpose(file)))
+        try:
+            pixels = _pixels(path, min_size, background)
+        except (BrokenImage, FileNotFoundError, PermissionError, IsADirectoryError, MemoryError):
+            raise
+        except Exception:  # damaged, perhaps only in parts that do not matter
+            content = _without_annotations(path.read_bytes())
+            if content is None:
+                raise
+            pixels = _pixels(BytesIO(content), min_size, background)
+    except BrokenImage as error:
+        raise BrokenImage(f"image {terminal(str(path))} cannot be read: {error}", error.remedy) from error
+    except UnidentifiedImageError as error:
+        kind = _kind(path)
+        remedy = {} if kind.startswith("it is damaged") else {"remedy": "Convert it to JPEG or PNG"}
+        raise BrokenImage(f"image {terminal(str(path))} cannot be read: {kind}", **remedy) from error
     except Exception as error:  # Pillow raises many types of errors for damaged files
-        raise BrokenImage(f"image {path} cannot be read: {str(error) or repr(error)}") from error
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        raise BrokenImage(f"image {terminal(str(path))} cannot be read: {terminal(reason)}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -82,14 +139,82 @@ def train_transform(
     return v2.Compose(steps) if steps else nn.Identity()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _pixels(file: Path | IO[bytes], min_size: tuple[int, int] | None, background: Color) -> np.ndarray:
+    """Decode a file to (H, W, 3) uint8 RGB."""
+    with open_image(file) as image:
+        if min_size is not None and image.format == "JPEG":
+            height, width = reversed(min_size) if _orientation(image) in _SIDEWAYS else min_size
+            image.draft(None, (width, height))
+        if image.width * image.height > MAX_PIXELS:
+            raise BrokenImage(
+                f"it has {image.width:,} x {image.height:,} pixels, which is more than {MAX_PIXELS / 1e6:,.0f} million",
+                "Scale it down",
+            )
+        image.load()  # in a PNG, the orientation may follow the pixels
+        operation = _UPRIGHT.get(_orientation(image))
+        return np.array(_to_rgb(image if operation is None else image.transpose(operation), background))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) if there is none or the metadata are damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # of many types
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _to_rgb(image: Image.Image, background: Color) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("it has more than 16 bits per channel")
-        return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+        gray = Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+        if isinstance(transparent := image.info.get("transparency"), int):
+            gray.paste(background, mask=Image.fromarray((values == transparent).astype(np.uint8) * 255))
+        return gray
     if image.mode == "F":
         raise ValueError("it has floating-point pixels")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    canvas = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+
+
+def _without_annotations(content: bytes) -> bytes | None:
+    """Return a PNG or JPEG file without color profiles, comments and previews; None for other formats."""
+    if content.startswith(b"\x89PNG"):
+        parts, place = [content[:8]], 8
+        while place < len(content):
+            end = place + 12 + int.from_bytes(content[place : place + 4])  # length, name, data, checksum
+            if content[place + 4 : place + 8] in _CRITICAL_CHUNKS:
+                parts.append(content[place:end])
+            place = end
+        return b"".join(parts)
+    if content.startswith(b"\xff\xd8\xff"):
+        parts, place = [content[:2]], 2
+        while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+            length = int.from_bytes(content[place + 2 : place + 4])
+            if length < 2:
+                return None
+            end = place + 2 + length
+            if content[place + 1] not in _ANNOTATION_MARKERS:
+                parts.append(content[place:end])
+            place = end
+        return b"".join((*parts, content[place:]))
+    return None
+
+
+def _kind(path: Path) -> str:
+    """Return a clause about a file that is in none of `FORMATS`."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if not start:
+        return "it is damaged: the file is empty"
+    if start[4:8] == b"ftyp":
+        seems = {b"hei": "HEIC", b"hev": "HEIC", b"mif": "HEIC", b"avi": "AVIF"}.get(start[8:11], "a video")
+    else:
+        seems = next((kind for signature, kind in _SIGNATURES if start.lstrip().startswith(signature)), "")
+    if seems == "damaged":
+        return "it is damaged"
+    return f"it is not one of {', '.join(FORMATS)}" + (f", but {seems}" if seems else "")

@@ -1,15 +1,37 @@
 """Locating datasets, listing image files, and reading the text files that come with datasets."""
 
+import codecs
 import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 
 from benchmark.data.samples import Defect, Skipped
 from benchmark.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+"""Format that is decoded, by Pillow's name -> lower-case endings of its files."""
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """Lower-case suffixes of files that count as images."""
+_OTHER_FORMATS = (
+    "heic heif hif avif jxl jp2 j2k jpf jpx jxr psd svg eps pdf tga exr ico icns pcx pfm dng raw cr2 nef arw"
+)
+OTHER_IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in _OTHER_FORMATS.split())
+"""Lower-case suffixes of images in formats that are not decoded."""
+NOT_AN_IMAGE = "not an image"
+NOT_READ = "image in a format that is not read"
+"""Reasons for which files are skipped because of their endings."""
+_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"})
+"""Lower-case names of files and folders that operating systems create."""
+_ENDING = re.compile(r"\.[a-z0-9_-]{1,12}")
 
 
 def candidate_folders(root: Path, name: str, archive_folders: Sequence[str]) -> list[Path]:
@@ -57,7 +79,18 @@ def list_images(folder: Path) -> Iterator[Path | Skipped | Defect]:
         UserError: The folder cannot be listed.
     """
     for entry in _entries(folder):
-        yield Skipped("not an image") if _is_folder(entry) else _image(entry)
+        yield Skipped(NOT_AN_IMAGE, "folder") if _is_folder(entry) else _image(entry)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or was created by the operating system, such as `Thumbs.db`."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def ending(name: str) -> str:
+    """Return the lower-case ending of a file's name for reports: ".txt", "no ending", or "other endings"."""
+    suffix = PurePath(name).suffix.lower()
+    return suffix if _ENDING.fullmatch(suffix) else "other endings" if suffix else "no ending"
 
 
 def walk_images(folder: Path) -> Iterator[Path | Skipped | Defect]:
@@ -104,13 +137,26 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UserError: The file is missing, unreadable or not UTF-8.
     """
+    content = read_text(path).rstrip()
+    return content.replace("\r\n", "\n").replace("\r", "\n").split("\n") if content else []
+
+
+def read_text(path: Path) -> str:
+    r"""Return the content of a UTF-8 text file with the ends of lines as they are, without a byte order mark.
+
+    Raises:
+        UserError: The file is missing, unreadable or not UTF-8.
+    """
     try:
-        content = path.read_text(encoding="utf-8-sig").rstrip()
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: {error}") from error
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{path} is text in UTF-16: save it as UTF-8") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not text in UTF-8, in line {line}: save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    return content.split("\n") if content else []
 
 
 def read_rows(
@@ -159,8 +205,9 @@ def _image(entry: os.DirEntry[str]) -> Path | Skipped | Defect:
     path = Path(entry.path)
     if entry.name.startswith("."):
         return Skipped("hidden")
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return Skipped("not an image")
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        return Skipped(NOT_READ if suffix in OTHER_IMAGE_SUFFIXES else NOT_AN_IMAGE, ending(entry.name))
     try:
         if entry.is_symlink():
             path.stat()
@@ -176,8 +223,13 @@ def _walk(folder: Path, ancestors: tuple[tuple[int, int], ...]) -> Iterator[Path
     if inode in ancestors:
         yield Defect(f"{folder} is a link to a folder that contains it")
         return
+    if not entries:
+        yield Skipped("empty folder")
     for entry in entries:
-        if _is_folder(entry) and not entry.name.startswith("."):
-            yield from _walk(Path(entry.path), (*ancestors, inode))
+        if _is_folder(entry):
+            if is_clutter(entry.name):
+                yield Skipped("hidden" if entry.name.startswith(".") else "folder of the operating system")
+            else:
+                yield from _walk(Path(entry.path), (*ancestors, inode))
         else:
             yield _image(entry)

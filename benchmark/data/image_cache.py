@@ -15,14 +15,14 @@ from filelock import FileLock
 from rich.progress import track
 from torch import Tensor
 
-from benchmark.data.decode import BrokenImage
+from benchmark.data.decode import WHITE, BrokenImage, Color
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_folder, remove_leftovers
 from benchmark.utils.console import Console
 from benchmark.utils.parallel import parallel_imap
 
-FORMAT = 1
-"""Version of the folder's content. A new version makes new arrays."""
+FORMAT = 2
+"""Version of the folder's content. A new version makes new arrays: since 2, transparent images have a background."""
 _BLOCK = 2**26
 """Bytes to hash at a time."""
 
@@ -40,6 +40,7 @@ class PackedImages:
         decode: Function that decodes a file to (3, height, width) uint8.
         target: Path prefix of the folder that contains the array; the size and the hash are appended.
         skip_broken: Whether to pack the other images if some are broken.
+        background: What `decode` lets show through transparent pixels.
 
     Raises:
         BrokenImage: A file cannot be decoded and `skip_broken` is false.
@@ -54,8 +55,9 @@ class PackedImages:
         decode: Callable[[Path], Tensor],
         target: Path,
         skip_broken: bool,
+        background: Color = WHITE,
     ) -> None:
-        key = _key(paths, size)
+        key = _key(paths, size, background)
         self.folder = target.with_name(f"{target.name}-{size[0]}x{size[1]}-{key[:12]}")
         self._array: np.ndarray | None = None
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,11 +116,11 @@ class PackedImages:
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
-    """Return a hash of everything that determines the array: files, size, format and decoding software."""
+def _key(paths: Sequence[Path], size: tuple[int, int], background: Color) -> str:
+    """Return a hash of everything that determines the array: files, size, background, format and software."""
     digest = hashlib.sha256()
     software = [f"{name} {version(name)}" for name in ("pillow", "torch", "torchvision")]
-    digest.update(json.dumps([FORMAT, size, software]).encode())
+    digest.update(json.dumps([FORMAT, size, background, software]).encode())
     parent = os.path.commonpath([path.absolute().parent for path in paths]) if paths else ""
     for path in paths:
         try:
@@ -126,7 +128,7 @@ def _key(paths: Sequence[Path], size: tuple[int, int]) -> str:
             state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
             state = "missing"
-        digest.update(f"{os.path.relpath(path.absolute(), parent)}\0{state}\0".encode())
+        digest.update(os.fsencode(os.path.relpath(path.absolute(), parent)) + f"\0{state}\0".encode())
     return digest.hexdigest()
 
 

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
-from benchmark.data.decode import BrokenImage, decode, eval_transform
+from benchmark.data.decode import WHITE, BrokenImage, Color, decode, eval_transform
 from benchmark.data.image_cache import PackedImages
-from benchmark.utils.console import Console, progress
+from benchmark.utils.console import progress
+from benchmark.utils.escape import terminal
 from benchmark.utils.parallel import parallel_imap
+
+_CHECK_SIZE = (256, 256)
+"""(height, width) in pixels for which images are decoded to find broken ones."""
 
 
 class Images:
@@ -25,6 +28,7 @@ class Images:
         limit: Maximum number of bytes of decoded images in memory.
         cache: Path prefix of the packed images, see `PackedImages`; None for no cache on disk.
         skip_broken: Whether broken images raise their errors only at access.
+        background: What shows through transparent pixels.
 
     Raises:
         BrokenImage: A file cannot be decoded and `skip_broken` is false. If images are decoded at every access, the
@@ -39,8 +43,10 @@ class Images:
         limit: int = 2**30,
         cache: Path | None = None,
         skip_broken: bool = False,
+        background: Color = WHITE,
     ) -> None:
         self.paths = list(paths)
+        self.background = background
         self.shape = (3, *size)
         self.skip_broken = skip_broken
         # In shared memory, so that a broken image found by one process is known to the others.
@@ -48,7 +54,9 @@ class Images:
         self._resize = eval_transform(size)
         self._decoded: Tensor | PackedImages | None = None
         if cache is not None:
-            self._decoded = PackedImages(self.paths, size, decode=self._decode, target=cache, skip_broken=skip_broken)
+            self._decoded = PackedImages(
+                self.paths, size, decode=self._decode, target=cache, skip_broken=skip_broken, background=background
+            )
         elif len(self) * torch.Size(self.shape).numel() <= limit:
             self._decoded = self._decode_all()
 
@@ -67,7 +75,7 @@ class Images:
             BrokenImage: The file cannot be decoded.
         """
         if self._broken[index]:
-            raise BrokenImage(f"image {self.paths[index]} cannot be read")
+            raise BrokenImage(f"image {terminal(str(self.paths[index]))} cannot be read")
         try:
             return self._decode(self.paths[index]) if self._decoded is None else self._decoded[index]
         except BrokenImage:
@@ -81,9 +89,9 @@ class Images:
     def _decode(self, path: Path) -> Tensor:
         height, width = self.shape[1:]
         try:
-            return self._resize(decode(path, min_size=(height, width)))
+            return self._resize(decode(path, min_size=(height, width), background=self.background))
         except BrokenImage as error:
-            raise BrokenImage(f"{error}. Restore it from the archive, or leave it out: --skip-broken") from error
+            raise BrokenImage(f"{error}. {error.remedy}, or leave it out: --skip-broken") from error
 
     def _decode_all(self) -> Tensor:
         decoded = torch.empty(len(self), *self.shape, dtype=torch.uint8)
@@ -106,13 +114,13 @@ class Images:
 
 def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
     """Decode all files in several threads, with a progress bar, and return the errors of those that are broken."""
-    errors = track(parallel_imap(_decoding_error, paths), "decoding", total=len(paths), console=Console(stderr=True))
+    errors = progress(parallel_imap(_decoding_error, paths), "decoding", total=len(paths))
     return {path: error for path, error in zip(paths, errors, strict=True) if error is not None}
 
 
 def _decoding_error(path: Path) -> str | None:
     try:
-        decode(path)
+        decode(path, min_size=_CHECK_SIZE)
     except BrokenImage as error:
-        return str(error)
+        return f"{error}. {error.remedy}"
     return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmark.data.batch import Batch, Draw, PKBatchSampler
-from benchmark.data.decode import BrokenImage
+from benchmark.data.decode import WHITE, BrokenImage, Color
 from benchmark.data.images import Images
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Sample
@@ -35,6 +35,8 @@ class Loading:
     """Folder of packed images; None for no cache."""
     skip_broken: bool = False
     """Whether to leave out images that cannot be decoded instead of stopping at the first."""
+    background: Color = WHITE
+    """What shows through transparent pixels."""
 
     def images(self, samples: Sequence[Sample], name: str) -> Images:
         """Return the images of samples.
@@ -47,7 +49,13 @@ class Loading:
             BrokenImage: A file cannot be decoded and `skip_broken` is false.
         """
         cache = None if self.cache is None else self.cache / name
-        return Images([sample.path for sample in samples], self.size, cache=cache, skip_broken=self.skip_broken)
+        return Images(
+            [sample.path for sample in samples],
+            self.size,
+            cache=cache,
+            skip_broken=self.skip_broken,
+            background=self.background,
+        )
 
 
 def train_loader(

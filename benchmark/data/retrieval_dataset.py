@@ -2,17 +2,42 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, wraps
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from PIL import ImageColor
+from pydantic import AfterValidator
 
 from benchmark.data.card import Card, Split
 from benchmark.data.files import candidate_folders, missing_paths
-from benchmark.data.samples import Defect, Listing, Sample, Skipped
+from benchmark.data.reading import Reading
+from benchmark.data.samples import Finding, Listing, Sample
 from benchmark.errors import UserError
 from benchmark.retrieval.protocol import Protocol
+
+
+def _check_color(text: str) -> str:
+    """Return the name of a color in the form in which equal colors have equal names: "white", or "#" and 6 digits."""
+    color = _rgb(text)
+    return "white" if color == (255, 255, 255) else "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    mistake = "must be an opaque color, such as black or '#808080'"
+    try:
+        color = ImageColor.getrgb(text)
+    except ValueError:
+        raise ValueError(mistake) from None
+    if len(color) != 3 or max(color) > 255:  # a transparent color has four values
+        raise ValueError(mistake)
+    return color
+
+
+Color = Annotated[str, AfterValidator(_check_color)]
+"""Name of an opaque color, as in CSS."""
 
 
 class RetrievalDataset(ABC):
@@ -25,8 +50,11 @@ class RetrievalDataset(ABC):
     which recipes are validated, and is stored as an attribute of the same name. Leaderboards rank non-default options
     separately (see `non_default_options`). An option `seed` whose default is None receives the seed of the run.
 
+    Every dataset has the option `background`, which the constructor of a subclass does not declare.
+
     Args:
         root: The data root, which contains `folder`.
+        background: Color that shows through transparent pixels: a name such as black, or "#" and 6 hexadecimal digits.
     """
 
     name: ClassVar[str]
@@ -49,14 +77,21 @@ class RetrievalDataset(ABC):
     closed_set: bool = False
     """Whether training and test images may share identities, as in classification."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, background: Color = "white") -> None:
         self.root = Path(root)
+        self.background = _check_color(background)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = _with_background(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
-    def scan(self, split: str) -> Iterable[Sample | Skipped | Defect]:
+    def scan(self, split: str) -> Iterable[Finding]:
         """List a split of `folder`, in any order and without decoding images.
 
-        Yield a `Skipped` for every file that is left out and a `Defect` for every deviation from the published dataset.
+        Yield a `Skipped` for every file that is left out, a `Defect` for every deviation from the published dataset and
+        a `Suspicious` for what may be a mistake.
         A `UserError` ends the list and counts as a defect.
 
         Args:
@@ -116,6 +151,19 @@ class RetrievalDataset(ABC):
         gallery = query if self.protocol.query_in_gallery else Listing.from_scan(self.scan, "gallery")
         return {"train": train, "query": query, "gallery": gallery}
 
+    @property
+    def background_color(self) -> tuple[int, int, int]:
+        """Red, green and blue of the option `background`, 0 to 255."""
+        return _rgb(self.background)
+
+    def reading(self) -> Reading:
+        """Return what was read, what was ignored and which evaluation follows.
+
+        Raises:
+            UserError: The dataset is missing.
+        """
+        return Reading.of(self.listings, self.protocol)
+
     def all_samples(self) -> Iterable[Sample]:
         """Return the samples that the published size of "all" counts; by default those of the three splits."""
         return chain.from_iterable(listing.samples for listing in self.listings.values())
@@ -158,3 +206,21 @@ class RetrievalDataset(ABC):
 
         require_no_defects(self)
         return {split: listing.samples for split, listing in self.listings.items()}
+
+
+def _with_background(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Add the option `background`, which every dataset has, to the constructor of a subclass."""
+    signature = inspect.signature(constructor)
+    if "background" in signature.parameters:
+        return constructor
+    option = inspect.signature(RetrievalDataset.__init__).parameters["background"]
+
+    @wraps(constructor)
+    def construct(self: RetrievalDataset, *arguments: Any, background: str = option.default, **options: Any) -> None:
+        constructor(self, *arguments, **options)
+        self.background = _check_color(background)
+
+    option = option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    construct.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore
+    construct.__annotations__ = {**constructor.__annotations__, "background": Color}
+    return construct

@@ -1,8 +1,8 @@
-"""Findings in a dataset's files: labeled images, skipped files and defects."""
+"""Findings in a dataset's files: labeled images, skipped files, suspicious facts and defects."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -28,6 +28,14 @@ class Skipped(NamedTuple):
 
     reason: str
     """A short phrase that completes "3,819 files skipped: ", such as "junk, identity -1"."""
+    ending: str = ""
+    """The ending of the file's name, such as ".txt", if that is why it was skipped."""
+
+
+class Suspicious(NamedTuple):
+    """A fact that may be a mistake, with its likely meaning. It is reported as a warning and does not stop a run."""
+
+    text: str
 
 
 class Defect(NamedTuple):
@@ -37,21 +45,30 @@ class Defect(NamedTuple):
     """A clause that names the file and says what is wrong with it."""
 
 
+Finding = Sample | Skipped | Suspicious | Defect
+"""What `RetrievalDataset.scan` yields."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The samples of one split, the number of skipped files, and the defects found while listing it."""
+    """The samples of one split, the number of skipped files, and what is wrong or suspicious."""
 
     samples: tuple[Sample, ...]
     """Sorted by path."""
     skipped: Mapping[str, int]
     """Number of skipped files by reason."""
     defects: tuple[str, ...]
+    suspicious: tuple[str, ...] = ()
+    endings: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Reason -> ending -> number of skipped files, for reasons that depend on the ending."""
 
     @classmethod
-    def from_scan(cls, scan: Callable[[str], Iterable[Sample | Skipped | Defect]], split: str) -> Self:
+    def from_scan(cls, scan: Callable[[str], Iterable[Finding]], split: str) -> Self:
         """Collect the findings of `scan(split)`. A `UserError` that it raises ends the list and counts as a defect."""
         samples: list[Sample] = []
         skipped: Counter[str] = Counter()
+        endings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        suspicious: list[str] = []
         defects: list[str] = []
         try:
             for finding in scan(split):
@@ -59,9 +76,13 @@ class Listing:
                     samples.append(finding)
                 elif isinstance(finding, Skipped):
                     skipped[finding.reason] += 1
+                    if finding.ending:
+                        endings[finding.reason][finding.ending] += 1
+                elif isinstance(finding, Suspicious):
+                    suspicious.append(finding.text)
                 else:
                     defects.append(finding.text)
         except UserError as error:
             defects.append(str(error))
         samples.sort(key=lambda sample: str(sample.path))  # much faster than comparing Path objects
-        return cls(tuple(samples), dict(skipped), tuple(defects))
+        return cls(tuple(samples), dict(skipped), tuple(defects), tuple(suspicious), dict(endings))

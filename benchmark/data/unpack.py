@@ -3,25 +3,34 @@
 import hashlib
 import os
 import shutil
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from urllib.request import Request, urlopen
 
 from filelock import FileLock
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmark.data.archive import Archive, Member, TarArchive, ZipArchive
+from benchmark.data.archive import Archive, Member, TarArchive, ZipArchive, is_damage
+from benchmark.data.card import Download
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
-from benchmark.utils.atomic import remove_leftovers
-from benchmark.utils.console import Console
+from benchmark.utils.atomic import atomic_path, remove_leftovers
+from benchmark.utils.console import Console, notify
 
 _BLOCK = 2**20
 """Bytes to write at a time."""
+_TIMEOUT = 60.0
+"""Seconds without any data after which a download fails."""
+MAX_FILES = 2_000_000
+"""Largest number of files in an archive."""
+MAX_EXPANSION = 100
+"""Largest size of the unpacked files, relative to the archive, because images hardly compress."""
+_ALLOWANCE = 10**8
+"""Bytes of unpacked files that any archive may have."""
 
 
 def fetch(dataset: RetrievalDataset, root: Path) -> Path:
@@ -44,16 +53,41 @@ def fetch(dataset: RetrievalDataset, root: Path) -> Path:
     free = shutil.disk_usage(target.parent).free
     if download.size > free:
         raise UserError(f"{download.name} has {decimal(download.size)}, but {target.parent} has {decimal(free)} left")
-    from torch.hub import download_url_to_file  # slow to import
-
     try:
-        download_url_to_file(download.url, str(target), hash_prefix=download.sha256)
-    except (OSError, RuntimeError) as error:  # errors of network and disk; a wrong hash
+        _download(download, target)
+    except Exception as error:  # of network, server or disk, of many types
         raise UserError(
-            f"{download.url} could not be downloaded ({error}). Download it by other means and pass the file: "
-            f"benchmark data prepare {dataset.name} FILE"
+            f"{download.url} could not be downloaded ({str(error) or repr(error)}). Download it by other means and "
+            f"pass the file: benchmark data prepare {dataset.name} FILE"
         ) from error
     return target
+
+
+def _download(download: Download, target: Path) -> None:
+    """Download a file with a progress bar, and verify it before it appears as `target`.
+
+    Raises:
+        OSError: The server cannot be reached or does not answer, or the disk is full.
+        ValueError: The file is not the published one.
+    """
+    digest, size = hashlib.sha256(), 0
+    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with (
+        urlopen(Request(download.url, headers={"User-Agent": "benchmark"}), timeout=_TIMEOUT) as response,
+        atomic_path(target) as temporary,
+        temporary.open("wb") as file,
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+    ):
+        task = progress.add_task("", total=download.size)
+        while block := response.read(_BLOCK):
+            size += len(block)
+            if size > download.size:
+                break
+            digest.update(block)
+            file.write(block)
+            progress.advance(task, len(block))
+        if digest.hexdigest() != download.sha256:
+            raise ValueError("the file is not the published archive")
 
 
 def unpack(path: Path, target: Path, expected: Sequence[str | tuple[str, ...]] = ()) -> None:
@@ -72,15 +106,21 @@ def unpack(path: Path, target: Path, expected: Sequence[str | tuple[str, ...]] =
         UserError: The archive is missing, damaged, unsafe, another dataset's or too large for the disk, or one of its
             top-level files or folders exists already.
     """
-    archive = _open(path)
+    archive = None
     try:
+        archive = _open(path)
         _unpack(archive, target, expected)
-    except archive.damage_errors as error:
-        state = "is damaged, or the password is wrong" if archive.encrypted else "is damaged or incomplete"
-        raise UserError(f"{path} {state} ({error}): download it again") from error
+    except UserError:
+        raise
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; nothing has changed")
         raise
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        encrypted = archive is not None and archive.encrypted
+        state = "is damaged, or the password is wrong" if encrypted else "is damaged or incomplete"
+        raise UserError(f"{path} {state} ({str(error) or repr(error)}): download it again") from error
 
 
 def _open(path: Path) -> Archive:
@@ -92,7 +132,7 @@ def _open(path: Path) -> Archive:
         raise UserError(f"archive {path} does not exist")
     if zipfile.is_zipfile(path):
         return ZipArchive(path)
-    if tarfile.is_tarfile(path):
+    if TarArchive.recognizes(path):
         return TarArchive(path)
     raise UserError(
         f"{path} is not a zip or tar file, or is damaged: download it again, or unpack it yourself into the data root"
@@ -101,13 +141,12 @@ def _open(path: Path) -> Archive:
 
 def _unpack(archive: Archive, target: Path, expected: Sequence[str | tuple[str, ...]]) -> None:
     path = archive.path
-    members = [member for member in archive.members() if not _is_macos_metadata(member.path)]
+    members = list(_members(archive))
     _require_distinct(path, members)
     _require_any(path, members, expected)
     size = sum(member.size for member in members)
     console = Console(stderr=True)
-    summary = f"{path.name}: {len(members):,} files, {decimal(size)}, to {target}"
-    console.print(summary, highlight=False, soft_wrap=True, markup=False)
+    notify(f"{path.name}: {len(members):,} files, {decimal(size)}, to {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if size > free:
@@ -120,8 +159,35 @@ def _unpack(archive: Archive, target: Path, expected: Sequence[str | tuple[str, 
                 f"{existing[0]} exists already, and nothing is overwritten: move it away to unpack {path.name} again"
             )
         _extract(archive, folder, size, console)
+        os.sync()  # otherwise, a power loss after the renaming may leave empty files
         target.mkdir(exist_ok=True)
         _move(folder, target, tops)
+        os.sync()
+
+
+def _members(archive: Archive) -> Iterator[Member]:
+    """Yield the files to unpack. Metadata of macOS are left out, and counted in a message.
+
+    Raises:
+        UserError: There are too many files, or they are too large for an archive of images.
+    """
+    limit = MAX_EXPANSION * archive.path.stat().st_size + _ALLOWANCE
+    size = files = metadata = 0
+    for member in archive.members():
+        files, size = files + 1, size + member.size
+        if files > MAX_FILES:
+            raise UserError(f"{archive.path} is not unpacked: it contains more than {MAX_FILES:,} files")
+        if size > limit:
+            raise UserError(
+                f"{archive.path} is not unpacked: it would become more than {MAX_EXPANSION} times as large as it is, "
+                f"which images do not. If you trust it, unpack it yourself into the data root"
+            )
+        if _is_macos_metadata(member.path):
+            metadata += 1
+        else:
+            yield member
+    if metadata:
+        notify(f"{archive.path.name}: {metadata:,} files with metadata of macOS are left out")
 
 
 def _is_macos_metadata(path: PurePosixPath) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from benchmark.errors import UserError
 from benchmark.utils.atomic import write_text
 from benchmark.utils.console import notify
+from benchmark.utils.escape import terminal
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.pt"
 """The checkpoint of the last complete epoch, from which training resumes."""
@@ -51,14 +52,14 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_skipped(folder: Path) -> list[str]:
-    """Return the paths of the broken images that the run has left out so far.
+    """Return the paths of the broken images that the run has left out so far, as `terminal` shows them.
 
     Raises:
         UserError: The file cannot be read or is not a list of paths.
     """
     file = folder / SKIPPED_FILE
     paths = _lines(file)
-    if not all(path and path.isprintable() for path in paths):
+    if not all(path and path == terminal(path) for path in paths):
         raise UserError(f"{file} is not a list of paths; {_RESTORE}")
     return paths
 
@@ -66,7 +67,7 @@ def read_skipped(folder: Path) -> list[str]:
 def note_skipped(folder: Path, paths: Iterable[Path]) -> None:
     """Add broken images to the list of skipped ones, and print a message if any of them is new."""
     known = read_skipped(folder)
-    new = sorted({str(path) for path in paths} - set(known))
+    new = sorted({terminal(str(path)) for path in paths} - set(known))
     if new:
         write_text(folder / SKIPPED_FILE, "".join(f"{path}\n" for path in sorted([*known, *new])))
         plural = "" if len(new) == 1 else "s"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.data.check import warnings
+from benchmark.data.check import remarks
 from benchmark.engine.files import note_skipped
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
@@ -113,8 +113,8 @@ class Experiment:
                         f"{folder.path} has an unfinished run: add --resume to continue it, or delete the folder"
                     )
                 self.dataset.prepare()
-                for warning in warnings(self.dataset):
-                    notify(f"{self.dataset.name}: {warning}")
+                for remark in remarks(self.dataset):
+                    notify(f"{self.dataset.name}: {remark}")
                 return train()
         except OSError as error:
             raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from error

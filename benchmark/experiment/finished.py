@@ -12,6 +12,7 @@ from benchmark.experiment.networks import deploy_teacher, teacher_from_file
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import load_student
 from benchmark.recipe import Recipe, compose
+from benchmark.utils.paths import user_path
 
 
 class FinishedRun:
@@ -73,8 +74,8 @@ class FinishedRun:
         if self.is_teacher:
             raise UserError(f"{self.folder} is the run of a teacher, which has no teacher itself")
         device, checkpoint = torch.device(test.loading.device), self.recipe.teacher.checkpoint
-        if checkpoint is not None and not Path(checkpoint).is_dir():
-            teacher = teacher_from_file(self.recipe.teacher.network, Path(checkpoint), identities=0)
+        if checkpoint is not None and not user_path(checkpoint).is_dir():
+            teacher = teacher_from_file(self.recipe.teacher.network, user_path(checkpoint), identities=0)
             return deploy_teacher(teacher.to(device), test.first_queries(2))
         folder = teacher_folder(self.recipe, self.folder.resolve().parents[2])
         if not folder.student.is_file():

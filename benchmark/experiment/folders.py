@@ -15,6 +15,7 @@ from benchmark.evaluation import with_seed
 from benchmark.recipe import Component, Recipe
 from benchmark.registry import DATASETS
 from benchmark.utils.console import notify
+from benchmark.utils.paths import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def teacher_folder(recipe: Recipe, work_dir: Path) -> RunFolder:
         work_dir: Folder of all runs.
     """
     if recipe.teacher.checkpoint is not None:
-        return RunFolder(Path(recipe.teacher.checkpoint))
+        return RunFolder(user_path(recipe.teacher.checkpoint))
     return _folder(recipe.for_teacher(), "teacher", work_dir)
 
 

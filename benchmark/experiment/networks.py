@@ -16,6 +16,7 @@ from benchmark.model.weight_file import read
 from benchmark.model.weights import fit_weights, load_weights
 from benchmark.recipe import Network
 from benchmark.utils.console import notify
+from benchmark.utils.paths import user_path
 
 NAMED_WEIGHTS = ("imagenet", "random", "teacher")
 """Values of the recipe's key `weights` that are not files."""
@@ -63,7 +64,7 @@ def initialized(settings: Network, identities: int, teacher: Embedder | None) ->
         return network
     network = untrained(settings, identities)
     if settings.weights != "random":
-        notify(load_weights(network, Path(settings.weights)))
+        notify(load_weights(network, user_path(settings.weights)))
     return network
 
 
@@ -116,14 +117,14 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None) -> N
     """
     files: list[tuple[str, Network, Path, bool]] = []
     if checkpoint is not None:
-        path = Path(checkpoint)
+        path = user_path(checkpoint)
         if path.is_dir() and not (path / "record.json").is_file():
             raise UserError(f"teacher.checkpoint: {path} is not the folder of a finished run: it has no record.json")
         files.append(("teacher.checkpoint", teacher, path / LAST_CHECKPOINT if path.is_dir() else path, True))
     elif teacher.weights not in NAMED_WEIGHTS:
-        files.append(("teacher.network.weights", teacher, Path(teacher.weights), False))
+        files.append(("teacher.network.weights", teacher, user_path(teacher.weights), False))
     if student.weights not in NAMED_WEIGHTS:
-        files.append(("student.weights", student, Path(student.weights), False))
+        files.append(("student.weights", student, user_path(student.weights), False))
     for key, settings, path, trained in files:
         try:
             if trained and is_student(read(path, "weights")):

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.features import stage_channels
 from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
+from benchmark.utils.paths import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _size(key: str, network: Embedder, image_size: tuple[int, int]) -> Size:
 def _check_weights(recipe: Recipe) -> None:
     """Check that initial weights and the teacher's checkpoint exist."""
     for key, weights in (("teacher.network", recipe.teacher.network.weights), ("student", recipe.student.weights)):
-        if weights not in NAMED_WEIGHTS and not Path(weights).is_file():
+        if weights not in NAMED_WEIGHTS and not user_path(weights).is_file():
             raise UserError(
                 f"{key}.weights: {weights!r} is neither a file nor one of {', '.join(NAMED_WEIGHTS)}"
                 f"{nearest(weights, NAMED_WEIGHTS)}"
@@ -167,7 +167,7 @@ def _check_weights(recipe: Recipe) -> None:
     checkpoint = recipe.teacher.checkpoint
     if checkpoint is None and recipe.teacher.network.weights == "teacher":
         raise UserError("teacher.network.weights: a teacher cannot start from itself; 'teacher' is for the student")
-    if checkpoint is not None and not Path(checkpoint).exists():
+    if checkpoint is not None and not user_path(checkpoint).exists():
         raise UserError(f"teacher.checkpoint: {checkpoint} does not exist; give a run's folder or a file of weights")
 
 

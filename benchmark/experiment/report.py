@@ -131,6 +131,7 @@ class Report:
                 for reason, files in listing.skipped.items()
             },
             broken=broken,
+            reading=parts.Reading(**asdict(dataset.reading())),
         )
 
     def cost(self, deployed: Embedder) -> parts.Cost:

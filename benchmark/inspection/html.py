@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from benchmark.data.decode import BrokenImage, decode
+from benchmark.data.decode import BrokenImage, Color, decode
 from benchmark.inspection.inspect import BINS, InspectedQuery, Inspection
 from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE
 from benchmark.plots.web import render
@@ -33,7 +33,10 @@ MARKS = {
 
 
 class LabelNames(Protocol):
-    """Display names of identities and cameras. Every `RetrievalDataset` implements it."""
+    """How a dataset is displayed: names, and the background of images. Every `RetrievalDataset` implements it."""
+
+    @property
+    def background_color(self) -> Color: ...
 
     def identity_name(self, identity: int) -> str: ...
 
@@ -76,7 +79,7 @@ def inspection_page(inspection: Inspection, *, title: str, facts: Mapping[str, s
         network_colors=(PALETTE[0], ACCENT),
         marks=MARKS,
         sections=sections,
-        thumbnails=_thumbnails(inspection),
+        thumbnails=_thumbnails(inspection, names.background_color),
         names=names,
     )
 
@@ -89,14 +92,14 @@ class _Thumbnail(NamedTuple):
     """Base64 of the file; empty for a broken image."""
 
 
-def _thumbnails(inspection: Inspection) -> dict[Path, _Thumbnail]:
+def _thumbnails(inspection: Inspection, background: Color) -> dict[Path, _Thumbnail]:
     """Return the thumbnails of all images on the page, by path."""
     queries = (*inspection.worst, *inspection.drops)
     lists = [ranked for query in queries for ranked in (query.student, query.teacher) if ranked is not None]
     samples = [query.sample for query in queries] + [entry.sample for ranked in lists for entry in ranked.entries]
     thumbnails: dict[Path, _Thumbnail] = {}
     for path in dict.fromkeys(sample.path for sample in samples):
-        image = thumbnail(path)
+        image = thumbnail(path, background)
         if image is None:
             thumbnails[path] = _Thumbnail("broken", "")
             continue
@@ -111,10 +114,10 @@ SIDE = 96
 """Maximum side length of a thumbnail in pixels."""
 
 
-def thumbnail(path: Path) -> Image.Image | None:
+def thumbnail(path: Path, background: Color) -> Image.Image | None:
     """Return the image scaled down to fit into `SIDE` x `SIDE` pixels, aspect ratio kept; None for a broken image."""
     try:
-        image = Image.fromarray(decode(path, (SIDE, SIDE)).permute(1, 2, 0).numpy())
+        image = Image.fromarray(decode(path, (SIDE, SIDE), background).permute(1, 2, 0).numpy())
     except BrokenImage:
         return None
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -74,7 +74,9 @@ class _Painter:
         self.sheet = sheet
         self.draw = ImageDraw.Draw(sheet)
         self.names = names
-        self.thumbnail: Callable[[Path], Image.Image | None] = cache(thumbnail)
+        self.thumbnail: Callable[[Path], Image.Image | None] = cache(
+            lambda path: thumbnail(path, names.background_color)
+        )
 
     def header(self, title: str) -> None:
         self.draw.text((MARGIN, MARGIN), title, INK, _font(19), anchor="lt")

@@ -6,7 +6,7 @@ import marshal
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -231,7 +231,7 @@ _VARYING: dict[str, Any] = {
     "commit": True,
     "timing": True,
     "environment": True,
-    "data": {"versions"},
+    "data": {"versions", "reading"},
     "network": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
     "teacher": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
 }
@@ -250,7 +250,7 @@ class Data(FrozenModel):
 
     `fingerprint` is the hash of the content of the images, and `versions` the software that generated them. `skipped`
     counts the files that the dataset excludes by its rules, by split and reason; `broken` counts the images that were
-    left out because they could not be decoded.
+    left out because they could not be decoded. The first records lack `reading`.
     """
 
     fingerprint: Text | None
@@ -259,6 +259,7 @@ class Data(FrozenModel):
     versions: dict[Label, Text]
     skipped: dict[Label, Count] = Field(default_factory=dict)
     broken: Count = 0
+    reading: "Reading | None" = None
 
     @field_validator("protocol")
     @classmethod
@@ -267,6 +268,17 @@ class Data(FrozenModel):
         if protocol.get("multi_query", False) is not False:
             raise ValueError("protocol.multi_query: pooled queries are not supported; only false is valid")
         return {rule: value for rule, value in protocol.items() if rule != "multi_query"}
+
+
+Phrases = Annotated[tuple[Text, ...], Field(max_length=100)]
+
+
+class Reading(FrozenModel):
+    """How the images and labels were understood; see `benchmark.data.reading.Reading`."""
+
+    read: Phrases
+    ignored: Phrases
+    protocol: Phrases
 
 
 class Network(FrozenModel):

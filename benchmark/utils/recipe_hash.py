@@ -14,6 +14,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("teacher.train.sampler.views", 1),
     ("student.image_size", None),
     ("teacher.network.image_size", None),
+    ("dataset.background", "white"),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""
 

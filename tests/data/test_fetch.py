@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import socket
 import threading
 from dataclasses import replace
 
@@ -52,7 +53,9 @@ def test_downloaded_once(server, tmp_path):
 
 
 def test_wrong_hash_leaves_no_file(server, tmp_path):
-    with pytest.raises(UserError, match=r"not be downloaded \(invalid hash value.*benchmark data prepare cub200 FILE"):
+    with pytest.raises(
+        UserError, match=r"not be downloaded \(the file is not the published archive\).*prepare cub200 FILE"
+    ):
         fetch(dataset_at(server[0], tmp_path, "0" * 64), tmp_path)
     assert list((tmp_path / "downloads").iterdir()) == []
 
@@ -61,6 +64,22 @@ def test_unreachable_archive_leaves_no_file(server, tmp_path):
     for url in (f"{server[0]}/elsewhere", "http://127.0.0.1:9"):
         with pytest.raises(UserError, match="could not be downloaded"):
             fetch(dataset_at(url, tmp_path), tmp_path)
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+def test_larger_file_is_not_read_to_its_end(server, tmp_path):
+    dataset = dataset_at(server[0], tmp_path)
+    dataset.card = replace(dataset.card, download=replace(dataset.card.download, size=100))
+    with pytest.raises(UserError, match="the file is not the published archive"):
+        fetch(dataset, tmp_path)
+
+
+def test_server_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmark.data.unpack._TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dataset = dataset_at(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
+        with pytest.raises(UserError, match=r"could not be downloaded \(timed out\)"):
+            fetch(dataset, tmp_path)
     assert list((tmp_path / "downloads").iterdir()) == []
 
 

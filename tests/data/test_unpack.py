@@ -169,6 +169,115 @@ def test_rejects_links_and_devices_in_a_zip_file(tmp_path, root, mode, descripti
     assert entries(root) == []
 
 
+class TestHostileTar:
+    """Tar files whose headers state sizes that are not true, or that would fill memory or disk."""
+
+    FILES: ClassVar = {"set/1.jpg": b"x" * 600, "set/2.jpg": b"y" * 600}
+
+    def assert_rejected(self, tmp_path, root, content: bytes, message: str) -> None:
+        for opener in (open, gzip.open):
+            with opener(tmp_path / "a.tar", "wb") as file:
+                file.write(content)
+            with pytest.raises(UserError, match=message):
+                unpack(tmp_path / "a.tar", root / "set")
+            assert entries(root) == []
+
+    @staticmethod
+    def header(content: bytes, *, size: bytes = b"", kind: bytes = b"") -> bytes:
+        """Replace the size or the type in the first header."""
+        changed = bytearray(content)
+        if size:
+            changed[124:136] = size
+        if kind:
+            changed[156:157] = kind
+        changed[148:156] = b" " * 8
+        changed[148:156] = b"%06o\0 " % sum(changed[:512])
+        return bytes(changed)
+
+    @pytest.fixture
+    def content(self, tmp_path):
+        return tar_file(tmp_path / "whole.tar", self.FILES, "w").read_bytes()
+
+    @pytest.mark.parametrize("kind", [b"0", b"L", b"x", b"g", b"K"])
+    @pytest.mark.parametrize(
+        "size",
+        [
+            (-512).to_bytes(12, "big", signed=True),
+            (-(2**80)).to_bytes(12, "big", signed=True),
+            b"\x80" + (2**62).to_bytes(11, "big"),
+            b"\x80" + (2**87 - 1).to_bytes(11, "big"),
+            b"77777777777\0",
+            b"9x\0\0\0\0\0\0\0\0\0\0",
+        ],
+    )
+    def test_size(self, tmp_path, root, content, kind, size):
+        self.assert_rejected(
+            tmp_path, root, self.header(content, size=size, kind=kind), "is damaged|is not unpacked|is not a zip or tar"
+        )
+
+    @pytest.mark.parametrize("key", ["size", "GNU.sparse.realsize", "GNU.sparse.map", "GNU.sparse.numblocks", "path"])
+    @pytest.mark.parametrize("value", ["-1", "-512", "1e9", "9" * 30, "9" * 5000, "x", "0,1,2"])
+    def test_extended_header(self, tmp_path, root, key, value):
+        with tarfile.open(tmp_path / "pax.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+            entry = tarfile.TarInfo("set/1.jpg")
+            entry.size, entry.pax_headers = 600, {key: value, "GNU.sparse.major": "0", "GNU.sparse.minor": "1"}
+            archive.addfile(entry, io.BytesIO(b"x" * 600))
+        try:
+            unpack(tmp_path / "pax.tar", root / "set")
+        except UserError:
+            assert entries(root) == []
+
+    def test_sparse_file(self, tmp_path, root, content):
+        sparse = bytearray(content[:512])
+        sparse[386:410] = b"%011o\0%011o\0" % (2**33 - 512, 512)  # one block at the end
+        sparse[483:495] = b"%011o\0" % 2**33  # size after unpacking
+        sparse = self.header(bytes(sparse), size=b"%011o\0" % 512, kind=b"S")
+        end = b"\0" * 1024
+        self.assert_rejected(tmp_path, root, sparse + b"x" * 512 + end, "contains 'set/1.jpg', a sparse file")
+
+    def test_many_long_names(self, tmp_path, root, content):
+        """Python's tarfile calls itself for every header with a long name."""
+        long_name = self.header(content[:512], size=b"%011o\0" % 5, kind=b"L") + b"a/b\0".ljust(512, b"\0")
+        self.assert_rejected(tmp_path, root, long_name * 3000 + content, "is damaged or incomplete")
+
+    def test_very_large_name(self, tmp_path, root, content):
+        header = self.header(content[:512], size=b"%011o\0" % 2**27, kind=b"L")
+        with gzip.open(tmp_path / "a.tgz", "wb", compresslevel=1) as file:
+            file.write(header)
+            for _ in range(128):
+                file.write(b"a" * 2**20)
+        with pytest.raises(UserError, match="a header asks for 134,217,728 bytes"):
+            unpack(tmp_path / "a.tgz", root / "set")
+
+
+def test_decompression_bomb(archive, root, monkeypatch):
+    monkeypatch.setattr(module, "_ALLOWANCE", 10**5)
+    path = archive({"set/1.jpg": b"\0" * 2 * 10**6})
+    if path.suffix == ".tar":
+        pytest.skip("it is not compressed")
+    with pytest.raises(UserError, match="more than 100 times as large as it is, which images do not"):
+        unpack(path, root / "set")
+    assert entries(root) == []
+
+
+def test_too_many_files(archive, root, monkeypatch):
+    monkeypatch.setattr(module, "MAX_FILES", 2)
+    with pytest.raises(UserError, match="contains more than 2 files"):
+        unpack(archive(), root / "set")
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "/".join(["x" * 100] * 30)])
+def test_rejects_names_that_are_too_long(archive, root, name):
+    with pytest.raises(UserError, match="contains a name that is too long"):
+        unpack(archive({f"set/{name}.jpg": b"x"}), root / "set")
+    assert entries(root) == []
+
+
+def test_metadata_of_macos_are_counted(archive, root, capsys):
+    unpack(archive({**FILES, "__MACOSX/VeRi/._1.jpg": b"x", "VeRi/.DS_Store": b"x"}), root / "v")
+    assert "2 files with metadata of macOS are left out" in capsys.readouterr().err
+
+
 def test_rejects_a_repeated_file(tmp_path, root):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for content in (b"first", b"second"):

@@ -72,7 +72,8 @@ class TestDeclaration:
         assert {option.name: getattr(same, option.name) for option in options} == values
         assert dataset.non_default_options() == {}
         assert set(dataset.evaluation_options) <= values.keys()
-        assert all(f"{option.name}:" in dataset_class.__doc__ for option in options)
+        documentation = f"{dataset_class.__doc__}{RetrievalDataset.__doc__}"
+        assert all(f"{option.name}:" in documentation for option in options)
 
     def test_missing_dataset_explains_how_to_obtain_it(self, name, tmp_path):
         missing = DATASETS.find(name)(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from benchmark.data.card import Split
-from benchmark.data.check import check, warnings
+from benchmark.data.check import check, remarks
 from benchmark.errors import UserError
 
 SPECIES = {
@@ -60,7 +60,7 @@ def test_closed_set_is_a_non_default_option(make, sizes):
 
 
 def test_hidden_files_are_counted(make):
-    assert "note: train: 1 file skipped: hidden" in warnings(make("cub200").open())
+    assert "ignored: train: 1 file: hidden" in remarks(make("cub200").open())
 
 
 def test_windows_line_ends(make):
@@ -95,11 +95,11 @@ def test_defects_of_the_lists(make, file, change, message):
 
 def test_list_that_is_not_text(make):
     miniature = make("cub200")
-    (miniature.open().folder / "images.txt").write_bytes(b"\xff\xfe1 \x00")
+    (miniature.open().folder / "images.txt").write_bytes(b"\xff1 \x00")
     assert "is not text in UTF-8" in check(miniature.open()).defects[0]
 
 
 def test_unlisted_images_are_counted(make, write_image):
     miniature = make("cub200")
     write_image(miniature.open().folder / "images" / "001.Black_footed_Albatross" / "more.jpg")
-    assert "note: train: 1 file skipped: image that is in no list" in warnings(miniature.open())
+    assert "ignored: train: 1 file: image that is in no list" in remarks(miniature.open())

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmark.data.check import check, unmatched_queries, warnings
+from benchmark.data.check import check, remarks, unmatched_queries
 from benchmark.errors import UserError
 
 
@@ -104,7 +104,7 @@ class TestLabels:
             image.unlink()
         note = "query: 1 of 3 have no correct match in the gallery and are not scored"
         dataset = miniature.open()
-        assert f"note: {note}" in warnings(dataset)
+        assert f"note: {note}" in remarks(dataset)
         assert note in check(dataset).notes
         assert unmatched_queries(dataset) == 1
 
@@ -112,7 +112,7 @@ class TestLabels:
         for image in (folder / "bounding_box_train").glob("0007_c[36]*.jpg"):
             image.unlink()
         note = "train: 1 of 4 identities have a single image, which is repeated within a batch"
-        assert f"note: {note}" in warnings(miniature.open())
+        assert f"note: {note}" in remarks(miniature.open())
 
 
 class TestReport:
@@ -147,7 +147,7 @@ class TestCommandLine:
         assert "market1501/Market-1501-v15.09.15/" in lines
         assert "train images 12936 12" in lines
         assert "gallery cameras 6 4" in lines
-        assert "note: gallery: 4 files skipped: junk, identity -1" in lines
+        assert "ignored: gallery: 4 files: junk, identity -1" in lines
         assert f"defect: {folder / 'query' / '0001.jpg'} is not named like 0002_c1s1_000451_03.jpg" in lines
         assert len([line for line in lines if line.startswith("defect:")]) == 3
         assert "Traceback" not in err

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.check import check, warnings
+from benchmark.data.check import check, remarks
 from benchmark.datasets.market1501 import FILE_NAME, Market1501
 
 TRAIN, TEST = (2, 7, 10, 1500), (1, 3, 4)
@@ -41,12 +41,15 @@ def test_junk_is_left_out_and_distractors_are_kept(make):
     assert dataset.protocol.camera_rule
 
 
-def test_warnings_count_skipped_files(make):
-    assert warnings(make("market1501").open())[:5] == [
-        "note: train: 1 file skipped: not an image",
-        "note: query: 1 file skipped: not an image",
-        "note: gallery: 4 files skipped: junk, identity -1",
-        "note: gallery: 1 file skipped: not an image",
+def test_remarks_count_skipped_files(make):
+    assert remarks(make("market1501").open())[:8] == [
+        "read: 12 training, 3 query and 11 gallery images",
+        "ignored: train: 1 file: not an image (.db: 1)",
+        "ignored: query: 1 file: not an image (.db: 1)",
+        "ignored: gallery: 4 files: junk, identity -1",
+        "ignored: gallery: 1 file: not an image (.db: 1)",
+        "protocol: camera rule on, 4 cameras: gallery images of the query's identity and camera are ignored",
+        "protocol: query and gallery are separate: every query searches the whole gallery",
         "warning: train: expected 12,936 images, found 12",
     ]
 
@@ -68,7 +71,7 @@ def test_unused_copies_are_noted(make):
         shutil.copytree(official, copy, dirs_exist_ok=True)
         dataset = Market1501(official.parents[1])
         assert dataset.folder == official
-        assert f"note: the copy at {copy} is not used" in warnings(dataset)
+        assert f"note: the copy at {copy} is not used" in remarks(dataset)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Files in a run folder that are damaged."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from benchmark.engine.files import METRICS_FILE, SKIPPED_FILE, note_skipped, read_metrics, read_skipped, write_metrics
@@ -61,3 +64,10 @@ def test_skipped_images(tmp_path, capsys):
     (tmp_path / SKIPPED_FILE).write_bytes(b"a.jpg\n\n\x00\n")
     with pytest.raises(UserError, match="is not a list of paths"):
         read_skipped(tmp_path)
+
+
+def test_skipped_images_with_hostile_names(tmp_path):
+    name = os.fsdecode(b"\xc4\xe3\n\x1b[2J.jpg")  # not UTF-8, of two lines, and clears the screen
+    note_skipped(tmp_path, [Path(name)])
+    note_skipped(tmp_path, [Path(name)])
+    assert read_skipped(tmp_path) == ["\\xc4\\xe3\\n\\x1b[2J.jpg"]

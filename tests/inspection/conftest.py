@@ -19,6 +19,8 @@ BROKEN = 3
 class HostileNames:
     """Names that would be markup if they were not escaped."""
 
+    background_color = (255, 255, 255)
+
     def identity_name(self, identity):
         return f'<b id="{identity}">Zoë & Bob\'s</b>'
 

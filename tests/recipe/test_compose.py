@@ -244,6 +244,7 @@ OTHER_VALUES: dict[str, Any] = {
     "teacher.train.optimizer.clip_grad": 1.0,
 }
 OTHER_CHOICES: dict[str, Any] = {
+    "background": "black",
     "stem": "stride1",
     "last_stride": 2,
     "pool": "gem",

@@ -1,0 +1,100 @@
+"""Opening the files of images, and what they show without being decoded: transparency, and repeated images."""
+
+import hashlib
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+
+from benchmark.data.files import FORMATS
+from benchmark.data.samples import Listing
+from benchmark.retrieval.protocol import Protocol
+
+_OPAQUE = frozenset(suffix for name in ("JPEG", "PPM") for suffix in FORMATS[name])
+"""Endings of formats without transparency."""
+
+# Those who decode an image bound its size themselves, after the reduction of a large JPEG.
+Image.MAX_IMAGE_PIXELS = None
+# About damaged metadata, for every image again.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def open_image(file: Path | IO[bytes]) -> Image.Image:
+    """Open an image file in one of `FORMATS` and read its header. Of Pillow's other formats, EPS starts a program.
+
+    Raises:
+        Exception: The file is damaged or in another format. Pillow raises many types of errors.
+    """
+    return Image.open(file, formats=list(FORMATS))
+
+
+def transparent_images(paths: Iterable[Path]) -> list[Path]:
+    """Return the images with an alpha channel or a transparent color, by the headers of their files."""
+    candidates = [path for path in paths if path.suffix.lower() not in _OPAQUE]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(_is_transparent, candidates)
+        return [path for path, transparent in zip(candidates, found, strict=True) if transparent]
+
+
+def repeated_images(listings: Mapping[str, Listing], protocol: Protocol) -> Iterator[str]:
+    """Yield a sentence for each way in which images of equal content can change the scores."""
+    places: defaultdict[Path, set[tuple[str, int]]] = defaultdict(set)
+    for split, listing in listings.items():
+        for sample in listing.samples:
+            places[sample.path].add((split, sample.identity))
+    leaks, mixed, easy = [], [], []
+    for paths in _copies(places):
+        found = set().union(*(places[path] for path in paths))
+        splits, identities = {split for split, _ in found}, {identity for _, identity in found}
+        if "train" in splits and len(splits) > 1:
+            leaks.append(paths)
+        if len(identities) > 1:
+            mixed.append(paths)
+        tested = [path for path in paths if all(split != "train" for split, _ in places[path])]
+        if len(tested) > 1 and {"query", "gallery"} <= splits and not protocol.camera_rule:
+            easy.append(tested)
+    for groups, place in (
+        (leaks, "in both training and test"),
+        (mixed, "in several identities"),
+        (easy, "twice in the test images" if protocol.query_in_gallery else "in both query and gallery"),
+    ):
+        if groups:
+            images = "1 image is" if len(groups) == 1 else f"{len(groups):,} images are"
+            yield f"{images} {place}, under different file names, such as {groups[0][0]} and {groups[0][1]}"
+
+
+def _is_transparent(path: Path) -> bool:
+    try:
+        with open_image(path) as image:
+            return image.has_transparency_data
+    except Exception:  # a broken image; Pillow raises many types of errors
+        return False
+
+
+def _copies(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Yield the groups of files of equal content. Only files of equal size are read."""
+    for same_size in _groups(sorted(paths), _size):
+        yield from _groups(same_size, _digest)
+
+
+def _groups(paths: Iterable[Path], key: Callable[[Path], object]) -> Iterator[list[Path]]:
+    """Yield the files with equal keys, without those that cannot be read."""
+    groups: defaultdict[object, list[Path]] = defaultdict(list)
+    for path in paths:
+        with suppress(OSError):
+            groups[key(path)].append(path)
+    yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
