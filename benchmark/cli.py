@@ -163,6 +163,16 @@ def run(
 def reproduce(
     record: Annotated[Path, typer.Argument(help="A record, such as a file in leaderboards/records.")],
     *,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            default_factory=list,
+            show_default=False,
+            help="Set where your own images are (dataset.path), or how the run is executed (runtime.*); repeatable.",
+        ),
+    ],
     device: Device = "auto",
     data_root: DataRoot,
     work_dir: Annotated[
@@ -175,7 +185,7 @@ def reproduce(
     from benchmark.commands.reproduce import reproduce as run_again
 
     with _resumable():
-        agrees = run_again(record, work_dir=work_dir, data_root=data_root, device=device, resume=resume)
+        agrees = run_again(record, settings, work_dir=work_dir, data_root=data_root, device=device, resume=resume)
     if not agrees:
         raise typer.Exit(1)
 

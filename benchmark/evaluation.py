@@ -74,7 +74,8 @@ class TestSet:
         """The query images, then the gallery images; only the query images if the protocol has `query_in_gallery`."""
         gallery = () if self.protocol.query_in_gallery else self.dataset.gallery
         samples = (*self.dataset.query, *gallery)
-        return EvaluationImages(samples, self.loading.images(samples, f"{self.dataset.name}-test"))
+        name = f"{self.dataset.name}-test"
+        return EvaluationImages(samples, self.loading.images(samples, name, self.dataset.contents))
 
     def loader(self, split: str | None = None) -> BatchLoader:
         """Return a loader of the test images in order. `Batch.indices` are positions in `images`.

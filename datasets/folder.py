@@ -1,10 +1,14 @@
 """The user's own images."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from benchmark.data.card import Card
 from benchmark.data.image_folders import read_folders
@@ -19,6 +23,11 @@ from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.paths import user_path
 
+LABEL_LENGTH = 48
+"""Maximum length of the names of data, which are parts of file names."""
+LABEL = rf"^(\w[\w.+-]{{0,{LABEL_LENGTH - 1}}})?$"
+"""Pattern of the names of data."""
+
 
 @DATASETS.register_module("folder")
 class Folder(RetrievalDataset):
@@ -31,9 +40,12 @@ class Folder(RetrievalDataset):
 
     If there are cameras, gallery images that share both identity and camera with the query are ignored.
 
+    The label names the data on leaderboards, in recipes and in run folders, which do not depend on where the data are.
+
     Args:
         root: The data root.
-        path: The folder or the CSV file. If empty, the folder `folder` in the data root.
+        path: The folder or the CSV file. If empty, the folder `<label>` or `folder` in the data root.
+        label: Name of the data: letters, digits and `_.+-`. If empty, the name of the folder or the CSV file at `path`.
         closed_set: Whether training and test images may share identities.
     """
 
@@ -53,12 +65,19 @@ or a CSV file:
     )
     recipe = REID_BASELINE
     protocol_from_data = True
+    location_options = ("path",)
 
-    def __init__(self, root: Path, path: str = "", closed_set: bool = False) -> None:
+    def __init__(
+        self, root: Path, path: str = "", label: Annotated[str, Field(pattern=LABEL)] = "", closed_set: bool = False
+    ) -> None:
         super().__init__(root)
-        self.path = path
+        source = user_path(path).absolute() if path else self.root / label
+        if not path and not (label and source.exists()):
+            source = self.root / self.name
+        self.path = str(source) if path else ""
+        self.label = label or (_label(source) if path else "")
         self.closed_set = closed_set
-        self._source = user_path(path) if path else self.root / self.name
+        self._source = source
         if self._source.exists():
             cameras = {image.camera for image in self._images}
             one_list = not {"query", "gallery"} & {image.split for image in self._images}
@@ -72,8 +91,9 @@ or a CSV file:
 
     def require(self) -> None:
         if not self._source.exists():
+            if self.path:
+                raise UserError(f"dataset.path: {self.path} does not exist; give a folder or a CSV file")
             super().require()
-            raise UserError(f"{self._source} does not exist")
 
     def scan(self, split: str) -> Iterator[Finding]:
         if split == "train":  # reported once, not for every split
@@ -142,6 +162,14 @@ or a CSV file:
         if self._source.is_file() and not self._is_table:
             raise UserError(f"{self._source} is neither a folder nor a table: the name of a table ends in .csv")
         return read_table(self._source) if self._is_table else read_folders(self._source)
+
+
+def _label(source: Path) -> str:
+    """Return the name of a folder or table, wherever links lead to it, in a form that file names can contain."""
+    real = Path(os.path.realpath(source))
+    name = unicodedata.normalize("NFC", real.stem if real.suffix.lower() == ".csv" else real.name)
+    name = "".join(letter if letter.isalpha() or letter.isdecimal() or letter in "_.+-" else " " for letter in name)
+    return "_".join(name.split())[:LABEL_LENGTH].strip("_.+-") or "data"
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 
 from benchmark.data.card import Card, Split
+from benchmark.data.digests import shown
 from benchmark.data.files import match_images
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS, Defect, Sample, Skipped
@@ -193,9 +194,29 @@ class Glyphs(RetrievalDataset):
             yield finding if isinstance(finding, Skipped | Defect) else _sample(finding[0])
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all names and pixels as they were rendered; `damaged_files` compares the files."""
+        """Return the SHA-256 of all names and pixels.
+
+        Raises:
+            UserError: The images are missing, or differ from those that were rendered.
+        """
         self.require()
-        return self._manifest["fingerprint"]
+        rendered = self._manifest["files"]
+        found = {f"{entry.split}/{entry.path.rpartition('/')[2]}": entry.content for entry in self.identity.entries}
+        if differing := sorted(name for name in rendered.keys() | found if rendered.get(name) != found.get(name)):
+            images = "1 image differs" if len(differing) == 1 else f"{len(differing):,} images differ"
+            raise UserError(
+                f"{self.folder}: {images} from those that were rendered: {shown(differing)}. Delete the folder to "
+                "render it again"
+            )
+        return _fingerprint(found)
+
+    def image_digest(self, path: Path) -> str:
+        """Return the hash of an image's pixels, which do not depend on how Pillow compresses them."""
+        try:
+            with Image.open(path) as image:
+                return _pixel_hash(np.asarray(image.convert("RGB")))
+        except Exception as error:  # Pillow raises many types of errors for damaged files
+            raise OSError(str(error)) from error
 
     def expected_sizes(self) -> Mapping[str, Split]:
         """Return the sizes as rendered, which are those of the card for the default options."""
@@ -208,8 +229,7 @@ class Glyphs(RetrievalDataset):
 
         def file_hash(name: str) -> str | OSError:
             try:
-                with Image.open(folder / name) as image:
-                    return _pixel_hash(np.asarray(image.convert("RGB")))
+                return self.image_digest(folder / name)
             except OSError as error:
                 return error
 

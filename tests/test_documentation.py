@@ -21,10 +21,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import benchmark
+from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import student_folder, teacher_folder
+from benchmark.experiment.inputs import describe_data
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import save_student
 from benchmark.recipe import compose
@@ -115,7 +118,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Recor
     for image in (*images, *shoes):
         save_image(folder / image)
     save_embeddings(folder / "mine.npz")
-    pretend_runs(folder / "runs", record)
+    pretend_runs(folder, record)
     return folder
 
 
@@ -130,16 +133,21 @@ def save_embeddings(path: Path) -> None:
     np.savez(path, **lists, **ids, **cameras)
 
 
-def pretend_runs(runs: Path, record: Callable[..., Record]) -> None:
+def pretend_runs(reader: Path, record: Callable[..., Record]) -> None:
     """Write the folders of two runs and their teacher, with untrained networks."""
+    runs = reader / "runs"
     kd, none = (compose(method, "glyphs", None, [f"dataset.{option}" for option in SMALL]) for method in ("kd", "none"))
+    test = TestSet.from_recipe(kd, reader / "data", torch.device("cpu"))
+    test.dataset.prepare()
+    data = describe_data(test)
     places = (student_folder(kd, runs), student_folder(none, runs), teacher_folder(kd, runs))
     for recipe, place in zip((kd, none, kd.for_teacher()), places, strict=True):
         folder, name = place.path, place.path.parent.name
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
         save_student(Embedder("resnet10t", dim=192), folder / "student.pt", (32, 32))
-        record(recipe.method.name, role="teacher" if name == "teacher" else "student").write(folder / "record.json")
+        role = "teacher" if name == "teacher" else "student"
+        record(recipe.method.name, role=role, data=data).write(folder / "record.json")
         (folder / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n', encoding="utf-8")
 
 

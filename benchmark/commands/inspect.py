@@ -57,7 +57,11 @@ def inspect(
     inspection = select_queries(test.readable("query"), gallery, student=student, teacher=teacher, count=worst)
     method = "teacher" if finished.is_teacher else finished.recipe.method.name
     title = f"{method} on {test.dataset.name}"
-    facts = {"Dataset": test.dataset.card.title, "Seed": str(finished.recipe.seed), "Run": str(run)}
+    facts = {
+        "Dataset": test.dataset.card.title,
+        "Seed": str(finished.recipe.seed),
+        "Run": "/".join(run.resolve().parts[-3:]),
+    }
     write_text(page, inspection_page(inspection, title=title, facts=facts, names=test.dataset))
     sheet = page.with_suffix(".png")
     inspection_sheet(inspection, sheet, title=title, names=test.dataset)

@@ -1,27 +1,33 @@
 """`benchmark reproduce`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.experiment.environment import choose_device, environment, use_threads
 from benchmark.experiment.experiment import Experiment
-from benchmark.experiment.report import data_changes
+from benchmark.experiment.inputs import data_changes, describe_data
 from benchmark.recipe import Recipe, replay
+from benchmark.recipe.compose import parse_setting
 from benchmark.results.console import reproduction_table
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction, Verdict
 from benchmark.results.rows import group_records
 from benchmark.results.store import load_records, record_name
 from benchmark.utils.console import Console
+from benchmark.utils.mappings import merge
 from benchmark.utils.precision import uses_bfloat16
 
 
-def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resume: bool) -> bool:
+def reproduce(
+    path: Path, settings: Sequence[str], *, work_dir: Path, data_root: Path, device: str, resume: bool
+) -> bool:
     """Run the recipe of a record again, and print both results and the verdict.
 
     Args:
         path: The record.
+        settings: Changes of the recipe that cannot change the result, each `key=value`, such as `dataset.path`.
         work_dir: Folder for the new runs.
         data_root: Folder of the datasets.
         device: "auto", "cpu" or "cuda".
@@ -39,7 +45,7 @@ def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resum
         raise UserError(
             f"{error}\nGive a record that `benchmark run` wrote, such as a file in leaderboards/records"
         ) from error
-    recipe = _recipe(record, path)
+    recipe = _recipe(record, path, settings)
     other_seeds = _other_seeds(record, path)
     experiment = Experiment(recipe, work_dir=work_dir, data_root=data_root, device=choose_device(device), resume=resume)
     experiment.dataset.prepare()
@@ -58,8 +64,8 @@ def reproduce(path: Path, *, work_dir: Path, data_root: Path, device: str, resum
     return reproduction.verdict is not Verdict.DIFFERS
 
 
-def _recipe(record: Record, path: Path) -> Recipe:
-    """Return the recipe of the record, with the number of threads of its run.
+def _recipe(record: Record, path: Path, settings: Sequence[str]) -> Recipe:
+    """Return the recipe of the record, with the number of threads of its run, and the settings of this machine.
 
     For the record of a teacher, the section `teacher` of the returned recipe trains that teacher.
 
@@ -77,6 +83,14 @@ def _recipe(record: Record, path: Path) -> Recipe:
             f"{path}: the recipe does not match its recipe_hash: the file was edited, or its method or dataset has "
             f"gained options since\n{remedy}"
         )
+    content: dict[str, Any] = dict(record.recipe)
+    for setting in settings:
+        content = merge(content, parse_setting(setting))
+        if (recipe := replay(content, "the recipe with --set")).hash != record.recipe_hash:
+            raise UserError(
+                f"--set {setting}: changes the result, and so does not reproduce {path}; only settings such as "
+                "dataset.path and runtime.workers are possible"
+            )
     portable = {"cache": None, "tensorboard": False}  # this machine may lack the cache folder or the package
     runtime = recipe.runtime.model_copy(update={"threads": record.environment.threads, **portable})
     teacher = recipe.teacher
@@ -106,5 +120,5 @@ def _differences(record: Record, experiment: Experiment) -> Iterator[str]:
     for name in sorted(versions.keys() | installed.keys()):
         if versions.get(name) != installed.get(name):
             yield f"{name}, which renders the images: {versions.get(name)} in the record, {installed.get(name)} here"
-    for change in data_changes(record.data, experiment.report.data()):
+    for change in data_changes(record.data, describe_data(experiment.test), experiment.dataset):
         yield f"data: {change}"

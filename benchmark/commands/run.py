@@ -4,8 +4,11 @@ from pathlib import Path
 
 from benchmark.data.check import remarks
 from benchmark.experiment.experiment import Experiment
+from benchmark.experiment.inputs import split_sizes
 from benchmark.experiment.run import run_experiment
 from benchmark.results.console import result_table
+from benchmark.results.record import Record
+from benchmark.results.store import record_name
 from benchmark.utils.console import Console
 
 
@@ -14,8 +17,14 @@ def run(experiment: Experiment, leaderboards: Path) -> None:
     record = run_experiment(experiment, leaderboards)
     console = Console()
     console.print(result_table(record))
-    page = leaderboards / f"{record.board}.md"
+    page = _page(record, leaderboards)
     console.print(f"run {experiment.folder.path}\npage {page}", highlight=False, soft_wrap=True)
+
+
+def _page(record: Record, leaderboards: Path) -> Path:
+    """Return the page that links to a record: its board's, unless most records there are of other images."""
+    pages = [leaderboards / f"{record.board}.md", *sorted(leaderboards.glob(f"{record.board}-data-*.md"))]
+    return next((page for page in pages if record_name(record) in page.read_text(encoding="utf-8")), pages[0])
 
 
 def preview(experiment: Experiment) -> None:
@@ -24,7 +33,7 @@ def preview(experiment: Experiment) -> None:
     recipe, checked = experiment.recipe, experiment.preflight
     lines = [
         f"{split}: {counts.images} images, {counts.identities} identities, {counts.cameras} cameras"
-        for split, counts in experiment.report.data().splits.items()
+        for split, counts in split_sizes(experiment.dataset).items()
     ]
     lines += remarks(experiment.dataset)
     networks = (("teacher", recipe.teacher.network, checked.teacher), ("student", recipe.student, checked.student))

@@ -2,18 +2,23 @@
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from rich.box import HORIZONTALS
 from rich.table import Table
 
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
+from benchmark.experiment.inputs import describe_data, require_same_data
 from benchmark.results.format import MISSING, percent
 from benchmark.results.leaderboard import generate
-from benchmark.results.record import Record
+from benchmark.results.record import Data, Record
 from benchmark.results.rows import Statistic
-from benchmark.results.store import add_record, load_records
+from benchmark.results.store import add_record, load_records, record_name
 from benchmark.suite.executors import Cluster, Executor, Processes
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
@@ -45,7 +50,7 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
             settings.append(f"runtime.threads={threads}")
         all_jobs.append(Job.of(recipe, options, config=grid.config, settings=settings))
     known = {record.id: record for record in load_records(records)}
-    finished = _finished(all_jobs, known)
+    finished = _finished(all_jobs, known, options)
     pending = [job for job in all_jobs if job not in finished]
     console.print(f"{len(finished)} of {len(all_jobs)} runs are finished, {len(pending)} to run")
     if dry_run:
@@ -84,14 +89,31 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
     return not failed
 
 
-def _finished(jobs: Sequence[Job], known: Mapping[str, Record]) -> dict[Job, Record]:
-    """Return the records of the finished runs, from the leaderboards if they have them, else from the run folders."""
+def _finished(jobs: Sequence[Job], known: Mapping[str, Record], options: RunOptions) -> dict[Job, Record]:
+    """Return the records of the finished runs, from the leaderboards or else from the run folders.
+
+    Raises:
+        UserError: A record is of other images than the present ones.
+    """
     finished = {}
+    present: dict[str, tuple[Data, RetrievalDataset]] = {}
+    earlier: dict[str, dict[Path, Record]] = defaultdict(dict)
     for job in jobs:
         if job.id in known:
-            finished[job] = known[job.id]
+            record, place = known[job.id], options.leaderboards / "records" / record_name(known[job.id])
         elif job.record.exists():
-            finished[job] = Record.read(job.record)
+            record, place = Record.read(job.record), job.record.parent
+        else:
+            continue
+        key = job.recipe.dataset.model_dump_json()
+        if key not in present:
+            test = TestSet.from_recipe(job.recipe, options.data_root, torch.device("cpu"))
+            test.dataset.prepare()
+            present[key] = describe_data(test), test.dataset
+        earlier[key][place] = record
+        finished[job] = record
+    for key, records in earlier.items():
+        require_same_data(records, *present[key])
     return finished
 
 

@@ -14,7 +14,7 @@ from benchmark.data.contents import repeated_images, transparent_images
 from benchmark.data.files import NOT_READ, candidate_folders, missing_paths
 from benchmark.data.reading import Reading
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.samples import Listing, Sample
+from benchmark.data.samples import SPLITS, Listing, Sample
 from benchmark.errors import UserError
 from benchmark.utils.escape import terminal
 
@@ -130,7 +130,7 @@ def require_no_defects(dataset: RetrievalDataset) -> None:
     defects = list(find_defects(dataset))
     if defects:
         more = f" (and {len(defects) - 1} more)" if len(defects) > 1 else ""
-        settings = dataset.non_default_options().items()
+        settings = dataset.changed_options().items()
         options = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in settings)
         command = f"benchmark data check {dataset.name}{options}"
         raise UserError(f"{terminal(defects[0])}{more}: run `{command}` for details")
@@ -185,15 +185,35 @@ def shown_count(field: str, count: int) -> int | str:
     return "-" if field == "cameras" and count == 1 else count
 
 
+def is_published(dataset: RetrievalDataset, found: Mapping[str, Split]) -> bool:
+    """Whether images are those that the dataset's card describes, by the counts of their splits.
+
+    Args:
+        dataset: The dataset; its images are not read.
+        found: Sizes of "train", "query" and "gallery".
+    """
+    try:
+        expected = dataset.expected_sizes()
+    except UserError:  # a generated dataset, whose sizes are known once it is generated
+        return True
+    return not _compare(dataset, {split: size for split, size in expected.items() if split in SPLITS}, found)[0]
+
+
 def _compare_sizes(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
     """Return the differences that are defects, and those within the tolerance for disputed counts."""
+    on_disk = sizes(dataset)  # first, because it raises if the dataset is missing
+    return _compare(dataset, dataset.expected_sizes(), on_disk)
+
+
+def _compare(
+    dataset: RetrievalDataset, published: Mapping[str, Split], on_disk: Mapping[str, Split]
+) -> tuple[list[str], list[str]]:
     wrong, disputed = [], []
-    sizes_on_disk = sizes(dataset)
-    for split, size in dataset.expected_sizes().items():
+    for split, size in published.items():
         if split == "gallery" and dataset.protocol.query_in_gallery:  # the same as "query"
             continue
         for field in fields(Split):
-            expected, found = getattr(size, field.name), getattr(sizes_on_disk[split], field.name)
+            expected, found = getattr(size, field.name), getattr(on_disk[split], field.name)
             if expected is None or expected == found:
                 continue
             difference = f"{split}: expected {expected:,} {field.name}, found {found:,}"
@@ -207,6 +227,11 @@ def _compare_sizes(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
 
 def _notes(dataset: RetrievalDataset) -> Iterator[str]:
     yield from (f"the copy at {folder} is not used" for folder in _unused_copies(dataset))
+    if not is_published(dataset, sizes(dataset)):
+        yield (
+            f"these are not the published images of {dataset.card.title}, by their counts: results go to a leaderboard "
+            f"of their own, {dataset.name}-nonstandard"
+        )
     counts = Counter(sample.identity for sample in dataset.listings["train"].samples)
     single = sum(count == 1 for count in counts.values())
     if single:

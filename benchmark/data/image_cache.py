@@ -16,6 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmark.data.decode import WHITE, BrokenImage, Color
+from benchmark.data.digests import shown
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_folder, remove_leftovers
 from benchmark.utils.console import Console
@@ -31,20 +32,21 @@ class PackedImages:
     """Decoded images of a list of files in one array on disk, which any number of processes read at once.
 
     The first process that needs the array creates it, with a progress bar; others wait. Its folder's name contains a
-    hash of the paths, sizes and modification times of the image files and of the versions of the decoding software, so
-    that any change leads to a new array. Each process verifies the content of an array once.
+    hash of the paths and contents of the image files and of the versions of the decoding software, so that any change
+    leads to a new array. Each process verifies the content of an array once.
 
     Args:
         paths: The image files.
         size: (height, width) in pixels.
         decode: Function that decodes a file to (3, height, width) uint8.
+        contents: Function that returns the content hash of every file as it is when it is called.
         target: Path prefix of the folder that contains the array; the size and the hash are appended.
         skip_broken: Whether to pack the other images if some are broken.
         background: What `decode` lets show through transparent pixels.
 
     Raises:
         BrokenImage: A file cannot be decoded and `skip_broken` is false.
-        UserError: The array is damaged.
+        UserError: The array is damaged, or a file changed while it was created.
     """
 
     def __init__(
@@ -53,18 +55,24 @@ class PackedImages:
         size: tuple[int, int],
         *,
         decode: Callable[[Path], Tensor],
+        contents: Callable[[Sequence[Path]], Sequence[str]],
         target: Path,
         skip_broken: bool,
         background: Color = WHITE,
     ) -> None:
-        key = _key(paths, size, background)
+        before = contents(paths)
+        key = _key(paths, before, size, background)
         self.folder = target.with_name(f"{target.name}-{size[0]}x{size[1]}-{key[:12]}")
         self._array: np.ndarray | None = None
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{self.folder.name}.lock")):
             remove_leftovers(self.folder)
             if not self.folder.is_dir():
-                self._pack(paths, size, decode, skip_broken)
+                with atomic_folder(self.folder) as folder:
+                    self._pack(folder, paths, size, decode, skip_broken)
+                    pairs = zip(paths, before, contents(paths), strict=True)
+                    if changed := [str(path) for path, then, now in pairs if then != now]:
+                        raise UserError(f"images changed while they were packed: {shown(changed)}. Repeat the command")
         self.broken: dict[str, str] = _verified_errors(self.folder, (len(paths), 3, *size))
         if self.broken and not skip_broken:
             raise BrokenImage(next(iter(self.broken.values())))
@@ -81,7 +89,12 @@ class PackedImages:
         return self.__dict__ | {"_array": None}
 
     def _pack(
-        self, paths: Sequence[Path], size: tuple[int, int], decode: Callable[[Path], Tensor], skip_broken: bool
+        self,
+        folder: Path,
+        paths: Sequence[Path],
+        size: tuple[int, int],
+        decode: Callable[[Path], Tensor],
+        skip_broken: bool,
     ) -> None:
         def decode_or_error(path: Path) -> Tensor | BrokenImage:
             try:
@@ -98,37 +111,31 @@ class PackedImages:
             total=len(paths),
             console=Console(stderr=True),
         )
-        with atomic_folder(self.folder) as folder:
-            with (folder / "images.npy").open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for index, image in enumerate(images):
-                    if isinstance(image, BrokenImage):
-                        if not skip_broken:
-                            raise image
-                        broken[str(index)] = str(image)
-                        image = torch.zeros(shape[1:], dtype=torch.uint8)
-                    data = image.contiguous().numpy().tobytes()
-                    digest.update(data)
-                    file.write(data)
-            digest.update(json.dumps(broken).encode())
-            manifest = {"sha256": digest.hexdigest(), "broken": broken}
-            (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        with (folder / "images.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for index, image in enumerate(images):
+                if isinstance(image, BrokenImage):
+                    if not skip_broken:
+                        raise image
+                    broken[str(index)] = str(image)
+                    image = torch.zeros(shape[1:], dtype=torch.uint8)
+                data = image.contiguous().numpy().tobytes()
+                digest.update(data)
+                file.write(data)
+        digest.update(json.dumps(broken).encode())
+        manifest = {"sha256": digest.hexdigest(), "broken": broken}
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _key(paths: Sequence[Path], size: tuple[int, int], background: Color) -> str:
+def _key(paths: Sequence[Path], contents: Sequence[str], size: tuple[int, int], background: Color) -> str:
     """Return a hash of everything that determines the array: files, size, background, format and software."""
     digest = hashlib.sha256()
     software = [f"{name} {version(name)}" for name in ("pillow", "torch", "torchvision")]
     digest.update(json.dumps([FORMAT, size, background, software]).encode())
     parent = os.path.commonpath([path.absolute().parent for path in paths]) if paths else ""
-    for path in paths:
-        try:
-            status = path.stat()
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "missing"
-        digest.update(os.fsencode(os.path.relpath(path.absolute(), parent)) + f"\0{state}\0".encode())
+    for path, content in zip(paths, contents, strict=True):
+        digest.update(os.fsencode(os.path.relpath(path.absolute(), parent)) + f"\0{content}\0".encode())
     return digest.hexdigest()
 
 

@@ -1,12 +1,13 @@
 """Images of one size: decoded on access, held in memory, or read from a cache on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmark.data.decode import WHITE, BrokenImage, Color, decode, eval_transform
+from benchmark.data.digests import hash_files
 from benchmark.data.image_cache import PackedImages
 from benchmark.utils.console import progress
 from benchmark.utils.escape import terminal
@@ -27,6 +28,7 @@ class Images:
         size: (height, width) in pixels.
         limit: Maximum number of bytes of decoded images in memory.
         cache: Path prefix of the packed images, see `PackedImages`; None for no cache on disk.
+        contents: Function that returns the content hash of every file, for the cache.
         skip_broken: Whether broken images raise their errors only at access.
         background: What shows through transparent pixels.
 
@@ -42,6 +44,7 @@ class Images:
         *,
         limit: int = 2**30,
         cache: Path | None = None,
+        contents: Callable[[Sequence[Path]], Sequence[str]] = hash_files,
         skip_broken: bool = False,
         background: Color = WHITE,
     ) -> None:
@@ -55,7 +58,13 @@ class Images:
         self._decoded: Tensor | PackedImages | None = None
         if cache is not None:
             self._decoded = PackedImages(
-                self.paths, size, decode=self._decode, target=cache, skip_broken=skip_broken, background=background
+                self.paths,
+                size,
+                decode=self._decode,
+                contents=contents,
+                target=cache,
+                skip_broken=skip_broken,
+                background=background,
             )
         elif len(self) * torch.Size(self.shape).numel() <= limit:
             self._decoded = self._decode_all()

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmark.data.batch import Batch, Draw, PKBatchSampler
 from benchmark.data.decode import WHITE, BrokenImage, Color
+from benchmark.data.digests import hash_files
 from benchmark.data.images import Images
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Sample
@@ -38,12 +39,18 @@ class Loading:
     background: Color = WHITE
     """What shows through transparent pixels."""
 
-    def images(self, samples: Sequence[Sample], name: str) -> Images:
+    def images(
+        self,
+        samples: Sequence[Sample],
+        name: str,
+        contents: Callable[[Sequence[Path]], Sequence[str]] = hash_files,
+    ) -> Images:
         """Return the images of samples.
 
         Args:
             samples: The samples.
             name: Prefix of the images' folder in the cache.
+            contents: Function that returns the content hash of every file, for the cache.
 
         Raises:
             BrokenImage: A file cannot be decoded and `skip_broken` is false.
@@ -53,6 +60,7 @@ class Loading:
             [sample.path for sample in samples],
             self.size,
             cache=cache,
+            contents=contents,
             skip_broken=self.skip_broken,
             background=self.background,
         )
@@ -85,7 +93,8 @@ def train_loader(
     Raises:
         UserError: The dataset is missing or has fewer than P identities, or an image is broken.
     """
-    training = TrainingImages(dataset, loading.images(dataset.train, f"{dataset.name}-train"), transform)
+    decoded = loading.images(dataset.train, f"{dataset.name}-train", dataset.contents)
+    training = TrainingImages(dataset, decoded, transform)
     sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed=seed, views=views)
     return BatchLoader(training, workers=loading.workers, device=loading.device, persistent=True, batch_sampler=sampler)
 

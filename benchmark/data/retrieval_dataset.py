@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, wraps
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from PIL import ImageColor
 from pydantic import AfterValidator
 
 from benchmark.data.card import Card, Split
+from benchmark.data.digests import DigestCache, hash_file
 from benchmark.data.files import candidate_folders, missing_paths
 from benchmark.data.reading import Reading
 from benchmark.data.samples import Finding, Listing, Sample
 from benchmark.errors import UserError
 from benchmark.retrieval.protocol import Protocol
+
+if TYPE_CHECKING:
+    from benchmark.data.identity import Identity
 
 
 def _check_color(text: str) -> str:
@@ -68,6 +72,8 @@ class RetrievalDataset(ABC):
     """Recipe fragment for training on this dataset, merged over the defaults of the suite."""
     method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Method name -> arguments tuned for this dataset, which the user's recipe can override."""
+    location_options: ClassVar[tuple[str, ...]] = ()
+    """Options that say where the images are, with the default "". They are in no record and in no recipe's hash."""
     evaluation_options: ClassVar[tuple[str, ...]] = ()
     """Options that change only the evaluation; runs that differ in nothing else share one training."""
     archive_folders: ClassVar[tuple[str, ...]] = ()
@@ -176,21 +182,60 @@ class RetrievalDataset(ABC):
         """Yield a sentence for each damaged file, if the dataset has hashes of its images. May decode all of them."""
         return iter(())
 
-    def fingerprint(self) -> str | None:
-        """Return a hash of the images' names and pixels, or None if the dataset has none."""
-        return None
+    @cached_property
+    def identity(self) -> "Identity":
+        """The images and labels at the first access, with the hash that tells them from all others.
+
+        The first access on a machine reads every image; later ones take one `stat` per image. Raises like `train`.
+        """
+        from benchmark.data.identity import Identity  # not at the top: it imports this class
+
+        return Identity.of(self)
+
+    def fingerprint(self) -> str:
+        """Return the hash of the images and labels by which records, runs and teachers are told apart.
+
+        Raises:
+            UserError: The dataset is missing or has a defect.
+        """
+        return self.identity.content
+
+    def contents(self, paths: Iterable[Path]) -> list[str]:
+        """Return the content hash of every file as it is now, computed again only for files that changed."""
+        return DigestCache(self.root, self.folder, self.name, self.image_digest)(paths)
+
+    def image_digest(self, path: Path) -> str:
+        """Return the content hash of an image: the SHA-256 of its bytes.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        return hash_file(path)
+
+    def options(self) -> dict[str, Any]:
+        """Return the constructor arguments other than `root`."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if name != "root"}
+
+    def reopened(self) -> Self:
+        """Return a new dataset with the same root and options, which lists its images again."""
+        return type(self)(self.root, **self.options())
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the software that generated the images, if the suite did."""
         return {}
 
     def non_default_options(self) -> dict[str, Any]:
-        """Return the options with non-default values, except `seed`. Leaderboards rank their runs separately."""
-        return {
-            name: getattr(self, name)
-            for name, option in inspect.signature(type(self)).parameters.items()
-            if name not in ("root", "seed") and getattr(self, name) != option.default
-        }
+        """Return the options with non-default values, except `seed` and `location_options`.
+
+        Leaderboards rank their runs separately.
+        """
+        ignored = ("seed", *self.location_options)
+        return {name: value for name, value in self.changed_options().items() if name not in ignored}
+
+    def changed_options(self) -> dict[str, Any]:
+        """Return all options with non-default values."""
+        parameters = inspect.signature(type(self)).parameters
+        return {name: value for name, value in self.options().items() if value != parameters[name].default}
 
     def identity_name(self, identity: int) -> str:
         """Return the name under which an identity is shown to people."""

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 
 from benchmark.data.check import remarks
+from benchmark.data.identity import require_unchanged
 from benchmark.engine.files import note_skipped
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import use_threads
 from benchmark.experiment.folders import RunFolder, resolved, student_folder, teacher_folder
+from benchmark.experiment.inputs import INPUTS, Inputs, describe_data, require_same_data
 from benchmark.experiment.networks import deploy_teacher, initialized, teacher_from_file, untrained
 from benchmark.experiment.preflight import preflight
-from benchmark.experiment.report import Deployed, Distillation, Report, data_changes, mean_scores
+from benchmark.experiment.report import Deployed, Distillation, Report, mean_scores
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
@@ -86,7 +88,7 @@ class Experiment:
             UserError: Data are missing, a file named in the recipe is missing or does not fit, the run is unfinished
                 and `resume` is false, or its folder cannot be written.
         """
-        return self._run(self.folder, self._distill)
+        return self._run(self.recipe, self.folder, self._distill)
 
     def run_teacher(self) -> Record:
         """Run the recipe's teacher only, unless it is finished.
@@ -97,40 +99,51 @@ class Experiment:
         Raises:
             UserError: For the same reasons as in `run`.
         """
-        return self._run(self.teacher_folder, self._train_teacher)
+        return self._run(self.recipe.for_teacher(), self.teacher_folder, self._train_teacher)
 
-    def _run(self, folder: RunFolder, train: Callable[[], Record]) -> Record:
+    def _run(self, recipe: Recipe, folder: RunFolder, train: Callable[[], Record]) -> Record:
         use_threads(self.recipe.runtime.threads)
         torch.backends.cuda.matmul.fp32_precision = "tf32"  # the default of convolutions
         try:
             with folder.locked():
+                self.dataset.prepare()
                 if folder.record.exists():
-                    record = self._read_record(folder)
+                    record = self._read_record(folder, recipe)
                     notify(f"{folder.path} has the result of {record.created[:10]}; delete the folder to run it again")
                     return record
-                if folder.is_unfinished and not self.resume:
-                    raise UserError(
-                        f"{folder.path} has an unfinished run: add --resume to continue it, or delete the folder"
-                    )
-                self.dataset.prepare()
+                self._require_resumable(folder)
                 for remark in remarks(self.dataset):
                     notify(f"{self.dataset.name}: {remark}")
                 return train()
         except OSError as error:
             raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from error
 
-    def _read_record(self, folder: RunFolder) -> Record:
+    def require_same_board(self, records: Path) -> None:
+        """Raise a UserError if a folder of records has this run's record, or its teacher's, of other data."""
+        ids = [Record.make_id(self.recipe.hash, "student"), Record.make_id(self.recipe.for_teacher().hash, "teacher")]
+        known = {path: Record.read(path) for each in ids for path in sorted(records.glob(f"[!.]*-{each}.json"))}
+        if known:
+            self.dataset.prepare()
+            require_same_data(known, describe_data(self.test), self.dataset)
+
+    def _require_resumable(self, folder: RunFolder) -> None:
+        if folder.is_unfinished and not self.resume:
+            raise UserError(f"{folder.path} has an unfinished run: add --resume to continue it, or delete the folder")
+
+    def _read_record(self, folder: RunFolder, recipe: Recipe | None = None) -> Record:
         """Read the record of an earlier run.
 
+        Args:
+            folder: The run's folder.
+            recipe: The recipe of the run, whose files of weights must not have changed; None to not compare them.
+
         Raises:
-            UserError: The run used other data, or it skipped broken images and this recipe has `skip_broken` false.
+            UserError: The run used other inputs, or it skipped broken images and this recipe has `skip_broken` false.
         """
         record = Record.read(folder.record)
-        if self.dataset.folder.is_dir() and (changes := list(data_changes(record.data, self.report.data()))):
-            raise UserError(
-                f"{folder.path} is from an earlier run on other data ({', '.join(changes)}): delete the folder to run "
-                "it again with the present data, or choose another --work-dir"
-            )
+        require_same_data({folder.path: record}, describe_data(self.test), self.dataset)
+        if recipe is not None and (folder.path / INPUTS).exists():  # which runs of the first version lack
+            Inputs.of(self.dataset, recipe).require_same(folder.path, self.dataset)
         if record.data.broken and not self.recipe.runtime.skip_broken:
             raise UserError(
                 f"{folder.path} is from an earlier run that left out {record.data.broken} broken images: add "
@@ -164,6 +177,11 @@ class Experiment:
         """Train a network, save its deployed form to `student.pt`, and evaluate the network loaded from that file."""
         from benchmark.engine.train import train  # imports mmengine, which commands without training do not need
 
+        inputs = Inputs.of(self.dataset, recipe)
+        if folder.checkpoint.exists():
+            inputs.require_same(folder.path, self.dataset)
+        else:
+            inputs.write(folder.path)
         write_text(folder.recipe, recipe.yaml())
         torch.manual_seed(recipe.seed)
         student = self._placed(initialized(recipe.student, len(self.dataset.labels), teacher))
@@ -192,6 +210,7 @@ class Experiment:
         query, gallery = self.test.embed(network, "query"), self.test.embed(network, "gallery")
         scores = self.test.score(query, gallery)
         note_skipped(folder.path, self.test.images.images.broken())
+        require_unchanged(self.dataset)
         return Deployed(
             network=network,
             query=query,
@@ -213,12 +232,16 @@ class Experiment:
         if checkpoint is None:
             with folder.locked():  # another run may be training the same teacher
                 if not folder.record.exists():
+                    self._require_resumable(folder)
                     self._train_teacher()
+            record = self._read_record(folder, self.recipe.for_teacher())
         elif not folder.path.is_dir():
             return self._teacher_from_weights(folder.path)
-        record = self._read_record(folder)
-        if checkpoint is not None and not self._same_benchmark(record):
+        elif not self._same_benchmark(record := Record.read(folder.record)):
+            self._require_same_identities(folder)
             return self._teacher_from_weights(folder.checkpoint)
+        else:
+            record = self._read_record(folder)
         deployed_teacher = load_student(folder.student, self.device)
         deployed_teacher.input_size = None  # it may have been trained with images of another size
         identities = len(self.dataset.labels)
@@ -250,9 +273,19 @@ class Experiment:
     def _same_benchmark(self, record: Record) -> bool:
         """Whether a record's scores were measured on this dataset with these evaluation settings."""
         settings = {key: value for key, value in record.recipe.get("evaluate", {}).items() if key in PROTOCOL_KEYS}
-        return record.recipe.get("dataset") == self.recipe.dataset.model_dump() and (
+        return record.recipe.get("dataset") == self.recipe.recorded()["dataset"] and (
             Evaluate.model_validate(settings).non_default() == self.recipe.evaluate.non_default()
         )
+
+    def _require_same_identities(self, folder: RunFolder) -> None:
+        """Refuse a teacher that was trained on other images if the method needs its classifier."""
+        inputs = Inputs.read(folder.path)
+        same = inputs is not None and inputs.training == self.dataset.identity.training
+        if self.preflight.method.needs.classifier and not same:
+            raise UserError(
+                f"{self.recipe.method.name} needs the teacher's classifier, but {folder.path} was trained on other "
+                "images: train the teacher on these, or choose a method that compares embeddings or feature maps"
+            )
 
     def _score_asymmetric(self, student: Deployed, teacher: Teacher) -> tuple[Scores | None, str | None]:
         """Return the scores of the student's queries in the teacher's gallery, or the reason why there are none."""

@@ -8,10 +8,13 @@ import torch
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
+from benchmark.experiment.inputs import data_changes, describe_data
 from benchmark.experiment.networks import deploy_teacher, teacher_from_file
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import load_student
 from benchmark.recipe import Recipe, compose
+from benchmark.results.record import Record
+from benchmark.utils.console import notify
 from benchmark.utils.paths import user_path
 
 
@@ -48,7 +51,8 @@ class FinishedRun:
             device: Device on which images are embedded.
 
         Raises:
-            UserError: The dataset is unknown or missing, or a setting is invalid.
+            UserError: The dataset is unknown or missing, a setting is invalid, or the run's own images have changed
+                and `dataset` is None.
         """
         if dataset is None or dataset == self.recipe.dataset.name:
             recipe = compose(config=self.folder / "recipe.yaml", settings=settings)
@@ -56,7 +60,21 @@ class FinishedRun:
             recipe = compose("none", dataset, None, settings, self.recipe.seed)
         test = TestSet.from_recipe(recipe, self._data_root, device, self.recipe.image_size)
         test.dataset.prepare()
+        if dataset is None and recipe.recorded()["dataset"] == self.recipe.recorded()["dataset"]:
+            self._require_own_images(test)
         return test
+
+    def _require_own_images(self, test: TestSet) -> None:
+        file = self.folder / "record.json"
+        before = Record.read(file).data if file.is_file() else None
+        if before is None or before.fingerprint is None:
+            notify(f"warning: {self.folder} does not state which images it used, so they cannot be compared")
+        elif changes := "; ".join(data_changes(before, describe_data(test), test.dataset)):
+            name = self.recipe.dataset.name
+            raise UserError(
+                f"{self.folder} is of other images than those at {test.dataset.folder} ({changes}): restore them, or "
+                f"add --dataset {name} to use the present ones"
+            )
 
     def student(self, device: torch.device) -> Embedder:
         """Load the deployed student."""

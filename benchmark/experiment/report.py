@@ -1,19 +1,19 @@
 """The content of a run's record."""
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from benchmark.data.card import Split
-from benchmark.data.samples import SPLITS
+from benchmark.data.check import is_published
 from benchmark.engine.files import read_metrics, read_skipped
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, environment
 from benchmark.experiment.folders import RunFolder
+from benchmark.experiment.inputs import describe_data, split_sizes
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.cost import Size
@@ -89,10 +89,10 @@ class Report:
             method=recipe.method.name,
             seed=recipe.seed,
             recipe_hash=recipe.hash,
-            recipe=recipe.model_dump(mode="json"),
+            recipe=recipe.recorded(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             commit=self.commit,
-            data=self.data(broken=len(read_skipped(folder.path))),
+            data=describe_data(self.test, broken=len(read_skipped(folder.path))),
             variant=self._variant(recipe),
             network=parts.Network(
                 name=recipe.student.title(compressed=deployed.minimal is not None),
@@ -112,28 +112,6 @@ class Report:
             ),
         )
 
-    def data(self, broken: int = 0) -> parts.Data:
-        """Describe the dataset: fingerprint, image counts, protocol and skipped files.
-
-        Args:
-            broken: Number of images that were left out because they cannot be decoded.
-        """
-        dataset = self.test.dataset
-        counts = {split: Split.of(getattr(dataset, split)) for split in SPLITS}
-        return parts.Data(
-            fingerprint=dataset.fingerprint(),
-            splits={split: parts.Split(**asdict(count)) for split, count in counts.items()},
-            protocol=asdict(self.test.protocol),
-            versions=dataset.versions(),
-            skipped={
-                f"{split}: {reason}": files
-                for split, listing in dataset.listings.items()
-                for reason, files in listing.skipped.items()
-            },
-            broken=broken,
-            reading=parts.Reading(**asdict(dataset.reading())),
-        )
-
     def cost(self, deployed: Embedder) -> parts.Cost:
         """Count and measure the cost of a deployed network, on the run's device."""
         image_size = self.test.loading.size
@@ -151,21 +129,11 @@ class Report:
         )
 
     def _variant(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the non-default options of dataset and evaluation, by key. They select the leaderboard."""
-        variant = {f"dataset.{option}": value for option, value in self.test.dataset.non_default_options().items()}
-        return variant | {f"evaluate.{key}": value for key, value in recipe.evaluate.non_default().items()}
-
-
-def data_changes(before: parts.Data, now: parts.Data) -> Iterator[str]:
-    """Yield each difference between the data of an earlier run and the data now, as a phrase."""
-    empty = parts.Split(images=0, identities=0, cameras=0)
-    for split, counts in now.splits.items():
-        earlier = before.splits.get(split, empty)
-        for name, count in counts:
-            if count != getattr(earlier, name):
-                yield f"{split}: {getattr(earlier, name):,} {name} then, {count:,} now"
-    if now.fingerprint != before.fingerprint:
-        yield "images with other content"
+        """Return what selects the leaderboard: non-default options by key, and whether images are not as published."""
+        dataset = self.test.dataset
+        variant = {f"dataset.{option}": value for option, value in dataset.non_default_options().items()}
+        variant |= {f"evaluate.{key}": value for key, value in recipe.evaluate.non_default().items()}
+        return variant | ({} if is_published(dataset, split_sizes(dataset)) else parts.NONSTANDARD)
 
 
 def latency_fields(latencies: Mapping[int, cost.Latency]) -> dict[str, Any]:

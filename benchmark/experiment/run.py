@@ -75,6 +75,7 @@ def run_experiment(experiment: Experiment, leaderboards: Path | None) -> Record:
         records.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(prefix=".", dir=records):
             pass  # if the folder is not writable, fail now instead of after hours of training
+        experiment.require_same_board(records)
     record = experiment.run()
     folder, method = experiment.folder.path, experiment.preflight.method
     for name, svg in method.plots(read_metrics(folder)).items():

@@ -4,6 +4,7 @@ Mappings are merged key by key. There are two exceptions for `args`, the argumen
 names another backbone starts without the `args` below it, and `args: {}` removes them.
 """
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +153,10 @@ def _read_layers(
         else:
             changes = merge(changes, change)
     name = str(config) if isinstance(config, Path) else "config"
-    return _Layers(_expand_names(content), name, names, cleared, changes)
+    content = _expand_names(content)
+    if dataset:
+        content, changes = (_label_own_data(layer, dataset) for layer in (content, changes))
+    return _Layers(content, name, names, cleared, changes)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +171,21 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"config: only mappings, lists, text, numbers, booleans and None can be used: {error}"
         ) from error
+
+
+def _label_own_data(layer: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """Take `dataset.name` for the label of the user's own images if it is not a registered name.
+
+    `--dataset folder --set dataset.name=birds` is another way to write `--set dataset.label=birds`.
+    """
+    section = layer.get("dataset")
+    registered = DATASETS.names()
+    if not isinstance(section, Mapping) or section.get("name") in (None, *registered) or dataset not in registered:
+        return layer
+    if "label" not in inspect.signature(DATASETS.find(dataset)).parameters:
+        return layer
+    options = {key: value for key, value in section.items() if key != "name"}
+    return {**layer, "dataset": {"label": section["name"], **options}}
 
 
 def _missing_sections(content: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmark.errors import UserError
+from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import AveragePrecision, Protocol, Ties
 from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
 from benchmark.utils import strict_yaml
@@ -227,7 +228,15 @@ class Recipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of everything that can change the result, in hexadecimal digits."""
-        return recipe_hash(self.model_dump(mode="json"))
+        return recipe_hash(self.recorded())
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the recipe as plain values without places on the disk of this machine, as records state it."""
+        content = self.model_dump(mode="json")
+        content["runtime"]["cache"] = None
+        for option in _location_options(self.dataset.name):
+            content["dataset"][option] = ""
+        return content
 
     def yaml(self) -> str:
         """Return the recipe as YAML, which `benchmark run --config` accepts."""
@@ -245,3 +254,7 @@ class Recipe(Section):
                 "evaluate": self.evaluate.model_copy(update={"every": 0}),
             }
         )
+
+
+def _location_options(dataset: str) -> tuple[str, ...]:
+    return DATASETS.find(dataset).location_options if dataset in DATASETS.names() else ()

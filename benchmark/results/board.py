@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmark.results.columns import columns, method_name, metrics
 from benchmark.results.comparison import CostGroup, Gain, cost_groups, gains, mean_ranks
 from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
-from benchmark.results.record import Record, TeacherReport
+from benchmark.results.record import NONSTANDARD, Record, TeacherReport
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 from benchmark.results.step_costs import StepCosts
 from benchmark.utils.escape import markdown, markdown_code
@@ -132,7 +132,8 @@ def _teacher_cells(teacher: TeacherReport, student: str, ks: Sequence[int], note
 
 def run_command(method: str, record: Record) -> str:
     """Return the command that runs a method by its default recipe, with seed 0, on the leaderboard of a record."""
-    options = "".join(f" --set {_setting(key, value)}" for key, value in sorted(record.variant.items()))
+    settings = {key: value for key, value in sorted(record.variant.items()) if key not in NONSTANDARD}
+    options = "".join(f" --set {_setting(key, value)}" for key, value in settings.items())
     return f"benchmark run --method {method} --dataset {record.dataset}{options} --seed 0"
 
 

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from benchmark.data.card import Split
+from benchmark.data.check import is_published
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.samples import SPLITS
 from benchmark.errors import UserError
 from benchmark.recipe import Recipe, replay
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.consistency import Violation
 from benchmark.results.deployed import DeployedSize, deployed
-from benchmark.results.record import DEFAULT_RULES, Cost, Record
+from benchmark.results.record import DEFAULT_RULES, NONSTANDARD, Cost, Record
 from benchmark.utils.memory import memory_limit
 from benchmark.utils.recipe_hash import recipe_hash
 
@@ -81,6 +84,10 @@ def _benchmark(record: Record, recipe: Recipe) -> Iterator[Violation]:
     except UserError:
         pass
     else:
+        places = {option: options[option] for option in dataset_class.location_options if options.get(option)}
+        if places:
+            yield Violation("recipe.dataset", places, "no places on a disk")
+            return
         try:
             dataset = dataset_class(_NO_DATA, **options)
         except (OSError, TypeError, ValueError, UserError) as error:
@@ -98,8 +105,11 @@ def _variant(record: Record, recipe: Recipe, dataset: RetrievalDataset | None) -
         actual = {key: value for key, value in actual.items() if not key.startswith("dataset.")}
     else:
         expected |= {f"dataset.{option}": value for option, value in dataset.non_default_options().items()}
+        sizes = {split: Split(**dict(size)) for split, size in record.data.splits.items()}
+        if set(sizes) >= set(SPLITS) and not is_published(dataset, sizes):
+            expected |= NONSTANDARD
     if actual != expected:
-        yield Violation("variant", actual, f"{expected}, by the recipe")
+        yield Violation("variant", actual, f"{expected}, by the recipe and the number of images")
 
 
 def _protocol(record: Record, recipe: Recipe, dataset: RetrievalDataset) -> Iterator[Violation]:

@@ -53,6 +53,8 @@ NOT_ALIGNED = "the method does not align the embedding spaces of student and tea
 """Reason for the lack of asymmetric scores: they would not be meaningful."""
 IS_TEACHER = "only students are scored on the teacher's gallery"
 """Reason for the lack of asymmetric scores in the record of a teacher."""
+NONSTANDARD = {"dataset.images": "nonstandard"}
+"""Variant of records of images that are not the published ones, by their counts. They are not on the official board."""
 
 _EARLIER_REASONS = (
     (re.compile(r"\S+ leaves the student's embeddings apart from the teacher's"), NOT_ALIGNED),
@@ -248,7 +250,8 @@ class Split(FrozenModel):
 class Data(FrozenModel):
     """The images and the protocol of a run.
 
-    `fingerprint` is the hash of the content of the images, and `versions` the software that generated them. `skipped`
+    `fingerprint` is the hash of the images, labels and splits; the first records have it only for generated images, of
+    which `versions` states the software. `skipped`
     counts the files that the dataset excludes by its rules, by split and reason; `broken` counts the images that were
     left out because they could not be decoded. The first records lack `reading`.
     """

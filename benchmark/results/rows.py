@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,24 +137,43 @@ class Row:
 def group_records(records: Iterable[Record]) -> list[Row]:
     """Group records that agree in board, method, teacher network, recipe (except seeds) and data into rows.
 
+    Records of one benchmark on different images are on different boards: those of the images with the most records
+    have the benchmark's name, the others add the beginning of the images' fingerprint.
+
     Rows are in the order of a leaderboard: by board, and on each the teachers first, then the student alone ("none"),
     then the other methods by descending mean mAP.
     """
+    records = sorted(records, key=lambda record: (record.seed, record.id))
+    boards = _boards(records)
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
-    for record in sorted(records, key=lambda record: (record.seed, record.id)):
+    for record in records:
         method = TEACHER if record.role == "teacher" else record.method
         teacher = record.teacher.network if record.teacher else ""
         # Settings that cannot change a result, such as the number of workers, do not separate rows.
         recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
         data = f"{record.data.splits} {record.data.fingerprint} {record.data.broken}"
         digest = hashlib.sha256((recipe + data).encode()).hexdigest()
-        groups.setdefault((record.board, method, teacher, digest), []).append(record)
+        board = boards[record.board, record.data.fingerprint]
+        groups.setdefault((board, method, teacher, digest), []).append(record)
     rows = [
         Row(board, method, teacher or None, tuple(members)) for (board, method, teacher, _), members in groups.items()
     ]
     return sorted(
         rows, key=lambda row: (row.board, row.method != TEACHER, row.method != BASELINE, -row.mAP.mean, row.method)
     )
+
+
+def _boards(records: Iterable[Record]) -> dict[tuple[str, str | None], str]:
+    """Return the leaderboard of each pair of a record's `board` and its images' fingerprint."""
+    counts = Counter((record.board, record.data.fingerprint) for record in records)
+    names: dict[tuple[str, str | None], str] = {}
+    known: set[str] = set()
+    # Images with the most records first; unknown ones last.
+    for board, images in sorted(counts, key=lambda key: (key[1] is None, -counts[key], key[1] or "")):
+        suffix = re.sub(r"\W", "_", images or "unknown")[:8]  # a fingerprint in a record may be any text
+        names[board, images] = f"{board}-data-{suffix}" if board in known else board
+        known.add(board)
+    return names
 
 
 def _without_seeds(recipe: Any) -> Any:

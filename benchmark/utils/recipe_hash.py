@@ -15,6 +15,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("student.image_size", None),
     ("teacher.network.image_size", None),
     ("dataset.background", "white"),
+    ("dataset.label", ""),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""
 

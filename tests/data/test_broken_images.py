@@ -154,18 +154,24 @@ def test_all_broken_images_are_listed(uniform):
 
 
 class TestRun:
-    """`benchmark run` on glyphs with a broken training image and a broken gallery image."""
+    """`benchmark run` on own images with a broken training image and a broken gallery image."""
 
     @pytest.fixture
-    def run_arguments(self, command, data_root, tmp_path):
-        root = tmp_path / "data"
-        shutil.copytree(data_root, root)
-        folder = Glyphs(root, train_identities=40, test_identities=20).folder
-        broken = [next((folder / split).glob("*.png")) for split in ("train", "gallery")]
+    def run_arguments(self, command, data_root, tiny_config, tmp_path):
+        glyphs = Glyphs(data_root, train_identities=40, test_identities=20)
+        for path in glyphs.folder.glob("*/*.png"):
+            identity = tmp_path / "data" / "folder" / path.parent.name / path.name.split("_")[0]
+            identity.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, identity)
+        broken = [next((tmp_path / "data" / "folder" / split).glob("*/*.png")) for split in ("train", "gallery")]
         for path in broken:
             path.write_bytes(b"")
+        options = "{name: glyphs, train_identities: 40, test_identities: 20}"
+        config = tiny_config.read_text().replace(options, "folder")
+        (tmp_path / "config.yaml").write_text(config)
         arguments = command(tmp_path, "--method", "none", settings=["runtime.workers=2"])[3:]
-        arguments[arguments.index("--data-root") + 1] = str(root)
+        arguments[arguments.index("--data-root") + 1] = str(tmp_path / "data")
+        arguments[arguments.index("--config") + 1] = str(tmp_path / "config.yaml")
         return arguments, broken
 
     def test_stops_with_the_path(self, run_arguments, command_line):
@@ -182,9 +188,9 @@ class TestRun:
         code, _, err = command_line(*arguments, "--skip-broken")
         assert code == 0, err
         assert "skipped 1 broken image, such as" in err
-        folder = next((tmp_path / "runs" / "glyphs" / "none").iterdir())
+        folder = next((tmp_path / "runs" / "folder" / "none").iterdir())
         assert (folder / "skipped.txt").read_text().splitlines() == sorted(map(str, broken))
         record = json.loads((folder / "record.json").read_text())
         assert record["data"]["broken"] == 2
-        page = next(path for path in (tmp_path / "boards").glob("glyphs*.md"))
+        page = next(path for path in (tmp_path / "boards").glob("folder*.md"))
         assert "**Broken images left out: 2.**" in page.read_text()

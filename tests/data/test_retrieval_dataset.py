@@ -18,7 +18,6 @@ def dataset(generate):
 def test_splits_and_labels(dataset):
     assert [sample.path.stem for sample in dataset.train] == ["31_0", "31_1", "5_0", "5_1"]
     assert dataset.labels == {5: 0, 31: 1}
-    assert dataset.fingerprint() is None
 
 
 def test_missing_dataset(generated_class, tmp_path):

@@ -184,6 +184,16 @@ class TestCheck:
         assert miniature.open().train == dataset.train
 
 
+def test_identity_is_that_of_the_images_wherever_they_are(miniature, original, tmp_path):
+    assert miniature.open().fingerprint() == original.fingerprint()
+    image = miniature.open().query[0].path
+    image.write_bytes(image.read_bytes()[:-20] + b"x" * 20)
+    try:
+        assert miniature.open().fingerprint() != original.fingerprint()
+    except UserError as error:  # the suite knows the images of generated datasets
+        assert image.name in str(error)
+
+
 def test_archive_is_prepared(name, originals, tmp_path, command_line):
     """The folder of the official archive, packed and unpacked again."""
     dataset = originals(name).open()

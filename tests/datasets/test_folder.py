@@ -9,6 +9,8 @@ from PIL import Image
 from benchmark.data.check import check
 from benchmark.datasets.folder import Folder
 from benchmark.errors import UserError
+from benchmark.experiment.folders import resolved
+from benchmark.recipe import compose
 
 
 def write_miniature(root, write_image) -> None:
@@ -72,7 +74,7 @@ def test_folders_without_splits(tmp_path, write_image):
     assert {sample.identity for sample in dataset.train} == {1, 2, 3}
     assert {sample.identity for sample in dataset.query} == {9, 10}
     assert dataset.protocol.query_in_gallery
-    assert dataset.non_default_options() == {"path": str(tmp_path / "own")}
+    assert dataset.non_default_options() == {"label": "own"}
 
 
 def test_table_with_cameras(table):
@@ -167,7 +169,9 @@ def test_check_without_published_sizes(table):
 
 
 def test_error_names_the_check_of_the_same_images(table, tmp_path):
-    with pytest.raises(UserError, match=r"run `benchmark data check folder --set path=.*\.csv` for details"):
+    with pytest.raises(
+        UserError, match=r"run `benchmark data check folder --set path=.*\.csv --set label=mine` for details"
+    ):
         _ = table(*COMPLETE, "c/5.jpg,cy,door,train").train
 
 
@@ -543,3 +547,44 @@ def test_malformed_csv(tmp_path):
     (tmp_path / "mine.csv").write_text("path,identity\n" + "x" * 200_000 + ",7\n")
     with pytest.raises(UserError, match=r"mine\.csv is not a CSV file: line 2: field larger than field limit"):
         Folder(tmp_path, path=str(tmp_path / "mine.csv"))
+
+
+@pytest.fixture
+def mine(make, tmp_path, monkeypatch):
+    """The folder `mine` in the current folder, and in the home folder."""
+    make("folder", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data" / "folder").rename(tmp_path / "mine")
+    (tmp_path / "link").symlink_to("mine")
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("path", ["mine", "mine/", "./mine", "~/mine", "../{parent}/mine", "link", "{folder}"])
+def test_the_spelling_of_a_path_changes_nothing(mine, tmp_path, path):
+    spelled = path.format(parent=tmp_path.name, folder=mine)
+    dataset = Folder(tmp_path, path=spelled)
+    recipe = resolved(compose("none", "folder", settings=[f"dataset.path={spelled}"]), dataset)
+    same = resolved(compose("none", "folder", settings=["dataset.label=mine", f"dataset.path={mine}"]), dataset)
+    assert dataset.non_default_options() == {"label": "mine"}
+    assert recipe.hash == same.hash
+    assert str(tmp_path) not in str(recipe.recorded())
+    assert len(dataset.train) == 12
+
+
+def test_data_are_named_by_their_folder_table_or_label(mine, tmp_path):
+    (tmp_path / "a table.csv").write_text("path,identity\n")
+    assert Folder(tmp_path, path="a table.csv").label == "a_table"
+    assert Folder(tmp_path, path="mine", label="birds").label == "birds"
+    assert Folder(tmp_path).label == ""
+    mine.rename(tmp_path / "data" / "birds")
+    assert len(Folder(tmp_path / "data", label="birds").train) == 12  # without a path
+
+
+def test_dataset_name_is_a_label():
+    recipe = compose("none", "folder", settings=["dataset.name=birds"])
+    assert (recipe.dataset.name, recipe.dataset.arguments["label"]) == ("folder", "birds")
+    with pytest.raises(UserError, match="unknown dataset 'birds'"):
+        compose("none", "glyphs", settings=["dataset.name=birds"])
+    with pytest.raises(UserError, match=r"dataset\.label"):
+        compose("none", "folder", settings=["dataset.name=../birds"])

@@ -72,7 +72,7 @@ def test_rendering_is_deterministic(glyphs, tmp_path):
     again = Glyphs(tmp_path, **OPTIONS)
     again.prepare()
     assert again.fingerprint() == glyphs.fingerprint()
-    assert [path.name for path in tmp_path.iterdir()] == [again.folder.name]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == [again.folder.name]
 
 
 def test_test_images_do_not_depend_on_the_training_identities(glyphs, tmp_path):

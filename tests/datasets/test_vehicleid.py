@@ -114,3 +114,9 @@ def test_skipped_images_of_unused_lists_and_of_no_list(make, write_image):
     write_image(miniature.open().folder / "image" / "9999999.jpg")
     skipped = miniature.open().listings["train"].skipped
     assert skipped == {"image of a list that is not used": 12, "image that is in no list": 1}
+
+
+def test_the_seed_of_the_gallery_does_not_change_the_identity(originals):
+    first, second = (originals("vehicleid").open(seed=seed) for seed in (0, 1))
+    assert first.query != second.query
+    assert first.fingerprint() == second.fingerprint()

@@ -20,6 +20,7 @@ from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.folders import student_folder
+from benchmark.experiment.inputs import INPUTS
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.features import Features
@@ -83,6 +84,7 @@ class TestFinishedRun:
 
     def test_files(self, finished, student, teacher):
         common = {"recipe.yaml", "log.txt", "metrics.jsonl", str(LAST_CHECKPOINT), "student.pt", "record.json", ".lock"}
+        common |= {INPUTS}
         assert files(student) == common | {"compression.svg"}
         assert files(teacher) == common
         assert files(finished / "boards" / "records") == {
@@ -162,7 +164,10 @@ class TestFinishedRun:
         lost.path.unlink()
         recipe = tiny(method, *(shrinking if method == "cdd" else []))
         experiment = Experiment(recipe, work_dir=finished / "runs", data_root=root, device=CPU)
-        with pytest.raises(UserError, match=r"from an earlier run on other data \(train: .* images then, .* now\)"):
+        name = rf"train/{lost.path.name}"
+        with pytest.raises(
+            UserError, match=rf"1 image differs from those that were rendered: {name}\. Delete the folder"
+        ):
             experiment.run()
 
 

@@ -1,16 +1,21 @@
 """Contradictions between a record and what its recipe builds."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from benchmark.commands.leaderboard import check
 from benchmark.errors import UserError
-from benchmark.recipe import Network
+from benchmark.recipe import Network, Recipe, compose
+from benchmark.registry import DATASETS
+from benchmark.results.board import run_command
 from benchmark.results.deployed import _deployed, deployed
 from benchmark.results.leaderboard import generate
-from benchmark.results.rebuild import rebuilt_violations
-from benchmark.results.record import Record
+from benchmark.results.rebuild import _benchmark, _variant, rebuilt_violations
+from benchmark.results.record import NONSTANDARD, Record
 from benchmark.results.store import add_record, load_records
 from benchmark.utils.recipe_hash import recipe_hash
 
@@ -72,6 +77,7 @@ def test_records_of_a_run_are_plausible(finished):
         ({"data.protocol.wings": 2}, {"data.protocol.wings"}),
         ({"data.protocol.recall_at": [1, 5, 20]}, {"data.protocol.recall_at"}),
         ({"budget": {"kind": "macs", "target": 0.42, "reached": 0.4, "met": True}}, {"budget"}),
+        ({"variant": {"dataset.images": "nonstandard"}}, {"variant"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -255,3 +261,21 @@ def test_check_compares_the_pages_of_plausible_records(committed, tmp_path):
     assert check(tmp_path) == []
     (tmp_path / "README.md").write_text("edited")
     assert check(tmp_path) == [tmp_path / "README.md"]
+
+
+def test_other_counts_than_the_published_ones_are_not_on_the_official_board(record):
+    of_others = record("kd", dataset="market1501")
+    dataset = DATASETS.find("market1501")(Path(os.devnull))
+    recipe = compose("kd", "market1501")
+    (violation,) = _variant(of_others, recipe, dataset)
+    assert violation.expected.startswith("{'dataset.images': 'nonstandard'}")
+    ours = of_others.model_copy(update={"variant": dict(NONSTANDARD)})
+    assert not list(_variant(ours, recipe, dataset))
+    assert ours.board == "market1501-nonstandard"
+    assert "--set" not in run_command("kd", ours)
+
+
+def test_a_record_names_no_place(record, edit):
+    recipe = compose("kd", "folder", settings=["dataset.path=/home/me/birds"]).model_dump(mode="json")
+    (violation,) = _benchmark(record(), Recipe.model_validate(recipe))
+    assert (violation.field, violation.actual) == ("recipe.dataset", {"path": "/home/me/birds"})

@@ -73,3 +73,21 @@ def test_order(record):
     for _ in range(5):
         random.shuffle(records)
         assert [row.method for row in group_records(records)] == ["teacher", "none", "rkd", "afd", "kd"]
+
+
+def test_records_on_other_images_are_on_another_board(record, edit):
+    def on(fingerprint, *records):
+        return [edit(each, {"data.fingerprint": fingerprint}) for each in records]
+
+    records = [
+        *(*on("a" * 64, record("none"), record("kd")), *on("b" * 64, record("kd", seed=1))),
+        *on(None, record("none", seed=2), record("kd", seed=2), record("rkd")),
+        *on("a" * 64, record("kd", dataset="veri776")),
+    ]
+    for _ in range(5):
+        random.shuffle(records)
+        assert [(row.board, row.method, len(row.records)) for row in group_records(records)] == [
+            *(("glyphs", "none", 1), ("glyphs", "kd", 1), ("glyphs-data-bbbbbbbb", "kd", 1)),
+            *(("glyphs-data-unknown", "none", 1), ("glyphs-data-unknown", "kd", 1), ("glyphs-data-unknown", "rkd", 1)),
+            ("veri776", "kd", 1),
+        ]

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmark.commands import suite as suite_command
 from benchmark.engine.files import LAST_CHECKPOINT
-from benchmark.results.record import Record
+from benchmark.evaluation import TestSet
+from benchmark.experiment.inputs import describe_data
+from benchmark.results.record import Data, Record
 from benchmark.results.store import add_record, load_records
 from benchmark.suite import latencies
 from benchmark.suite.scheduler import Outcome
@@ -22,9 +25,10 @@ from benchmark.suite.scheduler import Outcome
 class StubRuns:
     """Replaces `run_all`: writes made-up records. Runs of the methods in `failing` fail, `interrupt` interrupts all."""
 
-    def __init__(self, records: Path, record: Callable[..., Record]) -> None:
+    def __init__(self, records: Path, record: Callable[..., Record], data: Data) -> None:
         self.records = records
         self.record = record
+        self.data = data
         self.commands: list[str] = []
         self.failing: set[str] = set()
         self.interrupt = False
@@ -40,7 +44,7 @@ class StubRuns:
         recipe = job.recipe
         if recipe.method.name in self.failing:
             return Outcome(job, None, "exit status 1: RuntimeError: broken")
-        record = self.record(recipe.method.name, seed=recipe.seed, recipe_hash=recipe.hash, id=job.id)
+        record = self.record(recipe.method.name, seed=recipe.seed, recipe_hash=recipe.hash, id=job.id, data=self.data)
         teacher = self.record("none", role="teacher")
         for path, each in ((job.record, record), (job.teacher_record, teacher)):
             each.write(path)
@@ -56,8 +60,9 @@ def places(tmp_path, data_root, tiny_config) -> list[str]:
 
 
 @pytest.fixture
-def runs(tmp_path, record, monkeypatch) -> StubRuns:
-    stub = StubRuns(tmp_path / "boards" / "records", record)
+def runs(tmp_path, record, tiny, data_root, monkeypatch) -> StubRuns:
+    data = describe_data(TestSet.from_recipe(tiny("none"), data_root, torch.device("cpu")))
+    stub = StubRuns(tmp_path / "boards" / "records", record, data)
     monkeypatch.setattr(suite_command, "run_all", stub)
     return stub
 
@@ -171,7 +176,9 @@ from pathlib import Path
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.registry import METHODS
-from benchmark.results.record import Record
+from benchmark.evaluation import TestSet
+from benchmark.experiment.inputs import describe_data
+from benchmark.results.record import Data, Record
 
 
 @METHODS.register_module()
