@@ -19,6 +19,7 @@ from benchmark.recipe import Recipe
 from benchmark.results import record as parts
 from benchmark.results.record import Record
 from benchmark.utils.atomic import write_text
+from benchmark.utils.paths import user_path
 
 INPUTS = "inputs.json"
 """File in a run folder that identifies the images and files from which its network is trained."""
@@ -119,12 +120,15 @@ class Inputs:
         Raises:
             UserError: A file cannot be read.
         """
+        from benchmark.experiment.networks import NAMED_WEIGHTS  # imports timm
+
         named = {"teacher.checkpoint": recipe.teacher.checkpoint, "student.weights": recipe.student.weights}
         files = {}
         for key, name in named.items():
-            if name in (None, "imagenet", "random", "teacher"):
+            if name is None or name in NAMED_WEIGHTS:
                 continue
-            path = Path(name) / LAST_CHECKPOINT if Path(name).is_dir() else Path(name)
+            path = user_path(name)
+            path = path / LAST_CHECKPOINT if path.is_dir() else path
             if path.is_file():
                 try:
                     files[key] = hash_file(path)

@@ -233,7 +233,7 @@ _VARYING: dict[str, Any] = {
     "commit": True,
     "timing": True,
     "environment": True,
-    "data": {"versions", "reading"},
+    "data": {"versions", "reading", "skipped"},  # files that are not used do not matter
     "network": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
     "teacher": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
 }
