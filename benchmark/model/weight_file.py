@@ -25,7 +25,7 @@ SAVE_WEIGHTS = "save the weights alone with torch.save(network.state_dict(), PAT
 """The remedy for files that hold more than weights."""
 
 _TENSORS = re.compile(
-    r"collections\.(OrderedDict|Counter)|_codecs\.encode|(builtins|__builtin__)\.(set|complex)"
+    r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex)"
     r"|torch\.(Size|device|Tensor|\w+Storage|(b?float|u?int|complex|q?u?int|per_)\w+|bool|double|half|long|short)"
     r"|torch\.storage\.\w+Storage|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|qtensor|sparse_tensor"
@@ -34,9 +34,8 @@ _TENSORS = re.compile(
 """Full names in a pickle of tensors, all of which `torch.load` knows."""
 _HARMLESS = re.compile(
     r"argparse\.Namespace|types\.SimpleNamespace|(pathlib|datetime|decimal|uuid)\..+|functools\.partial"
-    r"|collections\.(defaultdict|deque)|(copyreg|copy_reg)\._reconstructor"
-    r"|(builtins|__builtin__)\.(getattr|object|type|list|dict|tuple|int|float|str|bool|bytes|unicode|long|slice|range"
-    r"|frozenset)"
+    r"|collections\.(defaultdict|deque)|copyreg\._reconstructor"
+    r"|builtins\.(getattr|object|type|list|dict|tuple|int|float|str|bool|bytes|slice|range|frozenset|Ellipsis)"
     r"|numpy\.(ndarray|dtype|(_?core\.)?multiarray\.(scalar|_reconstruct)|(_?core\.)?numeric\._frombuffer|dtypes\..+"
     r"|float\w+|int\w+|uint\w+|bool_?|str_|random\..+)"
     r"|torch\.(torch_version\.TorchVersion|optim\..+|nn\.modules\.loss\..+)"
@@ -45,6 +44,7 @@ _HARMLESS = re.compile(
 )
 """Full names of what training programs store next to weights: arguments, configurations, counters and histories."""
 _NETWORKS = re.compile(r"torch\.nn\.modules\..+|(torchvision|timm)\.models\..+")
+_PYTHON_2 = {"long": "int", "unicode": "str", "xrange": "range"}
 _DAMAGED = "is truncated or damaged: copy or download it again"
 _SIGNATURES = (
     (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository"),
@@ -170,13 +170,18 @@ def _names_in_legacy_file(path: Path) -> set[str]:
 
 
 def _names(file: IO[bytes]) -> set[str]:
-    """Return the full names of the classes and functions in a pickle, which is not executed."""
+    """Return the full names of the classes and functions in a pickle, which is not executed.
+
+    Protocol 2 writes them as in Python 2; they are returned as in Python 3, as `torch.load` reads them.
+    """
     names = set()
     for operation, argument, _ in pickletools.genops(file):
         if operation.name == "PROTO" and argument != 2:
             raise _Unreadable(f"was saved with pickle protocol {argument}: save it again with the default protocol")
         if operation.name in ("GLOBAL", "INST"):
-            names.add(str(argument).replace(" ", "."))
+            module, _, name = str(argument).partition(" ")
+            module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+            names.add(f"{module}.{_PYTHON_2.get(name, name) if module == 'builtins' else name}")
     return names
 
 
@@ -186,7 +191,7 @@ def _load(path: Path, names: set[str]) -> Any:
         networks = [name for name in foreign if _NETWORKS.fullmatch(name)]
         what = "a network as a Python object" if networks else f"an object of {printable(foreign[0])}"
         raise _Unreadable(f"holds {what}, which is not loaded because that would run code: {SAVE_WEIGHTS}")
-    stand_ins = [(_stand_in(name), _current(name)) for name in names if _HARMLESS.fullmatch(name)]
+    stand_ins = [(_stand_in(name), name) for name in names if _HARMLESS.fullmatch(name)]
     with warnings.catch_warnings(), _only_safe(stand_ins):
         warnings.simplefilter("ignore")
         try:
@@ -229,11 +234,6 @@ def _stand_in(name: str) -> type[StandIn]:
     return _ListStandIn if name.endswith(("deque", "List", "ListConfig")) else StandIn
 
 
-def _current(name: str) -> str:
-    """Return a full name of Python 2 as `torch.load` translates it."""
-    return re.sub(r"^copy_reg\b", "copyreg", re.sub(r"^__builtin__\b", "builtins", name))
-
-
 @contextmanager
 def _only_safe(allowed: Sequence[tuple[type, str]]) -> Iterator[None]:
     """Allow these classes, each with a full name, in `torch.load`, and none that other libraries have allowed."""
@@ -249,4 +249,4 @@ def _only_safe(allowed: Sequence[tuple[type, str]]) -> Iterator[None]:
 
 def printable(name: str) -> str:
     """Return a name from a file as it may be printed: short and without control characters."""
-    return "".join(character if character.isprintable() else "?" for character in name[:80])
+    return "".join(character if character.isprintable() else "?" for character in name[:160])

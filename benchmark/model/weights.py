@@ -76,14 +76,14 @@ def fit_weights(network: Embedder, path: Path, trained: bool = False) -> Fit:
     notes = _unwrapping(options)
     optional = {name for name in state if NOT_TRAINED.fullmatch(name) or name.startswith("head.")}
     neck = [name for name in state if (name.startswith("neck.") or name == _EXPONENT) and name not in optional]
-    if neck and not keys.keys() & set(neck):
-        if trained:
-            foreign = _foreign_neck(network, best, keys.values())
-            keys |= foreign
-            notes += [f"neck from {_listed(foreign.values())}"] if foreign else []
-        else:
-            optional.update(neck)
-            notes.append("backbone only, the neck keeps its initial values")
+    backbone_only = not trained and not keys.keys() & set(neck)
+    if backbone_only:
+        optional.update(neck)
+        notes.append("backbone only, the rest keeps its initial values")
+    elif trained and neck and not keys.keys() & set(neck):
+        foreign = _foreign_neck(network, best, keys.values())
+        keys |= foreign
+        notes += [f"neck from {_listed(foreign.values())}"] if foreign else []
     found = {name: _scalar(best.tensors[key], state[name]) for name, key in keys.items()}
     missing = sorted(state.keys() - found.keys() - optional)
     unequal = [name for name in found if found[name].shape != state[name].shape and name not in optional]
@@ -104,10 +104,13 @@ def fit_weights(network: Embedder, path: Path, trained: bool = False) -> Fit:
         and (name not in optional or value.is_floating_point() == state[name].is_floating_point())
     }
     head = {name for name in state if name.startswith("head.")}
-    has_head = bool(head) and head <= taken.keys()
+    has_head = bool(head) and head == {
+        name for name in map(best.name, best.tensors) if name and name.startswith("head.")
+    }
+    has_head = has_head and head <= taken.keys()
     if head and not has_head:
         taken = {name: value for name, value in taken.items() if name not in head}
-        notes.append("no classifier for these identities")
+        notes += [] if backbone_only else ["no classifier for these identities"]
     weights = {name: _converted(path, name, value, state[name]) for name, value in taken.items()}
     used = {keys[name] for name in taken}
     notes += _conversions(taken)
@@ -148,7 +151,7 @@ def _foreign_neck(network: Embedder, found: StateDict, used: Collection[str]) ->
 def _superfluous(network: Embedder, found: StateDict) -> list[str]:
     """Return the keys of tensors in parts that the network has, but without a place in it."""
     state = network.state_dict()
-    own_neck = any((found.name(key) or "") in state for key in found.tensors if ".neck." in f".{key}")
+    own_neck = any(name in state for name in map(found.name, found.tensors) if name and name.startswith("neck."))
     parts = {name.split(".")[1] for name in state if name.startswith("backbone.")}
     names = network.backbone.pretrained_cfg.get("classifier") or ()
     classifiers = tuple(f"backbone.{name}." for name in ((names,) if isinstance(names, str) else names))
@@ -174,7 +177,10 @@ def _misfit(
 ) -> UserError:
     """Return the error for a file that does not fit, with what differs and what the file is likely to be."""
     if next(named_tensors(content), None) is None:
-        return UserError(f"weights {path} do not hold a dictionary of tensors by name: {SAVE_WEIGHTS}")
+        found = (
+            f"the keys {_listed(map(str, content))}" if isinstance(content, Mapping) and content else "other content"
+        )
+        return UserError(f"weights {path} do not hold a dictionary of tensors by name, but {found}: {SAVE_WEIGHTS}")
     backbone, expected = network.architecture["backbone"], len(trained_shapes(network.backbone.state_dict()))
     fitting = options[0].fitting if options else 0
     lines = [f"weights {path} do not fit {backbone}: {fitting} of its {expected} tensors have the same name and shape"]
@@ -183,12 +189,12 @@ def _misfit(
             ". The file is a deployed student, whose batch norms are folded into other layers: give the file "
             "checkpoints/last.pt of its run"
         )
-    elif fitting < expected:
-        likely = likely_backbone(content)
-        if likely is not None and likely != backbone:
-            lines[0] += f". The file fits {likely}: set the backbone to {likely}, or give another file"
-        elif options and options[0].named == expected:
-            lines[0] += ". All names fit: set the `args` of the backbone with which the file was made"
+    elif unequal and not missing and all(re.search("pos_embed|rel_pos", line) for line in unequal):
+        lines[0] += ". It was made for images of another size: set `image_size`, and `img_size` in `args`, to that size"
+    elif (likely := likely_backbone(content)) is not None and likely != backbone:
+        lines[0] += f". The file fits {likely}: set the backbone to {likely}, or give another file"
+    elif options and options[0].named == expected and fitting < expected:
+        lines[0] += ". All names fit: set the `args` of the backbone with which the file was made"
     problems = (("missing", missing), ("not in the network", superfluous), ("of another shape", unequal))
     lines += [f"{len(names)} {problem}: {_listed(names)}" for problem, names in problems if names]
     return UserError("\n  ".join(lines))

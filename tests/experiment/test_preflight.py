@@ -156,6 +156,19 @@ def test_every_method_accepts_the_default_networks(method, dataset, networks_of)
     [
         (["student.backbone=resnet62"], "student: unknown backbone 'resnet62'"),
         (["student.args={chanels: [1]}"], "student: .*'chanels'.*'channels'"),
+        (
+            ["student.args={checkpoint_path: w.pth}"],
+            "student: args of .*'checkpoint_path' is not an argument of the arch",
+        ),
+        (
+            ["teacher.network.args={pretrained_cfg: {file: w.pth}}"],
+            "teacher.network: args of .*'pretrained_cfg' is not",
+        ),
+        (["student.backbone=hf-hub:timm/resnet18.a1_in1k"], "student: unknown backbone 'hf-hub:timm/resnet18.a1_in1k'"),
+        (
+            ["student.backbone=resnet18.a9_in1k"],
+            "student: backbone .* has no weights 'a9_in1k'; did you mean 'a.*_in1k'",
+        ),
         (["teacher.network.weights=techer"], "teacher.network.weights: 'techer' is neither a file .* 'teacher'"),
         (["teacher.network.weights=teacher"], "teacher.network.weights: a teacher cannot start from itself"),
         (["teacher.checkpoint=none.pt"], "teacher.checkpoint: none.pt does not exist"),

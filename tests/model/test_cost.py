@@ -38,6 +38,12 @@ def test_count(layers, macs, parameters):
     assert count(Net(*layers), (16, 12)) == cost.Size(parameters, macs)
 
 
+def test_count_of_attention_pooling():
+    with torch.device("meta"):
+        network = Embedder("vit_base_patch16_siglip_224", neck="none")
+    assert count(network, (224, 224)).parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
 def test_count_of_resnet50():
     # 5.338 G is the count of torch.utils.flop_counter for timm's resnet50 at 256 x 256 without its classifier.
     with torch.device("meta"):

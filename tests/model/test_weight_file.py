@@ -49,7 +49,7 @@ class Runs:
         {"rank1": np.float64(0.93), "mAP": np.float32(0.5), "ids": np.arange(3), "b": np.bool_(True)},
         {"message_hub": {"log_scalars": {"train/loss": HistoryBuffer([1.0, 2.0], [1, 1])}}},
         {"best": Path("best.ckpt"), "when": datetime.datetime(2024, 1, 2), "lr": functools.partial(float, 1)},
-        {"states": defaultdict(list, {"a": [1]}), "last": deque([1, 2]), "set": {1, 2}, "complex": 1j},
+        {"a": defaultdict(int, {"a": 1}), "b": deque([1, 2]), "c": {1, 2}, "d": 1j, "e": range(3), "f": ..., "g": int},
         {"milestones": torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD([torch.zeros(1)], 1), [3]).state_dict()},
     ],
     ids=["timm", "torchreid", "mmengine", "lightning", "containers", "scheduler"],
@@ -145,6 +145,7 @@ class TestCode:
             (torch.load, ("other.pth",)),
             (torch.hub.load_state_dict_from_url, ("http://localhost",)),
             (bytearray, (10**10,)),
+            (__import__, ("os",)),
         ],
         ids=lambda value: getattr(value, "__name__", ""),
     )

@@ -132,7 +132,7 @@ def test_backbone_only_keeps_neck_and_head(layout, zipped, saved):
     report = load_weights(other, saved(state, _use_new_zipfile_serialization=zipped))
     assert other.backbone.layer4[1].conv3.weight.half().equal(backbone.layer4[1].conv3.weight.half())
     assert same(other.neck, network(2).neck) and same(other.head, network(2).head)
-    assert "backbone only, the neck keeps its initial values" in report
+    assert "backbone only, the rest keeps its initial values" in report
 
 
 def test_safetensors(tmp_path):
@@ -203,6 +203,10 @@ class TestTrainedNetwork:
         assert torch.equal(other.neck.linear.weight, network(1, identities).neck.linear.weight)
         assert other.eval().features(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).logits.shape == (2, 0)
 
+    def test_a_classifier_with_a_bias_is_not_taken(self, saved):
+        load_weights(other := network(2), saved(network(1).state_dict() | {"head.bias": torch.ones(5)}), trained=True)
+        assert other.head is None
+
     def test_rejects_a_backbone_only(self, saved):
         with pytest.raises(UserError, match=r"contain a backbone only.*neck: none"):
             load_weights(network(2), saved(network(1).backbone.state_dict()), trained=True)
@@ -263,17 +267,31 @@ class TestMisfit:
         weights = network(1).backbone.state_dict() | {"layer1.0.se.fc1.weight": torch.zeros(2, 3)}
         assert "1 not in the network: layer1.0.se.fc1.weight" in error_of(weights, saved)
 
-    @pytest.mark.parametrize("name", ["resnet50", "vit_tiny_patch16_224"])
-    @pytest.mark.parametrize("prefix", ["", "module.model."])
+    @pytest.mark.parametrize(
+        ("name", "prefix"),
+        [("resnet50", "module.model."), pytest.param("vit_tiny_patch16_224", "", marks=pytest.mark.slow)],
+    )
     def test_names_another_architecture(self, name, prefix, saved):
         with torch.device("meta"):
             shapes = timm.create_model(name).state_dict()
         weights = {f"{prefix}{key}": torch.zeros(()).expand(value.shape) for key, value in shapes.items()}
         assert f"The file fits {name}: set the backbone to {name}" in error_of({"state_dict": weights}, saved)
 
+    def test_names_a_deeper_architecture(self, saved):
+        with torch.device("meta"):
+            shapes = timm.create_model("resnet34").state_dict()
+        path = saved({key: torch.zeros(()).expand(value.shape) for key, value in shapes.items()})
+        with pytest.raises(UserError, match=r"do not fit resnet18: 100 of its 100 tensors .*The file fits resnet34"):
+            load_weights(Embedder("resnet18"), path)
+
     def test_names_the_args_if_only_widths_differ(self, saved):
         weights = timm.create_model("resnet26", channels=[4, 8, 16, 32], num_classes=0).state_dict()
         assert "set the `args` of the backbone" in error_of(weights, saved)
+
+    def test_names_the_image_size(self, saved):
+        small, large = (Embedder("test_vit", {"img_size": size, "patch_size": 8}, dim=4) for size in (32, 64))
+        with pytest.raises(UserError, match="images of another size: set `image_size`, and `img_size`"):
+            load_weights(small, saved(large.state_dict()))
 
     def test_deployed_student(self, tmp_path):
         from benchmark.model.fold import fold_batchnorm

@@ -192,7 +192,18 @@ def test_cost_of_a_teacher_from_a_checkpoint_is_at_its_own_image_size(committed,
     assert wrong(rehash(record, {"teacher.cost.macs": size.macs})) == {}
 
 
-@pytest.mark.parametrize("args", [{"features_only": True}, {"act_layer": 5}, {"channels": "wide"}, {"channels": 5}])
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"act_layer": 5},
+        {"channels": "wide"},
+        {"channels": 5},
+        {"features_only": True},
+        {"checkpoint_path": "w.pth"},
+        {"pretrained": True},
+        {"pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/w.pth"}},
+    ],
+)
 @pytest.mark.parametrize("network", ["student", "teacher.network"])
 def test_names_arguments_that_a_backbone_does_not_accept(committed, rehash, network, args):
     found = wrong(rehash(committed("kd"), {f"recipe.{network}.args": args}))
