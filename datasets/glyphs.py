@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 
 from benchmark.data.card import Card, Split
+from benchmark.data.contents import open_image
 from benchmark.data.digests import shown
 from benchmark.data.files import match_images
 from benchmark.data.retrieval_dataset import RetrievalDataset
@@ -213,7 +214,7 @@ class Glyphs(RetrievalDataset):
     def image_digest(self, path: Path) -> str:
         """Return the hash of an image's pixels, which do not depend on how Pillow compresses them."""
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 return _pixel_hash(np.asarray(image.convert("RGB")))
         except Exception as error:  # Pillow raises many types of errors for damaged files
             raise OSError(str(error)) from error

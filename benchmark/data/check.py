@@ -102,7 +102,7 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         expected=dataset.expected_sizes(),
         found=sizes(dataset),
         defects=(*find_defects(dataset), *wrong_counts, *dataset.damaged_files()),
-        warnings=(*disputed_counts, *_suspicious(dataset), *repeated),
+        warnings=(*disputed_counts, *_suspicious(dataset), *repeated, *_foreign(dataset)),
         notes=(*_notes(dataset), *_transparency(dataset, paths)),
         reading=dataset.reading(),
         broken=tuple(broken.values()),
@@ -117,7 +117,7 @@ def remarks(dataset: RetrievalDataset) -> list[str]:
     Raises:
         UserError: The dataset is missing.
     """
-    warnings = chain(_suspicious(dataset), *_compare_sizes(dataset))
+    warnings = chain(_suspicious(dataset), *_compare_sizes(dataset), _foreign(dataset))
     return [
         *dataset.reading().lines(),
         *(f"note: {terminal(note)}" for note in _notes(dataset)),
@@ -199,6 +199,14 @@ def is_published(dataset: RetrievalDataset, found: Mapping[str, Split]) -> bool:
     return not _compare(dataset, {split: size for split, size in expected.items() if split in SPLITS}, found)[0]
 
 
+def _foreign(dataset: RetrievalDataset) -> Iterator[str]:
+    if not is_published(dataset, sizes(dataset)):
+        yield (
+            f"by their counts, these are not the published images of {dataset.card.title}: results go to a leaderboard "
+            f"of their own, {dataset.name}-nonstandard"
+        )
+
+
 def _compare_sizes(dataset: RetrievalDataset) -> tuple[list[str], list[str]]:
     """Return the differences that are defects, and those within the tolerance for disputed counts."""
     on_disk = sizes(dataset)  # first, because it raises if the dataset is missing
@@ -227,11 +235,6 @@ def _compare(
 
 def _notes(dataset: RetrievalDataset) -> Iterator[str]:
     yield from (f"the copy at {folder} is not used" for folder in _unused_copies(dataset))
-    if not is_published(dataset, sizes(dataset)):
-        yield (
-            f"these are not the published images of {dataset.card.title}, by their counts: results go to a leaderboard "
-            f"of their own, {dataset.name}-nonstandard"
-        )
     counts = Counter(sample.identity for sample in dataset.listings["train"].samples)
     single = sum(count == 1 for count in counts.values())
     if single:

@@ -96,3 +96,12 @@ def test_official_file_names_match(identity, camera, sequence, frame, box):
 def test_other_suffixes_do_not_match(text):
     match = FILE_NAME.fullmatch(text)
     assert match is None or Path(text).suffix == ".jpg"
+
+
+def test_other_images_in_the_same_layout_are_not_taken_for_the_dataset(make):
+    dataset = make("market1501").open()
+    text = (
+        "by their counts, these are not the published images of Market-1501: results go to a leaderboard of their own"
+    )
+    assert remarks(dataset)[-1].startswith(f"warning: {text}")
+    assert text in str(check(dataset))
