@@ -3,7 +3,6 @@
 Each command imports its modules when it runs, which keeps help and shell completion fast.
 """
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,10 @@ import typer
 
 from benchmark.data import default_data_root
 from benchmark.errors import UserError
+from benchmark.utils.lifetime import BROKEN_PIPE, interruption, is_broken_pipe, notes
+from benchmark.utils.machine import shortage
+
+_RESUME = "run the same command with --resume to continue"
 
 app = typer.Typer(
     name="benchmark",
@@ -111,7 +114,19 @@ DatasetName = Annotated[str, typer.Argument(help="A registered dataset; `benchma
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
 
+@contextmanager
+def _resumable(advice: str) -> Iterator[None]:
+    """If a signal interrupts the command, let `main` print how to continue it."""
+    try:
+        yield
+    except BaseException as error:
+        if interruption(error) is not None:
+            error.add_note(advice)
+        raise
+
+
 @app.command()
+@_resumable(_RESUME)
 def run(
     *,
     method: Annotated[
@@ -155,11 +170,11 @@ def run(
     if dry_run:
         preview(experiment)
         return
-    with _resumable():
-        run_experiment(experiment, leaderboards)
+    run_experiment(experiment, leaderboards)
 
 
 @app.command()
+@_resumable(_RESUME)
 def reproduce(
     record: Annotated[Path, typer.Argument(help="A record, such as a file in leaderboards/records.")],
     *,
@@ -184,13 +199,13 @@ def reproduce(
     """Run the recipe of a record again; exit with 1 if the result differs by more than the spread of the seeds."""
     from benchmark.commands.reproduce import reproduce as run_again
 
-    with _resumable():
-        agrees = run_again(record, settings, work_dir=work_dir, data_root=data_root, device=device, resume=resume)
+    agrees = run_again(record, settings, work_dir=work_dir, data_root=data_root, device=device, resume=resume)
     if not agrees:
         raise typer.Exit(1)
 
 
 @app.command()
+@_resumable("repeat the command to resume")
 def suite(
     file: Annotated[
         Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, config and set.")
@@ -236,11 +251,7 @@ def suite(
     options = RunOptions(
         device=device, data_root=data_root, work_dir=work_dir, leaderboards=leaderboards, plugins=plugin
     )
-    try:
-        succeeded = run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
-    except KeyboardInterrupt:
-        typer.echo("benchmark: interrupted; repeat the command to resume", err=True)
-        raise typer.Exit(130) from None
+    succeeded = run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
     if not succeeded:
         raise typer.Exit(1)
 
@@ -458,32 +469,35 @@ def sample(
     commands.sample(dataset, settings, data_root, split=split, rows=rows, output=output)
 
 
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """On Ctrl-C, print how to continue the run and exit with 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("benchmark: interrupted; run the same command with --resume to continue", err=True)
-        raise typer.Exit(130) from None
-
-
 def main() -> None:
     """Run the command line.
 
-    Prints errors of the user without a traceback and exits with 2. Ctrl-C exits with 130.
+    Mistakes of the user, and limits of the machine, are printed without a traceback and exit with 2. Ctrl-C exits with
+    130, SIGTERM with 143, SIGHUP with 129.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in the terminal's encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
-    except UserError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        has_details = error.filename is not None and error.strerror is not None
-        print(f"benchmark: {f'{error.filename}: {error.strerror}' if has_details else repr(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("benchmark: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except BaseException as error:
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: BaseException) -> int:
+    """Print why the command has ended, if that is not a result, and return its exit code."""
+    code, message = 2, shortage(error)
+    if (interrupted := interruption(error)) is not None:
+        code, message = interrupted, "; ".join(["interrupted", *notes(error)])
+    elif isinstance(error, SystemExit):
+        if is_broken_pipe(error):  # typer and rich exit with 1
+            return BROKEN_PIPE
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif isinstance(error, UserError):
+        message = str(error)
+    elif message is None and isinstance(error, OSError):
+        known = error.filename is not None and error.strerror is not None
+        message = f"{error.filename}: {error.strerror}" if known else repr(error)
+    if message is None:
+        raise error
+    from benchmark.utils.console import complain
+
+    complain(message)
+    return code

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmark.data.loaders import BatchLoader, EvaluationImages, Loading, eval_loader
+from benchmark.data.batch_loader import BatchLoader
+from benchmark.data.loaders import EvaluationImages, Loading, eval_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Sample
 from benchmark.errors import UserError

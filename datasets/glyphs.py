@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +26,7 @@ from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.atomic import atomic_folder
 from benchmark.utils.console import Console
+from benchmark.utils.parallel import parallel_imap
 
 if TYPE_CHECKING:
     from fontTools.ttLib import TTFont
@@ -234,14 +234,13 @@ class Glyphs(RetrievalDataset):
             except OSError as error:
                 return error
 
-        with ThreadPoolExecutor() as pool:
-            hashes = pool.map(file_hash, files)
-            progress = track(hashes, "comparing", total=len(files), console=Console(stderr=True))
-            for name, digest in zip(files, progress, strict=True):
-                if isinstance(digest, OSError):
-                    yield f"{name} cannot be read: {digest}"
-                elif digest != files[name]:
-                    yield f"{name} has changed"
+        hashes = parallel_imap(file_hash, files)
+        progress = track(hashes, "comparing", total=len(files), console=Console(stderr=True))
+        for name, digest in zip(files, progress, strict=True):
+            if isinstance(digest, OSError):
+                yield f"{name} cannot be read: {digest}"
+            elif digest != files[name]:
+                yield f"{name} has changed"
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:

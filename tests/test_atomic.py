@@ -1,12 +1,12 @@
 """Files and folders that are written completely or not at all."""
 
 import os
+import signal
 import stat
-import time
 
 import pytest
 
-from benchmark.utils.atomic import STALE_AFTER, atomic_folder, atomic_path, write_text
+from benchmark.utils.atomic import atomic_folder, atomic_path, sweep, write_text
 
 
 def names(folder) -> list[str]:
@@ -79,17 +79,38 @@ class TestFolder:
         assert (target / "file").read_text() == "fast"
         assert names(tmp_path) == ["set"]
 
-    def test_stale_temporary_folders_are_removed(self, tmp_path):
-        stale, recent = tmp_path / ".set.stale", tmp_path / ".set.recent"
-        for leftover in (stale, recent):
-            leftover.mkdir()
-        past = time.time() - STALE_AFTER - 60
-        os.utime(stale, (past, past))
-        with atomic_folder(tmp_path / "set") as folder:
-            (folder / "file").touch()
-        assert names(tmp_path) == [".set.recent", "set"]
-
     def test_file_in_the_way_is_an_error(self, tmp_path):
         (tmp_path / "set").write_text("a file")
         with pytest.raises(OSError), atomic_folder(tmp_path / "set") as folder:
             (folder / "file").touch()
+
+
+@pytest.mark.parametrize("write", [atomic_path, atomic_folder])
+def test_next_writer_sweeps_what_a_killed_writer_has_left(tmp_path, write):
+    process = os.fork()
+    if not process:
+        with write(tmp_path / "killed") as temporary:
+            (temporary / "half" if temporary.is_dir() else temporary).write_text("hal")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert len(names(tmp_path)) == 1
+    with write(tmp_path / "slow"):  # in this process: it is alive, and its temporary file stays
+        write_text(tmp_path / "file.txt", "content")
+        assert len(names(tmp_path)) == 2
+    assert names(tmp_path) == ["file.txt", "slow"]
+
+
+def test_sweeping_leaves_other_hidden_files(tmp_path):
+    (tmp_path / ".gitignore").touch()
+    (tmp_path / ".tmp-mine").mkdir()
+    (tmp_path / ".tmp-mine" / "file").touch()
+    sweep(tmp_path)
+    sweep(tmp_path / "absent")
+    assert names(tmp_path) == [".gitignore", ".tmp-mine"]
+
+
+def test_full_disk_names_the_file(tmp_path, full_disk):
+    with full_disk(10), pytest.raises(OSError) as raised:
+        write_text(tmp_path / "file.txt", 100 * "x")
+    assert raised.value.filename == str(tmp_path / "file.txt")
+    assert names(tmp_path) == []

@@ -104,7 +104,7 @@ def test_wheel_metadata(installed: Path) -> None:
     information = next(installed.glob("*.dist-info"))
     assert (information / "licenses" / "LICENSE").is_file()
     assert "License-Expression: Apache-2.0" in (information / "METADATA").read_text()
-    assert "benchmark = benchmark.cli:main" in (information / "entry_points.txt").read_text()
+    assert "benchmark = benchmark.__main__:main" in (information / "entry_points.txt").read_text()
     assert {path.name for path in installed.iterdir()} == {"benchmark", information.name}
 
 

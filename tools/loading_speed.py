@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 
 from benchmark.data.batch import Draw, PKBatchSampler
+from benchmark.data.batch_loader import BatchLoader
 from benchmark.data.card import Card
 from benchmark.data.decode import train_transform
 from benchmark.data.images import Images
-from benchmark.data.loaders import BatchLoader, TrainingImages
+from benchmark.data.loaders import TrainingImages
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Sample
 
@@ -121,7 +122,12 @@ def main() -> None:
         for name, images in sources.items():
             training = TrainingImages(dataset, images, augment)
             loaders[name] = BatchLoader(
-                training, workers=arguments.workers, device="cpu", persistent=False, batch_sampler=sampler
+                training,
+                sampler,
+                batch_size=IDENTITIES * IMAGES,
+                workers=arguments.workers,
+                device="cpu",
+                persistent=False,
             )
         times: dict[str, list[float]] = {name: [] for name in loaders}
         for _ in range(arguments.rounds):

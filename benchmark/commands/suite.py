@@ -1,9 +1,9 @@
 """`benchmark suite`."""
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
 from benchmark.suite.scheduler import Outcome, run_all
 from benchmark.utils.console import Console
+from benchmark.utils.locks import locked
+from benchmark.utils.machine import cores
 
 
 def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> bool:
@@ -40,9 +42,18 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
     Returns:
         Whether all runs succeeded.
     """
+    folder = options.work_dir / "suite"
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+    # A second suite would write to the same logs, and slow down the runs whose latencies this one measures.
+    with nullcontext() if dry_run else locked(folder / ".lock", f"executes a suite in {options.work_dir}"):
+        return _suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
+
+
+def _suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> bool:
     console = Console()
     records = options.leaderboards / "records"
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, cores() // jobs)
     all_jobs = []
     for recipe in grid.recipes():
         settings = list(grid.settings)
@@ -65,7 +76,6 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
     latencies_pending = options.work_dir / "suite" / "latencies-pending"
     if pending:
         if jobs > 1 and ray is None:
-            latencies_pending.parent.mkdir(parents=True, exist_ok=True)
             latencies_pending.touch()
         cpus = max(job.recipe.runtime.threads or threads for job in pending)
         executor: Executor = Processes(jobs) if ray is None else Cluster(ray, cpus, gpus)
@@ -75,8 +85,6 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
 
         measure_latencies(all_jobs, choose_device(options.device), records, console)
         latencies_pending.unlink()
-    if finished or outcomes:
-        generate(options.leaderboards)
     console.print(_table(list(finished.values()), outcomes))
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
@@ -85,6 +93,8 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
     console.print(
         f"{len(outcomes) - len(failed)} runs finished in {minutes:.0f} minutes, {len(failed)} failed", highlight=False
     )
+    if finished or outcomes:
+        generate(options.leaderboards)
     console.print(f"leaderboards {options.leaderboards}", highlight=False, soft_wrap=True)
     return not failed
 

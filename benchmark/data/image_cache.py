@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from rich.progress import track
 from torch import Tensor
 
 from benchmark.data.decode import WHITE, BrokenImage, Color
 from benchmark.data.digests import shown
 from benchmark.errors import UserError
-from benchmark.utils.atomic import atomic_folder, remove_leftovers
+from benchmark.utils.atomic import atomic_folder
 from benchmark.utils.console import Console
+from benchmark.utils.locks import locked
 from benchmark.utils.parallel import parallel_imap
 
 FORMAT = 2
@@ -65,8 +65,7 @@ class PackedImages:
         self.folder = target.with_name(f"{target.name}-{size[0]}x{size[1]}-{key[:12]}")
         self._array: np.ndarray | None = None
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{self.folder.name}.lock")):
-            remove_leftovers(self.folder)
+        with locked(target.with_name(f".{self.folder.name}.lock"), f"packs images into {self.folder}"):
             if not self.folder.is_dir():
                 with atomic_folder(self.folder) as folder:
                     self._pack(folder, paths, size, decode, skip_broken)

@@ -3,23 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler
 
 from benchmark.data.batch import Batch, Draw, PKBatchSampler
+from benchmark.data.batch_loader import BatchLoader
 from benchmark.data.decode import WHITE, BrokenImage, Color
 from benchmark.data.digests import hash_files
 from benchmark.data.images import Images
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Sample
 from benchmark.errors import UserError
-from benchmark.utils.parallel import cores
-
-MAX_WORKERS = 8
-"""Default upper bound on the number of loader worker processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ def train_loader(
     seed: int,
     loading: Loading,
     views: int = 1,
-) -> "BatchLoader":
+) -> BatchLoader:
     """Return a loader of augmented training batches; call `batch_sampler.set_epoch` before each epoch.
 
     The batches are a pure function of (dataset, size, transform, identities, images, views, seed, epoch), bit for bit,
@@ -96,10 +92,17 @@ def train_loader(
     decoded = loading.images(dataset.train, f"{dataset.name}-train", dataset.contents)
     training = TrainingImages(dataset, decoded, transform)
     sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed=seed, views=views)
-    return BatchLoader(training, workers=loading.workers, device=loading.device, persistent=True, batch_sampler=sampler)
+    return BatchLoader(
+        training,
+        sampler,
+        batch_size=identities * images * views,
+        workers=loading.workers,
+        device=loading.device,
+        persistent=True,
+    )
 
 
-def eval_loader(source: "EvaluationImages", positions: range, batch_size: int, loading: Loading) -> "BatchLoader":
+def eval_loader(source: "EvaluationImages", positions: range, batch_size: int, loading: Loading) -> BatchLoader:
     """Return a loader of the images at `positions`, in order.
 
     Args:
@@ -110,11 +113,11 @@ def eval_loader(source: "EvaluationImages", positions: range, batch_size: int, l
     """
     return BatchLoader(
         source,
+        BatchSampler(positions, batch_size, drop_last=False),
+        batch_size=min(batch_size, len(positions)),
         workers=loading.workers,
         device=loading.device,
         persistent=False,
-        sampler=positions,
-        batch_size=batch_size,
     )
 
 
@@ -206,82 +209,3 @@ class EvaluationImages:
         positions = torch.tensor(readable, dtype=torch.int64)
         stacked = torch.stack(images) if images else torch.empty(0, *self.images.shape, dtype=torch.uint8)
         return Batch(stacked, self.identities[positions], self.cameras[positions], positions)
-
-
-class BatchSource(Protocol):
-    """Images that are indexed batch by batch, such as `TrainingImages`."""
-
-    images: Images
-
-    def __getitems__(self, indices: Sequence[Any]) -> Batch: ...
-
-
-class BatchLoader(DataLoader[Batch]):
-    """A loader of training or test batches, none of which is empty.
-
-    A `UserError` in a worker process is raised unchanged in the main process.
-
-    Args:
-        source: The images.
-        workers: Number of worker processes; 0 loads in the main process. None starts one per core, up to
-            `MAX_WORKERS`, and none if the images are decoded already or there is a single core.
-        device: Device that receives the batches; for "cuda", they are put into pinned memory.
-        persistent: Whether to keep the workers alive between epochs.
-        sampling: Arguments of `DataLoader` that determine the batches, such as `batch_sampler`.
-    """
-
-    def __init__(
-        self,
-        source: BatchSource,
-        *,
-        workers: int | None,
-        device: str | torch.device,
-        persistent: bool,
-        **sampling: Any,
-    ) -> None:
-        if workers is None:
-            workers = 0 if source.images.predecoded or cores() == 1 else min(cores(), MAX_WORKERS)
-        self.source = source
-        super().__init__(
-            _ErrorsAsItems(source),
-            collate_fn=_already_collated,
-            num_workers=workers,
-            persistent_workers=persistent and workers > 0,
-            prefetch_factor=4 if workers else None,
-            pin_memory=torch.device(device).type == "cuda",
-            # Without its own generator, a loader advances the random state of the process in every epoch.
-            generator=torch.Generator(),
-            **sampling,
-        )
-
-    # torch declares a private iterator class as the return type.
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            if len(batch.images):  # a batch is empty if all of its images are broken
-                yield batch
-
-
-class _ErrorsAsItems(Dataset[Any]):
-    """A dataset that returns a `UserError` instead of raising it.
-
-    When a worker process raises an error, torch adds the worker's traceback to the message.
-    """
-
-    def __init__(self, source: BatchSource) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source.images)
-
-    def __getitems__(self, indices: Sequence[Any]) -> Any:
-        try:
-            return self.source.__getitems__(indices)
-        except UserError as error:
-            return error
-
-
-def _already_collated(batch: Any) -> Any:
-    """Return the batch as it is, because `__getitems__` returns complete batches."""
-    return batch

@@ -3,14 +3,11 @@
 import hashlib
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.request import Request, urlopen
 
-from filelock import FileLock
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,8 +15,9 @@ from benchmark.data.archive import Archive, Member, TarArchive, ZipArchive, is_d
 from benchmark.data.card import Download
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
-from benchmark.utils.atomic import atomic_path, remove_leftovers
+from benchmark.utils.atomic import atomic_path, temporary_folder
 from benchmark.utils.console import Console, notify
+from benchmark.utils.locks import locked
 
 _BLOCK = 2**20
 """Bytes to write at a time."""
@@ -151,13 +149,16 @@ def _unpack(archive: Archive, target: Path, expected: Sequence[str | tuple[str, 
     free = shutil.disk_usage(target.parent).free
     if size > free:
         raise UserError(f"{path} takes {decimal(size)} unpacked, but {target.parent} has {decimal(free)} left")
-    with FileLock(target.parent / f".{target.name}.lock"), _temporary_folder(target) as folder:
+    lock = target.parent / f".{target.name}.lock"
+    with locked(lock, f"unpacks into {target}"), temporary_folder(target) as temporary:
         tops = sorted({member.path.parts[0] for member in members})
         existing = [target / top for top in tops if os.path.lexists(target / top)]
         if existing:
             raise UserError(
                 f"{existing[0]} exists already, and nothing is overwritten: move it away to unpack {path.name} again"
             )
+        folder = temporary / "content"
+        folder.mkdir()
         _extract(archive, folder, size, console)
         os.sync()  # otherwise, a power loss after the renaming may leave empty files
         target.mkdir(exist_ok=True)
@@ -217,17 +218,6 @@ def _require_any(archive: Path, members: Sequence[Member], expected: Sequence[st
             f"{archive} is not unpacked: it seems to be of another dataset, since it contains {', '.join(tops[:3])}"
             f"{', ...' if len(tops) > 3 else ''}, and none of {', '.join(names)}"
         )
-
-
-@contextmanager
-def _temporary_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `target`, after removing those of killed processes. Requires the lock."""
-    remove_leftovers(target)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _extract(archive: Archive, folder: Path, size: int, console: Console) -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,16 @@ class QuietRunner(Runner):
 
     def __init__(self, *args: Any, experiment_name: str, **kwargs: Any) -> None:
         super().__init__(*args, experiment_name=f"{experiment_name}-{time.time_ns()}", **kwargs)
-        log_folder = Path(self._log_dir)
-        if not any(log_folder.iterdir()):
-            log_folder.rmdir()
+        for log_folder in Path(self.work_dir).glob("[0-9]*_[0-9]*"):  # of this start, and of starts that were killed
+            with suppress(OSError):  # not empty
+                log_folder.rmdir()
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(log_level, log_file or str(Path(self.work_dir) / "log.txt"), **kwargs)
         for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk stops the run at its next checkpoint
+            else:
                 handler.setLevel(logging.CRITICAL)  # the console is for the progress bar
         return logger
 

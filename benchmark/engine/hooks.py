@@ -112,8 +112,6 @@ class CheckpointHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         # Not in `before_train`, because other hooks read the epoch and step there.
-        for partial in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while writing
-            partial.unlink()
         content, self.content = self.content, None  # which is as large as the networks
         if content is None:
             return

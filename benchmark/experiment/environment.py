@@ -8,7 +8,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.results.record import Environment
-from benchmark.utils.parallel import cores
+from benchmark.utils.machine import cores
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import with_seed
 from benchmark.recipe import Component, Recipe
 from benchmark.registry import DATASETS
-from benchmark.utils.console import notify
+from benchmark.utils.locks import locked
 from benchmark.utils.paths import user_path
 
 
@@ -66,16 +64,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"the run's folder {self.path} cannot be created: {error.strerror}") from error
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            notify(f"waiting for another process that works in {self.path}")
-            lock.acquire()
-        try:
+        with locked(self.path / ".lock", f"works in {self.path}"):
             yield
-        finally:
-            lock.release()
 
 
 def student_folder(recipe: Recipe, work_dir: Path) -> RunFolder:

@@ -6,8 +6,6 @@ from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
-from filelock import FileLock
-
 from benchmark.errors import UserError
 from benchmark.results.board import Board
 from benchmark.results.export import leaderboard_csv
@@ -20,6 +18,7 @@ from benchmark.results.rows import Row, group_records
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.utils.atomic import write_text
+from benchmark.utils.locks import locked
 
 _GENERATED = {GENERATED.encode(), GENERATED_FROM_REPORTED.encode()}
 
@@ -86,16 +85,14 @@ def _contents(
     return contents
 
 
-def _locked(folder: Path) -> AbstractContextManager[object]:
+def _locked(folder: Path) -> AbstractContextManager[None]:
     """Lock the leaderboards against other processes until the context ends."""
-    lock = folder / "records" / ".lock"
+    records = folder / "records"
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(lock).acquire()
+        records.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{lock}: cannot be locked ({error.strerror}); make the folder writable, or work on a copy of it"
-        ) from error
+        raise UserError(f"the folder {records} cannot be created: {error.strerror}") from error
+    return locked(records / ".lock", f"reads or writes {folder}")
 
 
 def _stale(folder: Path, contents: Container[Path]) -> list[Path]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,10 @@ from threading import Lock
 from typing import Protocol
 
 from benchmark.errors import UserError
+from benchmark.utils.lifetime import PARENT, take_signals
+
+STOP_TIMEOUT = 60.0
+"""Time in seconds for interrupted commands to end before they are killed."""
 
 
 class Executor(Protocol):
@@ -43,15 +48,16 @@ class Processes:
         """Interrupt running commands as Ctrl-C does, cancel queued ones, and wait until all have ended."""
         with self._lock:
             self._closed = True
-            for process in self._running:
-                process.send_signal(signal.SIGINT)
-        self._pool.shutdown(cancel_futures=True)
+            running = list(self._running)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        _stop(running)
+        self._pool.shutdown()
 
     def _run(self, command: Sequence[str], log: Path) -> int:
         with log.open("wb") as output:
             with self._lock:
                 if self._closed:
-                    return -signal.SIGINT
+                    return -signal.SIGTERM
                 process = _start(command, output.fileno())
                 self._running.add(process)
             try:
@@ -61,16 +67,15 @@ class Processes:
                     self._running.discard(process)
 
 
-_INTERRUPT_TIMEOUT = 60
-"""Maximum time in seconds to wait for interrupted Ray tasks."""
+_RETRIES = 3
+"""Number of times that Ray repeats the task of a lost worker. The task itself may be the reason of the loss."""
 
 
 class Cluster:
     """Runs commands as Ray tasks. All nodes must share the file system of runs, data and leaderboards.
 
     If a task's worker or node is lost, Ray runs the task again on another one, where the command resumes from the last
-    checkpoint. If the command of the lost worker is still running, the new one waits for the lock of the run folder and
-    then returns the finished result.
+    checkpoint. The command of a lost worker ends with it; until then, the new one waits for the lock of the run folder.
 
     Args:
         address: Address of the cluster; "auto" for the cluster of this machine, "local" for a new cluster of only this
@@ -92,7 +97,8 @@ class Cluster:
             ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"--ray {address}: {error}") from error
-        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(run_in_task)
+        take_signals()  # which Ray has taken
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(run_in_task)
         self._references: list[object] = []
 
     def submit(self, command: Sequence[str], log: Path) -> "Future[int]":
@@ -106,7 +112,7 @@ class Cluster:
         for reference in self._references:
             self._ray.cancel(reference)
         if self._references:
-            self._ray.wait(self._references, num_returns=len(self._references), timeout=_INTERRUPT_TIMEOUT)
+            self._ray.wait(self._references, num_returns=len(self._references), timeout=STOP_TIMEOUT)
         self._ray.shutdown()
 
 
@@ -118,13 +124,30 @@ def run_in_task(command: Sequence[str], log: str, folder: str) -> int:
         try:
             return process.wait()
         except BaseException:
-            process.send_signal(signal.SIGINT)
-            process.wait()
+            _stop([process])
             raise
 
 
 def _start(command: Sequence[str], output: int) -> "subprocess.Popen[bytes]":
     # In a new session: Ctrl-C in the terminal reaches only the suite, which then interrupts its commands once.
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=os.environ | {PARENT: str(os.getpid())},
     )
+
+
+def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Terminate processes and wait until they have ended; kill those that take too long, with their own processes."""
+    for process in processes:
+        process.terminate()  # not SIGINT, which background jobs of a shell script ignore
+    end = time.monotonic() + STOP_TIMEOUT
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

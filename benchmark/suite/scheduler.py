@@ -41,8 +41,8 @@ def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[O
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.unlink(missing_ok=True)  # the display treats a run as started if its log exists
     outcomes: dict[Job, Outcome] = {}
-    waiting = {executor.submit(job.command, job.log): job for job in jobs}
     try:
+        waiting = {executor.submit(job.command, job.log): job for job in jobs}
         with Display(jobs, console) as display:
             while waiting:
                 ended, _ = wait(waiting, timeout=_POLL_INTERVAL, return_when=FIRST_COMPLETED)

@@ -1,6 +1,5 @@
 """Map functions over items with threads."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,16 +7,13 @@ from typing import Self, TypeVar
 
 import torch
 
+from benchmark.utils.machine import cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOOKAHEAD = 8
 """Items per thread that `parallel_imap` starts before their results are consumed. Bounds its memory."""
-
-
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel_imap(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

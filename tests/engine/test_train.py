@@ -163,7 +163,7 @@ class TestResume:
             with pytest.raises(KeyboardInterrupt):
                 train_tiny(recipe, tmp_path)
         assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
-        partial = tmp_path / LAST_CHECKPOINT.parent / ".last.pt.abc.pt"
+        partial = tmp_path / LAST_CHECKPOINT.parent / ".last.pt.tmp-abc.pt"
         partial.parent.mkdir()
         partial.write_bytes(b"half a checkpoint")
         train_tiny(recipe, tmp_path, resume=True)

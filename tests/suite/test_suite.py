@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,7 @@ def test_measures_latencies_after_an_interrupted_suite(suite, runs, measured):
 
 
 def test_concurrent_runs_share_the_cores(suite, runs, measured, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(suite_command, "cores", lambda: 8)
     suite("--methods", "none", "--jobs", "4", "--set", "runtime.threads=null")
     assert "--set runtime.threads=2" in runs.commands[0]
     suite("--methods", "kd", "--jobs", "4")  # the recipe sets 1 thread
@@ -268,22 +269,43 @@ def test_concurrent_runs_with_a_failure(start, suite, tmp_path):
     assert sorted(listed(tmp_path)) == before and written(tmp_path).total() == 3
 
 
+def processes(tmp_path: Path) -> list[str]:
+    """The commands of living processes that work in `tmp_path`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            command = file.read_text().split("\0")
+            found += [" ".join(command)] if "run" in command and str(tmp_path / "runs") in command else []
+    return found
+
+
 @pytest.mark.slow
 def test_interrupted_suite_resumes(start, tmp_path):
-    process = start("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
+    """Interrupted by SIGTERM and killed; then two suites at once."""
+    arguments = ("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
+    process = start(*arguments)
     runs = tmp_path / "runs" / "glyphs"
     wait_until(lambda: any(runs.glob(f"none/*/{LAST_CHECKPOINT}")))
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Traceback" not in out, out
+    assert process.returncode == 143 and "Traceback" not in out, out
     assert "benchmark: interrupted; repeat the command to resume" in out
-    assert written(tmp_path) == {"teacher 0": 1}
+    assert written(tmp_path) == {"teacher 0": 1} and not processes(tmp_path)
     log = next((tmp_path / "runs" / "suite").glob("*.log")).read_text()
     assert "interrupted; run the same command with --resume" in log and "Traceback" not in log
 
-    process = start("--methods", "none", "--seeds", "0,1", "--set", "train.schedule.epochs=20")
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
+    process = start(*arguments)
+    wait_until(lambda: len(processes(tmp_path)) == 1)
+    process.kill()
+    process.communicate(timeout=120)
+    wait_until(lambda: not processes(tmp_path), seconds=20)
+
+    both = [start(*arguments) for _ in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    outputs.sort(key=lambda out: "waiting for another process that executes a suite" in out)
+    assert "2 to run" in outputs[0] and "2 runs finished" in outputs[0]
+    assert "2 of 2 runs are finished, 0 to run" in outputs[1] and "leaderboards" in outputs[1]
     assert written(tmp_path) == {"teacher 0": 1, "none 0": 1, "none 1": 1}
     assert "epoch 1/20" not in (tmp_path / "runs" / "suite" / "glyphs-none-seed0.log").read_text()
 

@@ -1,0 +1,187 @@
+"""The lifetime of the command line's process and of those that it starts.
+
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) raise `Interrupted` in the main thread, so that whatever was
+started is stopped by `finally` and `with`. The process then exits with 130, 143 or 129.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+PARENT = "BENCHMARK_PARENT"
+"""Environment variable with the id of the process that a run must not outlive."""
+BROKEN_PIPE = 128 + 13
+"""Exit code if the reader of the output has ended, such as `head` in `benchmark list methods | head -1`."""
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_GRACE = 20.0
+"""Time in seconds for threads to end after the command has ended."""
+_PR_SET_PDEATHSIG = 1
+
+_process: int | None = None
+"""The id of the process that has called `start`, unlike its forked children."""
+_received: int | None = None
+"""The first signal that this process has received."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has asked this process to stop.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def start() -> None:
+    """Prepare the process of a command line: its streams, its signals, and its end if its parent ends."""
+    global _process, _received
+    _process, _received = os.getpid(), None
+    _repair_streams()
+    sys.unraisablehook = _unraisable
+    take_signals()
+    if parent := os.environ.pop(PARENT, None):
+        die_with_parent(int(parent), signal.SIGTERM)
+
+
+def take_signals() -> None:
+    """Let the signals interrupt this process if it has called `start`; also after a library has taken them.
+
+    Ignored signals stay ignored: SIGHUP under `nohup`, and SIGINT of background jobs of a shell script.
+    """
+    if _process == os.getpid():
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _interrupt)
+
+
+def is_stopping() -> bool:
+    """Whether a signal has asked this process to stop."""
+    return _received is not None
+
+
+def interruption(error: BaseException) -> int | None:
+    """Return the exit code if a command has ended by a signal, else None.
+
+    Args:
+        error: How the command has ended. Code in other languages may have replaced `Interrupted` by an error of its
+            own, such as `torch.save` by a RuntimeError.
+    """
+    for cause in _chain(error):
+        if isinstance(cause, KeyboardInterrupt):
+            return 128 + getattr(cause, "number", signal.SIGINT)
+    succeeded = isinstance(error, SystemExit) and not error.code
+    return None if _received is None or succeeded else 128 + _received
+
+
+def notes(error: BaseException) -> list[str]:
+    """Return the notes of an error and of its causes, without repetitions."""
+    return list(dict.fromkeys(note for cause in _chain(error) for note in getattr(cause, "__notes__", ())))
+
+
+def is_broken_pipe(error: BaseException) -> bool:
+    """Whether a command has ended because the reader of its output has ended."""
+    return any(isinstance(cause, BrokenPipeError) for cause in _chain(error))
+
+
+def finish(code: int) -> NoReturn:
+    """Exit, after stopping the worker processes that are left. Further signals have no effect."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error if a loader worker is killed
+    for child in multiprocessing.active_children():
+        child.kill()
+    threading.Thread(target=_exit_later, args=(code,), daemon=True).start()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:  # else Python exits with 120 and a traceback
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                code = code or 2
+                print(f"benchmark: the output cannot be written: {error.strerror}", file=sys.stderr)
+            elif not code:
+                code = BROKEN_PIPE
+    sys.exit(code)
+
+
+def die_with_parent(parent: int, number: int) -> None:
+    """Let a signal be sent to this process when its parent ends, even if that is killed. On Linux only.
+
+    Args:
+        parent: The process that has started this one.
+        number: The signal.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it has ended before
+            os.kill(os.getpid(), number)
+
+
+def start_worker() -> None:
+    """Prepare a worker process, which its parent stops: it ignores the signals of the terminal and ends with it."""
+    for number in _SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None and hasattr(signal, "SIGKILL"):
+        die_with_parent(parent.pid, signal.SIGKILL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _received
+    if os.getpid() != _process:  # a forked child, which its parent stops
+        if number == signal.SIGTERM:
+            os._exit(128 + number)
+        return
+    _received = _received or number
+    # A second signal must not break the work of `finally` that the first has started.
+    if not any(isinstance(cause, KeyboardInterrupt) for cause in _chain(sys.exception())):
+        raise Interrupted(number)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause's cause, and so on."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+
+
+def _unraisable(failure: Any) -> None:
+    """Send a signal again whose exception was raised in a destructor, where Python drops it."""
+    if isinstance(failure.exc_value, Interrupted):
+        resend = threading.Timer(0.01, os.kill, (os.getpid(), failure.exc_value.number))
+        resend.daemon = True
+        resend.start()
+    else:
+        sys.__unraisablehook__(failure)
+
+
+def _repair_streams() -> None:
+    """Replace closed streams, and write characters that an encoding lacks as escapes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # without a stream here, the next file that is opened would get its descriptor
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+        if mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _exit_later(code: int) -> None:
+    time.sleep(_GRACE)
+    os._exit(code)
