@@ -4,7 +4,6 @@ import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -14,6 +13,7 @@ from PIL import Image
 from benchmark.data.files import FORMATS
 from benchmark.data.samples import Listing
 from benchmark.retrieval.protocol import Protocol
+from benchmark.utils.parallel import parallel_imap
 
 _OPAQUE = frozenset(suffix for name in ("JPEG", "PPM") for suffix in FORMATS[name])
 """Endings of formats without transparency."""
@@ -36,9 +36,8 @@ def open_image(file: Path | IO[bytes]) -> Image.Image:
 def transparent_images(paths: Iterable[Path]) -> list[Path]:
     """Return the images with an alpha channel or a transparent color, by the headers of their files."""
     candidates = [path for path in paths if path.suffix.lower() not in _OPAQUE]
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(_is_transparent, candidates)
-        return [path for path, transparent in zip(candidates, found, strict=True) if transparent]
+    found = parallel_imap(_is_transparent, candidates)
+    return [path for path, transparent in zip(candidates, found, strict=True) if transparent]
 
 
 def repeated_images(listings: Mapping[str, Listing], protocol: Protocol) -> Iterator[str]:
