@@ -14,6 +14,7 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.inputs import describe_data, require_same_data
+from benchmark.recipe import Recipe
 from benchmark.results.format import MISSING, percent
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Data, Record
@@ -42,20 +43,30 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
     Returns:
         Whether all runs succeeded.
     """
+    recipes = grid.recipes()
     folder = options.work_dir / "suite"
     if not dry_run:
         folder.mkdir(parents=True, exist_ok=True)
     # A second suite would write to the same logs, and slow down the runs whose latencies this one measures.
     with nullcontext() if dry_run else locked(folder / ".lock", f"executes a suite in {options.work_dir}"):
-        return _suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
+        return _suite(recipes, grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
 
 
-def _suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> bool:
+def _suite(
+    recipes: Sequence[Recipe],
+    grid: Grid,
+    options: RunOptions,
+    *,
+    jobs: int,
+    ray: str | None,
+    gpus: float,
+    dry_run: bool,
+) -> bool:
     console = Console()
     records = options.leaderboards / "records"
     threads = max(1, cores() // jobs)
     all_jobs = []
-    for recipe in grid.recipes():
+    for recipe in recipes:
         settings = list(grid.settings)
         if recipe.runtime.threads is None and (jobs > 1 or ray is not None):
             settings.append(f"runtime.threads={threads}")
