@@ -308,7 +308,7 @@ class TestInput:
             (np.zeros((2, 3, 32, 24), np.uint8), "not ndarray"),
             ([1, 2], "not list"),
         ],
-        ids=str,
+        ids=["size", "float", "one image", "channels last", "gray", "alpha", "matrix", "array", "list"],
     )
     def test_other_input(self, student, images, message):
         with pytest.raises(UserError, match=r"the network expects \(B, 3, 32, 24\) uint8 RGB images.*" + message):
