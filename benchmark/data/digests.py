@@ -120,10 +120,10 @@ class DigestCache:
     def _write(
         self, file: Path, states: Mapping[Path, _State | None], hashes: Mapping[Path, str], *, settled: int
     ) -> None:
-        """Write the hashes of files that were last written before `settled`, and keep those of other existing files."""
+        """Write the hashes of files that did not change after `settled`, and keep those of other existing files."""
         entries = {key: entry for key, entry in self._entries().items() if (self._folder / key).exists()}
         for path, state in states.items():
-            if state is not None and hashes[path] != UNREADABLE and max(state[1:]) <= settled:
+            if state is not None and hashes[path] != UNREADABLE and state[2] <= settled:
                 entries[self._key(path)] = [*state, hashes[path]]
         content = json.dumps({"format": FORMAT, "files": entries}, separators=(",", ":"))
         with suppress(OSError):  # the disk is full: the hashes are computed again

@@ -60,6 +60,14 @@ def test_every_file_is_read_once(files, hashed):
     assert hashed([files[2], *files]) == (sha256([files[2], *files]), [])
 
 
+def test_names_and_times_of_any_kind(files, hashed):
+    """A name that is not UTF-8, and a time in the future."""
+    other = files[0].rename(files[0].with_name(os.fsdecode(b"\xc4\xe3.jpg")))
+    os.utime(other, (4e9, 4e9))
+    assert hashed([other])[1] == [other.name]
+    assert hashed([other]) == (sha256([other]), [])
+
+
 def test_a_new_file_does_not_forget_the_others(files, hashed):
     hashed(files[:2])
     assert hashed(files[2:])[1] == ["2.jpg", "3.jpg"]
