@@ -4,6 +4,7 @@ Each command imports its modules when it runs, which keeps help and shell comple
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from benchmark.data import default_data_root
 from benchmark.errors import UserError
 from benchmark.utils.lifetime import BROKEN_PIPE, interruption, is_broken_pipe, notes
 from benchmark.utils.machine import shortage
+from benchmark.utils.paths import user_path
 
 _RESUME = "run the same command with --resume to continue"
 
@@ -158,7 +160,9 @@ def run(
     from benchmark.recipe import compose
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
-    runtime = [f"runtime.{key}={json.dumps(value, default=str)}" for key, value in flags.items() if value]
+    runtime = [
+        f"runtime.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in flags.items() if value
+    ]
     recipe = compose(method, dataset, config, [*settings, *runtime], seed)
 
     from benchmark.commands.run import preview
@@ -469,6 +473,12 @@ def sample(
     commands.sample(dataset, settings, data_root, split=split, rows=rows, output=output)
 
 
+def _with_home(argument: str) -> str:
+    """Return an argument with `~` as the home folder, which shells do not expand in --data-root=~/data."""
+    match = re.fullmatch(r"(--[\w-]+=)?(~(?:/.*)?)", argument, re.DOTALL)
+    return f"{match[1] or ''}{user_path(match[2])}" if match else argument
+
+
 def main() -> None:
     """Run the command line.
 
@@ -476,6 +486,7 @@ def main() -> None:
     130, SIGTERM with 143, SIGHUP with 129.
     """
     try:
+        sys.argv[1:] = map(_with_home, sys.argv[1:])
         app()
     except BaseException as error:
         sys.exit(_exit_code(error))

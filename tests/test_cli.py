@@ -191,9 +191,10 @@ class TestRun:
         assert done.code == 0, done.err
         recipe, _, rest = done.out.partition("\n\n")
         lines = rest.splitlines()
-        assert [line.partition(":")[0] for line in lines] == ["train", "query", "gallery", "teacher", "student"]
+        kinds = ["train", "query", "gallery", "read", "protocol", "protocol", "teacher", "student"]
+        assert [line.partition(":")[0] for line in lines] == kinds
         assert "40 identities" in lines[0]
-        assert all("parameters" in line and "MACs" in line and "FLOPs" in line for line in lines[3:])
+        assert all("parameters" in line and "MACs" in line and "FLOPs" in line for line in lines[-2:])
         assert list(Path.cwd().iterdir()) == []
 
         (tmp_path / "replay.yaml").write_text(recipe)
@@ -264,6 +265,23 @@ class TestData:
         done = benchmark("data", "check", "few", *where, "--set", setting)
         assert done.code == 0
         assert ["train", "identities", "5", "5"] in [line.split() for line in done.out.splitlines()]
+
+
+class TestPaths:
+    def test_home_folder_after_an_equals_sign(self, benchmark, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "images" / "ada").mkdir(parents=True)
+        done = benchmark("data", "check", "folder", "--data-root=~/root", "--set", "path=~/images")
+        assert f"Found in {tmp_path / 'images'}" in done.out
+        done = benchmark("data", "check", "market1501", "--data-root=~/root")
+        assert_refused(done, f"{tmp_path / 'root' / 'market1501'}")
+
+    def test_names_that_are_not_text_in_recipes(self, benchmark):
+        odd = os.fsdecode(b"\xc4\xe3")
+        for arguments in (("--set", f"dataset.path={odd}"), ("--cache", odd)):
+            assert_refused(
+                benchmark(*NONE, *arguments), "not text in UTF-8, as recipes are; for a path, give a link to it"
+            )
 
 
 class TestMistakes:

@@ -95,7 +95,11 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         from benchmark.data.images import broken_images  # imports torch
 
         broken = broken_images(paths)
-    repeated = repeated_images(dataset.listings, dataset.protocol) if decode or not dataset.expected_sizes() else ()
+    repeated = (
+        repeated_images(dataset.listings, dataset.protocol, dataset.contents)
+        if decode or not dataset.expected_sizes()
+        else ()
+    )
     return CheckReport(
         folder=str(dataset.folder),
         tree=dataset.card.tree,

@@ -1,15 +1,15 @@
 """Opening the files of images, and what they show without being decoded: transparency, and repeated images."""
 
-import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
 from PIL import Image
 
+from benchmark.data.digests import UNREADABLE
 from benchmark.data.files import FORMATS
 from benchmark.data.samples import Listing
 from benchmark.retrieval.protocol import Protocol
@@ -40,14 +40,23 @@ def transparent_images(paths: Iterable[Path]) -> list[Path]:
     return [path for path, transparent in zip(candidates, found, strict=True) if transparent]
 
 
-def repeated_images(listings: Mapping[str, Listing], protocol: Protocol) -> Iterator[str]:
-    """Yield a sentence for each way in which images of equal content can change the scores."""
+def repeated_images(
+    listings: Mapping[str, Listing], protocol: Protocol, contents: Callable[[Iterable[Path]], Iterable[str]]
+) -> Iterator[str]:
+    """Yield a sentence for each way in which images of equal content can change the scores.
+
+    Args:
+        listings: The splits.
+        protocol: The evaluation rules.
+        contents: Function that returns the content hash of every file. It is called for files of equal size.
+    """
     places: defaultdict[Path, set[tuple[str, int]]] = defaultdict(set)
     for split, listing in listings.items():
         for sample in listing.samples:
             places[sample.path].add((split, sample.identity))
     leaks, mixed, easy = [], [], []
-    for paths in _copies(places):
+    same_size = list(chain.from_iterable(_groups(sorted(places), map(_size, sorted(places)))))
+    for paths in _groups(same_size, contents(same_size)):
         found = set().union(*(places[path] for path in paths))
         splits, identities = {split for split, _ in found}, {identity for _, identity in found}
         if "train" in splits and len(splits) > 1:
@@ -75,25 +84,17 @@ def _is_transparent(path: Path) -> bool:
         return False
 
 
-def _copies(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    """Yield the groups of files of equal content. Only files of equal size are read."""
-    for same_size in _groups(sorted(paths), _size):
-        yield from _groups(same_size, _digest)
-
-
-def _groups(paths: Iterable[Path], key: Callable[[Path], object]) -> Iterator[list[Path]]:
-    """Yield the files with equal keys, without those that cannot be read."""
+def _groups(paths: Iterable[Path], keys: Iterable[object]) -> list[list[Path]]:
+    """Return the groups of several files with equal keys, without files whose key is `UNREADABLE`."""
     groups: defaultdict[object, list[Path]] = defaultdict(list)
-    for path in paths:
-        with suppress(OSError):
-            groups[key(path)].append(path)
-    yield from (group for group in groups.values() if len(group) > 1)
+    for path, key in zip(paths, keys, strict=True):
+        if key != UNREADABLE:
+            groups[key].append(path)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _size(path: Path) -> int | str:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return UNREADABLE

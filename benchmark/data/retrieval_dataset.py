@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 def _check_color(text: str) -> str:
-    """Return the name of a color in the form in which equal colors have equal names: "white", or "#" and 6 digits."""
+    """Return the one name of a color by which it is compared: a name of CSS, or "#" and six digits if it has none."""
     color = _rgb(text)
-    return "white" if color == (255, 255, 255) else "#{:02x}{:02x}{:02x}".format(*color)
+    names = [name for name in sorted(ImageColor.colormap) if _rgb(name) == color]
+    return names[0] if names else "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _rgb(text: str) -> tuple[int, int, int]:

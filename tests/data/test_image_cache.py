@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -77,6 +78,20 @@ def test_depends_on_files_size_list_and_software(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(image_cache, "version", lambda package: f"next {package}")
     open_cached(paths, tmp_path)
     assert len(cache_folders(tmp_path)) == 5
+
+
+def test_depends_on_the_background(paths, tmp_path):
+    Image.new("RGBA", (50, 60)).save(paths[3], "PNG")
+    white, black = open_cached(paths, tmp_path), open_cached(paths, tmp_path, background=(0, 0, 0))
+    assert len(cache_folders(tmp_path)) == 2
+    assert white[3].min() == 255
+    assert black[3].max() == 0
+    assert torch.equal(white[2], black[2])
+
+
+def test_file_name_that_is_not_text(paths, tmp_path):
+    odd = paths[0].rename(paths[0].with_name(os.fsdecode(b"\xc4\xe3.png")))
+    assert torch.equal(open_cached([odd, *paths[1:]], tmp_path)[0], Images([odd], SIZE)[0])
 
 
 def test_independent_of_the_folder_of_the_dataset(paths, tmp_path, forbid_decoding):

@@ -5,6 +5,9 @@ import pytest
 from benchmark.data.card import Split
 from benchmark.data.check import check
 from benchmark.errors import UserError
+from benchmark.recipe import compose
+from benchmark.registry import DATASETS
+from benchmark.utils.recipe_hash import recipe_hash
 
 
 @pytest.fixture
@@ -54,3 +57,35 @@ def test_report_shows_the_first_three_defects(dataset):
     )
     assert [defect in str(report) for defect in report.defects] == [True, True, True, False]
     assert "and 1 more" in str(report)
+
+
+class TestBackground:
+    """Every dataset has the option, though no constructor declares it."""
+
+    @pytest.mark.parametrize("name", ["market1501", "vehicleid", "folder"])
+    def test_is_an_option_of_every_dataset(self, name, tmp_path):
+        dataset = DATASETS.find(name)(tmp_path, background="#000")
+        assert dataset.background_color == (0, 0, 0)
+        assert dataset.non_default_options() == {"background": "black"}
+        assert dataset.reopened().background == "black"
+
+    def test_default_does_not_change_the_hash_of_a_recipe(self):
+        default = compose("kd", "market1501")
+        assert default.dataset.arguments["background"] == "white"
+        without = {key: value for key, value in default.model_dump(mode="json").items() if key != "dataset"}
+        assert recipe_hash({**without, "dataset": {"name": "market1501"}}) == default.hash
+
+    def test_equal_colors_are_equal_options(self):
+        hashes = {
+            compose("kd", "market1501", settings=[f"dataset.background={color}"]).hash
+            for color in ("black", "BLACK", "'#000'", "'#000000'", "rgb(0,0,0)")
+        }
+        assert len(hashes) == 1
+        assert hashes != {compose("kd", "market1501").hash}
+
+    @pytest.mark.parametrize("color", ["blakc", "'#00000080'", "rgb(300,0,0)", "''", "[0,0,0]", "7"])
+    def test_other_values_are_refused(self, color):
+        with pytest.raises(
+            UserError, match=r"dataset\.background in --set: (must be an opaque color|should be a valid string)"
+        ):
+            compose("kd", "market1501", settings=[f"dataset.background={color}"])
