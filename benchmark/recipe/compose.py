@@ -98,9 +98,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
         UserError: The setting is not `key=value`, or the value is not valid YAML.
     """
     if any("\ud800" <= letter <= "\udfff" for letter in setting):  # bytes of a path that are not UTF-8
-        raise UserError(
-            f"--set {setting[:200]}: is not text in UTF-8, as recipes are; give paths by a link of another name"
-        )
+        raise UserError(f"--set {setting[:200]}: not text in UTF-8, as recipes are; for a path, give a link to it")
     key, separator, text = setting.partition("=")
     parts = key.split(".")
     if not separator or not all(parts) or len(parts) > strict_yaml.MAX_DEPTH:
