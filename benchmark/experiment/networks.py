@@ -104,13 +104,14 @@ def deploy_teacher(teacher: Embedder, images: Tensor) -> Embedder:
     return network
 
 
-def check_files(teacher: Network, student: Network, checkpoint: str | None) -> None:
+def check_files(teacher: Network, student: Network, checkpoint: str | None, classifier: bool = False) -> None:
     """Check that the files of weights that a recipe names can be read and fit, before anything is trained.
 
     Args:
         teacher: The recipe's section `teacher.network`.
         student: The recipe's section `student`.
         checkpoint: The recipe's `teacher.checkpoint`.
+        classifier: Whether the method needs the teacher's classifier.
 
     Raises:
         UserError: A file is missing, damaged or of another architecture; the message begins with the key.
@@ -127,12 +128,18 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None) -> N
         files.append(("student.weights", student, user_path(student.weights), False))
     for key, settings, path, trained in files:
         try:
+            identities = 0
             if trained and is_student(read(path, "weights")):
                 _require_same_architecture(settings, load_student(path), path)
             else:
                 with torch.device("meta"):
                     network = untrained(settings, identities=2)
-                fit_weights(network, path, trained)
+                identities = fit_weights(network, path, trained).identities
+            if trained and classifier and not identities:
+                raise UserError(
+                    f"{path} has no classifier, which the method needs: give the folder of the teacher's run or its "
+                    "checkpoints/last.pt, or choose a method that compares embeddings or feature maps"
+                )
         except UserError as error:
             raise UserError(f"{key}: {error}") from error
 

@@ -50,7 +50,8 @@ def preflight(recipe: Recipe) -> Preflight:
     ]
     _check_weights(recipe)
     check_pairing(method, teacher, student, recipe)
-    check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint)
+    classifier = method.needs.teacher and method.needs.classifier
+    check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint, classifier)
     _check_runtime(recipe.runtime)
     return Preflight(method, *sizes)
 

@@ -66,14 +66,17 @@ class StateDict:
         before = self.prefix.removesuffix("backbone.")
         return before if before != self.prefix and before[-1:] in ("", ".") else None
 
-    def name(self, key: str) -> str | None:
-        """Return the name that a tensor has in an `Embedder`; None if it is no part of backbone, neck or head."""
-        if key.startswith(self.prefix):
-            return f"backbone.{key.removeprefix(self.prefix)}"
+    def renamed(self) -> dict[str, str]:
+        """Return the keys of the tensors of backbone, neck and head, by the names that an `Embedder` gives them."""
         root = self.root
-        if root is not None and key.startswith((f"{root}neck.", f"{root}head.")):
-            return key.removeprefix(root)
-        return None
+        own = () if root is None else (f"{root}neck.", f"{root}head.")
+        names = {}
+        for key in self.tensors:
+            if key.startswith(self.prefix):
+                names[f"backbone.{key.removeprefix(self.prefix)}"] = key
+            elif key.startswith(own):
+                names[key.removeprefix(root or "")] = key
+        return names
 
 
 def find_state_dicts(content: Any, shapes: Mapping[str, torch.Size]) -> list[StateDict]:

@@ -33,8 +33,8 @@ class Fit:
 
     weights: Mapping[str, Tensor]
     """By the names of the network's state dict, in its dtypes."""
-    has_head: bool
-    """Whether the file has a classifier for as many identities as the network."""
+    identities: int
+    """Number of classes of the file's classifier; 0 if it has none. It is in `weights` if the network has as many."""
     report: str
     """What is taken from the file and what is not, in one line."""
 
@@ -46,7 +46,7 @@ def load_weights(network: Embedder, path: Path, trained: bool = False) -> str:
         What was taken from the file and what was not, in one line.
     """
     fit = fit_weights(network, path, trained)
-    if trained and not fit.has_head:
+    if trained and "head.weight" not in fit.weights:
         network.head = None
     network.load_state_dict(dict(fit.weights), strict=False)
     return fit.report
@@ -71,24 +71,24 @@ def fit_weights(network: Embedder, path: Path, trained: bool = False) -> Fit:
     options = find_state_dicts(content, trained_shapes(network.backbone.state_dict()))
     if not options or not options[0].fitting:
         raise _misfit(path, network, content, options)
-    best, state = options[0], network.state_dict()
-    keys = {name: key for key in best.tensors if (name := best.name(key)) in state}
-    notes = _unwrapping(options)
+    best, state, notes = options[0], network.state_dict(), _unwrapping(options)
+    renamed = best.renamed()
+    keys = {name: key for name, key in renamed.items() if name in state}
     optional = {name for name in state if NOT_TRAINED.fullmatch(name) or name.startswith("head.")}
-    neck = [name for name in state if (name.startswith("neck.") or name == _EXPONENT) and name not in optional]
-    backbone_only = not trained and not keys.keys() & set(neck)
+    neck = {name for name in state if name.startswith("neck.") or name == _EXPONENT} - optional
+    backbone_only = not trained and not keys.keys() & neck
     if backbone_only:
-        optional.update(neck)
+        optional |= neck
         notes.append("backbone only, the rest keeps its initial values")
-    elif trained and neck and not keys.keys() & set(neck):
-        foreign = _foreign_neck(network, best, keys.values())
+    elif not keys.keys() & neck and (foreign := _foreign_neck(network, best, keys.values())):
         keys |= foreign
-        notes += [f"neck from {_listed(foreign.values())}"] if foreign else []
+        notes.append(f"neck from {_listed(foreign.values())}")
+
     found = {name: _scalar(best.tensors[key], state[name]) for name, key in keys.items()}
     missing = sorted(state.keys() - found.keys() - optional)
     unequal = [name for name in found if found[name].shape != state[name].shape and name not in optional]
-    superfluous = _superfluous(network, best)
-    if missing and set(missing) <= set(neck) and not (set(neck) & found.keys() or unequal or superfluous):
+    superfluous = _superfluous(network, renamed)
+    if missing and set(missing) <= neck and not (neck & found.keys() or unequal or superfluous):
         raise UserError(
             f"weights {path} contain a backbone only, and the network has a neck: give the file of a trained network "
             f"with {_listed(missing)}, or set `neck: none` and `pool: avg` if the pooled feature is the embedding"
@@ -97,27 +97,26 @@ def fit_weights(network: Embedder, path: Path, trained: bool = False) -> Fit:
         shapes = [f"{name} {_shape(found[name])} instead of {_shape(state[name])}" for name in unequal]
         raise _misfit(path, network, content, options, missing, superfluous, shapes)
 
+    # A classifier with a bias is another one than this suite's.
+    head = [name for name in renamed if name.startswith("head.")]
+    classes = best.tensors[renamed["head.weight"]].shape if head == ["head.weight"] else torch.Size()
+    identities = classes[0] if len(classes) == 2 else 0
     taken = {
         name: value
         for name, value in found.items()
         if value.shape == state[name].shape
         and (name not in optional or value.is_floating_point() == state[name].is_floating_point())
+        and (name != "head.weight" or identities)
     }
-    head = {name for name in state if name.startswith("head.")}
-    has_head = bool(head) and head == {
-        name for name in map(best.name, best.tensors) if name and name.startswith("head.")
-    }
-    has_head = has_head and head <= taken.keys()
-    if head and not has_head:
-        taken = {name: value for name, value in taken.items() if name not in head}
-        notes += [] if backbone_only else ["no classifier for these identities"]
+    if "head.weight" in state and "head.weight" not in taken and not backbone_only:
+        notes.append("no classifier for these identities")
     weights = {name: _converted(path, name, value, state[name]) for name, value in taken.items()}
-    used = {keys[name] for name in taken}
     notes += _conversions(taken)
+    used = {keys[name] for name in taken}
     if unused := [key for key in best.tensors if key not in used and not NOT_TRAINED.fullmatch(key)]:
         notes.append(f"not used: {_listed(unused)}")
-    backbone = network.architecture["backbone"]
-    return Fit(weights, has_head, f"weights {path}: {'; '.join([f'{len(weights)} tensors of {backbone}', *notes])}")
+    counted = f"{len(weights)} tensors of {network.architecture['backbone']}"
+    return Fit(weights, identities, f"weights {path}: {'; '.join([counted, *notes])}")
 
 
 def _unwrapping(options: Sequence[StateDict]) -> list[str]:
@@ -148,18 +147,17 @@ def _foreign_neck(network: Embedder, found: StateDict, used: Collection[str]) ->
     return {name: key for name, key in keys.items() if key in rest}
 
 
-def _superfluous(network: Embedder, found: StateDict) -> list[str]:
+def _superfluous(network: Embedder, renamed: Mapping[str, str]) -> list[str]:
     """Return the keys of tensors in parts that the network has, but without a place in it."""
     state = network.state_dict()
-    own_neck = any(name in state for name in map(found.name, found.tensors) if name and name.startswith("neck."))
+    own_neck = any(name in state for name in renamed if name.startswith("neck."))
     parts = {name.split(".")[1] for name in state if name.startswith("backbone.")}
     names = network.backbone.pretrained_cfg.get("classifier") or ()
     classifiers = tuple(f"backbone.{name}." for name in ((names,) if isinstance(names, str) else names))
     return [
         key
-        for key in found.tensors
-        if (name := found.name(key)) is not None
-        and name not in state
+        for name, key in renamed.items()
+        if name not in state
         and not NOT_TRAINED.fullmatch(name)
         and not name.startswith(("head.", *classifiers))
         and (own_neck if name.startswith("neck.") else name.split(".")[1] in parts)

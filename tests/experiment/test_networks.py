@@ -130,6 +130,12 @@ class TestCheckFiles:
         with pytest.raises(UserError, match=rf"{key}: weights .* do not fit resnet26"):
             check_files(teacher, student, checkpoint)
 
+    def test_classifier(self, file, tmp_path):
+        check_files(settings(), settings(), file, classifier=True)
+        torch.save({k: v for k, v in network(1).state_dict().items() if k != "head.weight"}, tmp_path / "none.pth")
+        with pytest.raises(UserError, match=r"teacher\.checkpoint: .*none\.pth has no classifier"):
+            check_files(settings(), settings(), str(tmp_path / "none.pth"), classifier=True)
+
     def test_folder_of_a_run(self, tmp_path):
         (tmp_path / LAST_CHECKPOINT).parent.mkdir()
         (tmp_path / "record.json").touch()
