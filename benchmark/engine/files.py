@@ -93,4 +93,4 @@ def _lines(file: Path) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     """Whether a value is an integer or a float, NaN included, that can be converted to a float."""
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)

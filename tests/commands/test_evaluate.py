@@ -156,7 +156,9 @@ class TestRun:
         assert code == 2 and message in err and "Traceback" not in err
 
     def test_index_in_several_processes(self, evaluate, student, monkeypatch):
-        monkeypatch.setenv("WORLD_SIZE", "2")
+        launcher = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+        for name, value in launcher.items():
+            monkeypatch.setenv(name, value)
         code, _, err = evaluate("--run", student, "--index", "flat")
         assert code == 2 and "--index flat: only in a single process" in err
 

@@ -170,19 +170,13 @@ def test_rejects_folder_without_required_file(run, name, problem, remedy):
     assert message.startswith(f"{folder}: {problem}") and f"has no {name}; " in message and remedy in message
 
 
-@pytest.mark.parametrize("line", ["", "{", "3", '{"loss": 1.0}', '{"epoch": 1}', "\xff"])
-def test_rejects_damaged_metrics(run, line):
+@pytest.mark.parametrize(
+    ("line", "problem"), [("", ": no line has the key loss"), ("{", ", line 1: not the metrics of an epoch")]
+)
+def test_rejects_damaged_metrics(run, line, problem):
     folder = run("kd")
-    (folder / "metrics.jsonl").write_bytes(line.encode("latin-1"))
-    with pytest.raises(UserError, match=re.escape(f"{folder / 'metrics.jsonl'}: damaged: ")):
-        open_runs([run("none"), folder])
-
-
-@pytest.mark.parametrize(("key", "value"), [("epoch", "four"), ("loss", None), ("mAP", True), ("macs", [4.0])])
-def test_rejects_metrics_that_are_not_numbers(run, key, value):
-    second = {"epoch": 1, "loss": 8.0, "mAP": 0.5, "macs": 1} | {key: value}
-    folder = run("kd", metrics=[{"epoch": 0, "macs": 1e6}, second])
-    with pytest.raises(UserError, match=re.escape(f"damaged: line 2: {key} must be a number, not {value!r}")):
+    (folder / "metrics.jsonl").write_text(line)
+    with pytest.raises(UserError, match=re.escape(f"{folder / 'metrics.jsonl'}{problem}")):
         open_runs([run("none"), folder])
 
 

@@ -29,6 +29,8 @@ def test_metrics_round_trip(tmp_path):
         b'{"epoch": 1}',  # again
         b'{"epoch": 2, "loss": "low"}',
         b'{"epoch": 2, "loss": [1]}',
+        b'{"epoch": 2, "mAP": true}',
+        b'{"epoch": 2, "macs": null}',
         b'{"epoch": 2, "loss": 1' + b"0" * 400 + b"}",
         b"[" * 100_000,
     ],
