@@ -9,7 +9,9 @@ def main() -> None:
     """Run the command line in a process of its own. Signals are handled from here on, during imports, too."""
     try:
         code = _run()
-    except BaseException as error:  # of a signal in the last moment
+        lifetime.ignore_signals()
+    except BaseException as error:  # a signal after the command; a second one does not interrupt this block
+        lifetime.ignore_signals()
         code = lifetime.interruption(error) or 1
     lifetime.finish(code)
 

@@ -92,10 +92,14 @@ def is_broken_pipe(error: BaseException) -> bool:
     return any(isinstance(cause, BrokenPipeError) for cause in _chain(error))
 
 
-def finish(code: int) -> NoReturn:
-    """Exit, after stopping the worker processes that are left. Further signals have no effect."""
+def ignore_signals() -> None:
+    """Let further signals have no effect, because the process is about to exit."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def finish(code: int) -> NoReturn:
+    """Exit, after stopping the worker processes that are left."""
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error if a loader worker is killed
     for child in multiprocessing.active_children():

@@ -138,7 +138,8 @@ def test_no_record_or_page_names_a_place(run, tmp_path):
         assert not path.is_file() or str(tmp_path) not in path.read_text(errors="replace"), path
     (record,) = (tmp_path / "boards" / "records").glob("*-rkd-*.json")
     recipe = Record.read(record).recipe
-    assert recipe["dataset"] == {"name": "folder", "path": "", "label": "mine", "closed_set": False}
+    options = {"path": "", "label": "mine", "closed_set": False, "background": "white"}
+    assert recipe["dataset"] == {"name": "folder", **options}
 
 
 def test_finished_runs_find_their_images_and_refuse_others(run, command_line, tmp_path, monkeypatch):
