@@ -13,6 +13,7 @@ or a loss. The same seed gives the same signals and delays, though not the same 
 
 import argparse
 import ctypes
+import hashlib
 import json
 import os
 import random
@@ -237,10 +238,11 @@ def killed_writers(place: Workshop, trials: int, rng: random.Random) -> Outcome:
         reader, writer = os.pipe()
         if not (process := os.fork()):
             for number in range(10_000):
-                key = f"{template.recipe_hash}-{trial}-{number}"
-                record = template.model_copy(update={"id": Record.make_id(key, template.role)})
+                key = hashlib.sha256(f"{trial} {number}".encode()).hexdigest()
+                update = {"recipe_hash": key, "id": Record.make_id(key, template.role)}
+                record = template.model_copy(update=update)
                 os.write(writer, f"{add_record(record, folder).name}\n".encode())
-        time.sleep(rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         os.close(writer)

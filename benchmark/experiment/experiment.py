@@ -29,7 +29,7 @@ from benchmark.recipe.sections import PROTOCOL_KEYS
 from benchmark.registry import METHODS
 from benchmark.results.record import NOT_ALIGNED, Record, TeacherReport
 from benchmark.retrieval import Scores
-from benchmark.utils.atomic import write_text
+from benchmark.utils.atomic import sweep, write_text
 from benchmark.utils.console import notify
 from benchmark.version import commit
 
@@ -106,6 +106,7 @@ class Experiment:
         torch.backends.cuda.matmul.fp32_precision = "tf32"  # the default of convolutions
         try:
             with folder.locked():
+                sweep(self.dataset.root)
                 self.dataset.prepare()
                 if folder.record.exists():
                     record = self._read_record(folder, recipe)
