@@ -44,7 +44,6 @@ _SHARE = 0.8
 """Fraction of the free shared memory that a loader may use."""
 _FILES, _FILES_PER_WORKER = 40, 6
 """Open files of a process, and those that each loader worker adds: its queues, and the batches in shared memory."""
-_REMEDY = "enlarge it, such as by `docker run --shm-size=2g`"
 _free_shared_memory = functools.cache(free_shared_memory)
 """The shared memory that is free before the first loader of this process takes some."""
 _noticed: list[str] = []
@@ -59,16 +58,28 @@ class Workers:
 
     count: int
     """Number of processes; 0 loads in the main process."""
-    prefetch: int
+    prefetch: int = PREFETCH
     """Number of batches that each of them loads ahead."""
-    notice: str | None = None
-    """Why there are fewer of them than requested, if so."""
+    reason: str = ""
+    """Why there are fewer workers or batches ahead than requested; empty if there are not."""
+    remedy: str = ""
+    """What to do about it."""
+
+    @property
+    def notice(self) -> str | None:
+        """What to print if there are fewer workers or batches ahead than requested."""
+        if not self.reason:
+            return None
+        batches = f"{self.prefetch} batch{'es' if self.prefetch > 1 else ''}"
+        workers = f"using {self.count} worker{'s' if self.count > 1 else ''} that load {batches} ahead"
+        chosen = workers if self.count else "loading in the main process, which is slower"
+        return f"{self.reason}: {chosen}; {self.remedy}"
 
 
 def plan_workers(
     requested: int | None, batch_size: int, image_shape: Sequence[int], *, predecoded: bool = False
 ) -> Workers:
-    """Return as many workers and prefetched batches as the machine can hold in its shared memory.
+    """Return as many workers and batches ahead as requested, or as the machine has memory and open files for.
 
     The number of workers does not change the batches.
 
@@ -82,28 +93,29 @@ def plan_workers(
     count = requested
     if count is None:
         count = 0 if predecoded or cores() == 1 else min(cores(), MAX_WORKERS)
-    if count and max_open_files() < (needed := _FILES + _FILES_PER_WORKER * count):
-        limit = f"{count} loader workers need {needed} open files, but the limit is {max_open_files()}"
-        return Workers(0, PREFETCH, f"{limit}: loading in the main process, which is slower; raise it by `ulimit -n`")
+    if not count:
+        return Workers(0)
+    if max_open_files() < (needed := _FILES + _FILES_PER_WORKER * count):
+        reason = f"{count} loader workers need {needed} open files, but the limit is {max_open_files()}"
+        return Workers(0, reason=reason, remedy="raise it by `ulimit -n`")
     free = _free_shared_memory()
     batch = batch_size * math.prod(image_shape)
-    if not count or free is None or _demand(count, PREFETCH, batch) <= _SHARE * free:
-        return Workers(count, PREFETCH)
+    if free is None or _demand(count, PREFETCH, batch) <= _SHARE * free:
+        return Workers(count)
     demand = f"{_demand(count, PREFETCH, batch) / 1e6:.0f} MB of shared memory"
-    notice = f"{count} loader workers need {demand}, but /dev/shm has {free / 1e6:.0f} MB left"
+    reason = f"{count} loader workers need {demand}, but /dev/shm has {free / 1e6:.0f} MB left"
+    remedy = "enlarge it, such as by `docker run --shm-size=2g`"
     for fewer in range(count, 0, -1):
         for prefetch in range(PREFETCH, 0, -1):
             if _demand(fewer, prefetch, batch) <= _SHARE * free:
-                workers = f"{fewer} worker{'s' if fewer > 1 else ''}"
-                batches = f"{prefetch} batch{'es' if prefetch > 1 else ''}"
-                return Workers(fewer, prefetch, f"{notice}: using {workers} that load {batches} ahead; {_REMEDY}")
-    return Workers(0, PREFETCH, f"{notice}: loading in the main process, which is slower; {_REMEDY}")
+                return Workers(fewer, prefetch, reason, remedy)
+    return Workers(0, reason=reason, remedy=remedy)
 
 
-def check_shared_memory(
+def check_workers(
     requested: int | None, batch_size: int, image_size: tuple[int, int], *, predecoded: bool = False
 ) -> str | None:
-    """Check before a run that the shared memory suffices for its loader workers.
+    """Check before a run that the machine can have its loader workers.
 
     Args:
         requested: `runtime.workers` of the recipe.
@@ -115,13 +127,11 @@ def check_shared_memory(
         A notice if there will be fewer workers or batches ahead than requested, else None.
 
     Raises:
-        UserError: The recipe requests workers, but not even one fits.
+        UserError: The recipe requests workers, but not even one is possible.
     """
     plan = plan_workers(requested, batch_size, (3, *image_size), predecoded=predecoded)
-    if plan.notice and requested and not plan.count:
-        raise UserError(
-            f"runtime.workers: {plan.notice.partition(':')[0]}: {_REMEDY}, or set runtime.workers=0 or smaller batches"
-        )
+    if requested and not plan.count:
+        raise UserError(f"runtime.workers: {plan.reason}: {plan.remedy}, or set runtime.workers=0")
     return plan.notice
 
 
