@@ -112,7 +112,7 @@ def plan_workers(
     return Workers(0, reason=reason, remedy=remedy)
 
 
-def check_workers(
+def check_shared_memory(
     requested: int | None, batch_size: int, image_size: tuple[int, int], *, predecoded: bool = False
 ) -> str | None:
     """Check before a run that the machine can have its loader workers.

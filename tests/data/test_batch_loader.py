@@ -9,7 +9,7 @@ import torch
 
 from benchmark.data import batch_loader as module
 from benchmark.data.batch import Batch
-from benchmark.data.batch_loader import BatchLoader, check_workers, plan_workers
+from benchmark.data.batch_loader import BatchLoader, check_shared_memory, plan_workers
 from benchmark.errors import UserError
 
 BATCH = 96 * 3 * 256 * 256
@@ -141,12 +141,12 @@ class TestPlan:
     def test_requested_workers_are_refused_before_a_run_if_not_one_fits(self, free):
         free(64)
         with pytest.raises(UserError, match=r"^runtime.workers: 4 loader workers .* or set runtime.workers=0"):
-            check_workers(4, 96, (256, 256))
-        assert "loading in the main process" in check_workers(None, 96, (256, 256))
+            check_shared_memory(4, 96, (256, 256))
+        assert "loading in the main process" in check_shared_memory(None, 96, (256, 256))
         free(100)
-        assert "using 2 workers" in check_workers(4, 96, (256, 256))
+        assert "using 2 workers" in check_shared_memory(4, 96, (256, 256))
         free(10_000)
-        assert check_workers(4, 96, (256, 256)) is None
+        assert check_shared_memory(4, 96, (256, 256)) is None
 
     def test_few_open_files_are_for_the_main_process(self, free, monkeypatch):
         free(10_000)
