@@ -183,7 +183,7 @@ class BatchLoader(DataLoader[Batch]):
             collate_fn=_already_collated,
             num_workers=plan.count,
             worker_init_fn=_start_worker,
-            timeout=TIMEOUT if plan.count else 0,
+            timeout=TIMEOUT / 2 if plan.count else 0,
             persistent_workers=persistent and plan.count > 0,
             prefetch_factor=plan.prefetch if plan.count else None,
             pin_memory=torch.device(device).type == "cuda",
@@ -199,13 +199,17 @@ class BatchLoader(DataLoader[Batch]):
             raise UserError(f"loader workers cannot be started ({error}): set runtime.workers=0") from error
         if self.num_workers:
             _rename_dead_workers()
+        waited = False
         while True:
             try:
-                message = next(batches)
+                message, waited = next(batches), False
                 batch = message.unpack() if isinstance(message, _Message) else message
             except StopIteration:
                 return
             except (OSError, EOFError, RuntimeError) as error:
+                if _is_timeout(error) and not waited:  # a second time, because Ctrl-Z may have stopped all processes
+                    waited = True
+                    continue
                 if self.num_workers and isinstance(error, OSError | EOFError):
                     time.sleep(0.5)  # the signal that a worker has ended may still arrive, and tells why
                 if self.num_workers and (reason := _worker_error(error)):
@@ -309,6 +313,11 @@ def _pids(error: Exception) -> set[str]:
     return set(re.findall(r"\d+", re.split("exited|is killed", str(error))[0]))
 
 
+def _is_timeout(error: Exception) -> bool:
+    """Whether this is torch's error about workers that send nothing."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out")
+
+
 def _worker_error(error: Exception) -> str | None:
     """Return what has happened to a worker that was killed or hangs; None for other errors."""
     text = str(error)
@@ -316,7 +325,7 @@ def _worker_error(error: Exception) -> str | None:
         return str(error.__cause__)
     if isinstance(error, _WorkerFailed):
         return None
-    if "timed out" in text:
+    if _is_timeout(error):
         return (
             f"no batch of images has arrived for {TIMEOUT} s: a process that loads images hangs, or their disk does. "
             "Check the disk, or set runtime.workers=0; a run can be continued with --resume"

@@ -110,8 +110,8 @@ def unpack(path: Path, target: Path, expected: Sequence[str | tuple[str, ...]] =
         _unpack(archive, target, expected)
     except UserError:
         raise
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing has changed")
+    except KeyboardInterrupt as error:
+        error.add_note("nothing has changed")
         raise
     except Exception as error:
         if not is_damage(error):

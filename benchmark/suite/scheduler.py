@@ -1,5 +1,6 @@
 """Scheduler of a suite: executes all runs, even if some fail."""
 
+import signal
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ def _outcome(job: Job, future: "Future[int]") -> Outcome:
         status = future.result()
     except (Exception, CancelledError) as error:
         return Outcome(job, None, f"{type(error).__name__}: {error}")
+    if status < 0:
+        reason = "as happens when memory runs out" if status == -signal.SIGKILL else job.last_log_line()
+        return Outcome(job, None, f"killed by {signal.Signals(-status).name}: {reason}")
     if status or not job.record.exists():
         return Outcome(job, None, f"exit status {status}: {job.last_log_line()}")
     return Outcome(job, Record.read(job.record))

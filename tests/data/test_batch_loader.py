@@ -97,6 +97,13 @@ def test_silent_worker_is_an_error(monkeypatch):
         firsts(loader(Source(lambda number: time.sleep(0.8) if number == 3 else None)))
 
 
+def test_stopped_processes_are_waited_for_once_more(monkeypatch):
+    """As after Ctrl-Z and fg, when the time has passed before the workers continue."""
+    monkeypatch.setattr(module, "TIMEOUT", 0.6)
+    batches = firsts(loader(Source(lambda number: time.sleep(0.4) if number == 3 else None)))
+    assert batches == list(range(0, 48, 4))
+
+
 def test_exhausted_shared_memory_does_not_lose_batches(monkeypatch):
     def full(tensor):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")

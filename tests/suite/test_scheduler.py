@@ -78,6 +78,12 @@ def test_continues_if_a_run_fails(stub_job, record, console, tmp_path):
     ]
 
 
+def test_killed_run_is_explained(stub_job, console):
+    job = stub_job("kd", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    (outcome,) = run_all([job], Processes(1), console)
+    assert outcome.failure == "killed by SIGKILL: as happens when memory runs out"
+
+
 def test_error_of_the_executor_is_a_failure(stub_job, console):
     future = Future()
     future.set_exception(OSError("no worker"))
