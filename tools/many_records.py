@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,28 +67,28 @@ def write(folder: Path, count: int, shape: str) -> None:
         add_record(vary(content, number // len(texts), shape), folder / "records")
 
 
-def mistakes() -> Iterator[Callable[[Content], None]]:
-    """Yield functions that make a record hostile, each in another way."""
+def mistakes() -> list[Content]:
+    """Return the fields that make a record hostile, each in another way."""
     script = "<script>alert(1)</script>\n\n# INJECTED [x](javascript:alert(1))\x1b[31m"
-    values: dict[str, Any] = {
+    single: Content = {
         "environment.device": script,
         "network.cost.device": "=HYPERLINK(0)\n",
         "network.cost.macs": 10**400,
         "recipe.image_size": [60_000, 60_000],
         "recipe.student.args": {"channels": [10**6] * 4},
         "recipe.student.dim": 10**9,
-        "recipe.method": {"name": "crd", "negatives": 10**12},
         "created": "9999-99-99T00:00:00Z",
         "dataset": "README",
         "network.cost.latency_ms": {"1": 1e308},
         "scores.average_precision": [0.5] * 400_000,
         "recipe.teacher.network.backbone": "vit_giant_patch14_clip_224",
     }
-    for key, value in values.items():
-        yield lambda content, key=key, value=value: _put(content, key, value)
+    crd = {"name": "crd", "dim": 10**12, "negatives": 10**12}
+    return [*({key: value} for key, value in single.items()), {"method": "crd", "recipe.method": crd}]
 
 
-def _put(content: Content, key: str, value: Any) -> None:
+def put(content: Content, key: str, value: Any) -> None:
+    """Set the value at a dotted key."""
     *parents, last = key.split(".")
     for parent in parents:
         content = content[parent]
@@ -99,12 +98,13 @@ def _put(content: Content, key: str, value: Any) -> None:
 def write_hostile(folder: Path, count: int) -> None:
     """Write records that are wrong in different ways, with ids that belong to their recipes."""
     texts = [record.model_dump_json() for record in load_records(COMMITTED / "records") if record.teacher is not None]
-    kinds = list(mistakes())
+    kinds = mistakes()
     (folder / "records").mkdir()
     for number in range(count):
         content = json.loads(texts[number % len(texts)])
         content["seed"] = content["recipe"]["seed"] = number
-        kinds[number % len(kinds)](content)
+        for key, value in kinds[number % len(kinds)].items():
+            put(content, key, value)
         content["recipe_hash"] = recipe_hash(content["recipe"])
         content["id"] = Record.make_id(content["recipe_hash"], content["role"])
         name = f"glyphs-{content['method']}-seed{number}-{content['id']}.json"

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from benchmark.results.columns import columns, method_name, metrics
-from benchmark.results.comparison import CostGroup, Gain, cost_groups, gains, mean_ranks
+from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks
 from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
 from benchmark.results.record import NONSTANDARD, Record, TeacherReport
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
@@ -41,13 +41,23 @@ class Board:
         self.rows = rows
         self.costs = costs
         self.devices = sorted({device for row in rows for device in row.devices})
-        self.groups = cost_groups(rows)
         self._teacher_rows = {record.id: row for row in rows if row.method == TEACHER for record in row.records}
         self._place = {row: number for number, row in enumerate(rows)}
         self._baseline = next((row for row in rows if row.method == BASELINE), None)
-        pairs = [(method, row) for row in rows for method in (BASELINE, TEACHER)]
-        found = gains([(row, self.reference(method, row)) for method, row in pairs])
-        self._gains = dict(zip(pairs, found, strict=True))
+        groups = equal_cost(rows)
+        best = {row: group[0] for group in groups for row in group}
+        pairs = [
+            (row, other)
+            for row in rows
+            for other in (self.reference(BASELINE, row), self.reference(TEACHER, row), best.get(row))
+        ]
+        found = gains(pairs)
+        self._gains = {
+            BASELINE: dict(zip(rows, found[::3], strict=True)),
+            TEACHER: dict(zip(rows, found[1::3], strict=True)),
+        }
+        over_best = dict(zip(rows, found[2::3], strict=True))
+        self.groups = [CostGroup(group, [over_best[row] for row in group]) for group in groups]
         self.references = [
             method for method in (BASELINE, TEACHER) if any(self.gain(method, row) is not None for row in rows)
         ]
@@ -72,7 +82,7 @@ class Board:
 
     def gain(self, method: str, row: Row) -> Gain | None:
         """Return the gain of a row over its reference row of `method`; None if it is not known."""
-        return self._gains[method, row]
+        return self._gains[method][row]
 
     def _table(self, ks: Sequence[int]) -> Table:
         placeholders = list(_placeholders(self.rows, ks, self.notes))  # first, so that their notes come first

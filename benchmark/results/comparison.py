@@ -15,8 +15,8 @@ from benchmark.results.rows import TEACHER, Row
 _RESAMPLES = 2_000
 _CHUNK = 200
 """Number of bootstrap resamples drawn at a time, which bounds the memory."""
-_KEPT = 2**24
-"""Resamples of so many queries in total are drawn once and kept (1 byte each); larger ones are drawn every time."""
+_KEPT = 2**22
+"""Resamples of so many queries in total are drawn once and kept (8 bytes each); larger ones are drawn every time."""
 _BLOCK = 1_000
 """Number of gains that are computed together."""
 _EQUAL_COST = 1.05
@@ -50,22 +50,22 @@ def resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
         (N, R) mean of every system in every resample.
     """
     counts = _kept_resamples if values.shape[1] * _RESAMPLES <= _KEPT else _resamples
-    chunks = [values @ chunk.T.astype(np.float64) for chunk in counts(values.shape[1])]
+    chunks = [values @ chunk.T for chunk in counts(values.shape[1])]
     return np.concatenate(chunks, axis=1) / values.shape[1]
 
 
-def _resamples(queries: int) -> Iterator[NDArray[np.uint8]]:
+def _resamples(queries: int) -> Iterator[NDArray[np.float64]]:
     """Yield chunks of resamples, each (_CHUNK, Q): how often each query was drawn."""
     generator = np.random.default_rng(0)
     first = queries * np.arange(_CHUNK)[:, None]
     for _ in range(_RESAMPLES // _CHUNK):
         drawn = generator.integers(queries, size=(_CHUNK, queries)) + first
         counts = np.bincount(drawn.ravel(), minlength=_CHUNK * queries).reshape(_CHUNK, queries)
-        yield counts.astype(np.uint8 if counts.max() < 256 else np.int64)  # more than 255 only if queries are few
+        yield counts.astype(np.float64)
 
 
 @lru_cache(maxsize=1)
-def _kept_resamples(queries: int) -> tuple[NDArray[np.uint8], ...]:
+def _kept_resamples(queries: int) -> tuple[NDArray[np.float64], ...]:
     return tuple(_resamples(queries))
 
 
@@ -116,10 +116,10 @@ def gains(pairs: Sequence[tuple[Row, Row | None]]) -> list[Gain | None]:
     means, so every row is resampled once, whatever it is compared with.
     """
     found: list[Gain | None] = [None] * len(pairs)
-    comparable: dict[bytes, list[tuple[int, Row, Row]]] = defaultdict(list)
+    comparable: dict[object, list[tuple[int, Row, Row]]] = defaultdict(list)
     for index, (row, other) in enumerate(pairs):
         if other is not None and _same_queries(row, other):
-            comparable[row.counted or b""].append((index, row, other))
+            comparable[row.counted].append((index, row, other))
     for of_queries in comparable.values():
         for start in range(0, len(of_queries), _BLOCK):
             block = of_queries[start : start + _BLOCK]
@@ -144,18 +144,14 @@ def query_differences(row: Row, other: Row) -> NDArray[np.float64] | None:
 
 def _same_queries(row: Row, other: Row) -> bool:
     """Return whether two rows have per-query scores of the same queries, at least one of which counts."""
-    if row is other or not row.counted or row.counted != other.counted or not same_data(row, other):
+    if row is other or row.counted is None or row.counted != other.counted or not same_data(row, other):
         return False
-    return len(_precisions(row)) == len(_precisions(other)) and bool(len(_counted_precisions(row)))
-
-
-def _precisions(row: Row) -> NDArray[np.float64]:
-    assert row.per_query is not None
-    return row.per_query
+    return any(row.counted[1])
 
 
 def _counted_precisions(row: Row) -> NDArray[np.float64]:
-    values = _precisions(row)
+    values = row.per_query
+    assert values is not None
     return values[~np.isnan(values)]
 
 
@@ -183,8 +179,8 @@ class CostGroup:
     gains: Sequence[Gain | None]
 
 
-def cost_groups(rows: Iterable[Row]) -> list[CostGroup]:
-    """Group students of equal cost: all groups of two or more rows, the cheapest group first."""
+def equal_cost(rows: Iterable[Row]) -> list[list[Row]]:
+    """Group students of equal cost, for `CostGroup`: two or more rows each, the cheapest group first."""
     groups: list[list[Row]] = []
     latest: dict[object, list[Row]] = {}  # the most expensive group so far, by the data
     for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
@@ -194,9 +190,7 @@ def cost_groups(rows: Iterable[Row]) -> list[CostGroup]:
         else:
             latest[data_key(row)] = [row]
             groups.append(latest[data_key(row)])
-    ordered = [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups if len(group) > 1]
-    over_best = iter(gains([(row, group[0]) for group in ordered for row in group]))
-    return [CostGroup(group, [next(over_best) for _ in group]) for group in ordered]
+    return [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups if len(group) > 1]
 
 
 def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:

@@ -52,20 +52,29 @@ def deployed(network: Network, image_size: tuple[int, int], measured_at: tuple[i
     """
     measured_at = measured_at or image_size
     architecture = network.model_dump(mode="json", exclude={"weights", "head", "scale"})
-    try:
-        return _deployed(json.dumps(architecture, sort_keys=True), image_size, measured_at)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a backbone raises for its arguments or its images
+    size = _deployed(json.dumps(architecture, sort_keys=True), image_size, measured_at)
+    if isinstance(size, UserError):
+        raise size
+    if isinstance(size, str):
         height, width = measured_at
-        raise UserError(
-            f"{network.backbone} with args {network.args} does not accept {height}x{width} images: {error}"
-        ) from error
+        raise UserError(f"{network.backbone} with args {network.args} does not accept {height}x{width} images: {size}")
+    return size
 
 
 @cache
-def _deployed(architecture: str, image_size: tuple[int, int], measured_at: tuple[int, int]) -> DeployedSize:
-    arguments = json.loads(architecture)
+def _deployed(
+    architecture: str, image_size: tuple[int, int], measured_at: tuple[int, int]
+) -> DeployedSize | UserError | str:
+    """Return the cost, or why there is none: failures are kept, too."""
+    try:
+        return _build(json.loads(architecture), image_size, measured_at)
+    except UserError as error:
+        return error.with_traceback(None)
+    except Exception as error:  # whatever a backbone raises for its arguments or its images
+        return str(error)
+
+
+def _build(arguments: dict[str, Any], image_size: tuple[int, int], measured_at: tuple[int, int]) -> DeployedSize:
     bounds = _bounds(arguments, image_size, measured_at)
     if bounds is not None:
         return bounds

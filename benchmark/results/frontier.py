@@ -1,7 +1,12 @@
 """The plot of a leaderboard: mAP against MACs, with the Pareto frontier."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,38 +19,80 @@ from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_PER_PROCESS = 8
+"""Number of plots that take longer than it takes to start a process."""
 _LABELED = 60
 """Largest number of rows with a label and an error bar: there is no space for more."""
 
 
-def frontier_svg(rows: Sequence[Row]) -> str:
-    """Return an SVG of mAP (percent) against MACs (log scale) of the rows of one dataset.
+class Mark(NamedTuple):
+    """A row in a plot: its method, its mean MACs, and the mean and standard deviation of its mAP."""
+
+    method: str
+    macs: float
+    mAP: float
+    deviation: float
+
+
+def frontier_svgs(boards: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+    """Return the plot of every leaderboard, by its name. Many are drawn by one process per core.
+
+    Args:
+        boards: The rows of each leaderboard.
+    """
+    tasks = {
+        name: [Mark(row.method, row.macs.mean, row.mAP.mean, row.mAP.std or 0.0) for row in rows]
+        for name, rows in boards.items()
+    }
+    processes = min(os.cpu_count() or 1, len(tasks) // _PER_PROCESS)
+    if processes < 2:
+        return {name: frontier_svg(name, marks) for name, marks in tasks.items()}
+    shares = [dict(list(tasks.items())[start::processes]) for start in range(processes)]
+    with ThreadPoolExecutor(processes) as pool:
+        return {name: svg for drawn in pool.map(_draw_elsewhere, shares) for name, svg in drawn.items()}
+
+
+def _draw_elsewhere(tasks: Mapping[str, Sequence[Mark]]) -> dict[str, str]:
+    """Run this module in another process, which imports nothing from the main module of this one."""
+    command = [sys.executable, "-m", __name__]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    drawn = subprocess.run(
+        command, input=json.dumps(tasks), env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    svgs: dict[str, str] = json.loads(drawn.stdout)
+    return svgs
+
+
+def frontier_svg(name: str, marks: Sequence[Mark]) -> str:
+    """Return an SVG of mAP (percent) against MACs (log scale) of the rows of a leaderboard.
 
     Every row has a marker, a label, and its standard deviation over seeds as an error bar; teachers are stars. The
     dashed line is the Pareto frontier, through the rows that no other row beats in both values. Of more than 60 rows,
     only the first ones in the order of the leaderboard have a label and an error bar, the others have small markers.
+
+    Args:
+        name: Name of the leaderboard.
+        marks: The rows, in the order of the leaderboard.
     """
-    colors = _colors(rows)
-    all_points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
-    rest, rows = rows[_LABELED:], rows[:_LABELED]
-    points = np.array([(row.macs.mean, 100 * row.mAP.mean) for row in rows])
-    errors = 100 * np.array([row.mAP.std or 0.0 for row in rows])
+    colors = _colors(mark.method for mark in marks)
+    all_points = np.array([(mark.macs, 100 * mark.mAP) for mark in marks])
+    rest, marks, points = marks[_LABELED:], marks[:_LABELED], all_points[:_LABELED]
+    errors = 100 * np.array([mark.deviation for mark in marks])
     bars_are = "bars: standard deviation over seeds" if errors.any() else "one seed each"
-    with canvas(f"mAP against MACs on {rows[0].board}", f"{bars_are}; better is up and left") as (figure, axes):
+    with canvas(f"mAP against MACs on {name}", f"{bars_are}; better is up and left") as (figure, axes):
         _set_axes(axes, all_points, errors)
         frontier = pareto_frontier(all_points)
         axes.plot(*frontier.T, color=NEUTRAL, alpha=0.55, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1.5)
         if rest:
             x_rest, y_rest = all_points[_LABELED:].T
-            axes.scatter(x_rest, y_rest, s=9, c=[colors[row.method] for row in rest], alpha=0.5, linewidths=0)
-        for row, (x, y), error in zip(rows, points, errors, strict=True):
-            marker, size = ("*", 14) if row.method == TEACHER else ("o", 8)
-            axes.errorbar(
-                x, y, error or None, color=colors[row.method], elinewidth=1.4, capsize=3, marker=marker, markersize=size
-            )
+            axes.scatter(x_rest, y_rest, s=9, c=[colors[mark.method] for mark in rest], alpha=0.5, linewidths=0)
+        for mark, (x, y), error in zip(marks, points, errors, strict=True):
+            marker, size = ("*", 14) if mark.method == TEACHER else ("o", 8)
+            color = colors[mark.method]
+            axes.errorbar(x, y, error or None, color=color, elinewidth=1.4, capsize=3, marker=marker, markersize=size)
         bars = [np.array([(x, y - error), (x, y + error)]) for (x, y), error in zip(points, errors, strict=True)]
         labels = [
-            Label(x, y, row.method, colors[row.method]) for row, (x, y) in zip(rows, points.tolist(), strict=True)
+            Label(x, y, mark.method, colors[mark.method]) for mark, (x, y) in zip(marks, points.tolist(), strict=True)
         ]
         place_labels(axes, labels, [frontier, *bars])
         return to_svg(figure)
@@ -66,8 +113,8 @@ def pareto_frontier(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(corners)
 
 
-def _colors(rows: Sequence[Row]) -> dict[str, str]:
-    methods = sorted({row.method for row in rows} - {TEACHER, BASELINE})
+def _colors(methods: Iterable[str]) -> dict[str, str]:
+    methods = sorted(set(methods) - {TEACHER, BASELINE})
     return {TEACHER: ACCENT, BASELINE: NEUTRAL} | {
         method: PALETTE[index % len(PALETTE)] for index, method in enumerate(methods)
     }
@@ -97,3 +144,10 @@ def _tick(macs: float) -> str:
     """Return a round number without trailing zeros: "20 M"."""
     number, _, unit = quantity(Statistic(macs)).partition(" ")
     return f"{float(number):g} {unit}".rstrip()
+
+
+if __name__ == "__main__":
+    json.dump(
+        {name: frontier_svg(name, [Mark(*mark) for mark in marks]) for name, marks in json.load(sys.stdin).items()},
+        sys.stdout,
+    )

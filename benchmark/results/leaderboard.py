@@ -1,6 +1,6 @@
 """The files of the leaderboards. They are pure functions of the records: the same records give the same bytes."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from benchmark.errors import UserError
 from benchmark.results.board import Board
 from benchmark.results.export import leaderboard_csv
-from benchmark.results.frontier import frontier_svg
+from benchmark.results.frontier import frontier_svgs
 from benchmark.results.html import leaderboard_html, without_plots
 from benchmark.results.markdown import GENERATED, GENERATED_FROM_REPORTED, dataset_page, index_page, reported_page
 from benchmark.results.record import Record
@@ -54,19 +54,21 @@ def differing(folder: Path, load: Callable[[Path], list[Record]] = load_records)
         UserError: A record is not valid, or the folder of the records cannot be locked.
     """
     with _locked(folder):  # otherwise another process could be halfway through writing them
-        contents = _contents(folder, load(folder / "records"), plot=lambda rows: "<svg/>")
+        contents = _contents(folder, load(folder / "records"), draw=lambda boards: dict.fromkeys(boards, "<svg/>"))
         return [path for path, text in contents.items() if not _agrees(path, text)] + _stale(folder, contents)
 
 
 def _contents(
-    folder: Path, records: Iterable[Record], plot: Callable[[Sequence[Row]], str] = frontier_svg
+    folder: Path,
+    records: Iterable[Record],
+    draw: Callable[[Mapping[str, Sequence[Row]]], dict[str, str]] = frontier_svgs,
 ) -> dict[Path, str]:
     """Return the content of every file.
 
     Args:
         folder: The folder of the leaderboards.
         records: All records.
-        plot: Makes the plot of a leaderboard from its rows.
+        draw: Returns the plots of leaderboards, by name, from their rows.
     """
     rows = group_records(records)
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
@@ -75,7 +77,7 @@ def _contents(
     if reported:
         contents[folder / "reported.md"] = reported_page(reported, {rows[0].board for rows in datasets})
     boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
-    plots = {board.name: plot(board.rows) for board in boards}
+    plots = draw({board.name: board.rows for board in boards})
     for board in boards:
         contents[folder / f"{board.name}.md"] = dataset_page(board, reported.get(board.name))
         contents[folder / f"{board.name}.svg"] = plots[board.name]

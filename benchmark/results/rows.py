@@ -101,7 +101,7 @@ class Row:
             scores.asymmetric.mAP if scores.asymmetric and not scores.asymmetric_reason else None for scores in reports
         )
 
-    @cached_property
+    @property
     def per_query(self) -> NDArray[np.float64] | None:
         """(Q,) average precisions averaged over the seeds, NaN for queries that do not count; None if unknown."""
         lists = [record.scores.average_precision for record in self.records]
@@ -111,9 +111,10 @@ class Row:
         return known[0] if len(known) == 1 else np.mean(known, axis=0)
 
     @cached_property
-    def counted(self) -> bytes | None:
-        """Which queries count, as bits; None if their scores are unknown."""
-        return None if self.per_query is None else np.packbits(~np.isnan(self.per_query)).tobytes()
+    def counted(self) -> tuple[int, bytes] | None:
+        """Number of queries, and which of them count, as bits; None if their scores are unknown."""
+        values = self.per_query
+        return None if values is None else (len(values), np.packbits(~np.isnan(values)).tobytes())
 
     def recall(self, k: int) -> Statistic | None:
         """Return Recall@k."""

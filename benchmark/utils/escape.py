@@ -30,7 +30,7 @@ _FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 
 def is_plain_line(text: str) -> bool:
     """Return whether a text is one line without control, invisible or reordering characters."""
-    return _UNSAFE.search(text) is None
+    return text.isprintable() if text.isascii() else _UNSAFE.search(text) is None
 
 
 def terminal(text: str) -> str:

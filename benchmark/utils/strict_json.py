@@ -1,6 +1,7 @@
 """A strict reader of JSON files: bounded, without duplicate keys, and without values that JSON does not have."""
 
 import json
+import math
 import re
 import reprlib
 import stat
@@ -16,6 +17,7 @@ _MAX_KEYS: Final = 20_000
 _MAX_DIGITS: Final = 18
 """Largest number of digits of an integer: all of these fit into 64 bits."""
 _MAX_DEPTH: Final = 16
+_MAX_KEY: Final = 200
 _MAX_TEXT: Final = 4096
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
@@ -87,7 +89,10 @@ def check_plain(value: Any) -> Any:
         ValueError: A text has line breaks or control characters, a number is not finite or has too many digits, or
             there are too many values or levels of nesting. The message begins with the keys that lead to the value.
     """
-    _Plain().check(value, (), 0)
+    problem = _Plain().problem(value, 0)
+    if problem is not None:
+        keys, message = problem
+        raise ValueError(f"{'.'.join(map(str, keys))}: {message}" if keys else message)
     return value
 
 
@@ -97,40 +102,42 @@ class _Plain:
     def __init__(self) -> None:
         self.count = 0
 
-    def check(self, value: Any, place: tuple[object, ...], depth: int) -> None:
+    def problem(self, value: Any, depth: int) -> tuple[tuple[Any, ...], str] | None:
+        """Return the keys that lead to the first wrong value, and what is wrong with it; None if nothing is."""
         self.count += 1
         if self.count > _MAX_KEYS:
-            raise ValueError(f"more than {_MAX_KEYS:,} values")
-        if depth > _MAX_DEPTH:
-            raise ValueError("nested too deeply")
-        if isinstance(value, dict):
-            for key, entry in value.items():
-                if not isinstance(key, str) or len(key) > 200 or not is_plain_line(key):
-                    raise ValueError(f"{_at(place)}the key {shown(key)} must be one short line without control codes")
-                self.check(entry, (*place, key), depth + 1)
-        elif isinstance(value, list | tuple):
-            for index, entry in enumerate(value):
-                self.check(entry, (*place, index), depth + 1)
-        elif isinstance(value, str):
+            return (), f"more than {_MAX_KEYS:,} values"
+        if isinstance(value, str):
             if len(value) > _MAX_TEXT or not is_plain_line(value):
-                raise ValueError(f"{_at(place)}must be one line of text without control characters, not {shown(value)}")
+                return (), f"must be one line of text without control characters, not {shown(value)}"
         elif isinstance(value, float):
-            if value - value != 0:
-                raise ValueError(f"{_at(place)}must be a finite number, not {value}")
-        elif isinstance(value, int):
+            if not math.isfinite(value):
+                return (), f"must be a finite number, not {value}"
+        elif isinstance(value, int):  # also true and false
             if abs(value) >= 10**_MAX_DIGITS:
-                raise ValueError(f"{_at(place)}must have at most {_MAX_DIGITS} digits")
+                return (), f"must have at most {_MAX_DIGITS} digits"
+        elif isinstance(value, dict | list | tuple):
+            return self._problem_within(value, depth)
         elif value is not None:
-            raise ValueError(f"{_at(place)}must be a plain value, not of the type {type(value).__name__}")
+            return (), f"must be a plain value, not of the type {type(value).__name__}"
+        return None
+
+    def _problem_within(self, values: Any, depth: int) -> tuple[tuple[Any, ...], str] | None:
+        if depth >= _MAX_DEPTH:
+            return (), "nested too deeply"
+        is_mapping = isinstance(values, dict)
+        for key, entry in values.items() if is_mapping else enumerate(values):
+            if is_mapping and (not isinstance(key, str) or len(key) > _MAX_KEY or not is_plain_line(key)):
+                return (), f"the key {shown(key)} must be one short line without control characters"
+            if (problem := self.problem(entry, depth + 1)) is not None:
+                keys, message = problem
+                return (key, *keys), message
+        return None
 
 
 def shown(value: object) -> str:
     """Return a value as one short line for a message, in the notation of Python."""
     return terminal(_SHORT.repr(value))
-
-
-def _at(place: tuple[object, ...]) -> str:
-    return f"{'.'.join(map(str, place))}: " if place else ""
 
 
 def _refuse_constant(name: str) -> NoReturn:

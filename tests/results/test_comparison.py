@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmark.results.comparison import Gain, Interval, cost_groups, mean_ranks, paired_bootstrap
+from benchmark.results.comparison import Gain, Interval, equal_cost, mean_ranks, paired_bootstrap
 from benchmark.results.rows import group_records
 
 QUERIES = 1500
@@ -70,7 +70,7 @@ def test_no_gain_without_the_same_queries(scored, record, edit):
 
 
 def groups_of(records):
-    return [[row.method for row in group.rows] for group in cost_groups(group_records(records))]
+    return [[row.method for row in group] for group in equal_cost(group_records(records))]
 
 
 def test_students_within_five_percent_of_the_cheapest_form_a_group(record):

@@ -5,8 +5,25 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 
-from benchmark.results.frontier import frontier_svg, pareto_frontier
+from benchmark.results.frontier import frontier_svgs, pareto_frontier
 from benchmark.results.rows import group_records
+
+
+def frontier_svg(rows):
+    return frontier_svgs({"glyphs": rows})["glyphs"]
+
+
+def test_many_plots_are_the_same_in_other_processes(record, monkeypatch):
+    monkeypatch.setattr("benchmark.results.frontier._PER_PROCESS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    boards = {name: group_records([record(name, dataset=name)]) for name in ("a", "b", "c")}
+    assert frontier_svgs(boards) == {name: frontier_svgs({name: rows})[name] for name, rows in boards.items()}
+
+
+def test_many_rows_have_one_plot_with_labels_for_some(record):
+    rows = group_records(record(f"method{number}", mAP=number / 300, macs=1e6 * (number + 1)) for number in range(200))
+    svg = frontier_svg(rows)
+    assert svg.count('<g id="text_') < 100 and len(svg) < 500_000
 
 
 def test_svg_is_reproducible_and_transparent(record):
