@@ -112,16 +112,17 @@ def write_hostile(folder: Path, count: int) -> None:
 
 
 def measure(*arguments: str) -> int:
-    """Run a command of the suite; print its time, the peak memory of its largest process, and its last lines."""
+    """Run a command of the suite; print its times, the peak memory of its largest process, and its last lines."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "benchmark", "leaderboard", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     lines = process.stdout.read().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
-    seconds, megabytes = time.perf_counter() - start, usage.ru_maxrss / 1024
+    seconds, busy, megabytes = time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
     code = os.waitstatus_to_exitcode(status)
-    print(f"{' '.join(arguments[2:]) or 'pages':8} exit code {code}, {seconds:6.1f} s, {megabytes:5.0f} MB", flush=True)
+    name = " ".join(arguments[2:]) or "pages"
+    print(f"{name:8} exit code {code}, {seconds:.1f} s ({busy:.1f} s of CPU), {megabytes:.0f} MB", flush=True)
     for line in lines[-3:] if code else ():
         print(f"  {line[:160]}")
     return code

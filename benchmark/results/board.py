@@ -52,11 +52,8 @@ class Board:
             for other in (self.reference(BASELINE, row), self.reference(TEACHER, row), best.get(row))
         ]
         found = gains(pairs)
-        self._gains = {
-            BASELINE: dict(zip(rows, found[::3], strict=True)),
-            TEACHER: dict(zip(rows, found[1::3], strict=True)),
-        }
-        over_best = dict(zip(rows, found[2::3], strict=True))
+        over_baseline, over_teacher, over_best = (dict(zip(rows, found[start::3], strict=True)) for start in range(3))
+        self._gains = {BASELINE: over_baseline, TEACHER: over_teacher}
         self.groups = [CostGroup(group, [over_best[row] for row in group]) for group in groups]
         self.references = [
             method for method in (BASELINE, TEACHER) if any(self.gain(method, row) is not None for row in rows)

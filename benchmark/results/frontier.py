@@ -15,6 +15,7 @@ from benchmark.plots.labels import Label, place_labels
 from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE, canvas, to_svg
 from benchmark.results.format import quantity
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
+from benchmark.utils.machine import cores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def frontier_svgs(boards: Mapping[str, Sequence[Row]]) -> dict[str, str]:
         name: [Mark(row.method, row.macs.mean, row.mAP.mean, row.mAP.std or 0.0) for row in rows]
         for name, rows in boards.items()
     }
-    processes = min(os.cpu_count() or 1, len(tasks) // _PER_PROCESS)
+    processes = min(cores(), len(tasks) // _PER_PROCESS)
     if processes < 2:
         return {name: frontier_svg(name, marks) for name, marks in tasks.items()}
     shares = [dict(list(tasks.items())[start::processes]) for start in range(processes)]
@@ -54,13 +55,18 @@ def frontier_svgs(boards: Mapping[str, Sequence[Row]]) -> dict[str, str]:
 
 def _draw_elsewhere(tasks: Mapping[str, Sequence[Mark]]) -> dict[str, str]:
     """Run this module in another process, which imports nothing from the main module of this one."""
-    command = [sys.executable, "-m", __name__]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    drawn = subprocess.run(
-        command, input=json.dumps(tasks), env=environment, stdout=subprocess.PIPE, text=True, check=True
+    drawn: dict[str, str] = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", __name__],
+            input=json.dumps(tasks),
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
     )
-    svgs: dict[str, str] = json.loads(drawn.stdout)
-    return svgs
+    return drawn
 
 
 def frontier_svg(name: str, marks: Sequence[Mark]) -> str:

@@ -15,7 +15,7 @@ def frontier_svg(rows):
 
 def test_many_plots_are_the_same_in_other_processes(record, monkeypatch):
     monkeypatch.setattr("benchmark.results.frontier._PER_PROCESS", 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("benchmark.results.frontier.cores", lambda: 2)
     boards = {name: group_records([record(name, dataset=name)]) for name in ("a", "b", "c")}
     assert frontier_svgs(boards) == {name: frontier_svgs({name: rows})[name] for name, rows in boards.items()}
 
