@@ -3,6 +3,7 @@
 Each command imports its modules when it runs, which keeps help and shell completion fast.
 """
 
+import io
 import json
 import re
 import sys
@@ -485,6 +486,9 @@ def main() -> None:
     Mistakes of the user, and limits of the machine, are printed without a traceback and exit with 2. Ctrl-C exits with
     130, SIGTERM with 143, SIGHUP with 129.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding cannot represent
     try:
         sys.argv[1:] = map(_with_home, sys.argv[1:])
         app()

@@ -17,7 +17,8 @@ from benchmark.experiment.inputs import describe_data, require_same_data
 from benchmark.recipe import Recipe
 from benchmark.results.format import MISSING, percent
 from benchmark.results.leaderboard import generate
-from benchmark.results.record import Data, Record
+from benchmark.results.parts import Data
+from benchmark.results.record import Record
 from benchmark.results.rows import Statistic
 from benchmark.results.store import add_record, load_records, record_name
 from benchmark.suite.executors import Cluster, Executor, Processes

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmark.errors import UserError
-from benchmark.results.record import Environment
+from benchmark.results.parts import Environment
 from benchmark.utils.machine import cores
 
 

@@ -27,7 +27,8 @@ from benchmark.model.weights import load_weights
 from benchmark.recipe import Evaluate, Recipe
 from benchmark.recipe.sections import PROTOCOL_KEYS
 from benchmark.registry import METHODS
-from benchmark.results.record import NOT_ALIGNED, Record, TeacherReport
+from benchmark.results.parts import NOT_ALIGNED, TeacherReport
+from benchmark.results.record import Record
 from benchmark.retrieval import Scores
 from benchmark.utils.atomic import sweep, write_text
 from benchmark.utils.console import notify

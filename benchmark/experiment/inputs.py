@@ -16,9 +16,10 @@ from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.recipe import Recipe
-from benchmark.results import record as parts
+from benchmark.results import parts
 from benchmark.results.record import Record
 from benchmark.utils.atomic import write_text
+from benchmark.utils.escape import terminal
 from benchmark.utils.paths import user_path
 
 INPUTS = "inputs.json"
@@ -41,7 +42,7 @@ def describe_data(test: TestSet, broken: int = 0) -> parts.Data:
         protocol=asdict(test.protocol),
         versions=dataset.versions(),
         skipped={
-            f"{split}: {reason}": files
+            terminal(f"{split}: {reason}"): files
             for split, listing in dataset.listings.items()
             for reason, files in listing.skipped.items()
         },

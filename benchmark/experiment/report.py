@@ -20,7 +20,7 @@ from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import weights_hash
 from benchmark.recipe import Recipe
-from benchmark.results import record as parts
+from benchmark.results import parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Embeddings, Scores
 from benchmark.utils.precision import uses_bfloat16

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from benchmark.results.columns import columns, method_name, metrics
 from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks
 from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
-from benchmark.results.record import NONSTANDARD, Record, TeacherReport
+from benchmark.results.parts import NONSTANDARD, TeacherReport
+from benchmark.results.record import Record
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 from benchmark.results.step_costs import StepCosts
 from benchmark.utils.escape import markdown, markdown_code

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isclose, nan
 
-from benchmark.results.record import Budget, Cost, Data, Record, Savings, Scores
+from benchmark.results.parts import Budget, Cost, Data, Savings, Scores
+from benchmark.results.record import Record
 from benchmark.utils.escape import terminal
 from benchmark.utils.recipe_hash import recipe_hash
 from benchmark.utils.strict_json import shown

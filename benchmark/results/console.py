@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.results.format import MISSING, milliseconds, percent, quantity
-from benchmark.results.record import Cost, Record, Scores
+from benchmark.results.parts import Cost, Scores
+from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction
 from benchmark.results.rows import Statistic
 

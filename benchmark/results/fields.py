@@ -6,18 +6,28 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from benchmark.utils.escape import is_plain_line
 from benchmark.utils.names import check_name
-from benchmark.utils.strict_json import check_plain
+from benchmark.utils.strict_json import check_plain, shown
 
 
 class FrozenModel(BaseModel):
     """Base of the models that are read from files: immutable, without unknown fields, infinities or NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def explain(error: ValidationError) -> str:
+    """Return the first mistake of a file as one line: the field, what is wrong with it, and its value."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(shown(part).strip("'") for part in first["loc"]) or "record"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    value = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
+    others = error.error_count() - 1
+    return f"{field}: {message}{value}{f' (and {others} more)' if others else ''}"
 
 
 def _check_line(text: str) -> str:

@@ -18,7 +18,8 @@ from benchmark.results.board import (
 )
 from benchmark.results.comparison import CostGroup
 from benchmark.results.format import Cell, Table
-from benchmark.results.record import DEFAULT_RULES, Record
+from benchmark.results.parts import DEFAULT_RULES
+from benchmark.results.record import Record
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
 from benchmark.results.rows import Row
 from benchmark.results.store import record_name

@@ -20,7 +20,8 @@ from benchmark.recipe import Recipe, replay
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.consistency import Violation
 from benchmark.results.deployed import DeployedSize, deployed
-from benchmark.results.record import DEFAULT_RULES, NONSTANDARD, Cost, Record
+from benchmark.results.parts import DEFAULT_RULES, NONSTANDARD, Cost
+from benchmark.results.record import Record
 from benchmark.utils.memory import memory_limit
 from benchmark.utils.recipe_hash import recipe_hash
 

@@ -6,8 +6,8 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError
 
 from benchmark.errors import UserError, nearest
+from benchmark.results.fields import FrozenModel
 from benchmark.results.format import MISSING, Cell, Table, TableRow
-from benchmark.results.record import FrozenModel
 from benchmark.utils import strict_yaml
 from benchmark.utils.escape import markdown
 

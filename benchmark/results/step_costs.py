@@ -6,7 +6,8 @@ from typing import Self
 from pydantic import ValidationError
 
 from benchmark.errors import UserError
-from benchmark.results.record import Count, FrozenModel, NonNegative
+from benchmark.results.fields import Count, FrozenModel, Label, Name, NonNegative, Text, explain
+from benchmark.utils import strict_json
 from benchmark.utils.atomic import write_text
 
 
@@ -23,13 +24,13 @@ class StepCosts(FrozenModel):
         ratios: Median over the rounds by method, at the start of training; a method that compresses gets faster later.
     """
 
-    dataset: str
-    device: str
+    dataset: Name
+    device: Text
     threads: Count
-    torch: str
+    torch: Text
     batch: Count
     rounds: Count
-    ratios: dict[str, NonNegative]
+    ratios: dict[Label, NonNegative]
 
     def write(self, path: Path) -> None:
         """Write the costs as JSON, atomically."""
@@ -45,6 +46,10 @@ class StepCosts(FrozenModel):
         if not path.is_file():
             return None
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeDecodeError) as error:
+            return cls.model_validate(strict_json.read(path))
+        except OSError as error:
+            raise UserError(f"{path}: cannot read the step costs: {error.strerror}") from error
+        except ValidationError as error:
+            raise UserError(f"{path}: not a file of step costs: {explain(error)}") from error
+        except ValueError as error:
             raise UserError(f"{path}: not a file of step costs: {error}") from error

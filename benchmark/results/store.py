@@ -1,12 +1,18 @@
 """The folder of records that leaderboards are generated from."""
 
 import json
-from collections.abc import Iterator
+import marshal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from benchmark.errors import UserError
-from benchmark.results.record import Record, Shared
+from benchmark.results.fields import FrozenModel
+from benchmark.results.parts import Data, Environment, TeacherReport
+from benchmark.results.record import Record
 from benchmark.utils.names import same_file
 
 
@@ -54,10 +60,10 @@ class Checked:
     def __iter__(self) -> Iterator[Record]:
         names: dict[str, str] = {}
         boards: dict[str, tuple[str, str]] = {}
-        shared = Shared()
+        shared = _Shared()
         for path in record_files(self.folder):
             try:
-                record = Record.read(path, shared)
+                record = Record.read(path, shared.replace)
                 _check_unique(record, path, names, boards)
             except UserError as error:
                 self.problems.append(str(error))
@@ -99,3 +105,33 @@ def _check_unique(record: Record, path: Path, names: dict[str, str], boards: dic
             f"{path}: its leaderboard, {record.board}, has the same page as that of {other}, which is another dataset "
             "or variant; rename one of the datasets"
         )
+
+
+class _Shared:
+    """The equal parts of many records: data, teacher, environment and sections of the recipe are in memory once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], Any] = {}
+
+    def replace(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the content of a record, as read from JSON, with each part that is known replaced by that one."""
+        models: dict[str, type[FrozenModel]] = {"data": Data, "teacher": TeacherReport, "environment": Environment}
+        parts = {
+            name: self._replace(name, content[name], model.model_validate)
+            for name, model in models.items()
+            if isinstance(content.get(name), dict)
+        }
+        if isinstance(recipe := content.get("recipe"), dict):
+            parts["recipe"] = {
+                name: self._replace("recipe", section, lambda same: same) for name, section in recipe.items()
+            }
+        return {**content, **parts}
+
+    def _replace(self, name: str, part: Any, validate: Callable[[Any], Any]) -> Any:
+        key = (name, marshal.dumps(part, 2))  # a version in which equal values have equal bytes
+        if key not in self._known:
+            try:
+                self._known[key] = validate(part)
+            except ValidationError:
+                return part  # the record reports it
+        return self._known[key]

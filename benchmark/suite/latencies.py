@@ -11,7 +11,8 @@ from benchmark.experiment.environment import device_name, use_threads
 from benchmark.experiment.report import latency_fields
 from benchmark.model import cost
 from benchmark.model.serialize import load_student
-from benchmark.results.record import Cost, Record
+from benchmark.results.parts import Cost
+from benchmark.results.record import Record
 from benchmark.results.store import add_record, record_name
 from benchmark.suite.job import Job
 from benchmark.utils.console import Console

@@ -27,7 +27,8 @@ from benchmark.model.features import Features
 from benchmark.model.serialize import load_student, weights_hash
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import METHODS
-from benchmark.results.record import NOT_ALIGNED, Record
+from benchmark.results.parts import NOT_ALIGNED
+from benchmark.results.record import Record
 
 CPU = torch.device("cpu")
 BOARD = "glyphs-test_identities-20-train_identities-40"

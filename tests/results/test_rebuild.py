@@ -14,8 +14,9 @@ from benchmark.registry import DATASETS
 from benchmark.results.board import run_command
 from benchmark.results.deployed import _deployed, deployed
 from benchmark.results.leaderboard import generate
+from benchmark.results.parts import NONSTANDARD
 from benchmark.results.rebuild import _benchmark, _variant, rebuilt_violations
-from benchmark.results.record import NONSTANDARD, Record
+from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 from benchmark.utils.recipe_hash import recipe_hash
 

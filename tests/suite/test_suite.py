@@ -17,7 +17,8 @@ from benchmark.commands import suite as suite_command
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.evaluation import TestSet
 from benchmark.experiment.inputs import describe_data
-from benchmark.results.record import Data, Record
+from benchmark.results.parts import Data
+from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 from benchmark.suite import latencies
 from benchmark.suite.scheduler import Outcome
@@ -179,7 +180,8 @@ from benchmark.model import cost
 from benchmark.registry import METHODS
 from benchmark.evaluation import TestSet
 from benchmark.experiment.inputs import describe_data
-from benchmark.results.record import Data, Record
+from benchmark.results.parts import Data
+from benchmark.results.record import Record
 
 
 @METHODS.register_module()

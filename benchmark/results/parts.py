@@ -1,0 +1,250 @@
+"""The parts of a record."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from benchmark.results.fields import (
+    ByK,
+    Count,
+    Flag,
+    Fraction,
+    FrozenModel,
+    IntegerKey,
+    Label,
+    NonNegative,
+    Number,
+    PerQuery,
+    Pixels,
+    Positive,
+    RecordId,
+    Sha256,
+    Text,
+    Values,
+)
+
+DEFAULT_RULES: Mapping[str, Any] = {
+    "average_precision": "rectangular",
+    "tracks": False,
+    "junk": [],
+    "distractors": [],
+    "ties": "pessimistic",
+    "expansion": None,
+    "reranking": None,
+}
+"""Protocol rules that the first records do not state, with the values that applied to them."""
+NOT_ALIGNED = "the method does not align the embedding spaces of student and teacher"
+"""Reason for the lack of asymmetric scores: they would not be meaningful."""
+IS_TEACHER = "only students are scored on the teacher's gallery"
+"""Reason for the lack of asymmetric scores in the record of a teacher."""
+NONSTANDARD = {"dataset.images": "nonstandard"}
+"""Variant of records of images that are not the published ones, by their counts. They are not on the official board."""
+
+_EARLIER_REASONS = (
+    (re.compile(r"\S+ leaves the student's embeddings apart from the teacher's"), NOT_ALIGNED),
+    (re.compile(r"it is the teacher"), IS_TEACHER),
+)
+"""Reasons as earlier versions worded them, with the current wording, so that a rerun agrees with an earlier record."""
+
+_STABLE = 1.5
+"""Largest ratio of the 90th to the 10th percentile of stable latencies."""
+
+Phrases = Annotated[tuple[Text, ...], Field(max_length=100)]
+
+
+class Split(FrozenModel):
+    """Size of one split of the dataset."""
+
+    images: Count
+    identities: Count
+    cameras: Count
+
+
+class Data(FrozenModel):
+    """The images and the protocol of a run.
+
+    `fingerprint` is the hash of the images, labels and splits; the first records have it only for generated images, of
+    which `versions` states the software. `skipped`
+    counts the files that the dataset excludes by its rules, by split and reason; `broken` counts the images that were
+    left out because they could not be decoded. The first records lack `reading`.
+    """
+
+    fingerprint: Text | None
+    splits: dict[Label, Split]
+    protocol: Values
+    versions: dict[Label, Text]
+    skipped: dict[Label, Count] = Field(default_factory=dict)
+    broken: Count = 0
+    reading: "Reading | None" = None
+
+    @field_validator("protocol")
+    @classmethod
+    def _drop_pooled_queries(cls, protocol: dict[str, Any]) -> dict[str, Any]:
+        """Drop the key `multi_query` of earlier versions, whose only supported value is false."""
+        if protocol.get("multi_query", False) is not False:
+            raise ValueError("protocol.multi_query: pooled queries are not supported; only false is valid")
+        return {rule: value for rule, value in protocol.items() if rule != "multi_query"}
+
+
+class Reading(FrozenModel):
+    """How the images and labels were understood; see `benchmark.data.reading.Reading`."""
+
+    read: Phrases
+    ignored: Phrases
+    protocol: Phrases
+
+
+class Network(FrozenModel):
+    """The deployed network; `name` is for readers ("resnet26 64-128-256"), `weights` the hash of its tensors."""
+
+    name: Text
+    embedding: Positive
+    cost: "Cost"
+    weights: Sha256
+
+
+class Cost(FrozenModel):
+    """Cost of the deployed network: counted (parameters, macs, flops = 2 x macs) and measured (the rest).
+
+    `latency_ms` is the median time per batch in milliseconds, by batch size ("1", "64"), and `latency_range_ms` the
+    10th and 90th percentile of these times; the first records lack it. `image_size` is (height, width) in pixels;
+    latency and peak memory were measured on `device` with `threads` threads.
+    """
+
+    parameters: Count
+    macs: Count
+    flops: Count
+    image_size: tuple[Pixels, Pixels]
+    latency_ms: dict[IntegerKey, NonNegative]
+    latency_range_ms: dict[IntegerKey, tuple[NonNegative, NonNegative]] | None = None
+    peak_memory_mb: NonNegative
+    device: Text
+    threads: Positive
+
+    def unstable_range(self, batch: int) -> tuple[float, float] | None:
+        """Return the range of latencies of a batch size in milliseconds if they differ by more than half.
+
+        Then the machine was probably busy, and the median may be far from what the network needs. None if the latencies
+        are stable or their range is not known.
+        """
+        low, high = (self.latency_range_ms or {}).get(str(batch), (0.0, 0.0))
+        return (low, high) if high > _STABLE * low else None
+
+    @property
+    def measured_on(self) -> str:
+        """Where latency and peak memory were measured, such as "cpu, 2 threads"."""
+        return f"{self.device}, {self.threads} thread{'' if self.threads == 1 else 's'}"
+
+
+class Scores(FrozenModel):
+    """Retrieval scores as fractions; `skipped` of the `queries` have no correct match and do not count.
+
+    `recall` and `precision` are by K ("1", "5"). The first records lack `mAP_at_R`, `R_precision` and `precision`.
+    """
+
+    mAP: Fraction
+    mINP: Fraction
+    recall: ByK
+    mAP_at_R: Fraction | None = None
+    R_precision: Fraction | None = None
+    precision: ByK = Field(default_factory=dict)
+    queries: Count
+    skipped: Count
+
+
+class ScoreReport(FrozenModel):
+    """Scores of student queries on the student's gallery and, if they are meaningful, on the teacher's.
+
+    `asymmetric_reason` is the reason why there are no asymmetric scores. `average_precision` holds one value per query
+    on the student's gallery, in the order of the query list and rounded to five digits; None for a query without a
+    correct match. The first records lack it.
+    """
+
+    symmetric: Scores
+    asymmetric: Scores | None
+    asymmetric_reason: Text | None
+    average_precision: PerQuery | None = None
+
+    @field_validator("asymmetric_reason")
+    @classmethod
+    def _use_current_wording(cls, reason: str | None) -> str | None:
+        return next((current for earlier, current in _EARLIER_REASONS if earlier.fullmatch(reason or "")), reason)
+
+    @model_validator(mode="after")
+    def _check_queries(self) -> Self:
+        if self.average_precision is None:
+            return self
+        values = self.average_precision.array
+        known = values[~np.isnan(values)]
+        queries, skipped = len(values), len(values) - len(known)
+        if (queries, skipped) != (self.symmetric.queries, self.symmetric.skipped):
+            raise ValueError(
+                f"average_precision covers {queries} queries, {skipped} of them skipped; expected "
+                f"{self.symmetric.queries} and {self.symmetric.skipped}, as in symmetric"
+            )
+        if abs(float(known.sum()) / max(1, len(known)) - self.symmetric.mAP) > 1e-5:
+            raise ValueError(f"the mean of average_precision is not the mAP, {self.symmetric.mAP}")
+        return self
+
+
+class TeacherReport(FrozenModel):
+    """The teacher of a student; `record` is the id of its record, None for a checkpoint that came without one."""
+
+    record: RecordId | None
+    network: Text
+    cost: Cost
+    scores: Scores
+
+
+class Savings(FrozenModel):
+    """Saved cost as fractions of the teacher's cost; negative for a student larger than its teacher.
+
+    The ceilings are the largest savings that the student's architecture allows; None for a method that does not
+    compress.
+    """
+
+    parameters: Number
+    macs: Number
+    ceiling_parameters: Number | None
+    ceiling_macs: Number | None
+
+
+class DeployCheck(FrozenModel):
+    """Largest difference between training-time and deployed embeddings over `images` real images."""
+
+    max_abs_difference: NonNegative
+    images: Count
+
+
+class Budget(FrozenModel):
+    """Cost that a compressed student was to reach; `target` and `reached` are fractions of the teacher's cost."""
+
+    kind: Literal["macs", "parameters"]
+    target: NonNegative
+    reached: NonNegative
+    met: Flag
+
+
+class Environment(FrozenModel):
+    """Software and hardware of the run; `precision` is of the training's autocast, evaluation uses float32."""
+
+    python: Text
+    torch: Text
+    torchvision: Text
+    timm: Text
+    mmengine: Text
+    numpy: Text
+    platform: Text
+    device: Text
+    threads: Positive
+    precision: Literal["float32", "bfloat16"]
+
+
+class Timing(FrozenModel):
+    """Wall-clock times in seconds."""
+
+    train_seconds: NonNegative
+    evaluate_seconds: NonNegative
