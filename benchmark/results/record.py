@@ -24,6 +24,7 @@ from benchmark.results.parts import (
 )
 from benchmark.utils import strict_json
 from benchmark.utils.atomic import write_text
+from benchmark.utils.escape import terminal
 from benchmark.utils.names import check_page_name
 from benchmark.utils.strict_json import shown
 
@@ -119,33 +120,34 @@ class Record(FrozenModel):
         Raises:
             UserError: The file cannot be read, is not JSON, has another schema version, or holds a wrong field.
         """
+        place = terminal(str(path))
         try:
             content = strict_json.read(path)
         except OSError as error:
-            raise UserError(f"{path}: cannot read the record: {error.strerror}") from error
+            raise UserError(f"{place}: cannot read the record: {error.strerror}") from error
         except ValueError as error:
-            raise UserError(f"{path}: not a record: {error}; restore the file or remove it") from error
+            raise UserError(f"{place}: not a record: {error}; restore the file or remove it") from error
         if not isinstance(content, dict):
-            raise UserError(f"{path}: not a record: expected a JSON object; restore the file or remove it")
-        _check_version(path, content.get("schema_version"))
+            raise UserError(f"{place}: not a record: expected a JSON object; restore the file or remove it")
+        _check_version(place, content.get("schema_version"))
         try:
             return cls.model_validate(content if share is None else share(content))
         except ValidationError as error:
-            raise UserError(f"{path}: {explain(error)}") from error
+            raise UserError(f"{place}: {explain(error)}") from error
 
 
-def _check_version(path: Path, version: object) -> None:
+def _check_version(place: str, version: object) -> None:
     """Reject a schema version that this release does not read, and name the remedy."""
     if version == SCHEMA_VERSION and type(version) is int:
         return
     if version is None:
-        raise UserError(f"{path}: not a record: the field schema_version is missing")
+        raise UserError(f"{place}: not a record: the field schema_version is missing")
     if type(version) is not int:  # True is an int, and 1.0 == 1
-        raise UserError(f"{path}: not a record: schema_version must be an integer, not {shown(version)}")
+        raise UserError(f"{place}: not a record: schema_version must be an integer, not {shown(version)}")
     relation = "newer" if version > SCHEMA_VERSION else "older"
     remedy = "update the package" if version > SCHEMA_VERSION else "run its recipe again"
     raise UserError(
-        f"{path}: schema_version {version} is {relation} than {SCHEMA_VERSION}, which this release reads; {remedy}"
+        f"{place}: schema_version {version} is {relation} than {SCHEMA_VERSION}, which this release reads; {remedy}"
     )
 
 

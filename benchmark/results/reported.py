@@ -53,6 +53,8 @@ class Reported(FrozenModel):
         Raises:
             UserError: The file is not valid; the message has one line per problem.
         """
+        if not path.is_file():
+            raise UserError(f"{path}: not a regular file; remove it")  # a named pipe would be waited for
         content = strict_yaml.read(path, "file of reported results", "dataset: cub200")
         try:
             reported = cls.model_validate(content)

@@ -13,6 +13,7 @@ from benchmark.errors import UserError
 from benchmark.results.fields import FrozenModel
 from benchmark.results.parts import Data, Environment, TeacherReport
 from benchmark.results.record import Record
+from benchmark.utils.escape import terminal
 from benchmark.utils.names import same_file
 
 
@@ -92,17 +93,17 @@ def _check_unique(record: Record, path: Path, names: dict[str, str], boards: dic
         names: Names of the earlier files by id.
         boards: The dataset with its variant, and a file, of the earlier leaderboards, by the file name of their page.
     """
-    name = record_name(record)
+    name, place = record_name(record), terminal(str(path))
     if path.name != name and not path.with_name(name).exists():
-        raise UserError(f"{path}: the name of this record's file must be {name}; rename the file")
+        raise UserError(f"{place}: the name of this record's file must be {name}; rename the file")
     first = names.setdefault(record.id, name)
     if first != path.name:
-        raise UserError(f"{path}: has the same id, {record.id}, as {first}; remove one of them")
+        raise UserError(f"{place}: has the same id, {record.id}, as {first}; remove one of them")
     settings = json.dumps([record.dataset, record.variant], sort_keys=True)
     owner, other = boards.setdefault(same_file(record.board), (settings, path.name))
     if owner != settings:
         raise UserError(
-            f"{path}: its leaderboard, {record.board}, has the same page as that of {other}, which is another dataset "
+            f"{place}: its leaderboard, {record.board}, has the same page as that of {other}, which is another dataset "
             "or variant; rename one of the datasets"
         )
 

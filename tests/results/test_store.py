@@ -55,6 +55,7 @@ def test_names_every_bad_record_in_a_line(record, edit, tmp_path):
     good = add_record(record(), tmp_path)
     for number in range(20):
         (tmp_path / f"bad{number:02}.json").write_text("{" if number % 2 else '{"schema_version": 1}')
+    (tmp_path / "two\nlines.json").touch()
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "link.json").symlink_to("link.json")
     os.mkfifo(tmp_path / "pipe.json")
@@ -62,7 +63,7 @@ def test_names_every_bad_record_in_a_line(record, edit, tmp_path):
         load_records(tmp_path)
     lines = str(refusal.value).splitlines()
     bad = sorted(path for path in tmp_path.iterdir() if path != good)
-    assert [line.split(": ")[0] for line in lines] == list(map(str, bad))
+    assert [line.split(": ")[0] for line in lines] == [str(path).replace("\n", r"\n") for path in bad]
 
 
 @pytest.mark.parametrize(
