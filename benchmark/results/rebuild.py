@@ -17,6 +17,7 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS
 from benchmark.errors import UserError
 from benchmark.recipe import Recipe, replay
+from benchmark.recipe.validate import validate_arguments
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.consistency import Violation
 from benchmark.results.deployed import DeployedSize, deployed
@@ -90,7 +91,7 @@ def _benchmark(record: Record, recipe: Recipe) -> Iterator[Violation]:
             yield Violation("recipe.dataset", places, "no places on a disk")
             return
         try:
-            dataset = dataset_class(_NO_DATA, **options)
+            dataset = dataset_class(_NO_DATA, **validate_arguments(DATASETS, name, options, "the recipe"))
         except (OSError, TypeError, ValueError, UserError) as error:
             yield Violation("recipe.dataset", options, f"valid options of {name}: {error}")
             return
@@ -136,7 +137,7 @@ def _budget(record: Record, recipe: Recipe) -> Iterator[Violation]:
     except UserError:
         return
     try:
-        budget = method(**arguments).budget
+        budget = method(**validate_arguments(METHODS, name, arguments, "the recipe")).budget
     except (AttributeError, TypeError, ValueError, UserError) as error:
         yield Violation("recipe.method", arguments, f"valid arguments of {name}: {error}")
         return

@@ -86,6 +86,47 @@ def test_finds_an_edit(committed, edit, changes, fields):
     assert wrong(edit(committed("kd"), changes)).keys() == fields
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"recipe.method.temperature": -1.0}, "recipe.method"),
+        ({"recipe.method.temperature": "high"}, "recipe.method"),
+        ({"recipe.dataset.test_identities": "many"}, "recipe.dataset"),
+        ({"recipe.dataset.test_identities": 0.5}, "recipe.dataset"),
+        ({"recipe.student.dim": "192"}, "recipe.student.dim"),
+        ({"recipe.image_size": [60_000, 60_000]}, "recipe.image_size.0"),
+        ({"recipe.student.args": {"checkpoint_path": "/etc/passwd"}}, "recipe.student"),
+    ],
+    ids=str,
+)
+def test_the_recipe_is_validated_like_any_recipe(committed, rehash, changes, field):
+    assert field in wrong(rehash(committed("kd"), changes))
+
+
+def test_networks_that_are_too_large_to_run_have_bounds(committed, rehash):
+    network = committed("kd").recipe["student"] | {"backbone": "resnet50", "args": {"base_width": 1024}}
+    size = deployed(Network.model_validate(network), (32, 32))
+    assert size.parameters > 10**9 and 0.99 * size.parameters < size.least_parameters < size.parameters
+    changes = {f"recipe.student.{key}": network[key] for key in ("backbone", "args")}
+    inside = {"network.cost.parameters": size.least_parameters + 5, "network.cost.macs": size.macs}
+    assert (
+        not {"network.cost.parameters", "network.cost.macs"} & wrong(rehash(committed("kd"), changes | inside)).keys()
+    )
+    found = wrong(rehash(committed("kd"), changes | {"network.cost.parameters": size.parameters + 1}))
+    assert {"network.cost.parameters", "network.cost.macs"} <= found.keys()
+    assert f"{size.least_parameters} to {size.parameters}, by the recipe" in found["network.cost.parameters"]
+
+
+def test_bounds_contain_the_cost_of_a_network_that_is_run(monkeypatch):
+    network = Network(backbone="resnet18", last_stride=2)
+    exact = deployed(network, (64, 32))
+    monkeypatch.setattr("benchmark.results.deployed._MAX_PARAMETERS", 1000)
+    monkeypatch.setattr("benchmark.results.deployed._deployed", _deployed.__wrapped__)
+    bounds = deployed(network, (64, 32))
+    assert (bounds.macs, bounds.embedding) == (exact.macs, exact.embedding)
+    assert bounds.least_parameters <= exact.parameters <= bounds.parameters
+
+
 def test_keys_and_rules_that_the_first_records_lack_have_defaults(first_record):
     assert wrong(first_record) == {}
 
