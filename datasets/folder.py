@@ -109,7 +109,9 @@ or a CSV file:
     def reading(self) -> Reading:
         content, sources = self._content, self._content.read
         cameras = sorted({image.camera for image in self._images})
-        no_cameras = content.no_cameras or f"all images have the camera {cameras[0]!r}" if len(cameras) == 1 else ""
+        no_cameras = content.no_cameras or (
+            "the column camera is empty" if not any(cameras) else f"all images have the camera {cameras[0]!r}"
+        )
         if not any(image.split for image in self._images):
             training = list(self._default_splits.values()).count("train")
             sources += (
@@ -159,6 +161,8 @@ or a CSV file:
 
     @cached_property
     def _content(self) -> OwnImages:
+        if self._is_table and not self._source.is_file():
+            raise UserError(f"{self._source} is not a regular file")
         if self._source.is_file() and not self._is_table:
             raise UserError(f"{self._source} is neither a folder nor a table: the name of a table ends in .csv")
         return read_table(self._source) if self._is_table else read_folders(self._source)

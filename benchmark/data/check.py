@@ -1,8 +1,9 @@
 """Checks of a dataset: whether it is usable, and whether it is the published one."""
 
+import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from benchmark.data.card import Split
-from benchmark.data.contents import repeated_images, transparent_images
+from benchmark.data.contents import headers, repeated_images
 from benchmark.data.files import NOT_READ, candidate_folders, missing_paths
 from benchmark.data.reading import Reading
 from benchmark.data.retrieval_dataset import RetrievalDataset
@@ -107,7 +108,7 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         found=sizes(dataset),
         defects=(*find_defects(dataset), *wrong_counts, *dataset.damaged_files()),
         warnings=(*disputed_counts, *_suspicious(dataset), *repeated, *_foreign(dataset)),
-        notes=(*_notes(dataset), *_transparency(dataset, paths)),
+        notes=(*_notes(dataset), *_special_images(dataset, paths)),
         reading=dataset.reading(),
         broken=tuple(broken.values()),
     )
@@ -149,16 +150,26 @@ def find_defects(dataset: RetrievalDataset) -> Iterator[str]:
     listings = dataset.listings
     missing = missing_paths(dataset.folder, dataset.required_paths)
     if missing:  # all other defects would follow from these
-        yield from (f"{dataset.folder} has no {' or '.join(paths)}" for paths in missing)
+        yield from (
+            f"{dataset.folder} has no {' or '.join(paths)}{_similar(dataset.folder, paths)}" for paths in missing
+        )
         return
     yield from dict.fromkeys(chain.from_iterable(listing.defects for listing in listings.values()))
     for split, listing in listings.items():
         if not (listing.samples or listing.defects):
-            yield f"{dataset.folder}: there are no {split} images"
+            ignored = "; ".join(dataset.reading().ignored[:3])
+            yield f"{dataset.folder}: there are no {split} images" + (f" (ignored: {ignored})" if ignored else "")
     yield from _shared_identities(dataset)
     queries = len(listings["query"].samples)
     if queries and listings["gallery"].samples and unmatched_queries(dataset) == queries:
         yield f"{dataset.folder}: no query has a correct match in the gallery: {_no_match_reason(dataset)}"
+
+
+def _similar(folder: Path, paths: Sequence[str]) -> str:
+    """Return the end of a message about missing paths: the name that differs only in case, if there is one."""
+    names = {name.casefold(): name for name in os.listdir(folder)}  # noqa: PTH208
+    similar = next((names[path.casefold()] for path in paths if path.casefold() in names), None)
+    return f"; did you mean {similar}? Rename it" if similar else ""
 
 
 def unmatched_queries(dataset: RetrievalDataset) -> int:
@@ -249,10 +260,14 @@ def _notes(dataset: RetrievalDataset) -> Iterator[str]:
         yield f"query: {unmatched:,} of {queries:,} have no correct match in the gallery and are not scored"
 
 
-def _transparency(dataset: RetrievalDataset, paths: Iterable[Path]) -> Iterator[str]:
-    if transparent := len(transparent_images(paths)):
+def _special_images(dataset: RetrievalDataset, paths: Iterable[Path]) -> Iterator[str]:
+    found = headers(paths)
+    if transparent := sum(header.transparent for header in found):
         images = "1 image has" if transparent == 1 else f"{transparent:,} images have"
         yield f"{images} transparent pixels or an alpha channel; the background is {dataset.background}"
+    if animated := sum(header.animated for header in found):
+        images = "1 image has" if animated == 1 else f"{animated:,} images have"
+        yield f"{images} several frames or pages, of which the first is used"
 
 
 def _suspicious(dataset: RetrievalDataset) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""Opening the files of images, and what they show without being decoded: transparency, and repeated images."""
+"""Opening the files of images, and what they show without being decoded: transparency, animation, and copies."""
 
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from PIL import Image
 
@@ -15,8 +15,8 @@ from benchmark.data.samples import Listing
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.parallel import parallel_imap
 
-_OPAQUE = frozenset(suffix for name in ("JPEG", "PPM") for suffix in FORMATS[name])
-"""Endings of formats without transparency."""
+_PLAIN = frozenset(suffix for name in ("JPEG", "PPM") for suffix in FORMATS[name])
+"""Endings of formats without transparency and animation."""
 
 # Those who decode an image bound its size themselves, after the reduction of a large JPEG.
 Image.MAX_IMAGE_PIXELS = None
@@ -33,11 +33,18 @@ def open_image(file: Path | IO[bytes]) -> Image.Image:
     return Image.open(file, formats=list(FORMATS))
 
 
-def transparent_images(paths: Iterable[Path]) -> list[Path]:
-    """Return the images with an alpha channel or a transparent color, by the headers of their files."""
-    candidates = [path for path in paths if path.suffix.lower() not in _OPAQUE]
-    found = parallel_imap(_is_transparent, candidates)
-    return [path for path, transparent in zip(candidates, found, strict=True) if transparent]
+class Header(NamedTuple):
+    """What the header of an image file states."""
+
+    transparent: bool = False
+    """Whether there is an alpha channel or a transparent color."""
+    animated: bool = False
+    """Whether there are several frames or pages, of which only the first is decoded."""
+
+
+def headers(paths: Iterable[Path]) -> list[Header]:
+    """Return the headers of the files whose endings allow transparency or animation, read in several threads."""
+    return list(parallel_imap(_header, (path for path in paths if path.suffix.lower() not in _PLAIN)))
 
 
 def repeated_images(
@@ -76,12 +83,12 @@ def repeated_images(
             yield f"{images} {place}, under different file names, such as {groups[0][0]} and {groups[0][1]}"
 
 
-def _is_transparent(path: Path) -> bool:
+def _header(path: Path) -> Header:
     try:
         with open_image(path) as image:
-            return image.has_transparency_data
+            return Header(image.has_transparency_data, getattr(image, "is_animated", False))
     except Exception:  # a broken image; Pillow raises many types of errors
-        return False
+        return Header()
 
 
 def _groups(paths: Iterable[Path], keys: Iterable[object]) -> list[list[Path]]:

@@ -176,7 +176,7 @@ def _to_rgb(image: Image.Image, background: Color) -> Image.Image:
     if image.mode == "F":
         raise ValueError("it has floating-point pixels")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     canvas = Image.new("RGBA", image.size, (*background, 255))
     return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
 

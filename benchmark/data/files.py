@@ -213,7 +213,7 @@ def _image(entry: os.DirEntry[str]) -> Path | Skipped | Defect:
             path.stat()
     except OSError as error:
         return Defect(f"the link {path} cannot be followed: {error.strerror}")
-    return path
+    return path if entry.is_file() else Skipped("not a regular file")
 
 
 def _walk(folder: Path, ancestors: tuple[tuple[int, int], ...]) -> Iterator[Path | Skipped | Defect]:

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -187,17 +188,22 @@ class _Folder:
             return ": use a path relative to the table"
         if _is_file(Path(cell)):
             return ": paths are relative to the table, not to the current folder"
-        similar = self._listing(self.path / path.parent).get(path.name.casefold())
+        similar = self._listing(self.path / path.parent).get(_folded(path.name))
         return f"; did you mean {path.parent / similar}?" if similar else ""
 
     def _listing(self, folder: Path) -> dict[str, str]:
-        """Return the names in a folder by their lower-case forms."""
+        """Return the names in a folder by their `_folded` forms."""
         if folder not in self._names:
             try:
-                self._names[folder] = {name.casefold(): name for name in sorted(os.listdir(folder))}  # noqa: PTH208
+                self._names[folder] = {_folded(name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208
             except (OSError, ValueError):
                 self._names[folder] = {}
         return self._names[folder]
+
+
+def _folded(name: str) -> str:
+    """Return a file name without case, and with accents as the characters have them on all systems."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_file(path: Path) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmark.data.contents import transparent_images
+from benchmark.data.contents import headers
 from benchmark.data.decode import BrokenImage, decode
 
 RGB = (200, 120, 30)
@@ -89,7 +89,7 @@ class TestTransparency:
         assert red[:, 0, 0].tolist() == [255, 0, 0]
         assert torch.equal(white[:, :, 4:], red[:, :, 4:])
         assert (white[:, :, 4:] < 255).all()
-        assert transparent_images([path]) == [path]
+        assert headers([path])[0].transparent
 
     def test_half_transparent_pixels_are_mixed(self, tmp_path):
         pixels = decode(save(tmp_path / "a.png", Image.new("RGBA", (2, 2), (100, 0, 50, 128))), background=(0, 0, 0))

@@ -35,6 +35,10 @@ class TestFiles:
         shutil.rmtree(folder / "query")
         assert_defect(miniature, f"{folder} has no query")
 
+    def test_split_in_another_case(self, miniature, folder):
+        (folder / "query").rename(folder / "Query")
+        assert_defect(miniature, f"{folder} has no query; did you mean Query? Rename it")
+
     def test_empty_folder(self, miniature, folder):
         shutil.rmtree(folder / "query")
         (folder / "query").mkdir()

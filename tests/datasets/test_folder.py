@@ -1,5 +1,6 @@
 """The user's own images, in folders and in tables."""
 
+import os
 import shutil
 from collections.abc import Sequence
 
@@ -472,6 +473,14 @@ class TestLayouts:
         )
         assert "train: 2 images are left out, because .heic is not read: convert them to JPEG or PNG" in report.warnings
 
+    def test_pipe_is_not_opened(self, layout, tmp_path):
+        layout("ada/1.jpg", "ada/2.jpg", "bob/3.jpg", "bob/4.jpg")
+        os.mkfifo(tmp_path / "own" / "bob" / "5.jpg")
+        os.mkfifo(tmp_path / "own" / "table.csv")
+        assert "train: 1 file: not a regular file" in layout().reading().ignored
+        with pytest.raises(UserError, match=r"table\.csv is not a regular file"):
+            Folder(tmp_path, path=str(tmp_path / "own" / "table.csv"))
+
     def test_linked_image_of_two_identities(self, layout, tmp_path):
         dataset = layout("ada/1.jpg", "ada/2.jpg", "bob/3.jpg", "cy/4.jpg", "cy/5.jpg")
         (tmp_path / "own" / "bob" / "1.jpg").symlink_to("../ada/1.jpg")
@@ -487,10 +496,14 @@ class TestLayouts:
         shutil.copy(tmp_path / "own/test/dee/1.jpg", tmp_path / "own/test/dee/copy.jpg")
         assert any(warning.startswith("1 image is twice in the test images") for warning in check(layout()).warnings)
 
-    def test_transparent_images_are_counted(self, layout, tmp_path):
+    def test_transparent_and_animated_images_are_counted(self, layout, tmp_path):
         layout("ada/1.jpg", "ada/2.jpg", "bob/3.jpg")
         Image.new("RGBA", (8, 8)).save(tmp_path / "own" / "bob" / "4.png")
-        assert "1 image has transparent pixels or an alpha channel; the background is white" in check(layout()).notes
+        first, *more = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
+        first.save(tmp_path / "own" / "bob" / "5.gif", save_all=True, append_images=more)
+        notes = check(layout()).notes
+        assert "1 image has transparent pixels or an alpha channel; the background is white" in notes
+        assert "1 image has several frames or pages, of which the first is used" in notes
 
 
 @pytest.mark.parametrize("protocol", ["query", "test"])
@@ -517,6 +530,7 @@ def test_reading_states_the_protocol(table, protocol):
             "all images have the camera 'door'",
         ),
         (["1.jpg,1", "2.jpg,1", "3.jpg,2", "4.jpg,2"], "path,identity", "the table has no column camera"),
+        (["1.jpg,1,", "2.jpg,1,", "3.jpg,2, ", "4.jpg,2"], "path,identity,camera", "the column camera is empty"),
     ],
 )
 def test_reading_states_why_there_is_no_camera_rule(table, rows, header, reason):

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from benchmark.data.check import check, remarks
-from benchmark.data.contents import transparent_images
+from benchmark.data.contents import headers
 from benchmark.data.decode import decode
 from benchmark.data.unpack import unpack
 from benchmark.datasets.folder import Folder
@@ -116,7 +116,7 @@ def test_images(tmp_path):
         path.write_bytes(mutated(choose.choice(originals), choose))
         size = choose.choice((None, (8, 8), (300, 300)))
         decoded += only_user_errors(lambda size=size: decode(path, size))
-        transparent_images([path])
+        headers([path])
     assert decoded, "not a single one was decoded"
 
 
