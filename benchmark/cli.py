@@ -19,6 +19,7 @@ from benchmark.errors import UserError
 from benchmark.utils.lifetime import BROKEN_PIPE, interruption, is_broken_pipe, notes
 from benchmark.utils.machine import shortage
 from benchmark.utils.paths import user_path
+from benchmark.utils.variables import misspelled
 
 _RESUME = "run the same command with --resume to continue"
 
@@ -56,6 +57,11 @@ def options(
     ] = False,
 ) -> None:
     """Options that come before the command."""
+    for argument in sys.argv[1:]:
+        if not argument or re.fullmatch("--[a-z-]+=", argument):  # such as `--data-root "$UNSET"`
+            raise UserError(f"an empty argument{f', {argument}' if argument else ''}: give a value, or leave it out")
+    for sentence in misspelled():
+        typer.echo(f"warning: {sentence}", err=True)
 
 
 # Options that several commands share. The commands take them as keywords, because an option with a default factory has
@@ -158,13 +164,15 @@ def run(
     plugin: Plugins,
 ) -> None:
     """Train a teacher if there is none yet, distill a student, evaluate both, and update the leaderboards."""
-    from benchmark.recipe import compose
+    from benchmark.recipe import compose, student_only
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
     runtime = [
         f"runtime.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in flags.items() if value
     ]
     recipe = compose(method, dataset, config, [*settings, *runtime], seed)
+    for sentence in student_only(config, settings):
+        typer.echo(f"note: {sentence}", err=True)
 
     from benchmark.commands.run import preview
     from benchmark.commands.run import run as run_experiment
@@ -173,7 +181,7 @@ def run(
 
     experiment = Experiment(recipe, work_dir=work_dir, data_root=data_root, device=choose_device(device), resume=resume)
     if dry_run:
-        preview(experiment)
+        preview(experiment, leaderboards)
         return
     run_experiment(experiment, leaderboards)
 
@@ -299,9 +307,10 @@ def cards(
 
 @app.command()
 def leaderboard(
-    folder: Annotated[Path, typer.Option(help="The folder with records/, to which the pages are written.")] = Path(
-        "leaderboards"
-    ),
+    folder: Annotated[
+        Path,
+        typer.Option("--leaderboards", "--folder", help="Folder of records and pages, to which pages are written."),
+    ] = Path("leaderboards"),
     check: Annotated[
         bool,
         typer.Option(
@@ -312,7 +321,9 @@ def leaderboard(
 ) -> None:
     """Generate the leaderboards from the records: Markdown pages, a web page, plots and a CSV file."""
     if not (folder / "records").is_dir():
-        raise UserError(f"{folder / 'records'}: no such folder; `benchmark run` creates it, or give another --folder")
+        raise UserError(
+            f"{folder / 'records'}: no such folder; `benchmark run` creates it, or give another --leaderboards"
+        )
     from benchmark.utils.console import echo
 
     if check:

@@ -7,10 +7,14 @@ and files named with `--plugin`. A plugin that cannot be imported is reported by
 
 import importlib
 import importlib.util
+import inspect
+import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -32,10 +36,12 @@ class PluginRegistry(Generic[Base]):
     Args:
         name: What one entry is called in messages and in recipes: "method" or "dataset". Plugins are searched in the
             package `benchmark.<name>s` and in the entry-point group of the same name.
+        base: Name in `benchmark` of the class from which all entries inherit; None for any class.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, base: str | None = None) -> None:
         self.name = name
+        self.base = base
         self.package = f"benchmark.{name}s"
         self.classes: dict[str, type[Base]] = {}
         """Classes registered so far, by name; `names` and `find` import the plugins first."""
@@ -50,7 +56,7 @@ class PluginRegistry(Generic[Base]):
             name: The name by which users select the class; the class's own name if None.
 
         Raises:
-            UserError: Another class has the name, or no record and no page can have it.
+            UserError: Another class has the name, no record and no page can have it, or the class is incomplete.
         """
 
         def register(cls: Class) -> Class:
@@ -63,6 +69,7 @@ class PluginRegistry(Generic[Base]):
                     raise ValueError("is how tables call teachers; choose another name")
             except ValueError as error:  # before a run whose record could not be written
                 raise UserError(f"{self.name} {key!r} of {_origin(cls)}: {error}") from error
+            self._check(key, cls)
             known = self.classes.get(key)
             # A class of the same origin is the same class defined again, for example by rerunning a notebook's cell.
             if known is not None and _origin(known) != _origin(cls):
@@ -72,6 +79,17 @@ class PluginRegistry(Generic[Base]):
             return cls
 
         return register
+
+    def _check(self, name: str, cls: type[Any]) -> None:
+        if self.base is None:
+            return
+        base = getattr(importlib.import_module("benchmark"), self.base)
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise UserError(f"{self.name} {name!r}: {_origin(cls)} must be a subclass of benchmark.{self.base}")
+        lacking = sorted(cls.__abstractmethods__) if inspect.isabstract(cls) else []
+        lacking += [member for member in ("card",) if member in base.__annotations__ and not hasattr(cls, member)]
+        if lacking:
+            raise UserError(f"{self.name} {name!r}: {_origin(cls)} must define {' and '.join(lacking)}")
 
     def discover(self) -> None:
         """Import every plugin once, and collect those that fail in `failures`."""
@@ -87,7 +105,7 @@ class PluginRegistry(Generic[Base]):
     def _load(self, origin: str, load: Callable[[], object]) -> None:
         try:
             load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.failures[origin] = f"{type(error).__name__}: {error}"
 
     def names(self) -> list[str]:
@@ -106,7 +124,8 @@ class PluginRegistry(Generic[Base]):
             return self.classes[name]
         failed = "".join(f"\n  {origin} could not be imported: {error}" for origin, error in self.failures.items())
         raise UserError(
-            f"unknown {self.name} {name!r}{nearest(name, self.classes)} Known: {', '.join(self.names())}.{failed}"
+            f"unknown {self.name} {name!r}{nearest(name, self.classes)} Known: {', '.join(self.names())}. "
+            f"Names that a plugin registers need --plugin FILE.{failed}"
         )
 
 
@@ -114,7 +133,7 @@ class MethodRegistry(PluginRegistry["Method"]):
     """Methods, and their combinations: `find("kd+rkd")` returns a class, too."""
 
     def __init__(self) -> None:
-        super().__init__("method")
+        super().__init__("method", "Method")
         self._combinations: dict[str, type[Method]] = {}
 
     def find(self, name: str) -> "type[Method]":
@@ -137,7 +156,7 @@ class MethodRegistry(PluginRegistry["Method"]):
 
 METHODS = MethodRegistry()
 """All distillation methods."""
-DATASETS: "PluginRegistry[RetrievalDataset]" = PluginRegistry("dataset")
+DATASETS: "PluginRegistry[RetrievalDataset]" = PluginRegistry("dataset", "RetrievalDataset")
 """All retrieval datasets."""
 
 
@@ -148,10 +167,12 @@ def load_plugin(path: Path) -> None:
         UserError: The file is missing, cannot be imported, or registers a name that is taken.
     """
     if not path.is_file():
-        raise UserError(f"plugin {path}: the file does not exist")
+        reason = "is a folder: name a Python file in it" if path.is_dir() else "does not exist"
+        raise UserError(f"plugin {path} {reason}")
     METHODS.discover()
     DATASETS.discover()
-    name = f"benchmark_plugin_{path.stem}"
+    # Two plugins may have the same file name in different folders.
+    name = f"benchmark_plugin_{path.stem}_{sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"plugin {path}: not a Python file (*.py)")
@@ -159,9 +180,11 @@ def load_plugin(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"plugin {path} could not be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        lines = [line for file, line, *_ in traceback.extract_tb(error.__traceback__) if file == spec.origin]
+        place = f" in line {lines[-1]}" if lines else ""
+        raise UserError(f"plugin {path} could not be imported{place}: {type(error).__name__}: {error}") from error
 
 
 def _origin(cls: type[Any]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{cls.__module__}.{getattr(cls, '__qualname__', cls)}"

@@ -221,6 +221,10 @@ class Glyphs(RetrievalDataset):
 
     def expected_sizes(self) -> Mapping[str, Split]:
         """Return the sizes as rendered, which are those of the card for the default options."""
+        return self._rendered_sizes
+
+    @cached_property
+    def _rendered_sizes(self) -> Mapping[str, Split]:
         samples = [_sample(Path(name)) for name in self._manifest["files"]]
         return {split: Split.of(s for s in samples if s.path.parent.name == split) for split in SPLITS}
 

@@ -106,14 +106,15 @@ def test_class_that_is_defined_again(widgets):
 
 
 def test_unknown_name(widgets, tmp_path):
+    hint = " Names that a plugin registers need --plugin FILE."
     for name in ("alpha", "beta"):
         write(tmp_path / f"widgets/{name}.py", GOOD.format(name=name))
     with pytest.raises(UserError) as raised:
         widgets.find("Alhpa")
-    assert str(raised.value) == "unknown widget 'Alhpa'; did you mean 'alpha'? Known: alpha, beta."
+    assert str(raised.value) == "unknown widget 'Alhpa'; did you mean 'alpha'? Known: alpha, beta." + hint
     with pytest.raises(UserError) as raised:
         widgets.find("zzz")
-    assert str(raised.value) == "unknown widget 'zzz'. Known: alpha, beta."
+    assert str(raised.value) == "unknown widget 'zzz'. Known: alpha, beta." + hint
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,40 @@ class Mine(Method):
         write(tmp_path / "mine.py", self.METHOD.format(name="mine"))
         load_plugin(tmp_path / "mine.py")
         assert METHODS.find("mine").__name__ == "Mine"
+
+    def test_equal_file_names(self, tmp_path):
+        """Their classes are two, even if they have the same name."""
+        for folder in ("one", "two"):
+            write(tmp_path / folder / "mine.py", self.METHOD.format(name="mine"))
+        load_plugin(tmp_path / "one" / "mine.py")
+        load_plugin(tmp_path / "one" / "mine.py")
+        assert "method 'mine' is already registered" in self.refused(tmp_path / "two" / "mine.py")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("\nimport sys\nsys.exit(0)", "could not be imported in line 3: SystemExit: 0"),
+            ("\ndef f():\n    return 1 / 0\nf()", "could not be imported in line 3: ZeroDivisionError"),
+            ("def :", "could not be imported: SyntaxError"),
+            ("\0", "could not be imported: "),
+            (
+                "from benchmark import METHODS\nMETHODS.register_module('a')(object)",
+                "must be a subclass of benchmark.Meth",
+            ),
+            (
+                "from benchmark import *\n@DATASETS.register_module('a')\nclass A(RetrievalDataset): pass",
+                "A must define scan and card",
+            ),
+        ],
+    )
+    def test_invalid(self, tmp_path, text, message):
+        write(tmp_path / "mine.py", text)
+        assert message in self.refused(tmp_path / "mine.py")
+        assert "a" not in METHODS.names()
+
+    def test_no_file(self, tmp_path):
+        assert "does not exist" in self.refused(tmp_path / "mine.py")
+        assert "is a folder: name a Python file" in self.refused(tmp_path)
 
     def test_name_that_is_taken(self, tmp_path):
         kd = METHODS.find("kd")

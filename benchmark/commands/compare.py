@@ -14,6 +14,7 @@ from benchmark.comparison import (
 )
 from benchmark.errors import UserError
 from benchmark.utils.console import Console, echo
+from benchmark.utils.writable import require_output
 
 
 def compare(folders: Sequence[Path], output: Path) -> None:
@@ -28,6 +29,7 @@ def compare(folders: Sequence[Path], output: Path) -> None:
     """
     if output.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output {output}: the name of the plot must end in {' or '.join(SUFFIXES)}")
+    require_output(output)
     runs = open_runs(folders)
     reference, *others = runs
     gains: dict[str, QueryGains] = {}

@@ -24,6 +24,7 @@ from benchmark.utils.atomic import write_text
 from benchmark.utils.console import Console, echo
 from benchmark.utils.distributed import process_group
 from benchmark.utils.variables import launch
+from benchmark.utils.writable import require_output
 
 GALLERIES = ("student", "teacher")
 
@@ -58,6 +59,8 @@ def evaluate_file(file: Path, dataset: str, options: Options) -> None:
     device = choose_device(options.device)
     protocol = TestSet.from_recipe(recipe, options.data_root, device).protocol
     _require_index(options.index, protocol)
+    if options.output is not None:
+        require_output(options.output)
     arrays = ArrayFile(file, protocol, dataset)
     query = arrays.embeddings("query").to(device)
     gallery = None if protocol.query_in_gallery else arrays.embeddings("gallery").to(device)
@@ -91,6 +94,8 @@ def evaluate_run(
     device = choose_device(options.device)
     test = finished.test_set(dataset, options.settings, device)
     _require_index(options.index, test.protocol)
+    if options.output is not None:
+        require_output(options.output)
     student = finished.student(device)
     gallery_network = student if gallery == "student" else finished.teacher(test)
     if gallery_network.dim != student.dim:

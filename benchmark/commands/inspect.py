@@ -13,6 +13,7 @@ from benchmark.model.embedder import Embedder
 from benchmark.retrieval import Embeddings, Scores, Tracks
 from benchmark.utils.atomic import write_text
 from benchmark.utils.console import echo
+from benchmark.utils.writable import require_output
 
 
 def inspect(
@@ -45,6 +46,7 @@ def inspect(
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {page}: the name of the page must end in .html")
     finished = FinishedRun(run, data_root)
+    require_output(page)
     torch_device = choose_device(device)
     test = finished.test_set(dataset, settings, torch_device)
     student, embeddings = _search(test, finished.student(torch_device), neighbors)

@@ -14,9 +14,9 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.inputs import describe_data, require_same_data
-from benchmark.recipe import Recipe
+from benchmark.experiment.run import write_pages
+from benchmark.recipe import Recipe, student_only
 from benchmark.results.format import MISSING, percent
-from benchmark.results.leaderboard import generate
 from benchmark.results.parts import Data
 from benchmark.results.record import Record
 from benchmark.results.rows import Statistic
@@ -25,7 +25,7 @@ from benchmark.suite.executors import Cluster, Executor, Processes
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
 from benchmark.suite.scheduler import Outcome, run_all
-from benchmark.utils.console import Console
+from benchmark.utils.console import Console, notify
 from benchmark.utils.locks import locked
 from benchmark.utils.machine import cores
 
@@ -45,6 +45,8 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
         Whether all runs succeeded.
     """
     recipes = grid.recipes()
+    for sentence in student_only(grid.config, grid.settings):
+        notify(f"note: {sentence}")
     folder = options.work_dir / "suite"
     if not dry_run:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,14 +101,14 @@ def _suite(
         latencies_pending.unlink()
     console.print(_table(list(finished.values()), outcomes))
     failed = [outcome for outcome in outcomes if outcome.record is None]
-    for outcome in failed:
+    for outcome in (outcome for outcome in outcomes if outcome.failure):
         console.print(f"{outcome.job.name}: {outcome.failure}\n  log: {outcome.job.log}", style="red", markup=False)
     minutes = (time.monotonic() - start) / 60
     console.print(
         f"{len(outcomes) - len(failed)} runs finished in {minutes:.0f} minutes, {len(failed)} failed", highlight=False
     )
     if finished or outcomes:
-        generate(options.leaderboards)
+        write_pages(options.leaderboards)
     console.print(f"leaderboards {options.leaderboards}", highlight=False, soft_wrap=True)
     return not failed
 

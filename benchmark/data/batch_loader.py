@@ -124,7 +124,8 @@ def check_shared_memory(
         predecoded: Whether the images are decoded already.
 
     Returns:
-        A notice if there will be fewer workers or batches ahead than requested, else None.
+        A notice if there will be fewer workers or batches ahead than requested, which the caller prints in place of the
+        loaders, else None.
 
     Raises:
         UserError: The recipe requests workers, but not even one is possible.
@@ -132,6 +133,7 @@ def check_shared_memory(
     plan = plan_workers(requested, batch_size, (3, *image_size), predecoded=predecoded)
     if requested and not plan.count:
         raise UserError(f"runtime.workers: {plan.reason}: {plan.remedy}, or set runtime.workers=0")
+    _noticed.extend([plan.notice] if plan.notice else [])
     return plan.notice
 
 

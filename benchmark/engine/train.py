@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.visualization import Visualizer
 
@@ -22,9 +21,10 @@ from benchmark.engine.hooks import (
     SkippedHook,
     StructureHook,
 )
-from benchmark.engine.optimization import build_optimizer, build_schedule, learning_rates
+from benchmark.engine.optimization import build_optimizer, build_schedule
+from benchmark.engine.plan import training_plan
 from benchmark.evaluation import TestSet
-from benchmark.method import Method, Plan
+from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
 from benchmark.utils.precision import uses_bfloat16
@@ -127,22 +127,13 @@ def assemble(
     steps_per_epoch: int,
 ) -> Distiller:
     """Freeze the teacher, prepare the method, and combine them with the student and the task loss."""
-    settings = recipe.train
     if teacher is not None:
         teacher.requires_grad_(False).eval()
-    rates = learning_rates(settings.optimizer, settings.schedule, steps_per_epoch)
-    plan = Plan.from_recipe(
-        recipe,
-        labels=np.array([dataset.labels[sample.identity] for sample in dataset.train]),
-        identities=len(dataset.labels),
-        steps=len(rates),
-        learning_rate=lambda step: float(rates[step]),
-    )
-    method.prepare(student, teacher, plan)
+    method.prepare(student, teacher, training_plan(recipe, dataset, steps_per_epoch))
     student.tap(method.student_taps)
     if teacher is not None:
         teacher.tap(method.teacher_taps)
-    return Distiller(student, teacher, method, TaskLoss(settings.task), recipe.runtime.compile)
+    return Distiller(student, teacher, method, TaskLoss(recipe.train.task), recipe.runtime.compile)
 
 
 def optim_wrapper(

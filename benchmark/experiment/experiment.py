@@ -1,7 +1,7 @@
 """One run: train the teacher, distill the student, deploy and evaluate both."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from benchmark.data.identity import require_unchanged
 from benchmark.engine.files import note_skipped
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
-from benchmark.experiment.environment import use_threads
+from benchmark.experiment.environment import device_name, use_threads
 from benchmark.experiment.folders import RunFolder, resolved, student_folder, teacher_folder
 from benchmark.experiment.inputs import INPUTS, Inputs, describe_data, require_same_data
 from benchmark.experiment.networks import deploy_teacher, initialized, teacher_from_file, untrained
+from benchmark.experiment.overview import first_lines
 from benchmark.experiment.preflight import preflight
+from benchmark.experiment.readiness import Training, require_ready
 from benchmark.experiment.report import Deployed, Distillation, Report, mean_scores
 from benchmark.method import Method
 from benchmark.model import cost
@@ -89,7 +91,7 @@ class Experiment:
             UserError: Data are missing, a file named in the recipe is missing or does not fit, the run is unfinished
                 and `resume` is false, or its folder cannot be written.
         """
-        return self._run(self.recipe, self.folder, self._distill)
+        return self._run(self.recipe, self.folder, self._distill, self.trainings())
 
     def run_teacher(self) -> Record:
         """Run the recipe's teacher only, unless it is finished.
@@ -100,22 +102,62 @@ class Experiment:
         Raises:
             UserError: For the same reasons as in `run`.
         """
-        return self._run(self.recipe.for_teacher(), self.teacher_folder, self._train_teacher)
+        trainings = [training for training in self.trainings() if training.role == "teacher"]
+        return self._run(self.recipe.for_teacher(), self.teacher_folder, self._train_teacher, trainings)
 
-    def _run(self, recipe: Recipe, folder: RunFolder, train: Callable[[], Record]) -> Record:
+    def rehearse(self) -> None:
+        """Make all checks that `run` makes before it trains, and print its first lines.
+
+        Raises:
+            UserError: For the same reasons as in `run`.
+        """
+        use_threads(self.recipe.runtime.threads)
+        self._begin(self.recipe, self.folder, self.trainings())
+
+    def trainings(self) -> list[Training]:
+        """Return the trainings of this run that are not finished: the teacher's, then the student's."""
+        parts = [
+            ("teacher", self.recipe.for_teacher(), self.teacher_folder, self.preflight.teacher),
+            ("student", self.recipe, self.folder, self.preflight.student),
+        ]
+        return [
+            Training(role=role, recipe=recipe, folder=folder, size=size)
+            for role, recipe, folder, size in parts
+            if not folder.record.exists() and (role == "student" or self.recipe.teacher.checkpoint is None)
+        ]
+
+    def _begin(self, recipe: Recipe, folder: RunFolder, trainings: Sequence[Training]) -> Record | None:
+        """Prepare the data, check that the trainings are possible, and print what is trained.
+
+        Returns:
+            The record of the run if it is finished, else None.
+        """
+        self.dataset.prepare()
+        if folder.record.exists():
+            record = self._read_record(folder, recipe)
+            notify(f"{folder.path} has the result of {record.created[:10]}; delete the folder to run it again")
+            return record
+        for training in trainings:  # another run may be training the same teacher, and this one then waits for it
+            if training.folder == folder or not training.folder.is_in_use:
+                self._require_resumable(training.folder)
+        lines = [f"{self.dataset.name}: {remark}" for remark in remarks(self.dataset)]
+        lines += [f"warning: {warning}" for warning in require_ready(trainings, self.dataset)]
+        sizes = (self.preflight.teacher, self.preflight.student)
+        machine = (device_name(self.device), torch.get_num_threads())
+        for line in (*first_lines(self.recipe, trainings, sizes, len(self.dataset.train), *machine), *lines):
+            notify(line)
+        return None
+
+    def _run(
+        self, recipe: Recipe, folder: RunFolder, train: Callable[[], Record], trainings: Sequence[Training]
+    ) -> Record:
         use_threads(self.recipe.runtime.threads)
         torch.backends.cuda.matmul.fp32_precision = "tf32"  # the default of convolutions
         try:
             with folder.locked():
                 sweep(self.dataset.root)
-                self.dataset.prepare()
-                if folder.record.exists():
-                    record = self._read_record(folder, recipe)
-                    notify(f"{folder.path} has the result of {record.created[:10]}; delete the folder to run it again")
+                if (record := self._begin(recipe, folder, trainings)) is not None:
                     return record
-                self._require_resumable(folder)
-                for remark in remarks(self.dataset):
-                    notify(f"{self.dataset.name}: {remark}")
                 return train()
         except OSError as error:
             raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation import with_seed
 from benchmark.recipe import Component, Recipe
 from benchmark.registry import DATASETS
-from benchmark.utils.locks import locked
+from benchmark.utils.locks import is_locked, locked
 from benchmark.utils.paths import user_path
 
 
@@ -52,6 +52,11 @@ class RunFolder:
     def is_unfinished(self) -> bool:
         """Whether the folder has a checkpoint but no record, under any evaluation settings."""
         return self.checkpoint.exists() and not any(self.path.glob("record*.json"))
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process holds the lock of the folder."""
+        return is_locked(self.path / ".lock")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

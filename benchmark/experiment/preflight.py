@@ -4,7 +4,10 @@ A run may take days. These checks find every mistake that the recipe alone revea
 change. Networks are built on the `meta` device, with shapes but without weights, so the checks are fast.
 """
 
+import inspect
+import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +25,9 @@ from benchmark.model.features import stage_channels
 from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
 from benchmark.utils.paths import user_path
+
+_ANY_BACKBONE = {"stem": "imagenet", "last_stride": 2, "pool": "avg"}
+"""Options of networks with the values that every backbone accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +71,37 @@ def meta_networks(recipe: Recipe) -> tuple[Embedder, Embedder]:
     networks = []
     for key, settings in (("teacher.network", recipe.teacher.network), ("student", recipe.student)):
         try:
-            with torch.device("meta"):
-                networks.append(Embedder(**settings.model_dump(exclude={"weights"}), identities=2))
+            networks.append(_meta_network(settings))
         except UserError as error:
-            raise UserError(f"{key}: {error}") from error
+            raise UserError(f"{key}: {error}{_settings_of_resnets(key, settings)}") from error
     teacher, student = networks
     return teacher, student
+
+
+def _meta_network(settings: Network) -> Embedder:
+    with torch.device("meta"):
+        return Embedder(**settings.model_dump(exclude={"weights"}), identities=2)
+
+
+def _settings_of_resnets(key: str, settings: Network) -> str:
+    """Return the end of a message about a network that cannot be built: options that only other backbones have.
+
+    Recipes of datasets are for ResNets, so that another backbone may need several changes at once.
+    """
+    plain = {name: value for name, value in _ANY_BACKBONE.items() if getattr(settings, name) != value}
+    try:
+        _meta_network(settings.model_copy(update=plain))
+    except UserError:  # something else is wrong
+        return ""
+    for name in list(plain):  # keep only the changes that are needed
+        rest = {other: value for other, value in plain.items() if other != name}
+        try:
+            _meta_network(settings.model_copy(update=rest))
+        except UserError:
+            continue
+        plain = rest
+    changes = " ".join(f"--set {key}.{name}={value}" for name, value in plain.items())
+    return f". {settings.backbone} can be used with {changes}" if changes else ""
 
 
 def check_pairing(method: Method, teacher: Embedder, student: Embedder, recipe: Recipe) -> None:
@@ -151,10 +182,16 @@ def _size(key: str, network: Embedder, image_size: tuple[int, int]) -> Size:
         return cost.count(network, image_size)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
-    except (AssertionError, RuntimeError) as error:  # raised by timm and torch for sizes that do not fit
-        height, width = image_size
-        backbone = network.architecture["backbone"]
-        raise UserError(f"{key}: {backbone} does not accept {height}x{width} inputs: {error}") from error
+    except Exception as error:  # timm and torch raise many types for sizes that do not fit
+        height, width = network.image_size or image_size
+        backbone, native = network.architecture["backbone"], network.backbone.pretrained_cfg.get("input_size", ())[1:]
+        remedy = "set a larger image_size"
+        if native:
+            size = f"image_size=[{native[0]},{native[1]}]"
+            remedy = f"its own size is {native[0]}x{native[1]}: set {size}, or {key}.{size} to let it resize its images"
+        if "img_size" in inspect.signature(type(network.backbone)).parameters:
+            remedy += f", or {key}.args.img_size=[{height},{width}] to build it for this size"
+        raise UserError(f"{key}: {backbone} does not accept {height}x{width} inputs; {remedy}") from error
 
 
 def _check_weights(recipe: Recipe) -> None:
@@ -179,5 +216,8 @@ def _check_runtime(runtime: Runtime) -> None:
         raise UserError(
             f"runtime.compile: unknown backend {backend!r}{nearest(backend, known)} Known: {', '.join(known)}."
         )
+    compilers = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
+    if backend == "inductor" and not any(map(shutil.which, compilers)):
+        raise UserError("runtime.compile: inductor needs a C++ compiler: install g++, or leave runtime.compile out")
     if runtime.tensorboard and find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard: `pip install tensorboard`")

@@ -1,19 +1,22 @@
 """Run experiments from Python; `benchmark run` does the same from the command line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from benchmark.data import default_data_root
 from benchmark.engine.files import read_metrics
+from benchmark.errors import UserError
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.experiment import Experiment
-from benchmark.recipe import compose
+from benchmark.experiment.readiness import require_record_store
+from benchmark.recipe import compose, student_only
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
 from benchmark.utils.atomic import write_text
+from benchmark.utils.console import notify
 
 
 def run(
@@ -53,36 +56,73 @@ def run(
         UserError: The recipe is invalid, data are missing, or an unfinished run exists and `resume` is false.
     """
     recipe = compose(method, dataset, Path(config) if isinstance(config, str) else config, settings, seed)
+    for sentence in student_only(Path(config) if isinstance(config, str) else config, settings):
+        notify(f"note: {sentence}")
     root = default_data_root() if data_root is None else Path(data_root)
     experiment = Experiment(
         recipe, work_dir=Path(work_dir), data_root=root, device=choose_device(device), resume=resume
     )
-    return run_experiment(experiment, None if leaderboards is None else Path(leaderboards))
+    boards = None if leaderboards is None else Path(leaderboards)
+    if boards is not None:
+        require_leaderboards(experiment, boards)
+    record = experiment.run()
+    publish(experiment, record, boards)
+    return record
 
 
-def run_experiment(experiment: Experiment, leaderboards: Path | None) -> Record:
-    """Run an experiment and add the records of student and teacher to the leaderboards.
+def require_leaderboards(experiment: Experiment, leaderboards: Path) -> None:
+    """Check that the records of a run can be added to the leaderboards, before anything is trained.
+
+    Raises:
+        UserError: The folder cannot be written to, a record in it is not valid, or it has this run's record, or its
+            teacher's, of other data.
+    """
+    require_record_store(leaderboards)
+    experiment.require_same_board(leaderboards / "records")
+
+
+def publish(experiment: Experiment, record: Record, leaderboards: Path | None) -> None:
+    """Write the plots of a finished run, add its record and that of its teacher to the leaderboards, and write pages.
+
+    A plot or page that cannot be written is a warning, because the records are safe.
 
     Args:
         experiment: The run.
+        record: Its record.
         leaderboards: Folder of records and pages; None to not add the records.
 
-    Returns:
-        The record of the run.
+    Raises:
+        UserError: A record cannot be added; it remains in the run folder.
     """
-    if leaderboards is not None:
-        records = leaderboards / "records"
-        records.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(prefix=".", dir=records):
-            pass  # if the folder is not writable, fail now instead of after hours of training
-        experiment.require_same_board(records)
-    record = experiment.run()
     folder, method = experiment.folder.path, experiment.preflight.method
-    for name, svg in method.plots(read_metrics(folder)).items():
-        write_text(folder / name, svg)
-    if leaderboards is not None:
+    with _warned("the plots"):
+        for name, svg in method.plots(read_metrics(folder)).items():
+            write_text(folder / name, svg)
+    if leaderboards is None:
+        return
+    records = leaderboards / "records"
+    try:
         add_record(record, records)
         if experiment.teacher_folder.record.exists():
             add_record(Record.read(experiment.teacher_folder.record), records)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or records}: {error.strerror or error}. The record is safe in {folder}: repeat the "
+            "command to add it to the leaderboards"
+        ) from error
+    write_pages(leaderboards)
+
+
+def write_pages(leaderboards: Path) -> None:
+    """Generate the pages of the leaderboards; if that fails, print a warning, because the records are safe."""
+    with _warned("the pages of the leaderboards"):
         generate(leaderboards)
-    return record
+
+
+@contextmanager
+def _warned(what: str) -> Iterator[None]:
+    """Print a warning in place of an error about something that is generated from safe records."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        notify(f"warning: {what} could not be written: {error}")

@@ -87,6 +87,11 @@ class FeatureTaps:
         for name in names:
             place, _, suffix = name.partition(":")
             path = stages.get(place, place)
+            if place in stages and path not in modules:
+                raise UserError(
+                    f"the stages of {backbone_name} are not single modules, so that {place} cannot be read: choose "
+                    "another backbone"
+                )
             if path not in modules or suffix not in ("", "pre"):
                 raise UserError(f"{backbone_name} has no stage or module {name!r}{nearest(name, [*stages, *modules])}")
             module, activation = modules[path], _last_activation(modules[path]) if suffix else None

@@ -126,8 +126,9 @@ def residual_blocks(network: Embedder) -> dict[str, nn.Module]:
     }
     if not blocks:
         raise UserError(
-            f"{backbone} has no residual blocks of timm's ResNet family (resnet, wide_resnet, seresnet, ...), whose "
-            "channels are pruned. Choose such a backbone as teacher.network.backbone."
+            f"{backbone} has no residual blocks of timm's class ResNet, whose channels are pruned: its class is "
+            f"{type(network.backbone).__name__}. Choose a ResNet, such as resnet50, wide_resnet50_2 or seresnet50, as "
+            "teacher.network.backbone."
         )
     for name, block in blocks.items():
         if not isinstance(block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):

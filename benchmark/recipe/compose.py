@@ -91,6 +91,40 @@ def replay(content: Mapping[str, Any], place: str) -> Recipe:
     return validate(expanded, lambda path: (path, place))
 
 
+def student_only(config: Path | Mapping[str, Any] | None, settings: Sequence[str]) -> list[str]:
+    """Return a sentence about settings of `train`, if there are any, that were not given for the teacher, too.
+
+    The teacher trains by the section `teacher.train`, so that all students of a dataset have the same teacher.
+
+    Args:
+        config: The recipe of the user, as for `compose`.
+        settings: Changes of single values, as for `compose`.
+    """
+    layers = _read_layers(None, None, config, settings, None)
+    # A recipe saved by a run has all settings of both.
+    user = layers.settings if "version" in layers.config else merge(layers.config, layers.settings)
+    teacher = user.get("teacher")
+    teacher = teacher if isinstance(teacher, Mapping) else {}
+    train = dict(_leaves(user.get("train"), ("train",)))
+    given = dict(_leaves(teacher.get("train"), ("train",)))
+    keys = [".".join(path) for path in train if path not in given]
+    if not keys or teacher.get("checkpoint") is not None:
+        return []
+    first = f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}"
+    return [f"{first}: for the student only; the teacher is trained by teacher.train, such as teacher.{keys[0]}"]
+
+
+def _leaves(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the keys that lead to each value of nested mappings, and the value."""
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
 def parse_setting(setting: str) -> dict[str, Any]:
     """Parse `a.b=1` to `{"a": {"b": 1}}`. The value is read as YAML.
 

@@ -62,7 +62,7 @@ class PerQueryResults:
         return values[self.valid].mean().item()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Scores(PerQueryResults):
     """Retrieval scores per query, and their means over the valid queries, as fractions from 0 to 1.
 
@@ -111,6 +111,12 @@ class Scores(PerQueryResults):
                     raise ValueError(f"{name} must be between 0 and 1")
         if self.neighbors is not None and len(self.neighbors) != queries:
             raise ValueError(f"neighbors has {len(self.neighbors)} rows, but there are {queries} queries")
+
+    def __repr__(self) -> str:
+        """Return the means, without the values of every query."""
+        means = {"mAP": self.mAP, **{f"R@{k}": value for k, value in self.recall.items()}}
+        shown = ", ".join(f"{name}={value:.4f}" for name, value in means.items())
+        return f"Scores({shown}, queries={self.queries}, skipped={self.skipped})"
 
     @staticmethod
     def per_query() -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 
+from benchmark.errors import UserError
 from benchmark.results.record import Record
 from benchmark.suite.display import Display
 from benchmark.suite.executors import Executor
@@ -42,6 +43,7 @@ def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[O
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.unlink(missing_ok=True)  # the display treats a run as started if its log exists
     outcomes: dict[Job, Outcome] = {}
+    before = {job: _modified(job) for job in jobs}
     try:
         waiting = {executor.submit(job.command, job.log): job for job in jobs}
         with Display(jobs, console) as display:
@@ -49,7 +51,7 @@ def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[O
                 ended, _ = wait(waiting, timeout=_POLL_INTERVAL, return_when=FIRST_COMPLETED)
                 for future in ended:
                     job = waiting.pop(future)
-                    outcomes[job] = _outcome(job, future)
+                    outcomes[job] = _outcome(job, future, before[job])
                     display.print(f"[{len(outcomes)}/{len(jobs)}] {_summary(outcomes[job])}")
                 display.update(outcomes)
     finally:
@@ -57,20 +59,36 @@ def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[O
     return [outcomes[job] for job in jobs]
 
 
-def _outcome(job: Job, future: "Future[int]") -> Outcome:
+def _outcome(job: Job, future: "Future[int]", before: int | None) -> Outcome:
+    """Return the result of a run that has ended.
+
+    Args:
+        job: The run.
+        future: Its exit status.
+        before: When its record was modified before the run; None if there was none.
+    """
     try:
         status = future.result()
     except (Exception, CancelledError) as error:
         return Outcome(job, None, f"{type(error).__name__}: {error}")
+    failure = f"exit status {status}: {job.last_log_line()}"
     if status < 0:
         reason = "as happens when memory runs out" if status == -signal.SIGKILL else job.last_log_line()
-        return Outcome(job, None, f"killed by {signal.Signals(-status).name}: {reason}")
-    if status or not job.record.exists():
-        return Outcome(job, None, f"exit status {status}: {job.last_log_line()}")
-    return Outcome(job, Record.read(job.record))
+        failure = f"killed by {signal.Signals(-status).name}: {reason}"
+    if _modified(job) is None or (status and _modified(job) == before):
+        return Outcome(job, None, failure)
+    try:
+        return Outcome(job, Record.read(job.record), failure if status else None)
+    except UserError as error:
+        return Outcome(job, None, str(error))
+
+
+def _modified(job: Job) -> int | None:
+    return job.record.stat().st_mtime_ns if job.record.exists() else None
 
 
 def _summary(outcome: Outcome) -> str:
     if outcome.record is None:
         return f"{outcome.job.name} FAILED: {outcome.failure}"
-    return f"{outcome.job.name}: mAP {100 * outcome.record.scores.symmetric.mAP:.1f} %"
+    warning = f"; warning: {outcome.failure}" if outcome.failure else ""
+    return f"{outcome.job.name}: mAP {100 * outcome.record.scores.symmetric.mAP:.1f} %{warning}"

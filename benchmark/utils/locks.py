@@ -42,3 +42,16 @@ def locked(path: Path, use: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file `path`, which is not created."""
+    try:
+        if path.exists():
+            with FileLock(path, timeout=0):
+                return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a lock that `locked` refuses
+        return False
+    return False

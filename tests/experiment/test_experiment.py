@@ -96,7 +96,13 @@ class TestFinishedRun:
     def test_output(self, finished, student):
         messages = (finished / "err.txt").read_text().splitlines()
         assert not any("Traceback" in line or "Warning" in line for line in messages)
-        epochs = [line.split("  loss")[0] for line in messages if "epoch" in line]
+        assert messages[0].startswith("cdd on glyphs, seed 0: teacher resnet14t 8-8-16-16 (")
+        assert messages[1] == (
+            "542 training images; 2 epochs for the teacher (teacher.train.schedule.epochs) in batches of 32, 2 epochs "
+            "for the student (train.schedule.epochs) in batches of 32"
+        )
+        assert messages[2] == "expected time: unknown until the first epoch"
+        epochs = [line.split("  loss")[0] for line in messages if "  epoch " in line]
         assert epochs == [f"{name}  epoch {i}/2" for name in ("teacher", "student cdd") for i in (1, 2)]
         table = (finished / "out.txt").read_text()
         for text in ("teacher", "student", "saved %", "mAP", "MACs", str(student.name)):

@@ -1,5 +1,6 @@
 """What is checked before the first image is read."""
 
+import re
 from typing import Any
 
 import pytest
@@ -117,10 +118,10 @@ def test_settings_that_a_method_refuses(tiny, method, settings, message):
 @pytest.mark.parametrize(
     ("method", "teacher", "message"),
     [
-        ("cdd", "vit_tiny_patch16_224", "no residual blocks of timm's ResNet family"),
-        ("deap+kd", "vit_tiny_patch16_224", "residual blocks of timm's ResNet family"),
+        ("cdd", "vit_tiny_patch16_224", "no residual blocks of timm's class ResNet"),
+        ("deap+kd", "vit_tiny_patch16_224", "residual blocks of timm's class ResNet"),
         ("uniform", "resnext50_32x4d", "resnext50_32x4d has grouped convolutions at layer1.0"),
-        ("slimming", "mobilenetv3_small_050", "no residual blocks of timm's ResNet family"),
+        ("slimming", "mobilenetv3_small_050", "no residual blocks of timm's class ResNet"),
         ("ofd", "convnext_atto", "ofd takes its margins"),
         ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow the last stage"),
     ],
@@ -189,6 +190,38 @@ def test_image_size_that_a_network_does_not_accept():
     ]
     with pytest.raises(UserError, match="student: test_vit does not accept 1x1 inputs"):
         preflight(compose("none", "market1501", settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["student.backbone=vit_tiny_patch16_224", "student.stem=imagenet"],
+            "student: vit_tiny_patch16_224 does not accept 32x32 inputs; its own size is 224x224: set "
+            "image_size=[224,224], or student.image_size=[224,224] to let it resize its images, or "
+            "student.args.img_size=[32,32] to build it for this size",
+        ),
+        (
+            ["student.backbone=convnext_atto", "student.last_stride=1", "student.pool=gem"],
+            "convnext_atto can be used with --set student.stem=imagenet --set student.last_stride=2",
+        ),
+        (
+            ["student.backbone=seresnet33ts", "student.stem=imagenet", "student.last_stride=1"],
+            "use last_stride: 2. seresnet33ts can be used with --set student.last_stride=2",
+        ),
+    ],
+)
+def test_how_another_family_can_be_used(settings, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        preflight(compose("none", "glyphs", settings=settings))
+
+
+def test_backbone_whose_stages_are_not_modules():
+    recipe = compose("at", "cub200", settings=["student.backbone=hrnet_w18_small", "student.last_stride=2"])
+    with pytest.raises(
+        UserError, match="the stages of hrnet_w18_small are not single modules, so that stage1 cannot be"
+    ):
+        check(METHODS.find("at")(), recipe)
 
 
 def test_cost_of_the_networks(tiny):

@@ -252,7 +252,7 @@ def test_student_with_another_architecture(rig, method):
 @pytest.mark.parametrize(
     ("backbone", "args", "message"),
     [
-        ("mobilenetv3_small_050", {}, "mobilenetv3_small_050 has no residual blocks of timm's ResNet family"),
+        ("mobilenetv3_small_050", {}, "mobilenetv3_small_050 has no residual blocks of timm's class ResNet"),
         ("vit_tiny_patch16_224", {"img_size": 32}, "vit_tiny_patch16_224 has no residual blocks"),
         ("resnetv2_50", {}, "resnetv2_50 has no residual blocks"),
         ("resnet50_gn", {"layers": [1, 1, 1, 1]}, r"resnet50_gn has a GroupNorm\w* at layer1\.0\.bn\d"),

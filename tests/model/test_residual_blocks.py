@@ -96,7 +96,7 @@ def test_narrowed_copy_keeps_the_width_between_blocks():
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        ("convnext_atto", "convnext_atto has no residual blocks of timm's ResNet family"),
+        ("convnext_atto", "convnext_atto has no residual blocks of timm's class ResNet"),
         ("resnext50_32x4d", "resnext50_32x4d has grouped convolutions at layer1.0"),
         ("resnet50_gn", "resnet50_gn has a GroupNorm at layer1.0.bn1"),
     ],

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
+from benchmark.data.card import Card
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
 from benchmark.method import Method
@@ -17,6 +18,7 @@ from benchmark.registry import DATASETS, METHODS
 class Swatches(RetrievalDataset):
     """A dataset with its own recipe."""
 
+    card = Card("Swatches", "Nobody 2020.", "none", "Nowhere.", "swatches/*.jpg")
     recipe: ClassVar[dict[str, Any]] = {
         "image_size": (24, 16),
         "teacher": {"network": {"backbone": "resnet26", "dim": 96}, "train": {"optimizer": {"lr": 0.5}}},
@@ -27,6 +29,9 @@ class Swatches(RetrievalDataset):
 
     def __init__(self, root: Path, shades: tuple[int, ...] = (1, 2), gain: float = 1.0) -> None:
         super().__init__(root)
+
+    def scan(self, split: str) -> list[Any]:
+        return []
 
 
 class Mirror(Method):

@@ -10,9 +10,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from benchmark.errors import UserError
-from benchmark.recipe import Recipe, compose
+from benchmark.recipe import Recipe, compose, student_only
+from benchmark.recipe.compose import parse_setting
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
+from benchmark.utils.mappings import merge
 
 
 class TestPrecedence:
@@ -144,6 +146,79 @@ class TestLikeTeacher:
 
     def test_other_network(self, mistakes):
         assert mistakes("student.like=pupil") == ["student.like: must be 'teacher', not 'pupil'"]
+
+
+class TestArgs:
+    """The arguments of a backbone do not outlive it, and can be removed."""
+
+    @pytest.fixture
+    def with_args(self, monkeypatch):
+        """The student of swatches has `args: {depth: 3}`."""
+        changed = DATASETS.find("swatches").recipe | {"student": {"backbone": "resnet18", "args": {"depth": 3}}}
+        monkeypatch.setattr(DATASETS.find("swatches"), "recipe", changed)
+
+    @pytest.mark.parametrize(
+        ("settings", "args"),
+        [
+            ([], {"depth": 3}),
+            (["student.args.width=2"], {"depth": 3, "width": 2}),
+            (["student.backbone=resnet18"], {"depth": 3}),
+            (["student.backbone=resnet34"], {}),
+            (["student.args.width=2", "student.backbone=resnet34"], {"width": 2}),
+            (["student.args={}"], {}),
+            (["student.args={}", "student.args.width=2"], {"width": 2}),
+            (["student.args.width=2", "student.args={}"], {}),
+        ],
+    )
+    def test_settings(self, with_args, settings, args):
+        assert compose("none", "swatches", settings=settings).student.args == args
+
+    def test_layers(self, with_args, config):
+        path = config("student: {backbone: resnet34, args: {width: 2}}")
+        assert compose("none", "swatches", path).student.args == {"width": 2}
+        assert compose("none", "swatches", path, ["student.backbone=resnet50"]).student.args == {}
+        saved = config(compose("none", "swatches", {"student": {"args": {"width": 2}}}).yaml())
+        assert compose(config=saved, settings=["student.args={}"]).student.args == {}
+
+    def test_student_like_the_teacher(self):
+        settings = ["teacher.network.args.depth=3", "student.like=teacher"]
+        assert compose("none", "swatches", settings=settings).student.args == {"depth": 3}
+        assert compose("none", "swatches", settings=[*settings, "student.backbone=resnet50"]).student.args == {}
+
+
+class TestStudentOnly:
+    """`train` is for the student; what was not given for the teacher, too, is named."""
+
+    @pytest.mark.parametrize(
+        ("settings", "notes"),
+        [
+            ([], []),
+            (["method.shots=3"], []),
+            (
+                ["train.schedule.epochs=2"],
+                [
+                    "train.schedule.epochs: for the student only; the teacher is trained by teacher.train, such as "
+                    "teacher.train.schedule.epochs"
+                ],
+            ),
+            (["train.schedule.epochs=2", "teacher.train.schedule.epochs=2"], []),
+            (["train.schedule.epochs=2", "teacher.checkpoint=their.pt"], []),
+            (["train=5", "teacher=5"], []),
+        ],
+    )
+    def test_settings(self, config, settings, notes):
+        assert student_only(None, settings) == notes
+        nested: dict[str, Any] = {}
+        for setting in settings:
+            nested = merge(nested, parse_setting(setting))
+        assert student_only(config(strict_yaml.dump(nested)), []) == notes
+
+    def test_saved_recipe(self, config):
+        saved = config(compose("mirror", "swatches").yaml())
+        assert student_only(saved, []) == []
+        assert student_only(saved, ["train.optimizer.lr=1", "train.optimizer.momentum=0"])[0].startswith(
+            "train.optimizer.lr and 1 more: for the student only"
+        )
 
 
 class TestSavedRecipe:

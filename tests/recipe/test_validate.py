@@ -22,6 +22,10 @@ from benchmark.recipe import compose
         ("shots", "method.shots"),
         ("epochs", "train.schedule.epochs"),
         ("train.lr", "train.optimizer.lr"),
+        ("teacher.train.lr", "teacher.train.optimizer.lr"),
+        ("train.learning_rate", "train.optimizer.lr"),
+        ("optimizer", "train.optimizer"),
+        ("num_workers", "runtime.workers"),
     ],
 )
 def test_unknown_key(mistakes, config, key, guess):
@@ -34,6 +38,20 @@ def test_unknown_key(mistakes, config, key, guess):
     assert mistakes(config=path)[0].startswith(message % path)
 
 
+@pytest.mark.parametrize("key", ["batch_size", "train.batch_size", "train.sampler.batch_size"])
+def test_batch_size(mistakes, key):
+    message = f"{key} in --set: unknown key; a batch has train.sampler.identities x train.sampler.images images."
+    assert mistakes(f"{key}=64")[0].startswith(message)
+    assert "teacher.train.sampler.identities x" in mistakes(f"teacher.{key}=64")[0]
+
+
+def test_unknown_key_of_a_dataclass(mistakes):
+    message = (
+        "evaluate.reranking.kk in --set: unknown key; did you mean evaluate.reranking.k2? Known here: k1, k2, weight."
+    )
+    assert mistakes("evaluate.reranking.kk=1") == [message]
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -44,6 +62,10 @@ def test_unknown_key(mistakes, config, key, guess):
         ("train.optimizer.nesterov=1", "train.optimizer.nesterov in --set: should be a valid boolean, not 1"),
         ("train.optimizer.type=sgdd", "train.optimizer.type in --set: should be 'sgd' or 'adamw', not 'sgdd'"),
         ("train.optimizer.lr=.inf", "train.optimizer.lr in --set: should be a finite number, not inf"),
+        ("image_size=32", "image_size in --set: should be a list, not 32"),
+        ("image_size=[1, 2, 3]", "image_size in --set: should have at most 2 entries, not [1, 2, 3]"),
+        ("image_size=[9999, 32]", "image_size.0 in --set: should be less than or equal to 8192, not 9999"),
+        ("seed=" + "x" * 999, f"seed in --set: should be a valid integer, not '{'x' * 199}..."),
         ("image_size=[32, 0]", "image_size.1 in --set: should be greater than 0, not 0"),
         ("train.schedule=4", "train.schedule in --set: should be a mapping, not 4"),
         ("student=resnet18", "student in --set: should be a mapping, not 'resnet18'"),

@@ -1,5 +1,6 @@
 """Validation of embeddings."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,3 +43,48 @@ def test_rejects_other_labels(labels: torch.Tensor):
         Embeddings(torch.ones(4, 3), labels, LABELS)
     with pytest.raises(ValueError, match=r"cameras must be \(4,\) integers"):
         Embeddings(torch.ones(4, 3), LABELS, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ["0001", "0002", "1", "2"],
+            "have the value '0001', which is not a number: number the labels of query and gall",
+        ),
+        ([1, 2, None, 4], "have the value 'None', which is not a number"),
+        ([[1], [2, 3], [4], [5]], "cannot be converted to an array: all rows must have the same length"),
+        ([2**70, 1, 2, 3], "have values that do not fit into 64 bits with a sign"),
+        (np.array([2**63, 1, 2, 3], np.uint64), "have values that do not fit into 64 bits with a sign"),
+        (np.array([1, 2, 3, 4], "datetime64[s]"), "have the value .*, which is not a number"),
+    ],
+)
+def test_labels_that_are_not_integers(labels, message: str):
+    with pytest.raises(ValueError, match=f"^identities {message}"):
+        Embeddings(torch.ones(4, 3), labels)
+    with pytest.raises(ValueError, match=f"^cameras {message}"):
+        Embeddings(torch.ones(4, 3), LABELS, labels)
+
+
+@pytest.mark.parametrize("dtype", [object, ">i8", "u1"])
+def test_labels_of_any_integer_type(dtype):
+    labels = np.array([3, 1, 2, 0], dtype)
+    assert Embeddings(np.ones((4, 3), ">f4"), labels[::-1]).identities.tolist() == [0, 2, 1, 3]
+
+
+def test_unknown_cameras_are_left_out():
+    with pytest.raises(ValueError, match="give all cameras, or None instead of the list if they are unknown"):
+        Embeddings(torch.ones(4, 3), LABELS, [None] * 4)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ([["a", "b"]] * 4, "vectors have the value 'a', which is not a number$"),
+        (np.ones((4, 3), np.longdouble), "vectors are .*, which torch does not have: convert them to float32"),
+        (torch.ones(4, 3).to_sparse(), "vectors are sparse: convert them with to_dense"),
+    ],
+)
+def test_vectors_that_torch_cannot_use(vectors, message: str):
+    with pytest.raises(ValueError, match=message):
+        Embeddings(vectors, LABELS)

@@ -33,6 +33,11 @@ def test_means_are_over_valid_queries():
     assert [SCORES.cmc(k) for k in (1, 2, 3)] == [0, 1, 1]
 
 
+def test_printed_form_is_one_line():
+    assert repr(SCORES).startswith(f"Scores(mAP={SCORES.mAP:.4f}, R@")
+    assert repr(SCORES).endswith(f"queries=2, skipped={SCORES.skipped})")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -112,6 +112,19 @@ def test_interruption_closes_the_executor(stub_job, console, monkeypatch):
     assert executor.is_closed
 
 
+def test_record_of_a_run_that_failed_after_writing_it(stub_job, record, console):
+    """The run is finished, with a warning; a record from before the run does not count."""
+    job = stub_job("none")
+    job.record.parent.mkdir(parents=True)
+    record("none", mAP=0.7123).write(job.record)
+    old = stub_job("none", "import sys; print('other data'); sys.exit(2)")
+    new = stub_job("none", f"import os, sys; os.utime({str(job.record)!r}); print('disk full'); sys.exit(2)")
+    (refused,), (finished,) = (run_all([each], Processes(1), console) for each in (old, new))
+    assert (refused.record, refused.failure) == (None, "exit status 2: other data")
+    assert (finished.record, finished.failure) == (record("none", mAP=0.7123), "exit status 2: disk full")
+    assert printed(console)[-1].endswith("mAP 71.2 %; warning: exit status 2: disk full")
+
+
 def test_removes_the_log_of_an_earlier_run(stub_job, console):
     job = stub_job("kd")
     job.log.parent.mkdir()

@@ -1,0 +1,174 @@
+"""Checks of a run's data, folders and machine before its first image is read.
+
+`preflight` checks what the recipe alone shows to be impossible. Here are the checks that need the list of images, the
+folders or the machine. They change nothing, so that `--dry-run` makes them, too.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmark.data.batch import PKBatchSampler
+from benchmark.data.batch_loader import check_shared_memory
+from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.engine.plan import training_plan
+from benchmark.errors import UserError
+from benchmark.experiment.folders import RunFolder
+from benchmark.experiment.networks import untrained
+from benchmark.method import Method
+from benchmark.model.cost import Size
+from benchmark.model.pretrained import require_pretrained
+from benchmark.recipe import Recipe
+from benchmark.registry import METHODS
+from benchmark.results.store import load_records
+from benchmark.utils.paths import user_path
+from benchmark.utils.writable import require_writable
+
+_RECORD_BYTES = 2**20
+"""Space that records, pages and logs of a run need at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A training that is part of a run and is not finished."""
+
+    role: str
+    """"teacher" or "student"."""
+    recipe: Recipe
+    """The recipe whose section `train` trains its `student`."""
+    folder: RunFolder
+    size: Size
+    """Cost of the network before training."""
+
+    @property
+    def key(self) -> str:
+        """The key of the run's recipe that has the settings of the training."""
+        return "teacher.train" if self.role == "teacher" else "train"
+
+    @property
+    def network_key(self) -> str:
+        """The key of the run's recipe that describes the network."""
+        return "teacher.network" if self.role == "teacher" else "student"
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint in bytes, without the state of the method."""
+        optimizer = self.recipe.train.optimizer
+        moments = 2 if optimizer.type == "adamw" else int(optimizer.momentum > 0)
+        return 4 * self.size.parameters * (1 + moments)
+
+
+def require_ready(trainings: Sequence[Training], dataset: RetrievalDataset) -> list[str]:
+    """Check that trainings can begin: their images, weights, checkpoints and disk.
+
+    Args:
+        trainings: The trainings of a run that are not finished.
+        dataset: The prepared dataset.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        UserError: A training is impossible; a line for each reason.
+    """
+    problems = [problem for training in trainings for problem in _problems(training, dataset)]
+    warnings = [warning for training in trainings for warning in _warnings(training)]
+    if trainings:
+        recipe = trainings[-1].recipe
+        batch = max(recipe.evaluate.batch_size, *(training.recipe.train.sampler.batch_size for training in trainings))
+        decoded = recipe.runtime.cache is not None
+        try:
+            notice = check_shared_memory(recipe.runtime.workers, batch, recipe.image_size, predecoded=decoded)
+            warnings += [notice] if notice else []
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    if len(trainings) > 1:
+        require_method(trainings[-1].recipe, dataset)
+    if trainings:
+        # A new checkpoint is complete before the old one is replaced, and deployed networks have their own files.
+        needed = 2 * sum(training.checkpoint_bytes for training in trainings) + _RECORD_BYTES
+        require_writable(trainings[-1].folder.path, "--work-dir", needed)
+        if cache := trainings[-1].recipe.runtime.cache:
+            require_writable(user_path(cache), "--cache")
+    return warnings
+
+
+def require_record_store(leaderboards: Path) -> None:
+    """Check that the folder of the leaderboards can be written to and that its records can be read.
+
+    Raises:
+        UserError: It cannot, or a record is not valid, so that no page could be generated after the run.
+    """
+    require_writable(leaderboards / "records", "--leaderboards", _RECORD_BYTES)
+    try:
+        load_records(leaderboards / "records")
+    except UserError as error:
+        raise UserError(
+            f"{error}\nThe pages of the leaderboards cannot be generated: correct or remove the file, or choose "
+            "another --leaderboards"
+        ) from error
+
+
+def require_method(recipe: Recipe, dataset: RetrievalDataset) -> None:
+    """Check that the method can prepare itself for the student's training, with untrained networks.
+
+    Otherwise a mistake would be found only after the teacher's training.
+
+    Raises:
+        UserError: It cannot, for example because a weight cannot be derived from the schedule.
+    """
+    cls, sampler = METHODS.find(recipe.method.name), recipe.train.sampler
+    if cls.prepare is Method.prepare:
+        return
+    labels = [dataset.labels[sample.identity] for sample in dataset.train]
+    steps = len(PKBatchSampler(labels, sampler.identities, sampler.images, seed=recipe.seed))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        method = cls(**recipe.method.arguments)
+        student, teacher = (
+            untrained(network, len(dataset.labels)) for network in (recipe.student, recipe.teacher.network)
+        )
+        method.prepare(student, teacher if method.needs.teacher else None, training_plan(recipe, dataset, steps))
+
+
+def _problems(training: Training, dataset: RetrievalDataset) -> Iterator[str]:
+    """Yield why a training cannot begin, with the keys to change."""
+    recipe, identities = training.recipe, len(dataset.labels)
+    if identities < 2:
+        yield f"{dataset.name} has {identities} training identities: at least 2 are needed"
+    elif recipe.train.sampler.identities > identities:
+        yield (
+            f"{training.key}.sampler.identities: a batch of {recipe.train.sampler.identities} identities cannot be "
+            f"drawn from the {identities} training identities of {dataset.name}: set it to {identities} or fewer"
+        )
+    if training.folder.checkpoint.exists():
+        from benchmark.engine.checkpoint import read_checkpoint, training_hash  # imports mmengine
+
+        try:
+            epochs = recipe.train.schedule.epochs
+            read_checkpoint(training.folder.checkpoint, training_hash(recipe, type(dataset)), epochs)
+        except UserError as error:
+            yield str(error)
+    elif recipe.student.weights == "imagenet":
+        try:
+            require_pretrained(recipe.student.backbone)
+        except UserError as error:
+            yield f"{training.network_key}.weights: {error}"
+
+
+def _warnings(training: Training) -> Iterator[str]:
+    schedule, key = training.recipe.train.schedule, f"{training.key}.schedule"
+    if schedule.warmup_epochs >= schedule.epochs:
+        yield (
+            f"{key}: the whole training of the {training.role} is warm-up ({schedule.epochs} of "
+            f"{schedule.warmup_epochs} warmup_epochs): set {key}.warmup_epochs below {key}.epochs"
+        )
+    elif schedule.constant_until > schedule.epochs:
+        yield (
+            f"{key}: the learning rate of the {training.role} never decays, because constant_until is "
+            f"{schedule.constant_until} and there are {schedule.epochs} epochs"
+        )
