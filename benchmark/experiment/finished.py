@@ -8,7 +8,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
-from benchmark.experiment.inputs import data_changes, describe_data
+from benchmark.experiment.inputs import Inputs, data_changes, describe_data, named_files
 from benchmark.experiment.networks import deploy_teacher, teacher_from_file
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import load_student
@@ -76,6 +76,13 @@ class FinishedRun:
                 f"add --dataset {name} to use the present ones"
             )
 
+    def _require_same_file(self, key: str, path: Path) -> None:
+        """Refuse a file of weights that has changed since the run."""
+        inputs = Inputs.read(self.folder)
+        before = None if inputs is None else inputs.files.get(key)
+        if before is not None and path.exists() and before != named_files({key: str(path)}).get(key):
+            raise UserError(f"{key}: {path} has changed since the run in {self.folder}: restore it")
+
     def student(self, device: torch.device) -> Embedder:
         """Load the deployed student."""
         return load_student(self.folder / "student.pt", device)
@@ -92,12 +99,20 @@ class FinishedRun:
         if self.is_teacher:
             raise UserError(f"{self.folder} is the run of a teacher, which has no teacher itself")
         device, checkpoint = torch.device(test.loading.device), self.recipe.teacher.checkpoint
+        if checkpoint is not None:
+            self._require_same_file("teacher.checkpoint", user_path(checkpoint))
         if checkpoint is not None and not user_path(checkpoint).is_dir():
             teacher = teacher_from_file(self.recipe.teacher.network, user_path(checkpoint), identities=0)
             return deploy_teacher(teacher.to(device), test.first_queries(2))
         folder = teacher_folder(self.recipe, self.folder.resolve().parents[2])
         if not folder.student.is_file():
             raise UserError(f"the teacher of {self.folder} is missing: there is no {folder.student}")
+        ours, theirs = Inputs.read(self.folder), Inputs.read(folder.path)
+        if checkpoint is None and ours is not None and theirs is not None and ours.training != theirs.training:
+            raise UserError(
+                f"the teacher in {folder.path} was trained again, on other images than {self.folder}: run both again on "
+                "the same images"
+            )
         teacher = load_student(folder.student, device)
         teacher.input_size = None  # it may have been trained with images of another size
         return teacher

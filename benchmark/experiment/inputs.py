@@ -103,6 +103,31 @@ def require_same_data(records: Mapping[Path, Record], now: parts.Data, dataset: 
     )
 
 
+def named_files(named: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the content hash of every file of weights that a recipe names, by key of the recipe.
+
+    Args:
+        named: A file, the folder of a run, or one of `NAMED_WEIGHTS`, by key.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    from benchmark.experiment.networks import NAMED_WEIGHTS  # imports timm
+
+    files = {}
+    for key, name in named.items():
+        if name is None or name in NAMED_WEIGHTS:
+            continue
+        path = user_path(name)
+        path = path / LAST_CHECKPOINT if path.is_dir() else path
+        if path.is_file():
+            try:
+                files[key] = hash_file(path)
+            except OSError as error:
+                raise UserError(f"{key}: {path} cannot be read: {error.strerror}") from error
+    return files
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The images and files from which a network is trained."""
@@ -121,21 +146,8 @@ class Inputs:
         Raises:
             UserError: A file cannot be read.
         """
-        from benchmark.experiment.networks import NAMED_WEIGHTS  # imports timm
-
         named = {"teacher.checkpoint": recipe.teacher.checkpoint, "student.weights": recipe.student.weights}
-        files = {}
-        for key, name in named.items():
-            if name is None or name in NAMED_WEIGHTS:
-                continue
-            path = user_path(name)
-            path = path / LAST_CHECKPOINT if path.is_dir() else path
-            if path.is_file():
-                try:
-                    files[key] = hash_file(path)
-                except OSError as error:
-                    raise UserError(f"{key}: {path} cannot be read: {error.strerror}") from error
-        return cls(dataset.fingerprint(), dataset.identity.training, files)
+        return cls(dataset.fingerprint(), dataset.identity.training, named_files(named))
 
     @classmethod
     def read(cls, folder: Path) -> "Inputs | None":

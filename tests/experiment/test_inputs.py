@@ -184,7 +184,7 @@ def test_interrupted_runs_resume_only_with_their_images(run, tmp_path):
         assert code == 2 and "did not record which images it used" in err
 
 
-def test_a_replaced_teacher_file_is_noticed(run, tmp_path):
+def test_a_replaced_teacher_file_is_noticed(run, command_line, tmp_path):
     (folder,) = (tmp_path / "runs" / "folder" / "teacher").iterdir()
     file = tmp_path / "teacher.pt"
     shutil.copy(folder / "checkpoints" / "last.pt", file)
@@ -194,6 +194,40 @@ def test_a_replaced_teacher_file_is_noticed(run, tmp_path):
     file.write_bytes(file.read_bytes() + b"\0")
     code, _, err = run("kd", *given)
     assert code == 2 and "the file at teacher.checkpoint has changed" in err
+    (folder,) = (tmp_path / "runs" / "folder" / "kd").iterdir()
+    evaluate = (
+        "evaluate",
+        "--run",
+        folder,
+        "--set",
+        "dataset.path=mine.csv",
+        "--device",
+        "cpu",
+        "--gallery",
+        "teacher",
+    )
+    code, _, err = command_line(*evaluate)
+    assert code == 2 and "has changed since the run" in err
+
+
+def test_a_teacher_that_was_trained_again_on_other_images_is_noticed(run, command_line, tmp_path):
+    (folder,) = (tmp_path / "runs" / "folder" / "none").iterdir()
+    evaluate = (
+        "evaluate",
+        "--run",
+        folder,
+        "--set",
+        "dataset.path=mine.csv",
+        "--device",
+        "cpu",
+        "--gallery",
+        "teacher",
+    )
+    assert command_line(*evaluate).code == 0
+    (inputs,) = (tmp_path / "runs" / "folder" / "teacher").glob(f"*/{INPUTS}")
+    inputs.write_text(json.dumps(json.loads(inputs.read_text()) | {"training": "0" * 64}))
+    code, _, err = command_line(*evaluate)
+    assert code == 2 and "was trained again, on other images" in err
 
 
 def test_suites_compare_finished_runs_with_the_images(run, command_line, tmp_path):
