@@ -110,8 +110,8 @@ class FinishedRun:
         ours, theirs = Inputs.read(self.folder), Inputs.read(folder.path)
         if checkpoint is None and ours is not None and theirs is not None and ours.training != theirs.training:
             raise UserError(
-                f"the teacher in {folder.path} was trained again, on other images than {self.folder}: run both again on "
-                "the same images"
+                f"the teacher in {folder.path} was trained again, on other images than {self.folder}: run both again "
+                "on the same images"
             )
         teacher = load_student(folder.student, device)
         teacher.input_size = None  # it may have been trained with images of another size
