@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from benchmark.plots.labels import Label, place_labels
 from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE, canvas, to_svg
 from benchmark.results.format import quantity
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
+from benchmark.utils.lifetime import PARENT, start_worker
 from benchmark.utils.machine import cores
 
 if TYPE_CHECKING:
@@ -46,26 +47,41 @@ def frontier_svgs(boards: Mapping[str, Sequence[Row]]) -> dict[str, str]:
         for name, rows in boards.items()
     }
     processes = min(cores(), len(tasks) // _PER_PROCESS)
-    if processes < 2:
-        return {name: frontier_svg(name, marks) for name, marks in tasks.items()}
-    shares = [dict(list(tasks.items())[start::processes]) for start in range(processes)]
-    with ThreadPoolExecutor(processes) as pool:
-        return {name: svg for drawn in pool.map(_draw_elsewhere, shares) for name, svg in drawn.items()}
+    shares = [dict(list(tasks.items())[start::processes]) for start in range(processes)] if processes > 1 else []
+    drawn = _draw_elsewhere(shares)
+    return {name: drawn.get(name) or frontier_svg(name, marks) for name, marks in tasks.items()}
 
 
-def _draw_elsewhere(tasks: Mapping[str, Sequence[Mark]]) -> dict[str, str]:
-    """Run this module in another process, which imports nothing from the main module of this one."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    drawn: dict[str, str] = json.loads(
-        subprocess.run(
-            [sys.executable, "-m", __name__],
-            input=json.dumps(tasks),
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        ).stdout
-    )
+def _draw_elsewhere(shares: Sequence[Mapping[str, Sequence[Mark]]]) -> dict[str, str]:
+    """Run this module in a process per share, which imports nothing from the main module of this one.
+
+    The plots of a process that fails, such as for lack of memory, are missing.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), PARENT: str(os.getpid())}
+    drawn: dict[str, str] = {}
+    with ExitStack() as children:
+        started = []
+        for share in shares:
+            child = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            children.callback(child.wait)
+            children.callback(child.kill)  # if this process is interrupted
+            started.append((child, share))
+        for child, share in started:
+            with suppress(OSError):
+                assert child.stdin is not None
+                with child.stdin:
+                    json.dump(share, child.stdin)
+        for child, _ in started:
+            with suppress(OSError, ValueError):
+                assert child.stdout is not None
+                with child.stdout:
+                    drawn |= json.load(child.stdout)
     return drawn
 
 
@@ -153,6 +169,7 @@ def _tick(macs: float) -> str:
 
 
 if __name__ == "__main__":
+    start_worker()
     json.dump(
         {name: frontier_svg(name, [Mark(*mark) for mark in marks]) for name, marks in json.load(sys.stdin).items()},
         sys.stdout,

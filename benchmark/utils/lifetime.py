@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 PARENT = "BENCHMARK_PARENT"
-"""Environment variable with the id of the process that a run must not outlive."""
+"""Environment variable with the id of the process that a process started by it must not outlive."""
 BROKEN_PIPE = 128 + 13
 """Exit code if the reader of the output has ended, such as `head` in `benchmark list methods | head -1`."""
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -138,9 +138,10 @@ def start_worker() -> None:
     for number in _SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None and hasattr(signal, "SIGKILL"):
-        die_with_parent(parent.pid, signal.SIGKILL)
+    started_by = multiprocessing.parent_process()
+    parent = os.environ.pop(PARENT, None) if started_by is None else started_by.pid
+    if parent is not None and hasattr(signal, "SIGKILL"):
+        die_with_parent(int(parent), signal.SIGKILL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
