@@ -8,7 +8,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
-from benchmark.experiment.inputs import Inputs, data_changes, describe_data, named_files
+from benchmark.experiment.inputs import TEACHER_FILE, Inputs, data_changes, describe_data, weight_files
 from benchmark.experiment.networks import deploy_teacher, teacher_from_file
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import load_student
@@ -76,12 +76,15 @@ class FinishedRun:
                 f"add --dataset {name} to use the present ones"
             )
 
-    def _require_same_file(self, key: str, path: Path) -> None:
-        """Refuse a file of weights that has changed since the run."""
-        inputs = Inputs.read(self.folder)
-        before = None if inputs is None else inputs.files.get(key)
-        if before is not None and path.exists() and before != named_files({key: str(path)}).get(key):
-            raise UserError(f"{key}: {path} has changed since the run in {self.folder}: restore it")
+    def _require_own_teacher(self) -> None:
+        """Refuse a file or a run folder in `teacher.checkpoint` that has changed since the run."""
+        before = Inputs.read(self.folder)
+        digest = None if before is None else before.files.get(TEACHER_FILE)
+        if digest is not None and weight_files(self.recipe).get(TEACHER_FILE, digest) != digest:
+            raise UserError(
+                f"the teacher at {self.recipe.teacher.checkpoint} is another one than {self.folder} was trained with: "
+                "restore it, or repeat the run with the present one"
+            )
 
     def student(self, device: torch.device) -> Embedder:
         """Load the deployed student."""
@@ -98,11 +101,13 @@ class FinishedRun:
         """
         if self.is_teacher:
             raise UserError(f"{self.folder} is the run of a teacher, which has no teacher itself")
+        self._require_own_teacher()
         device, checkpoint = torch.device(test.loading.device), self.recipe.teacher.checkpoint
-        if checkpoint is not None:
-            self._require_same_file("teacher.checkpoint", user_path(checkpoint))
-        if checkpoint is not None and not user_path(checkpoint).is_dir():
-            teacher = teacher_from_file(self.recipe.teacher.network, user_path(checkpoint), identities=0)
+        if checkpoint is not None and not (path := user_path(checkpoint)).is_dir():
+            if not path.exists():
+                place = "" if path.is_absolute() else ", in the folder where the run was started"
+                raise UserError(f"the teacher of {self.folder} is missing: there is no {path}{place}")
+            teacher = teacher_from_file(self.recipe.teacher.network, path, identities=0)
             return deploy_teacher(teacher.to(device), test.first_queries(2))
         folder = teacher_folder(self.recipe, self.folder.resolve().parents[2])
         if not folder.student.is_file():

@@ -24,6 +24,8 @@ from benchmark.utils.paths import user_path
 
 INPUTS = "inputs.json"
 """File in a run folder that identifies the images and files from which its network is trained."""
+TEACHER_FILE = "teacher.checkpoint"
+"""The recipe's key of a teacher from a file."""
 UNKNOWN = "it is of a version that did not record which images it used"
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -103,11 +105,8 @@ def require_same_data(records: Mapping[Path, Record], now: parts.Data, dataset: 
     )
 
 
-def named_files(named: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the content hash of every file of weights that a recipe names, by key of the recipe.
-
-    Args:
-        named: A file, the folder of a run, or one of `NAMED_WEIGHTS`, by key.
+def weight_files(recipe: Recipe) -> dict[str, str]:
+    """Return the content hash of every file of weights that exists and that a recipe names, by key of the recipe.
 
     Raises:
         UserError: A file cannot be read.
@@ -115,7 +114,7 @@ def named_files(named: Mapping[str, str | None]) -> dict[str, str]:
     from benchmark.experiment.networks import NAMED_WEIGHTS  # imports timm
 
     files = {}
-    for key, name in named.items():
+    for key, name in {TEACHER_FILE: recipe.teacher.checkpoint, "student.weights": recipe.student.weights}.items():
         if name is None or name in NAMED_WEIGHTS:
             continue
         path = user_path(name)
@@ -146,8 +145,7 @@ class Inputs:
         Raises:
             UserError: A file cannot be read.
         """
-        named = {"teacher.checkpoint": recipe.teacher.checkpoint, "student.weights": recipe.student.weights}
-        return cls(dataset.fingerprint(), dataset.identity.training, named_files(named))
+        return cls(dataset.fingerprint(), dataset.identity.training, weight_files(recipe))
 
     @classmethod
     def read(cls, folder: Path) -> "Inputs | None":

@@ -53,8 +53,9 @@ def build_backbone(name: str, args: Mapping[str, Any], pretrained: bool = False)
         raise
     except Exception as error:  # of any type: models check their arguments by failing
         if pretrained:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"the pretrained weights of {name} could not be loaded ({error}). "
+                f"the pretrained weights of {name} could not be loaded ({reason}). "
                 "Set teacher.network.weights and student.weights to a local file, or to `random`."
             ) from error
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))

@@ -33,7 +33,7 @@ _ACTIVATION = {"type": "activation"}
 """Edit of timm's BatchNormAct2d whose batch norm was folded, so that only its activation remains."""
 
 Width = Annotated[int, Field(strict=True, ge=1, le=2**16)]
-Pixels = Annotated[int, Field(strict=True, ge=1, le=2**12)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=2**13)]
 Small = Annotated[int, Field(strict=True, ge=0, le=64)]
 Statistic = Annotated[float, Field(strict=True, ge=0, le=1)]
 Deviation = Annotated[float, Field(strict=True, gt=0, le=1)]
@@ -135,6 +135,10 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> 
         "edits": edits,
         "weights": weights,
     }
+    try:
+        _StudentFile.model_validate(content)
+    except ValidationError as error:
+        raise TypeError(f"a student file cannot describe this network: {error}") from error
     # If the file cannot be written, torch.save to a path would hide the reason that the operating system gives.
     buffer = io.BytesIO()
     torch.save(content, buffer)

@@ -175,10 +175,10 @@ def _misfit(
 ) -> UserError:
     """Return the error for a file that does not fit, with what differs and what the file is likely to be."""
     if next(named_tensors(content), None) is None:
-        found = (
-            f"the keys {_listed(map(str, content))}" if isinstance(content, Mapping) and content else "other content"
-        )
-        return UserError(f"weights {path} do not hold a dictionary of tensors by name, but {found}: {SAVE_WEIGHTS}")
+        keys = content if isinstance(content, Mapping) else ()
+        found = _listed(str(key) if isinstance(key, str | int) else type(key).__name__ for key in keys)
+        but = f", but the keys {found}" if found else ""
+        return UserError(f"weights {path} do not hold a dictionary of tensors by name{but}: {SAVE_WEIGHTS}")
     backbone, expected = network.architecture["backbone"], len(trained_shapes(network.backbone.state_dict()))
     fitting = options[0].fitting if options else 0
     lines = [f"weights {path} do not fit {backbone}: {fitting} of its {expected} tensors have the same name and shape"]
@@ -189,7 +189,7 @@ def _misfit(
         )
     elif unequal and not missing and all(re.search("pos_embed|rel_pos", line) for line in unequal):
         lines[0] += ". It was made for images of another size: set `image_size`, and `img_size` in `args`, to that size"
-    elif (likely := likely_backbone(content)) is not None and likely != backbone:
+    elif (likely := likely_backbone(content)) is not None and likely != backbone.partition(".")[0]:
         lines[0] += f". The file fits {likely}: set the backbone to {likely}, or give another file"
     elif options and options[0].named == expected and fitting < expected:
         lines[0] += ". All names fit: set the `args` of the backbone with which the file was made"

@@ -207,7 +207,7 @@ def test_a_replaced_teacher_file_is_noticed(run, command_line, tmp_path):
         "teacher",
     )
     code, _, err = command_line(*evaluate)
-    assert code == 2 and "has changed since the run" in err
+    assert code == 2 and "is another one than" in err
 
 
 def test_a_teacher_that_was_trained_again_on_other_images_is_noticed(run, command_line, tmp_path):

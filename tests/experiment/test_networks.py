@@ -1,6 +1,7 @@
 """Networks with the initial weights of a recipe, and teachers from files."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,6 +181,22 @@ class TestCommands:
         ):
             done = command(*arguments)
             assert done.code == 0, (arguments, done.err)
+
+    def test_a_changed_or_missing_teacher_is_refused(self, run):
+        folder, command = run
+        match = re.search(r"checkpoint: (.*)", (folder / "recipe.yaml").read_text())
+        assert match
+        file = Path(match[1])
+        if file.name != "foreign.pth":
+            pytest.skip("the file of a run that other tests use")
+        content = torch.load(file, weights_only=True)
+        torch.save({name: {key: value + 1 for key, value in state.items()} for name, state in content.items()}, file)
+        for arguments in (("evaluate", "--run", folder, "--gallery", "teacher"), ("inspect", folder)):
+            done = command(*arguments)
+            assert done.code == 2 and "is another one than" in done.err
+        file.unlink()
+        done = command("evaluate", "--run", folder, "--gallery", "teacher")
+        assert done.code == 2 and f"is missing: there is no {file}" in done.err
 
     def test_compare_and_check(self, run, student, command_line, tmp_path):
         folder, _ = run
