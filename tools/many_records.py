@@ -12,13 +12,11 @@ one kind after the other, and runs the check alone.
 
 import argparse
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +109,26 @@ def write_hostile(folder: Path, count: int) -> None:
         (folder / "records" / name).write_text(json.dumps(content))
 
 
-def measure(*arguments: str) -> int:
+MEASURE = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+result = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+seconds, busy = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+print(json.dumps([result.returncode, seconds, busy, usage.ru_maxrss / 1024, result.stdout.splitlines()[-3:]]))
+"""
+"""A program that measures a command. A process starts with the peak memory of its parent, so the parent is small."""
+
+
+def measure(*arguments: str) -> None:
     """Run a command of the suite; print its times, the peak memory of its largest process, and its last lines."""
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "benchmark", "leaderboard", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    lines = process.stdout.read().splitlines()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds, busy, megabytes = time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-    code = os.waitstatus_to_exitcode(status)
+    command = [sys.executable, "-c", MEASURE, sys.executable, "-m", "benchmark", "leaderboard", *arguments]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    code, seconds, busy, megabytes, lines = json.loads(output)
     name = " ".join(arguments[2:]) or "pages"
     print(f"{name:8} exit code {code}, {seconds:.1f} s ({busy:.1f} s of CPU), {megabytes:.0f} MB", flush=True)
-    for line in lines[-3:] if code else ():
+    for line in lines if code else ():
         print(f"  {line[:160]}")
-    return code
 
 
 def main() -> None:

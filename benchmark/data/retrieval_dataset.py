@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property, wraps
+from functools import cached_property, lru_cache, wraps
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from benchmark.data.identity import Identity
 
 
+@lru_cache(maxsize=100)
 def _check_color(text: str) -> str:
     """Return the one name of a color by which it is compared: a name of CSS, or "#" and six digits if it has none."""
     color = _rgb(text)

@@ -157,13 +157,7 @@ def _counted_precisions(row: Row) -> NDArray[np.float64]:
 
 def same_data(row: Row, other: Row) -> bool:
     """Return whether both rows were trained and evaluated on the same images."""
-    return data_key(row) == data_key(other)
-
-
-def data_key(row: Row) -> tuple[object, ...]:
-    """Return what identifies the images of a row."""
-    data = row.records[0].data
-    return (data.fingerprint, data.broken, *sorted((name, *split) for name, split in data.splits.items()))
+    return row.images == other.images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,12 +178,12 @@ def equal_cost(rows: Iterable[Row]) -> list[list[Row]]:
     groups: list[list[Row]] = []
     latest: dict[object, list[Row]] = {}  # the most expensive group so far, by the data
     for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
-        group = latest.get(data_key(row))
+        group = latest.get(row.images)
         if group is not None and row.macs.mean <= _EQUAL_COST * group[0].macs.mean:
             group.append(row)
         else:
-            latest[data_key(row)] = [row]
-            groups.append(latest[data_key(row)])
+            latest[row.images] = [row]
+            groups.append(latest[row.images])
     return [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups if len(group) > 1]
 
 

@@ -6,7 +6,17 @@ from typing import Annotated, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    Strict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from benchmark.utils.escape import is_plain_line
@@ -72,7 +82,17 @@ Time = Annotated[
     AfterValidator(_check_time),
 ]
 """An ISO 8601 time in UTC."""
-Values = Annotated[dict[str, Any], AfterValidator(check_plain)]
+
+
+class CheckedValues(dict[str, Any]):
+    """Plain values that are known to fit into a record."""
+
+
+def _check_values(values: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return values if isinstance(values, CheckedValues) else check_plain(handler(values))
+
+
+Values = Annotated[dict[str, Any], WrapValidator(_check_values)]
 """Plain values of any depth, such as a recipe."""
 
 

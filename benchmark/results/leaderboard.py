@@ -1,6 +1,7 @@
 """The files of the leaderboards. They are pure functions of the records: the same records give the same bytes."""
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
@@ -72,17 +73,21 @@ def _contents(
     """
     rows = group_records(records)
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
-    reported = load_reported(folder / "reported")
-    contents = {folder / "README.md": index_page(datasets, reported)}
-    if reported:
-        contents[folder / "reported.md"] = reported_page(reported, {rows[0].board for rows in datasets})
-    boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
-    plots = draw({board.name: board.rows for board in boards})
+    with ThreadPoolExecutor(1) as pool:  # many plots are drawn by other processes
+        drawing = pool.submit(draw, {rows[0].board: rows for rows in datasets})
+        reported = load_reported(folder / "reported")
+        contents = {folder / "README.md": index_page(datasets, reported)}
+        if reported:
+            contents[folder / "reported.md"] = reported_page(reported, {rows[0].board for rows in datasets})
+        boards = [Board(rows, StepCosts.read(folder / "steps" / f"{rows[0].board}.json")) for rows in datasets]
+        for board in boards:
+            contents[folder / f"{board.name}.md"] = dataset_page(board, reported.get(board.name))
+        if boards:
+            contents[folder / "leaderboard.csv"] = leaderboard_csv(boards)
+        plots = drawing.result()
     for board in boards:
-        contents[folder / f"{board.name}.md"] = dataset_page(board, reported.get(board.name))
         contents[folder / f"{board.name}.svg"] = plots[board.name]
     if boards:
-        contents[folder / "leaderboard.csv"] = leaderboard_csv(boards)
         contents[folder / "leaderboard.html"] = leaderboard_html(boards, plots, reported)
     return contents
 

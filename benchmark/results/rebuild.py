@@ -5,8 +5,9 @@ Importing this module imports torch, unlike the rest of the results package.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from benchmark.data.check import is_published
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS
 from benchmark.errors import UserError
+from benchmark.method import Budget, Method
 from benchmark.recipe import Recipe, replay
 from benchmark.recipe.validate import validate_arguments
 from benchmark.registry import DATASETS, METHODS
@@ -91,13 +93,18 @@ def _benchmark(record: Record, recipe: Recipe) -> Iterator[Violation]:
             yield Violation("recipe.dataset", places, "no places on a disk")
             return
         try:
-            dataset = dataset_class(_NO_DATA, **validate_arguments(DATASETS, name, options, "the recipe"))
+            dataset = _dataset(name, dataset_class, json.dumps(options))
         except (OSError, TypeError, ValueError, UserError) as error:
             yield Violation("recipe.dataset", options, f"valid options of {name}: {error}")
             return
     yield from _variant(record, recipe, dataset)
     if dataset is not None and not dataset.protocol_from_data:
         yield from _protocol(record, recipe, dataset)
+
+
+@lru_cache(maxsize=1000)
+def _dataset(name: str, dataset_class: Callable[..., RetrievalDataset], options: str) -> RetrievalDataset:
+    return dataset_class(_NO_DATA, **validate_arguments(DATASETS, name, json.loads(options), "the recipe"))
 
 
 def _variant(record: Record, recipe: Recipe, dataset: RetrievalDataset | None) -> Iterator[Violation]:
@@ -137,7 +144,7 @@ def _budget(record: Record, recipe: Recipe) -> Iterator[Violation]:
     except UserError:
         return
     try:
-        budget = method(**validate_arguments(METHODS, name, arguments, "the recipe")).budget
+        budget = _method_budget(name, method, json.dumps(arguments))  # type: ignore[arg-type]  # classes are hashable
     except (AttributeError, TypeError, ValueError, UserError) as error:
         yield Violation("recipe.method", arguments, f"valid arguments of {name}: {error}")
         return
@@ -151,6 +158,11 @@ def _budget(record: Record, recipe: Recipe) -> Iterator[Violation]:
     for field, value, wanted in zip(("kind", "target"), actual, expected, strict=True):
         if value != wanted:
             yield Violation(f"budget.{field}", value, f"{wanted}, by the recipe")
+
+
+@lru_cache(maxsize=1000)
+def _method_budget(name: str, method: Callable[..., Method], arguments: str) -> Budget | None:
+    return method(**validate_arguments(METHODS, name, json.loads(arguments), "the recipe")).budget
 
 
 def _image_size(field: str, cost: Cost, recipe: Recipe) -> Iterator[Violation]:

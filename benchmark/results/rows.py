@@ -111,6 +111,12 @@ class Row:
         return known[0] if len(known) == 1 else np.mean(known, axis=0)
 
     @cached_property
+    def images(self) -> tuple[object, ...]:
+        """What identifies the images of the records: two rows on the same images have equal values."""
+        data = self.records[0].data
+        return (data.fingerprint, data.broken, *sorted((name, *split) for name, split in data.splits.items()))
+
+    @cached_property
     def counted(self) -> tuple[int, bytes] | None:
         """Number of queries, and which of them count, as bits; None if their scores are unknown."""
         values = self.per_query

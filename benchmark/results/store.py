@@ -3,18 +3,18 @@
 import json
 import marshal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from benchmark.errors import UserError
-from benchmark.results.fields import FrozenModel
+from benchmark.results.fields import CheckedValues, FrozenModel
 from benchmark.results.parts import Data, Environment, TeacherReport
 from benchmark.results.record import Record
 from benchmark.utils.escape import terminal
 from benchmark.utils.names import same_file
+from benchmark.utils.strict_json import check_plain
 
 
 def record_name(record: Record) -> str:
@@ -117,22 +117,19 @@ class _Shared:
     def replace(self, content: dict[str, Any]) -> dict[str, Any]:
         """Return the content of a record, as read from JSON, with each part that is known replaced by that one."""
         models: dict[str, type[FrozenModel]] = {"data": Data, "teacher": TeacherReport, "environment": Environment}
-        parts = {
-            name: self._replace(name, content[name], model.model_validate)
-            for name, model in models.items()
-            if isinstance(content.get(name), dict)
-        }
-        if isinstance(recipe := content.get("recipe"), dict):
-            parts["recipe"] = {
-                name: self._replace("recipe", section, lambda same: same) for name, section in recipe.items()
-            }
-        return {**content, **parts}
+        parts: dict[str, Any] = {}
+        with suppress(ValueError, KeyError, AttributeError):  # the record reports whatever is wrong with its parts
+            for name, model in models.items():
+                if content.get(name) is not None:
+                    parts[name] = self._replace(name, content[name], model.model_validate)
+            recipe = CheckedValues()
+            for section in content["recipe"].items():
+                recipe.update([self._replace("recipe", section, check_plain)])
+            parts["recipe"] = recipe
+        return content | parts
 
-    def _replace(self, name: str, part: Any, validate: Callable[[Any], Any]) -> Any:
+    def _replace(self, name: str, part: Any, check: Callable[[Any], Any]) -> Any:
         key = (name, marshal.dumps(part, 2))  # a version in which equal values have equal bytes
         if key not in self._known:
-            try:
-                self._known[key] = validate(part)
-            except ValidationError:
-                return part  # the record reports it
+            self._known[key] = check(part)
         return self._known[key]
