@@ -110,11 +110,13 @@ def finish(code: int) -> NoReturn:
             stream.flush()
         except OSError as error:  # else Python exits with 120 and a traceback
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if not isinstance(error, BrokenPipeError):
-                code = code or 2
-                print(f"benchmark: the output cannot be written: {error.strerror}", file=sys.stderr)
-            elif not code:
+            if code:  # the reason has been printed
+                continue
+            if isinstance(error, BrokenPipeError):
                 code = BROKEN_PIPE
+            else:
+                code = 2
+                print(f"benchmark: the output cannot be written: {error.strerror}", file=sys.stderr)
     sys.exit(code)
 
 
