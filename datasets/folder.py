@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator
 
 from benchmark.data.card import Card
 from benchmark.data.image_folders import read_folders
@@ -25,8 +25,18 @@ from benchmark.utils.paths import user_path
 
 LABEL_LENGTH = 48
 """Maximum length of the names of data, which are parts of file names."""
-LABEL = rf"^(\w[\w.+-]{{0,{LABEL_LENGTH - 1}}})?$"
-"""Pattern of the names of data."""
+
+
+def _check_label(label: str) -> str:
+    if label and not re.fullmatch(rf"\w[\w.+-]{{0,{LABEL_LENGTH - 1}}}", label):
+        raise ValueError(
+            f"must be at most {LABEL_LENGTH} letters, digits and _.+-, the first of them a letter, a digit or _"
+        )
+    return label
+
+
+Label = Annotated[str, AfterValidator(_check_label)]
+"""Name of data."""
 
 
 @DATASETS.register_module("folder")
@@ -67,9 +77,7 @@ or a CSV file:
     protocol_from_data = True
     location_options = ("path",)
 
-    def __init__(
-        self, root: Path, path: str = "", label: Annotated[str, Field(pattern=LABEL)] = "", closed_set: bool = False
-    ) -> None:
+    def __init__(self, root: Path, path: str = "", label: Label = "", closed_set: bool = False) -> None:
         super().__init__(root)
         source = user_path(path).absolute() if path else self.root / label
         if not path and not (label and source.exists()):
@@ -163,7 +171,7 @@ or a CSV file:
     def _content(self) -> OwnImages:
         if self._is_table and not self._source.is_file():
             raise UserError(f"{self._source} is not a regular file")
-        if self._source.is_file() and not self._is_table:
+        if not self._is_table and not self._source.is_dir():
             raise UserError(f"{self._source} is neither a folder nor a table: the name of a table ends in .csv")
         return read_table(self._source) if self._is_table else read_folders(self._source)
 

@@ -32,9 +32,14 @@ class ArrayFile:
         splits = ["query"] if protocol.query_in_gallery else ["query", "gallery"]
         needed = [split + label for split in splits for label in ("", "_ids", *["_cams"] * protocol.camera_rule)]
         needed += ["gallery_tracks"] * (protocol.tracks and "gallery" in splits)
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise UserError(f"--embeddings {path} is {kind}: {_SAVE}")
         try:
             with zipfile.ZipFile(path) as archive:
                 self.names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if repeated := [name for name in needed if self.names.count(name) > 1]:
+                    raise UserError(f"{path} has the array {repeated[0]!r} twice: {_SAVE}")
                 if protocol.query_in_gallery:
                     self._refuse_gallery(dataset)
                 self._require(needed)
@@ -68,13 +73,14 @@ class ArrayFile:
 
     def _require(self, needed: list[str]) -> None:
         """Check that the file has the arrays, and print which other ones are not used."""
-        others = [name for name in self.names if name not in _NAMES]
+        others = [name for name in self.names if name not in needed]
         if missing := [name for name in needed if name not in self.names]:
             listed = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
-            guess = nearest(missing[0], [name for name in others if name.startswith(missing[0][0])])
+            similar = [name for name in others if name not in _NAMES and name.casefold().startswith(missing[0][0])]
+            guess = nearest(missing[0], similar)
             raise UserError(f"{self.path}: missing array {missing[0]!r}{guess} The file has: {listed or 'none'}.")
         if others:
-            notify(f"{self.path}: arrays that are not used: {', '.join(others[:20])}")
+            notify(f"{self.path}: arrays that the protocol does not use: {', '.join(others[:20])}")
 
     def _read(self, archive: zipfile.ZipFile, name: str) -> Any:
         """Return an array of numbers. Its size is compared with the file's before memory is allocated."""

@@ -14,6 +14,7 @@ from benchmark.recipe.compose import parse_setting
 from benchmark.recipe.validate import validate_arguments
 from benchmark.registry import DATASETS
 from benchmark.utils.console import echo
+from benchmark.utils.writable import require_output
 
 
 def check(name: str, settings: Sequence[str], root: Path, *, decode: bool) -> None:
@@ -86,6 +87,7 @@ def sample(name: str, settings: Sequence[str], root: Path, *, split: str, rows: 
     target = output or Path(f"{name}-{split}.png")
     if target.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--output {target}: the file name must end in .png or .jpg")
+    require_output(target)
     from benchmark.data.contact_sheet import contact_sheet  # imports torch
 
     dataset = _dataset(name, settings, root)

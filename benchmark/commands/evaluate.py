@@ -57,7 +57,10 @@ def evaluate_file(file: Path, dataset: str, options: Options) -> None:
     """
     recipe = compose("none", dataset, None, options.settings)
     device = choose_device(options.device)
-    protocol = TestSet.from_recipe(recipe, options.data_root, device).protocol
+    test = TestSet.from_recipe(recipe, options.data_root, device)
+    if test.dataset.protocol_from_data:  # without the images, it would be another one
+        test.dataset.require()
+    protocol = test.protocol
     _require_index(options.index, protocol)
     if options.output is not None:
         require_output(options.output)

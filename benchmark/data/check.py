@@ -268,6 +268,9 @@ def _special_images(dataset: RetrievalDataset, paths: Iterable[Path]) -> Iterato
     if animated := sum(header.animated for header in found):
         images = "1 image has" if animated == 1 else f"{animated:,} images have"
         yield f"{images} several frames or pages, of which the first is used"
+    if deep := sum(header.deep for header in found):
+        images = "1 image has" if deep == 1 else f"{deep:,} images have"
+        yield f"{images} 16 bits per channel, of which the upper 8 are used"
 
 
 def _suspicious(dataset: RetrievalDataset) -> Iterator[str]:

@@ -40,6 +40,8 @@ class Header(NamedTuple):
     """Whether there is an alpha channel or a transparent color."""
     animated: bool = False
     """Whether there are several frames or pages, of which only the first is decoded."""
+    deep: bool = False
+    """Whether there are 16 bits per channel, of which the upper 8 are used."""
 
 
 def headers(paths: Iterable[Path]) -> list[Header]:
@@ -86,7 +88,8 @@ def repeated_images(
 def _header(path: Path) -> Header:
     try:
         with open_image(path) as image:
-            return Header(image.has_transparency_data, getattr(image, "is_animated", False))
+            animated = getattr(image, "is_animated", False)
+            return Header(image.has_transparency_data, animated, image.mode.startswith("I"))
     except Exception:  # a broken image; Pillow raises many types of errors
         return Header()
 

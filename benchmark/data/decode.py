@@ -40,18 +40,26 @@ _ANNOTATION_MARKERS = frozenset({*range(0xE2, 0xEE), 0xEF, 0xFE})
 """Markers of the parts of a JPEG file that do not change its pixels: all but JFIF, EXIF and Adobe's color transform."""
 _START_OF_PIXELS = b"\xda"
 """Marker of the part of a JPEG file that holds pixels."""
+_RESTORE = "Restore it from the archive"
+_CONVERT = "Convert it to JPEG or PNG"
 _SIGNATURES = (
-    (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
-    (b"%!PS", "PostScript"),
-    (b"%PDF", "PDF"),
-    (b"<", "text such as HTML, for example the error page of a failed download"),
-    (b"PK\3\4", "a zip archive"),
-    (b"8BPS", "a Photoshop file"),
-    (b"\0\0\0\x0cjP", "JPEG 2000"),
-    (b"\0\0\0\x0cJXL", "JPEG XL"),
-    *((signature, "damaged") for signature in (b"\xff\xd8", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"GIF8", b"BM")),
+    (b"version https://git-lfs", "a Git LFS pointer", "Run `git lfs pull` in its repository"),
+    (b"%!PS", "PostScript", _CONVERT),
+    (b"%PDF", "PDF", _CONVERT),
+    (b"<svg", "SVG", _CONVERT),
+    (b"<", "text such as HTML, for example the error page of a failed download", "Download it again"),
+    (b"PK\3\4", "a zip archive", "Unpack it"),
+    (b"\x1f\x8b", "a gzip archive", "Unpack it"),
+    (b"8BPS", "a Photoshop file", _CONVERT),
+    (b"\0\0\0\x0cjP", "JPEG 2000", _CONVERT),
+    (b"\0\0\0\x0cJXL", "JPEG XL", _CONVERT),
+    (b"\xff\x0a", "JPEG XL", _CONVERT),
 )
-"""First bytes of a file -> what it seems to be."""
+"""First bytes of a file, what it seems to be, and what to do about it."""
+_BRANDS = {b"hei": "HEIC", b"hev": "HEIC", b"mif": "HEIC", b"avi": "AVIF"}
+"""First letters of the brand in a file of the MP4 family -> the format of an image; others are videos."""
+_OWN_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"GIF8", b"BM")
+"""First bytes of files in one of `FORMATS`."""
 
 
 class BrokenImage(UserError):
@@ -61,7 +69,7 @@ class BrokenImage(UserError):
         remedy: What to do about it, as the beginning of a sentence.
     """
 
-    def __init__(self, message: str, remedy: str = "Restore it from the archive") -> None:
+    def __init__(self, message: str, remedy: str = _RESTORE) -> None:
         super().__init__(message)
         self.remedy = remedy
 
@@ -94,11 +102,12 @@ def decode(path: Path, min_size: tuple[int, int] | None = None, background: Colo
     except BrokenImage as error:
         raise BrokenImage(f"image {terminal(str(path))} cannot be read: {error}", error.remedy) from error
     except UnidentifiedImageError as error:
-        kind = _kind(path)
-        remedy = {} if kind.startswith("it is damaged") else {"remedy": "Convert it to JPEG or PNG"}
-        raise BrokenImage(f"image {terminal(str(path))} cannot be read: {kind}", **remedy) from error
+        kind, remedy = _kind(path)
+        raise BrokenImage(f"image {terminal(str(path))} cannot be read: {kind}", remedy) from error
+    except MemoryError:  # the image may be intact
+        raise
     except Exception as error:  # Pillow raises many types of errors for damaged files
-        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        reason = getattr(error, "strerror", None) or "it is damaged or incomplete"
         raise BrokenImage(f"image {terminal(str(path))} cannot be read: {terminal(reason)}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -168,13 +177,13 @@ def _to_rgb(image: Image.Image, background: Color) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("it has more than 16 bits per channel")
+            raise BrokenImage("it has more than 16 bits per channel", "Convert it to 8 or 16 bits")
         gray = Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
         if isinstance(transparent := image.info.get("transparency"), int):
             gray.paste(background, mask=Image.fromarray((values == transparent).astype(np.uint8) * 255))
         return gray
     if image.mode == "F":
-        raise ValueError("it has floating-point pixels")
+        raise BrokenImage("it has floating-point pixels", "Convert it to 8 or 16 bits")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     canvas = Image.new("RGBA", image.size, (*background, 255))
@@ -205,16 +214,19 @@ def _without_annotations(content: bytes) -> bytes | None:
     return None
 
 
-def _kind(path: Path) -> str:
-    """Return a clause about a file that is in none of `FORMATS`."""
+def _kind(path: Path) -> tuple[str, str]:
+    """Return a clause about a file that is in none of `FORMATS`, and what to do about it."""
     with path.open("rb") as file:
         start = file.read(32)
     if not start:
-        return "it is damaged: the file is empty"
+        return "it is damaged: the file is empty", _RESTORE
+    if start.startswith(_OWN_SIGNATURES):
+        return "it is damaged", _RESTORE
+    kind, remedy = "", _RESTORE
     if start[4:8] == b"ftyp":
-        seems = {b"hei": "HEIC", b"hev": "HEIC", b"mif": "HEIC", b"avi": "AVIF"}.get(start[8:11], "a video")
-    else:
-        seems = next((kind for signature, kind in _SIGNATURES if start.lstrip().startswith(signature)), "")
-    if seems == "damaged":
-        return "it is damaged"
-    return f"it is not one of {', '.join(FORMATS)}" + (f", but {seems}" if seems else "")
+        image = _BRANDS.get(start[8:11])
+        kind, remedy = (image, _CONVERT) if image else ("a video", "Save a frame of it as JPEG or PNG")
+    for signature, name, what in _SIGNATURES:
+        if not kind and start.lstrip().startswith(signature):
+            kind, remedy = name, what
+    return f"it is not one of {', '.join(FORMATS)}" + (f", but {kind}" if kind else ""), remedy

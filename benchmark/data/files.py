@@ -31,6 +31,8 @@ NOT_READ = "image in a format that is not read"
 """Reasons for which files are skipped because of their endings."""
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"})
 """Lower-case names of files and folders that operating systems create."""
+_WORKBOOKS = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
+"""First bytes of the files of spreadsheet programs, the first of which are zip archives."""
 _ENDING = re.compile(r"\.[a-z0-9_-]{1,12}")
 
 
@@ -153,6 +155,8 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UserError(f"{path} is text in UTF-16: save it as UTF-8") from error
+        if content.startswith(_WORKBOOKS):
+            raise UserError(f"{path} is a workbook or an archive, not text: export it as text in UTF-8") from error
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path} is not text in UTF-8, in line {line}: save it as UTF-8") from error
     except OSError as error:

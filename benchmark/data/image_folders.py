@@ -19,7 +19,7 @@ from benchmark.data.own_images import (
 from benchmark.data.samples import Defect, Skipped, Suspicious
 
 _TABLE = "list the images in a CSV file with the columns path, identity and camera"
-_CAMERA_NAME = re.compile(r"(c|cam|camera|kamera|cctv|view)[ _-]?\d+")
+_CAMERA_NAME = re.compile(r"(c|cam|camera|kamera|cctv|view)[ _-]?\d+|(cam|camera|kamera|cctv)([ _-]\w+|[a-z])")
 """Name of a folder that seems to hold the images of a camera."""
 _CAMERA_IN_NAME = re.compile(r"(?:^|[_.-])c(?:am(?:era)?)?[_-]?(\d+)(?!\d)")
 """Part of a file's name that seems to name a camera, as in 0001_c1s1_000151_01.jpg."""
@@ -142,7 +142,12 @@ def _doubtful_depth(root: Path, places: _Places, splits: Mapping[str, str]) -> I
         return
     names_inside = Counter(name for names in inner.values() for name in names)
     place = example.relative_to(root)
-    if all(_CAMERA_NAME.fullmatch(name.casefold()) for name in names_inside):
+    if inner_splits := sorted(name for name in names_inside if name.casefold() in SPLIT_NAMES):
+        yield Defect(
+            f"{root}: the folders in identities are named like splits ({listed(inner_splits)}), such as {place}: give "
+            f"the folder that holds the splits as path, or {_TABLE}"
+        )
+    elif all(_CAMERA_NAME.fullmatch(name.casefold()) for name in names_inside):
         yield Suspicious(
             f"{root}: the folders in identities look like cameras, such as {place}. They are not read, and the camera "
             f"rule is off: {_TABLE}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from benchmark.data.files import OTHER_IMAGE_SUFFIXES, read_text
+from benchmark.data.files import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, read_text
 from benchmark.data.own_images import (
     SPLIT_NAMES,
     OwnImage,
@@ -17,6 +17,7 @@ from benchmark.data.own_images import (
     SameFiles,
     likely_split,
     listed,
+    plain,
     split_question,
     suspicious_names,
 )
@@ -37,6 +38,8 @@ _SYNONYMS = {
 """Column -> other names for it, without spaces and underscores, the most likely first."""
 _SIMILAR = 0.75
 """Similarity from which a name is taken for a misspelled one."""
+_FLAGS = frozenset({"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n"})
+"""Values of a column that states for each image whether it is in one split."""
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
@@ -50,10 +53,19 @@ def read_table(source: Path) -> OwnImages:
             for a missing one.
     """
     reader = csv.reader(io.StringIO(read_text(source), newline=""), strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    start = 1
     try:
-        rows = [(reader.line_num, row) for row in reader if row]
+        for row in reader:
+            if row:
+                rows.append((reader.line_num, row))
+            start = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{source} is not a CSV file: line {reader.line_num}: {error}") from error
+        length = f" or it is longer than {csv.field_size_limit():,} characters," if "limit" in str(error) else ""
+        raise UserError(
+            f"{source} is not a CSV file: in line {start},{length} a value has a quotation mark that does not end it: "
+            "enclose whole values in double quotes, and write a double quote in them twice"
+        ) from error
     if not rows:
         raise UserError(f"{source} is empty: the first line must name the columns {', '.join(COLUMNS)}")
     (_, header), *rows = rows
@@ -67,6 +79,9 @@ def read_table(source: Path) -> OwnImages:
             findings.append(finding)
     for column in ("identity", "camera"):
         findings += suspicious_names(column, (getattr(image, column) for image in images))
+    if others := [image.path for image in images if image.path.suffix.lower() not in {"", *IMAGE_SUFFIXES}]:
+        files = "1 file does" if len(others) == 1 else f"{len(others):,} files do"
+        findings.append(Suspicious(f"{source}: {files} not have the ending of an image, such as {others[0].name}"))
     names = [
         column if header[place] == column else f"{column} (written {header[place]!r})"
         for column, place in places.items()
@@ -88,7 +103,7 @@ def read_table(source: Path) -> OwnImages:
 
 def _columns(source: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, int]:
     """Return column -> place in a row."""
-    names = [name.strip(" \t\r\n\ufeff").casefold() for name in header]
+    names = [plain(name) for name in header]
     for column in COLUMNS:
         if names.count(column) > 1:
             raise UserError(f"{source} has {names.count(column)} columns {column!r}: keep one, and rename the others")
@@ -116,11 +131,13 @@ def _likely(column: str, unused: dict[int, str], rows: Sequence[Sequence[str]]) 
         if word in letters.values():
             return next(place for place, name in letters.items() if name == word)
     for place, name in letters.items():
-        if SequenceMatcher(None, name, column).ratio() >= _SIMILAR or (column == "camera" and name.startswith("cam")):
+        begins = column == "camera" and name.startswith(("cam", "kamera"))
+        if begins or SequenceMatcher(None, name, column).ratio() >= _SIMILAR:
             return place
         if column == "split":
             values = {cell for row in rows if (cell := _cell(row, place))}
-            if values and all(map(likely_split, values)):
+            flags = likely_split(unused[place]) and _FLAGS.issuperset(map(str.casefold, values))
+            if values and (flags or all(map(likely_split, values))):
                 return place
     return None
 
@@ -153,7 +170,7 @@ def _findings(
         elif split and split.casefold() not in SPLIT_NAMES:
             yield Defect(f"{where}: unknown split {split!r}{split_question(split)}")
         elif (file := folder.find(path)) is None:
-            yield Defect(f"{where}: {source.parent / path} does not exist{folder.hint(path)}")
+            yield Defect(f"{where}: {source.parent / path} {folder.problem(path)}")
         elif file.suffix.lower() in OTHER_IMAGE_SUFFIXES:
             yield Defect(f"{where}: {path} is in a format that is not read: convert it to JPEG or PNG")
         else:
@@ -181,9 +198,15 @@ class _Folder:
         candidates = (self.path / text for text in dict.fromkeys((cell, cell.replace("\\", "/"))))
         return next((path for path in candidates if _is_file(path)), None)
 
-    def hint(self, cell: str) -> str:
-        """Return the likely reason why there is no such file, as the end of a message."""
+    def problem(self, cell: str) -> str:
+        """Return why there is no such file, as the end of a message."""
         path = Path(cell.replace("\\", "/"))
+        if os.path.isdir(self.path / path):  # noqa: PTH112 - see `_is_file`
+            return "is a folder: list the images in it"
+        return f"does not exist{self._hint(cell, path)}"
+
+    def _hint(self, cell: str, path: Path) -> str:
+        """Return the likely reason why a file does not exist."""
         if re.match(r"[A-Za-z]:|~|\w+://", cell):
             return ": use a path relative to the table"
         if _is_file(Path(cell)):

@@ -22,8 +22,13 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("galleries", "database", "reference"), "gallery"),
 }
 """Word in the name of a folder or split -> the split that is probably meant."""
-_NO_VALUE = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>", "na", "nat", "undefined", "unknown", "?", "-"})
-"""Lower-case values that usually stand for a missing one."""
+_NO_VALUE = frozenset(
+    {"nan", "none", "null", "n/a", "<na>", "na", "nat", "undefined", "unknown", "?", "-", "-1", "-1.0"}
+    | {"#n/a", "#ref!", "#name?", "#value!", "#null!", "#num!", "#div/0!"}
+)
+"""Lower-case values that usually stand for a missing one: of programs, of spreadsheets, and -1 for junk images."""
+_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
+"""A long number as spreadsheets shorten it."""
 
 
 class OwnImage(NamedTuple):
@@ -106,6 +111,12 @@ def suspicious_names(column: str, names: Iterable[str]) -> Iterator[Suspicious]:
         if name.casefold() in _NO_VALUE:
             images = "1 image has" if count == 1 else f"{count:,} images have"
             yield Suspicious(f"{images} the {column} {name!r}, which looks like a missing value, but counts as a name")
+    rounded = [name for name in counts if _ROUNDED.fullmatch(name)]
+    if rounded:
+        yield Suspicious(
+            f"{len(rounded):,} names of {column} such as {rounded[0]!r} look like long numbers that a spreadsheet has "
+            "rounded, so that different ones may have become equal: export the table with this column as text"
+        )
     similar: defaultdict[str, list[str]] = defaultdict(list)
     for name in sorted(counts):
         similar[_simplified(name)].append(name)
@@ -124,8 +135,14 @@ def listed(names: Sequence[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def plain(text: str) -> str:
+    """Return a text without case, surrounding spaces, invisible characters and variants of characters."""
+    visible = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFKC", visible).casefold().strip()
+
+
 def _simplified(name: str) -> str:
-    """Return a name without case, leading zeros, superfluous spaces, variants of characters and a decimal ".0"."""
-    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """Return a name as `plain`, without leading zeros, superfluous spaces and a decimal ".0"."""
+    text = " ".join(plain(name).split())
     text = re.sub(r"(?<![\d.])0+(?=\d)", "", text)
     return re.sub(r"(?<=^\d)\.0+$|(?<=\d)\.0+$", "", text)

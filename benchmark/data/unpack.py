@@ -18,6 +18,7 @@ from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_path, temporary_folder
 from benchmark.utils.console import Console, notify
 from benchmark.utils.locks import locked
+from benchmark.utils.writable import require_writable
 
 _BLOCK = 2**20
 """Bytes to write at a time."""
@@ -27,6 +28,8 @@ MAX_FILES = 2_000_000
 """Largest number of files in an archive."""
 MAX_EXPANSION = 100
 """Largest size of the unpacked files, relative to the archive, because images hardly compress."""
+_ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".rar", ".7z", ".zst"})
+"""Endings of archives."""
 _ALLOWANCE = 10**8
 """Bytes of unpacked files that any archive may have."""
 
@@ -127,7 +130,7 @@ def _open(path: Path) -> Archive:
             f"{path} is a folder, not an archive: move or link it into the data root, then run `benchmark data check`"
         )
     if not path.is_file():
-        raise UserError(f"archive {path} does not exist")
+        raise UserError(f"archive {path} {'is not a regular file' if path.exists() else 'does not exist'}")
     if zipfile.is_zipfile(path):
         return ZipArchive(path)
     if TarArchive.recognizes(path):
@@ -145,6 +148,9 @@ def _unpack(archive: Archive, target: Path, expected: Sequence[str | tuple[str, 
     size = sum(member.size for member in members)
     console = Console(stderr=True)
     notify(f"{path.name}: {len(members):,} files, {decimal(size)}, to {target}")
+    require_writable(target.parent, "--data-root")
+    if os.path.lexists(target) and not target.is_dir():
+        raise UserError(f"{target} is not a folder: move it away to unpack {path.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if size > free:
@@ -214,6 +220,12 @@ def _require_any(archive: Path, members: Sequence[Member], expected: Sequence[st
     names = [name for paths in expected for name in ([paths] if isinstance(paths, str) else paths)]
     if names and not any(f"/{name}/" in f"/{member.path}/" for member in members for name in names):
         tops = sorted({member.path.parts[0] for member in members})
+        inner = next((member.path for member in members if member.path.suffix.lower() in _ARCHIVES), None)
+        if inner is not None:
+            raise UserError(
+                f"{archive} is not unpacked: it contains none of {', '.join(names)}, but an archive, {inner}: unpack "
+                f"that one from it, and give it instead"
+            )
         raise UserError(
             f"{archive} is not unpacked: it seems to be of another dataset, since it contains {', '.join(tops[:3])}"
             f"{', ...' if len(tops) > 3 else ''}, and none of {', '.join(names)}"

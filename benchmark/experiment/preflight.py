@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -51,9 +52,8 @@ def preflight(recipe: Recipe) -> Preflight:
         torch.manual_seed(recipe.seed)  # for methods that draw random numbers in their constructor
         method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
     teacher, student = meta_networks(recipe)
-    sizes = [
-        _size(key, network, recipe.image_size) for key, network in (("teacher.network", teacher), ("student", student))
-    ]
+    networks = (("teacher.network", recipe.teacher.network, teacher), ("student", recipe.student, student))
+    sizes = [_size(key, settings, network, recipe.image_size) for key, settings, network in networks]
     _check_weights(recipe)
     check_pairing(method, teacher, student, recipe)
     classifier = method.needs.teacher and method.needs.classifier
@@ -79,7 +79,8 @@ def meta_networks(recipe: Recipe) -> tuple[Embedder, Embedder]:
 
 
 def _meta_network(settings: Network) -> Embedder:
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # `_size` refuses such networks
         return Embedder(**settings.model_dump(exclude={"weights"}), identities=2)
 
 
@@ -177,21 +178,39 @@ def _check_feature_maps(
             )
 
 
-def _size(key: str, network: Embedder, image_size: tuple[int, int]) -> Size:
+def _size(key: str, settings: Network, network: Embedder, image_size: tuple[int, int]) -> Size:
     try:
         return cost.count(network, image_size)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
     except Exception as error:  # timm and torch raise many types for sizes that do not fit
-        height, width = network.image_size or image_size
-        backbone, native = network.architecture["backbone"], network.backbone.pretrained_cfg.get("input_size", ())[1:]
-        remedy = "set a larger image_size"
-        if native:
-            size = f"image_size=[{native[0]},{native[1]}]"
-            remedy = f"its own size is {native[0]}x{native[1]}: set {size}, or {key}.{size} to let it resize its images"
-        if "img_size" in inspect.signature(type(network.backbone)).parameters:
-            remedy += f", or {key}.args.img_size=[{height},{width}] to build it for this size"
-        raise UserError(f"{key}: {backbone} does not accept {height}x{width} inputs; {remedy}") from error
+        raise UserError(f"{key}: {_refused_size(key, settings, network, image_size)}") from error
+
+
+def _refused_size(key: str, settings: Network, network: Embedder, image_size: tuple[int, int]) -> str:
+    """Return a message about a network that cannot embed images of a size, with the changes that help."""
+    size = settings.image_size or image_size
+    height, width = size
+    native = network.backbone.pretrained_cfg.get("input_size", ())[1:]
+    if settings.args and native and not _accepts(settings.model_copy(update={"image_size": tuple(native)}), size):
+        args = ", ".join(f"args.{name} = {value!r}" for name, value in settings.args.items())
+        return f"{settings.backbone} does not work with {args}, whatever the image size: correct or remove them"
+    remedy = "set a larger image_size"
+    if native:
+        text = f"image_size=[{native[0]},{native[1]}]"
+        remedy = f"its own size is {native[0]}x{native[1]}: set {text}, or {key}.{text} to let it resize its images"
+    built = settings.model_copy(update={"args": {**settings.args, "img_size": [height, width]}})
+    if "img_size" in inspect.signature(type(network.backbone)).parameters and _accepts(built, size):
+        remedy += f", or {key}.args.img_size=[{height},{width}] to build it for this size"
+    return f"{settings.backbone} does not accept {height}x{width} inputs; {remedy}"
+
+
+def _accepts(settings: Network, image_size: tuple[int, int]) -> bool:
+    try:
+        cost.count(_meta_network(settings), image_size)
+    except Exception:  # timm and torch raise many types
+        return False
+    return True
 
 
 def _check_weights(recipe: Recipe) -> None:

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -63,7 +63,18 @@ def build_backbone(name: str, args: Mapping[str, Any], pretrained: bool = False)
             with torch.device("meta"):
                 known = inspect.signature(type(timm.create_model(name))).parameters
             raise UserError(f"{name} has no argument {unknown[1]!r}{nearest(unknown[1], known)}") from error
-        raise UserError(f"{name} cannot be built with args {dict(args)}: {error}") from error
+        raise UserError(_unusable(name, args)) from error
+
+
+def _unusable(name: str, args: Mapping[str, Any]) -> str:
+    """Return a message about arguments with which a backbone cannot be built: the one that is wrong, or all."""
+    import timm
+
+    for key in args:
+        with suppress(Exception), torch.device("meta"), _bounded(name):
+            timm.create_model(name, num_classes=0, **{other: args[other] for other in args if other != key})
+            return f"{name} cannot be built with args.{key} = {args[key]!r}: correct its type or values, or remove it"
+    return f"{name} cannot be built with args {dict(args)}: correct their types or values, or remove them"
 
 
 def check_name(name: str) -> None:

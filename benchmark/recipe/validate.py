@@ -160,6 +160,8 @@ def _explain(
     for path, problems in invalid.items():
         value = problems[0]["input"]
         shown = "" if isinstance(value, dict) else f", not {_shortened(value)}"
+        if any(problem["type"] == "string_type" for problem in problems):
+            shown += _quoting(value)
         key, place = origin(path)
         yield f"{_dotted(key)} in {place}: {' or '.join(map(_expectation, problems))}{shown}"
 
@@ -170,10 +172,23 @@ def _expectation(problem: Mapping[str, Any]) -> str:
         limits = problem["ctx"]
         few = problem["type"] == "too_short"
         return f"should have at {'least' if few else 'most'} {limits['min_length' if few else 'max_length']} entries"
+    if problem["type"] == "bool_type":
+        return "should be true or false"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"should be text that matches {problem['ctx']['pattern']}"
     message: str = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
     for term, plain in (("an object", "a mapping"), ("valid dictionary", "mapping"), ("valid array", "list")):
         message = message.replace(f"be {term}", f"be {plain}").replace(f"be a {term}", f"be a {plain}")
     return message
+
+
+def _quoting(value: Any) -> str:
+    """Return how to write text that YAML reads as something else, as the end of a message."""
+    if value is None:
+        return " (an empty value; text that begins with # needs quotes in addition to the shell's)"
+    if isinstance(value, bool | int | float):
+        return f"""; quote it for YAML, in addition to the shell's quotes: '"{json.dumps(value)}"'"""
+    return ""
 
 
 def _shortened(value: Any) -> str:

@@ -51,7 +51,10 @@ class Embeddings:
             labels = _tensor(name, values)
             integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
             if labels.shape != vectors.shape[:1] or not integers:
-                raise ValueError(f"{name} must be ({len(self)},) integers, one per vector, not {_describe(labels)}")
+                remedy = "" if integers or labels.shape != vectors.shape[:1] else ": convert them to integers"
+                raise ValueError(
+                    f"{name} must be ({len(self)},) integers, one per vector, not {_describe(labels)}{remedy}"
+                )
             if labels.device != vectors.device:
                 raise ValueError(f"{name} are on {labels.device}, but the vectors are on {vectors.device}")
             object.__setattr__(self, name, labels.long().contiguous())
@@ -119,6 +122,8 @@ def _numbers(name: str, values: Any) -> np.ndarray:
         array = np.asanyarray(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be converted to an array: all rows must have the same length") from error
+    if array.dtype.kind in "mM":
+        raise ValueError(f"{name} are {array.dtype}, which is a time: convert them to numbers")
     if array.dtype.hasobject and all(isinstance(value, int | float | np.number) for value in array.flat):
         array = np.array(array.tolist())  # pandas stores columns of integers that had gaps as objects
     if array.dtype.kind in "biufc":

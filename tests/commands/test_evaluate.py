@@ -215,6 +215,12 @@ class TestEmbeddings:
             ({"query_ids": np.array([1, None] * 10)}, ["market1501"], "query_ids has Python objects, not numbers"),
             ({"query_ids": np.array(["0001"] * 20)}, ["market1501"], "have the value '0001', which is not a number"),
             ({"query_ids": np.zeros(3)}, ["market1501"], "some.npz: query: identities must be"),
+            ({"query_ids": np.zeros(20)}, ["market1501"], "not (20,) float64: convert them to integers"),
+            (
+                {"query": None, "Query": np.ones((20, 8))},
+                ["market1501"],
+                "missing array 'query'; did you mean 'Query'?",
+            ),
             ({"query": np.ones((20, 7))}, ["market1501"], "differ in size: 7 and 8"),
             ({}, [], "--embeddings needs --protocol DATASET"),
             ({}, ["market1510"], "did you mean 'market1501'"),
@@ -244,7 +250,32 @@ class TestEmbeddings:
         np.savez(embeddings, **arrays)
         code, out, err = evaluate("--embeddings", embeddings, "--protocol", "market1501")
         assert code == 0 and "mAP" in out
-        assert "arrays that are not used: names" in " ".join(err.split())
+        assert "arrays that the protocol does not use: names" in " ".join(err.split())
+
+    def test_labels_that_the_protocol_does_not_use(self, evaluate, embeddings):
+        arrays = {name: array for name, array in np.load(embeddings).items() if name.startswith("query")}
+        np.savez(embeddings, **arrays)
+        code, _, err = evaluate("--embeddings", embeddings, "--protocol", "cub200")
+        assert code == 0 and "arrays that the protocol does not use: query_cams" in " ".join(err.split())
+
+    def test_protocol_that_depends_on_images(self, evaluate, embeddings, tmp_path):
+        """Without the images, it would not be known whether there are cameras."""
+        settings = ["--set", f"dataset.path={tmp_path / 'none'}"]
+        code, _, err = evaluate("--embeddings", embeddings, "--protocol", "folder", *settings)
+        assert code == 2 and "dataset.path" in err and "does not exist" in err
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    def test_array_that_occurs_twice(self, evaluate, embeddings):
+        with zipfile.ZipFile(embeddings, "a") as archive:
+            archive.writestr("query_ids.npy", archive.read("query_ids.npy"))
+        code, _, err = evaluate("--embeddings", embeddings, "--protocol", "market1501")
+        assert code == 2 and "has the array 'query_ids' twice" in err
+
+    def test_what_is_no_regular_file(self, evaluate, tmp_path):
+        os.mkfifo(tmp_path / "pipe.npz")
+        for path, kind in ((tmp_path / "pipe.npz", "not a regular file"), (tmp_path, "a folder")):
+            code, _, err = evaluate("--embeddings", path, "--protocol", "market1501")
+            assert code == 2 and f"{path.name} is {kind}" in err
 
     def test_array_that_is_shorter_than_it_says(self, evaluate, embeddings):
         """No memory is allocated for the 8 TB that the header promises."""

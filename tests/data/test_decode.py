@@ -16,6 +16,7 @@ from benchmark.data.decode import BrokenImage, decode
 
 RGB = (200, 120, 30)
 RESTORE = "Restore it from the archive"
+CONVERT = "Convert it to JPEG or PNG"
 COLORED = np.full((64, 48, 3), RGB, np.uint8)
 
 
@@ -140,25 +141,29 @@ def test_damaged_metadata_are_ignored(tmp_path, content, upright):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"),
+    ("content", "kind", "remedy"),
     [
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is not one of .*, but PostScript"),
-        (b"\0\0\0\x18ftypheic", "but HEIC"),
-        (b"\0\0\0\x1cftypavif", "but AVIF"),
-        (b"<!DOCTYPE html>", "but text such as HTML"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"", "the file is empty"),
-        (b"\x89PNG\r\n\x1a\n", "it is damaged"),
-        (b"\0" * 100, "it is not one of JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is not one of .*, but PostScript", CONVERT),
+        (b"\0\0\0\x18ftypheic", "but HEIC", CONVERT),
+        (b"\0\0\0\x1cftypavif", "but AVIF", CONVERT),
+        (b"\0\0\0\x18ftypisom", "but a video", "Save a frame of it as JPEG or PNG"),
+        (b"<!DOCTYPE html>", "but text such as HTML", "Download it again"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "but SVG", CONVERT),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer", "Run `git lfs pull` in its repository"),
+        (b"\x1f\x8b\x08", "but a gzip archive", "Unpack it"),
+        (b"", "the file is empty", RESTORE),
+        (b"\x89PNG\r\n\x1a\n", "it is damaged", RESTORE),
+        (b"\0" * 100, "it is not one of JPEG", RESTORE),
+        (b'{"error": "rate limit"}', "it is not one of JPEG", RESTORE),
     ],
 )
-def test_kind_of_other_files(tmp_path, content, kind, monkeypatch):
+def test_kind_of_other_files(tmp_path, content, kind, remedy, monkeypatch):
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(BrokenImage, match=rf"a\.jpg cannot be read: .*{kind}") as raised:
         decode(tmp_path / "a.jpg")
-    assert raised.value.remedy == ("Convert it to JPEG or PNG" if "not one of" in str(raised.value) else RESTORE)
+    assert raised.value.remedy == remedy
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])

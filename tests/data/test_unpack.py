@@ -443,6 +443,33 @@ def test_rejects_other_files(tmp_path, root, content):
         unpack(tmp_path / "a.rar", root / "veri776")
 
 
+@pytest.mark.parametrize("name", ["VeRi.zip", "data/veri.tar.gz", "veri.7z"])
+def test_archive_in_an_archive(tmp_path, root, name):
+    path = zip_file(tmp_path / "a.zip", {name: b"", "readme.txt": b""})
+    with pytest.raises(UserError, match=f"none of image_train, but an archive, {name}: unpack that one from it"):
+        unpack(path, root / "veri776", ("image_train",))
+
+
+@pytest.mark.parametrize("place", ["root", "target", "link"])
+def test_target_that_is_not_a_folder(archive, root, place):
+    target = root / "veri776"
+    if place == "root":
+        root.rmdir()
+        root.write_bytes(b"")
+        message = "Not a directory; choose another --data-root"
+    else:
+        target.symlink_to("nowhere") if place == "link" else target.write_bytes(b"")
+        message = "veri776 is not a folder: move it away to unpack official"
+    with pytest.raises(UserError, match=message):
+        unpack(archive(), target)
+
+
+def test_pipe_is_not_opened(tmp_path, root):
+    os.mkfifo(tmp_path / "a.zip")
+    with pytest.raises(UserError, match=r"archive .*a\.zip is not a regular file"):
+        unpack(tmp_path / "a.zip", root / "veri776")
+
+
 def test_missing_archive(tmp_path, root):
     with pytest.raises(UserError, match=r"archive .*none\.zip does not exist"):
         unpack(tmp_path / "none.zip", root / "veri776")

@@ -141,10 +141,17 @@ def test_missing_column(table):
         ("semicolons.csv", "path;identity\n1.jpg;7\n", "seems to use semicolons: separate the columns by commas"),
         ("tabs.csv", "path\tidentity\n1.jpg\t7\n", "seems to use tabs: separate the columns by commas"),
         ("utf16.csv", "ÿþp\0", "is text in UTF-16: save it as UTF-8"),
-        ("quotes.csv", 'path,identity\n"1.jpg,7\n2.jpg,8\n', "line 3: unexpected end of data"),
+        (
+            "quotes.csv",
+            'path,identity\n"1.jpg,7\n2.jpg,8\n',
+            "in line 2, a value has a quotation mark that does not end it: enclose",
+        ),
         ("headless.csv", "1.jpg,7\n2.jpg,8\n", "The first line must name the columns path, identity"),
         ("table.txt", "path,identity\n1.jpg,7\n", "is neither a folder nor a table: the name of a table ends in .csv"),
         ("latin.csv", "path,identity\n1.jpg,Zoë\n", "is not text in UTF-8"),
+        ("quote.csv", 'path,identity\n1.jpg,"a"b\n2.jpg,8\n', "in line 2, a value has a quotation mark"),
+        ("excel.csv", "PK\3\4\x99", "is a workbook or an archive, not text: export it as text in UTF-8"),
+        ("old.csv", "\xd0\xcf\x11\xe0\xa1", "is a workbook or an archive, not text"),
     ],
 )
 def test_rejects_other_files(tmp_path, name, content, message):
@@ -255,7 +262,12 @@ class TestColumns:
 
     @pytest.mark.parametrize(
         "header",
-        ["Path,IDENTITY,Camera,Split", "path, identity,camera ,split\t", "\ufeffpath,identity,camera,split"],
+        [
+            "Path,IDENTITY,Camera,Split",
+            "path, identity,camera ,split\t",
+            "\ufeffpath,identity,camera,split",
+            "path,identity,\xa0camera\u200b,\uff53plit",
+        ],
     )
     def test_case_and_spaces_do_not_matter(self, table, header):
         dataset = table(*COMPLETE, header=header)
@@ -273,6 +285,7 @@ class TestColumns:
             ("cam", "split", "a column 'cam'; did you mean 'camera'"),
             ("Camera ID", "split", "a column 'Camera ID'; did you mean 'camera'"),
             ("camrea", "split", "a column 'camrea'; did you mean 'camera'"),
+            ("Kamera-Nr", "split", "a column 'Kamera-Nr'; did you mean 'camera'"),
             ("camera", "subset", "has no column 'split', but a column 'subset'; did you mean 'split'"),
             ("camera", "splits", "a column 'splits'; did you mean 'split'"),
             ("camera", "purpose", "a column 'purpose'; did you mean 'split'"),
@@ -298,6 +311,15 @@ class TestColumns:
         with pytest.raises(UserError) as raised:
             table("1.jpg,7,8,9", header=header)
         assert message in str(raised.value)
+
+    @pytest.mark.parametrize("values", ["1000", ["True", "False", "False", "False"], ["yes", "no", "no", ""]])
+    @pytest.mark.parametrize("name", ["is_train", "Train", "in test set"])
+    def test_flag_of_a_split(self, table, name, values):
+        rows = [f"{row.rpartition(',')[0]},{value}" for row, value in zip(COMPLETE, values, strict=True)]
+        with pytest.raises(UserError, match=f"a column '{name}'; did you mean 'split'"):
+            table(*rows, header=f"path,identity,camera,{name}")
+        rows = [f"{row.rpartition(',')[0]},0.5" for row in COMPLETE]
+        assert table(*rows, header=f"path,identity,camera,{name}").reading().ignored  # as of a score
 
     def test_other_columns_are_reported_as_ignored(self, table):
         dataset = table("1.jpg,7,sun,", "2.jpg,7,,x", "3.jpg,8,,", "4.jpg,8,rain,", header="path,identity,weather,")
@@ -331,7 +353,18 @@ class TestPaths:
         assert report.ok
         assert any("it counts as two images" in warning for warning in report.warnings)
 
-    @pytest.mark.parametrize("path", ["\0", "x" * 300 + ".jpg", "~/1.jpg", "http://host/1.jpg", "a"])
+    def test_folder_in_place_of_a_file(self, table):
+        defects = check(table(*COMPLETE, "a,dee,door,train", missing=["a"])).defects
+        assert defects[0].endswith("/a is a folder: list the images in it")
+
+    def test_file_with_another_ending(self, table, tmp_path):
+        for name in ("5.csv", "6.jpg~", "7"):
+            shutil.copy(table(*COMPLETE).query[0].path, tmp_path / name)
+        rows = [f"{name},cy,door,gallery" for name in ("5.csv", "6.jpg~", "7")]
+        warnings = check(table(*COMPLETE, *rows, missing=["5.csv", "6.jpg~", "7"])).warnings
+        assert any("2 files do not have the ending of an image, such as 5.csv" in warning for warning in warnings)
+
+    @pytest.mark.parametrize("path", ["\0", "x" * 300 + ".jpg", "~/1.jpg", "http://host/1.jpg", "b/../a/7.jpg"])
     def test_path_that_is_no_file(self, table, path):
         assert "does not exist" in check(table(*COMPLETE, f"{path},dee,door,train", missing=[path])).defects[0]
 
@@ -345,6 +378,7 @@ class TestPaths:
         ("Ada", "ada", True),
         ("Zo\u00eb", "Zoe\u0308", True),
         ("cam1", "cam01", True),
+        ("1", "1\u200b", True),
         ("1", "10", False),
         ("100", "10", False),
         ("1.5", "1.05", False),
@@ -361,6 +395,18 @@ def test_values_that_stand_for_missing_ones(table):
     warnings = check(table(*COMPLETE, "c/5.jpg,nan,door,train", "c/6.jpg,dee,N/A,train")).warnings
     assert any(warning.startswith("1 image has the identity 'nan', which looks like a missing") for warning in warnings)
     assert any(warning.startswith("1 image has the camera 'N/A', which looks like a missing") for warning in warnings)
+
+
+@pytest.mark.parametrize("name", ["-1", "-1.0", "#NAME?", "<NA>"])
+def test_junk_of_other_programs_counts_as_a_name(table, name):
+    warnings = check(table(*COMPLETE, f"c/5.jpg,{name},door,train")).warnings
+    assert any(f"the identity {name!r}, which looks like a missing value" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("name", ["2.02312E+13", "1E+15", "2,02312E+13"])
+def test_numbers_that_a_spreadsheet_has_rounded(table, name):
+    warnings = check(table(*COMPLETE, f'c/5.jpg,"{name}",door,train')).warnings
+    assert any(f"such as {name!r} look like long numbers that a spreadsheet has rounded" in text for text in warnings)
 
 
 class TestLayouts:
@@ -404,6 +450,9 @@ class TestLayouts:
             (("train", "Train", "test"), "Train and train are the same split"),
             (("cam1", "cam2"), "the folders cam1, cam2 look like cameras, but would count as identities"),
             (("train/camera_1", "test/camera_2"), "the folders camera_1, camera_2 look like cameras"),
+            (("cam_a", "camB"), "the folders camB, cam_a look like cameras"),
+            (("site1/train", "site2/test"), "the folders in identities are named like splits (test, train)"),
+            (("part1/Train", "part2/train"), "the folders in identities are named like splits (Train, train)"),
         ],
     )
     def test_near_misses_are_refused(self, layout, names, message):
@@ -480,6 +529,8 @@ class TestLayouts:
         assert "train: 1 file: not a regular file" in layout().reading().ignored
         with pytest.raises(UserError, match=r"table\.csv is not a regular file"):
             Folder(tmp_path, path=str(tmp_path / "own" / "table.csv"))
+        with pytest.raises(UserError, match=r"5\.jpg is neither a folder nor a table"):
+            Folder(tmp_path, path=str(tmp_path / "own" / "bob" / "5.jpg"))
 
     def test_linked_image_of_two_identities(self, layout, tmp_path):
         dataset = layout("ada/1.jpg", "ada/2.jpg", "bob/3.jpg", "cy/4.jpg", "cy/5.jpg")
@@ -504,6 +555,11 @@ class TestLayouts:
         notes = check(layout()).notes
         assert "1 image has transparent pixels or an alpha channel; the background is white" in notes
         assert "1 image has several frames or pages, of which the first is used" in notes
+
+    def test_images_of_16_bits_are_counted(self, layout, tmp_path):
+        layout("ada/1.jpg", "ada/2.jpg", "bob/3.jpg")
+        Image.new("I;16", (8, 8)).save(tmp_path / "own" / "bob" / "4.png")
+        assert "1 image has 16 bits per channel, of which the upper 8 are used" in check(layout()).notes
 
 
 @pytest.mark.parametrize("protocol", ["query", "test"])
@@ -559,7 +615,9 @@ def test_hostile_file_names_stay_on_their_line(table, tmp_path, command_line):
 
 def test_malformed_csv(tmp_path):
     (tmp_path / "mine.csv").write_text("path,identity\n" + "x" * 200_000 + ",7\n")
-    with pytest.raises(UserError, match=r"mine\.csv is not a CSV file: line 2: field larger than field limit"):
+    with pytest.raises(
+        UserError, match=r"is not a CSV file: in line 2, or it is longer than 131,072 characters, a value"
+    ):
         Folder(tmp_path, path=str(tmp_path / "mine.csv"))
 
 
@@ -600,5 +658,7 @@ def test_dataset_name_is_a_label():
     assert (recipe.dataset.name, recipe.dataset.arguments["label"]) == ("folder", "birds")
     with pytest.raises(UserError, match="unknown dataset 'birds'"):
         compose("none", "glyphs", settings=["dataset.name=birds"])
-    with pytest.raises(UserError, match=r"dataset\.label"):
+    with pytest.raises(
+        UserError, match=r"dataset\.label in .*: must be at most 48 letters, digits and _\.\+-, the first"
+    ):
         compose("none", "folder", settings=["dataset.name=../birds"])

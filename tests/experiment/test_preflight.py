@@ -209,6 +209,22 @@ def test_image_size_that_a_network_does_not_accept():
             ["student.backbone=seresnet33ts", "student.stem=imagenet", "student.last_stride=1"],
             "use last_stride: 2. seresnet33ts can be used with --set student.last_stride=2",
         ),
+        (
+            ["student.backbone=resnet14t", "student.args={channels: [8]}"],
+            "student: resnet14t does not work with args.channels = [8], whatever the image size: correct or remove",
+        ),
+        (
+            ["student.backbone=resnet14t", "student.args={channels: [0, 0, 0, 0]}"],
+            "student: resnet14t does not work with args.channels = [0, 0, 0, 0], whatever the image size",
+        ),
+        (
+            ["student.backbone=resnet14t", "student.args={stem_width: 8, channels: [-8, 8, 8, 8]}"],
+            "student: resnet14t cannot be built with args.channels = [-8, 8, 8, 8]: correct its type or values",
+        ),
+        (
+            ["student.backbone=resnet14t", "student.args={act_layer: none, stem_width: wide}"],
+            "student: resnet14t cannot be built with args {'act_layer': 'none', 'stem_width': 'wide'}: correct their",
+        ),
     ],
 )
 def test_how_another_family_can_be_used(settings, message):

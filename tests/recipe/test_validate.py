@@ -59,7 +59,7 @@ def test_unknown_key_of_a_dataclass(mistakes):
         ("seed=1.0", "seed in --set: should be a valid integer, not 1.0"),
         ("seed='1'", "seed in --set: should be a valid integer, not '1'"),
         ("seed=-1", "seed in --set: should be greater than or equal to 0, not -1"),
-        ("train.optimizer.nesterov=1", "train.optimizer.nesterov in --set: should be a valid boolean, not 1"),
+        ("train.optimizer.nesterov=1", "train.optimizer.nesterov in --set: should be true or false, not 1"),
         ("train.optimizer.type=sgdd", "train.optimizer.type in --set: should be 'sgd' or 'adamw', not 'sgdd'"),
         ("train.optimizer.lr=.inf", "train.optimizer.lr in --set: should be a finite number, not inf"),
         ("image_size=32", "image_size in --set: should be a list, not 32"),
@@ -74,8 +74,17 @@ def test_unknown_key_of_a_dataclass(mistakes):
         ("method.weight=0", "method.weight in --set: should be greater than 0, not 0"),
         ("method.shots=0", "method.shots in --set: should be greater than or equal to 1, not 0"),
         ("method.rate=fast", "method.rate in --set: should be a valid number or should be 'auto', not 'fast'"),
-        ("method.stages=[1]", "method.stages.0 in --set: should be a valid string, not 1"),
-        ("method.flag=no", "method.flag in --set: should be a valid boolean, not 'no'"),
+        (
+            "method.stages=[1]",
+            "method.stages.0 in --set: should be a valid string, not 1; quote it for YAML, in addition to the shell's "
+            "quotes: '\"1\"'",
+        ),
+        (
+            "student.backbone=",
+            "student.backbone in --set: should be a valid string, not None (an empty value; text that begins with # "
+            "needs quotes in addition to the shell's)",
+        ),
+        ("method.flag=no", "method.flag in --set: should be true or false, not 'no'"),
         ("dataset.gain=true", "dataset.gain in --set: should be a valid number, not True"),
     ],
 )

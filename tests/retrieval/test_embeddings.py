@@ -56,7 +56,8 @@ def test_rejects_other_labels(labels: torch.Tensor):
         ([[1], [2, 3], [4], [5]], "cannot be converted to an array: all rows must have the same length"),
         ([2**70, 1, 2, 3], "have values that do not fit into 64 bits with a sign"),
         (np.array([2**63, 1, 2, 3], np.uint64), "have values that do not fit into 64 bits with a sign"),
-        (np.array([1, 2, 3, 4], "datetime64[s]"), "have the value .*, which is not a number"),
+        (np.array([1, 2, 3, 4], "datetime64[s]"), r"are datetime64\[s\], which is a time: convert them to numbers"),
+        (np.array([1, 2, 3, 4], "timedelta64[s]"), r"are timedelta64\[s\], which is a time"),
     ],
 )
 def test_labels_that_are_not_integers(labels, message: str):
