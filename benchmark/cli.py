@@ -5,6 +5,7 @@ Each command imports its modules when it runs, which keeps help and shell comple
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,13 @@ def _load_plugins(context: typer.Context, paths: list[Path]) -> list[Path]:
         for path in paths:
             load_plugin(path)
     return paths
+
+
+def _require_folder(path: Path) -> Path:
+    # Also a link to nothing exists: no folder can be created in its place.
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"--data-root {path}: not a folder: give another --data-root, or set BENCHMARK_DATA")
+    return path
 
 
 @app.callback()
@@ -101,6 +109,7 @@ DataRoot = Annotated[
     Path,
     typer.Option(
         default_factory=default_data_root,
+        callback=_require_folder,
         show_default="$BENCHMARK_DATA, or ~/.cache/benchmark",
         help="Folder of all datasets.",
     ),

@@ -1,6 +1,7 @@
 """The runs of a comparison, and the tables of their results and recipes."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def open_runs(folders: Sequence[Path]) -> dict[str, ComparedRun]:
         raise UserError(f"a comparison needs at least two runs, not {len(folders)}: add the folder of another run")
     seen: dict[Path, Path] = {}
     for folder in folders:
-        earlier = seen.setdefault(folder.resolve(), folder)
+        earlier = seen.setdefault(Path(os.path.realpath(folder)), folder)  # unlike `resolve`, it accepts loops
         if earlier is not folder:
             raise UserError(f"{folder}: the same run as {earlier}; pass each folder once")
     runs = [ComparedRun.read(folder) for folder in folders]

@@ -55,6 +55,7 @@ def preflight(recipe: Recipe) -> Preflight:
     networks = (("teacher.network", recipe.teacher.network, teacher), ("student", recipe.student, student))
     sizes = [_size(key, settings, network, recipe.image_size) for key, settings, network in networks]
     _check_weights(recipe)
+    _check_padding(recipe)
     check_pairing(method, teacher, student, recipe)
     classifier = method.needs.teacher and method.needs.classifier
     check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint, classifier)
@@ -226,6 +227,20 @@ def _check_weights(recipe: Recipe) -> None:
         raise UserError("teacher.network.weights: a teacher cannot start from itself; 'teacher' is for the student")
     if checkpoint is not None and not user_path(checkpoint).exists():
         raise UserError(f"teacher.checkpoint: {checkpoint} does not exist; give a run's folder or a file of weights")
+
+
+def _check_padding(recipe: Recipe) -> None:
+    """Check that images are padded by no more than makes sense, or than a reflection has pixels for."""
+    height, width = recipe.image_size
+    for key, train in (("train", recipe.train), ("teacher.train", recipe.teacher.train)):
+        reflects = train.augment.pad_mode == "reflect"
+        most = min(height, width) - 1 if reflects else 4 * max(height, width)
+        if train.augment.pad > most:
+            mode = f" with pad_mode: {train.augment.pad_mode}" if reflects else ""
+            raise UserError(
+                f"{key}.augment.pad: {train.augment.pad} pixels are too many for {height}x{width} images; set it to "
+                f"{most} or fewer{mode}"
+            )
 
 
 def _check_runtime(runtime: Runtime) -> None:

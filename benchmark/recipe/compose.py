@@ -103,8 +103,7 @@ def student_only(config: Path | Mapping[str, Any] | None, settings: Sequence[str
     layers = _read_layers(None, None, config, settings, None)
     # A recipe saved by a run has all settings of both.
     user = layers.settings if "version" in layers.config else merge(layers.config, layers.settings)
-    teacher = user.get("teacher")
-    teacher = teacher if isinstance(teacher, Mapping) else {}
+    teacher = user.get("teacher", {})
     train = dict(_leaves(user.get("train"), ("train",)))
     given = dict(_leaves(teacher.get("train"), ("train",)))
     keys = [".".join(path) for path in train if path not in given]
@@ -183,6 +182,7 @@ def _read_layers(
     cleared: dict[str, Any] = {}
     for setting in settings:
         change = _expand_names(parse_setting(setting))
+        _require_sections(change, "--set")
         if change in _EMPTY_ARGS:
             cleared = merge(cleared, change)
             changes = _merge_layer(changes, change)
@@ -190,9 +190,25 @@ def _read_layers(
             changes = merge(changes, change)
     name = str(config) if isinstance(config, Path) else "config"
     content = _expand_names(content)
+    _require_sections(content, name)
     if dataset:
         content, changes = (_label_own_data(layer, dataset) for layer in (content, changes))
     return _Layers(content, name, names, cleared, changes)
+
+
+def _require_sections(layer: Mapping[str, Any], place: str, path: tuple[str, ...] = ()) -> None:
+    """Check that sections are mappings: anything else would be lost when another layer is merged over it.
+
+    Raises:
+        UserError: One is not.
+    """
+    for key, value in layer.items():
+        keys = (*path, key)
+        if not is_section(keys):
+            continue
+        if not isinstance(value, Mapping):
+            raise UserError(f"{'.'.join(keys)} in {place}: should be a mapping, not {value!r:.200}")
+        _require_sections(value, place, keys)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Network(Section):
     scale: float = Field(16.0, gt=0)
     image_size: tuple[Side, Side] | None = None
     """(height, width) in pixels to which the network resizes its input; None for no resizing."""
-    weights: str = "imagenet"
+    weights: str = Field("imagenet", min_length=1)
     """Initial weights: `imagenet` (timm's pretrained weights), `random`, `teacher`, or a file."""
 
     def title(self, compressed: bool = False) -> str:
@@ -139,7 +139,7 @@ class Teacher(Section):
     network: Network = Network(backbone="resnet101")
     train: Train = Train()
     seed: Seed = 0
-    checkpoint: str | None = None
+    checkpoint: str | None = Field(None, min_length=1)
     """Folder of a finished run, or a file with the weights of the complete network."""
 
 
@@ -189,7 +189,7 @@ class Runtime(Section):
     """A torch.compile backend, such as `inductor`."""
     workers: int | None = Field(None, ge=0, le=1024)
     """Number of worker processes that load images; None for a number that suits the machine."""
-    cache: str | None = None
+    cache: str | None = Field(None, min_length=1)
     """Folder in which decoded and resized images are kept for later runs."""
     skip_broken: bool = False
     """Skip and count images that cannot be decoded, instead of stopping."""

@@ -18,6 +18,8 @@ from benchmark.registry import DATASETS, METHODS, PluginRegistry
 Model = TypeVar("Model", bound=BaseModel)
 Keys = tuple[Any, ...]
 """The keys that lead to a value of nested mappings and lists."""
+MAX_NUMBER = 1e12
+"""Largest absolute value of a number: the squares and products of larger ones overflow in float32."""
 MAX_SHOWN = 200
 """Maximum number of characters of a value in a message."""
 _OTHER_TERMS = {
@@ -52,11 +54,13 @@ def validate(content: Mapping[str, Any], origin: Origin) -> Recipe:
         model = _argument_model(registry, section["name"])
         try:
             checked = _parse(model, arguments).model_dump(mode="json")
+            problems += _extremes(checked, (registry.name,), origin)
             components[registry.name] = Component(name=section["name"], **checked)
         except ValidationError as error:
             problems += _explain(error, (registry.name,), model, content, origin)
     try:
         recipe = _parse(Recipe, content)
+        problems += _extremes(recipe.model_dump(exclude=set(components)), (), origin)
     except ValidationError as error:
         problems += _explain(error, (), Recipe, content, origin)
     if problems:
@@ -80,11 +84,14 @@ def validate_arguments(
     """
     model = _argument_model(registry, name)
     try:
-        return _parse(model, arguments).model_dump(mode="json")
+        checked = _parse(model, arguments).model_dump(mode="json")
     except ValidationError as error:
         content = {registry.name: arguments}
-        problems = _explain(error, (registry.name,), model, content, lambda path: (path, origin))
-        raise UserError("\n".join(problems)) from error
+        mistakes = _explain(error, (registry.name,), model, content, lambda path: (path, origin))
+        raise UserError("\n".join(mistakes)) from error
+    if problems := list(_extremes(checked, (registry.name,), lambda path: (path, origin))):
+        raise UserError("\n".join(problems))
+    return checked
 
 
 def contains(content: Any, path: Keys) -> bool:
@@ -166,16 +173,29 @@ def _explain(
         yield f"{_dotted(key)} in {place}: {' or '.join(map(_expectation, problems))}{shown}"
 
 
+def _extremes(values: Any, path: Keys, origin: Origin) -> Iterator[str]:
+    """Yield a line for each floating-point number that is too large, or not finite."""
+    if isinstance(values, float) and not abs(values) <= MAX_NUMBER:
+        keys, place = origin(path)
+        yield f"{_dotted(keys)} in {place}: should be a number from {-MAX_NUMBER:g} to {MAX_NUMBER:g}, not {values:g}"
+    elif isinstance(values, Mapping | list | tuple):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from _extremes(value, (*path, key), origin)
+
+
 def _expectation(problem: Mapping[str, Any]) -> str:
     """Return what a value should be: pydantic's message in the terms of YAML."""
     if problem["type"] in ("too_long", "too_short"):
         limits = problem["ctx"]
         few = problem["type"] == "too_short"
-        return f"should have at {'least' if few else 'most'} {limits['min_length' if few else 'max_length']} entries"
+        number = limits["min_length" if few else "max_length"]
+        return f"should have at {'least' if few else 'most'} {number} entr{'y' if number == 1 else 'ies'}"
     if problem["type"] == "bool_type":
         return "should be true or false"
     if problem["type"] == "string_pattern_mismatch":
         return f"should be text that matches {problem['ctx']['pattern']}"
+    if problem["type"] == "string_too_short":
+        return "should not be empty"
     message: str = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
     for term, plain in (("an object", "a mapping"), ("valid dictionary", "mapping"), ("valid array", "list")):
         message = message.replace(f"be {term}", f"be {plain}").replace(f"be a {term}", f"be a {plain}")

@@ -89,7 +89,7 @@ class Record(FrozenModel):
         """
         parts = [self.dataset]
         for key, value in sorted(self.variant.items()):
-            parts += [value] if isinstance(value, str) else [key.rpartition(".")[2], json.dumps(value)]
+            parts += [value] if isinstance(value, str) else [key.rpartition(".")[2], json.dumps(value, sort_keys=True)]
         name = re.sub(r"[^\w.+-]+", "_", "-".join(parts)).strip("_")
         if len(name.encode()) <= _LONGEST_BOARD:
             return name

@@ -1,5 +1,6 @@
-"""Paths that users give in recipes, settings and environment variables."""
+"""Paths that users give in recipes, settings and environment variables, and files that they name."""
 
+import stat
 from pathlib import Path
 
 from benchmark.errors import UserError
@@ -17,3 +18,23 @@ def user_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise UserError(f"{text}: the home folder is unknown: give a path without ~, or set HOME") from error
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the content of a file that is regular: a named pipe would be waited for, and a device may never end.
+
+    Args:
+        path: The file.
+        most: Largest size in bytes.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a regular file, or is too large; the message has no path.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("a folder, not a file" if path.is_dir() else "not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"larger than {most // 2**20} MiB")
+    return content

@@ -4,11 +4,11 @@ import json
 import math
 import re
 import reprlib
-import stat
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from benchmark.utils.escape import is_plain_line, terminal
+from benchmark.utils.paths import read_regular
 
 MAX_BYTES: Final = 16 * 2**20
 """Largest size of a file: a record with the scores of 1.7 million queries."""
@@ -31,14 +31,7 @@ def read(path: Path) -> Any:
         OSError: The file cannot be read.
         ValueError: It is not a regular file, is too large, or is not JSON; the message has no path.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, and a device may never end
-        raise ValueError("not a regular file")
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES // 2**20} MiB")
-    return loads(content)
+    return loads(read_regular(path, MAX_BYTES))
 
 
 def loads(content: bytes) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import yaml
 
 from benchmark.errors import UserError
+from benchmark.utils.paths import read_regular
 
 MAX_BYTES = 2**20
 """Maximum size of a file."""
@@ -162,15 +163,13 @@ def read(path: Path, name: str, example: str) -> dict[str, Any]:
         UserError: The file cannot be read, is too large, is not YAML, or has something else than a mapping.
     """
     try:
-        with path.open("rb") as file:
-            encoded = file.read(MAX_BYTES + 1)
-        if len(encoded) > MAX_BYTES:
-            raise UserError(
-                f"{name} {path} is larger than {MAX_BYTES // 2**20} MiB; give a YAML file such as `{example}`"
-            )
-        content = load(encoded.decode())
+        encoded = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise UserError(f"{name} {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{name} {path} is {error}; give a YAML file such as `{example}`") from error
+    try:
+        content = load(encoded.decode())
     except UnicodeDecodeError as error:
         raise UserError(f"{name} {path} is not text in UTF-8: save it in that encoding") from error
     except ValueError as error:

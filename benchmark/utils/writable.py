@@ -18,7 +18,8 @@ def require_writable(folder: Path, option: str, needed: int = 0) -> None:
     Raises:
         UserError: It cannot be written to, or the disk is full.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # Also a link to nothing exists: a folder cannot be created in its place.
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         raise UserError(f"{existing}: Not a directory; choose another {option}")
     if not os.access(existing, os.W_OK | os.X_OK):

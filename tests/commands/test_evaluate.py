@@ -287,6 +287,11 @@ class TestEmbeddings:
         code, _, err = evaluate("--embeddings", embeddings, "--protocol", "market1501")
         assert code == 2 and "is not a readable .npz file" in err
 
+    def test_named_pipe(self, evaluate, tmp_path):
+        os.mkfifo(tmp_path / "pipe.npz")
+        code, _, err = evaluate("--embeddings", tmp_path / "pipe.npz", "--protocol", "market1501")
+        assert code == 2 and "is not a regular file" in err
+
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no archive at all"])
     def test_unreadable_file(self, evaluate, tmp_path, content):
         (tmp_path / "bad.npz").write_bytes(content)

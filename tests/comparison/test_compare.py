@@ -146,6 +146,12 @@ def test_rejects_fewer_than_two_runs(run, compare):
     assert code == 2 and err.startswith("benchmark: a comparison needs at least two runs, not 1")
 
 
+def test_rejects_links_in_a_circle(run, compare, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    code, _, err = compare(run("kd"), tmp_path / "loop")
+    assert code == 2 and "loop: not a run folder" in err
+
+
 def test_rejects_duplicate_run(run, compare):
     kd = run("kd")
     code, _, err = compare(kd, run("none"), kd / ".." / kd.name)

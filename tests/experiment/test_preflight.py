@@ -106,6 +106,12 @@ def test_backbone_without_feature_maps(network, backbone, reason):
             ["train.optimizer.type=adamw"],
             "slimming: `lasso: auto` is derived for train.optimizer.type: sgd",
         ),
+        ("kd", ["train.augment.pad=200"], "train.augment.pad: 200 pixels are too many for 32x32 images; set it to 128"),
+        (
+            "none",
+            ["teacher.train.augment.pad=32", "teacher.train.augment.pad_mode=reflect"],
+            "teacher.train.augment.pad: 32 .*set it to 31 or fewer with pad_mode: reflect",
+        ),
         ("cdd", ["method.queue=10"], "queue .10. must hold at least a batch of 32 images"),
         ("cdd", ["method.neighbours=500"], "neighbours .500. must not exceed the batch size .32."),
     ],

@@ -161,6 +161,10 @@ class TestStore:
         (tmp_path / "file").touch()
         with pytest.raises(UserError, match="file: Not a directory; choose another --leaderboards"):
             require_record_store(tmp_path / "file" / "boards")
+        for name, target in {"loop": "loop", "dangling": "nothing"}.items():
+            (tmp_path / name).symlink_to(tmp_path / target)
+            with pytest.raises(UserError, match=f"{name}: Not a directory; choose another --work-dir"):
+                require_writable(tmp_path / name / "glyphs", "--work-dir")
 
     def test_folder_that_is_not_writable(self, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may write anywhere

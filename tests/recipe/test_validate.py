@@ -70,6 +70,10 @@ def test_unknown_key_of_a_dataclass(mistakes):
         ("train.schedule=4", "train.schedule in --set: should be a mapping, not 4"),
         ("student=resnet18", "student in --set: should be a mapping, not 'resnet18'"),
         ("teacher=null", "teacher in --set: should be a mapping, not None"),
+        ("method=[kd]", "method in --set: should be a mapping, not ['kd']"),
+        ("train.optimizer.lr=1e13", "train.optimizer.lr in --set: should be a number from -1e+12 to 1e+12, not 1e+13"),
+        ("method.weight=1e300", "method.weight in --set: should be a number from -1e+12 to 1e+12, not 1e+300"),
+        ("runtime.cache=''", "runtime.cache in --set: should not be empty, not ''"),
         ("method.weight=heavy", "method.weight in --set: should be a valid number, not 'heavy'"),
         ("method.weight=0", "method.weight in --set: should be greater than 0, not 0"),
         ("method.shots=0", "method.shots in --set: should be greater than or equal to 1, not 0"),
@@ -95,6 +99,13 @@ def test_invalid_value(mistakes, setting, message):
 def test_invalid_value_in_a_file(mistakes, config):
     path = config("train: {task: {label_smoothing: 1.5}}")
     assert mistakes(config=path) == [f"train.task.label_smoothing in {path}: should be less than 1, not 1.5"]
+
+
+@pytest.mark.parametrize("content", ["student: resnet18", "student: null", "teacher: {network: 5}", "dataset: 5"])
+def test_a_section_that_is_no_mapping_is_not_replaced_in_silence(mistakes, config, content):
+    settings = ("student.weights=random", "teacher.network.weights=random")
+    (line,) = mistakes(*settings, config=config(content))
+    assert "should be a mapping" in line
 
 
 def test_all_mistakes_are_reported(mistakes, config):

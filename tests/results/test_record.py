@@ -122,6 +122,12 @@ def test_names_the_field_the_value_and_the_bound(path, key, value, message):
     assert text.isprintable() and len(text) < 500
 
 
+def test_order_of_settings_does_not_change_the_board(record, edit):
+    """The file of a record has its keys in order, and has to keep the name that the run gave it."""
+    expansions = ({"k": 3, "alpha": 0.0}, {"alpha": 0.0, "k": 3})
+    assert len({edit(record(), {"variant": {"evaluate.expansion": each}}).board for each in expansions}) == 1
+
+
 def test_long_names_of_boards_are_cut(record, edit):
     variants = [{"dataset.split": "x" * 300, "dataset.other": number} for number in range(2)]
     boards = {edit(record(), {"variant": variant}).board for variant in variants}

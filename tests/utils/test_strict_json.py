@@ -48,5 +48,5 @@ def test_check_plain_names_the_value(value, message):
 
 def test_refuses_files_that_are_not_regular(tmp_path):
     for path in (tmp_path, "/dev/zero"):
-        with pytest.raises(ValueError, match="not a regular file"):
+        with pytest.raises(ValueError, match=r"not a regular file|a folder, not a file"):
             strict_json.read(type(tmp_path)(path))

@@ -1,6 +1,7 @@
 """The strict subset of YAML."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -84,8 +85,11 @@ def test_file(tmp_path, content, message):
     (tmp_path / "my.yaml").write_bytes(content)
     with pytest.raises(UserError, match=rf"config .*my\.yaml {message}"):
         strict_yaml.read(tmp_path / "my.yaml", "config", "seed: 1")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder, not a file; give a YAML file"):
         strict_yaml.read(tmp_path, "config", "seed: 1")
+    os.mkfifo(tmp_path / "pipe")  # would be waited for
+    with pytest.raises(UserError, match="is not a regular file; give a YAML file"):
+        strict_yaml.read(tmp_path / "pipe", "config", "seed: 1")
 
 
 @settings(deadline=None)
