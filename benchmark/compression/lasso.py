@@ -130,7 +130,10 @@ def lasso_strength(
     first = round(start * plan.steps)
     last = min(max(first + 1, round(vanish_at * plan.steps)), plan.steps)
     try:
-        return auto_lasso([plan.learning_rate(step) for step in range(first, last)], momentum, decay)
+        strength = auto_lasso([plan.learning_rate(step) for step in range(first, last)], momentum, decay)
+        if strength > torch.finfo(torch.float32).max:
+            raise OverflowError("they are too small")
+        return strength
     except (ValueError, OverflowError) as error:
         raise UserError(
             f"{method}: `lasso: auto` has no value for the learning rates of steps {first} to {last} ({error}); set "
