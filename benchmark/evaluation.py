@@ -1,6 +1,7 @@
 """Test images of a dataset: embedding them with a network, and scoring the embeddings."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -30,15 +31,25 @@ class TestSet:
         loading: Image size, worker processes, device and cache.
         batch_size: Number of images embedded at a time.
         protocol: Evaluation settings; the dataset's protocol if None.
+        held_out: Whether to take the dataset's validation images instead of its test images; each searches all others
+            (leave-one-out), without re-ranking.
     """
 
     def __init__(
-        self, dataset: RetrievalDataset, loading: Loading, batch_size: int, protocol: Protocol | None = None
+        self,
+        dataset: RetrievalDataset,
+        loading: Loading,
+        batch_size: int,
+        protocol: Protocol | None = None,
+        *,
+        held_out: bool = False,
     ) -> None:
+        protocol = protocol or dataset.protocol
         self.dataset = dataset
         self.loading = loading
         self.batch_size = batch_size
-        self.protocol = protocol or dataset.protocol
+        self.held_out = held_out
+        self.protocol = replace(protocol, query_in_gallery=True, tracks=False, reranking=None) if held_out else protocol
 
     @classmethod
     def from_recipe(
@@ -70,12 +81,25 @@ class TestSet:
         )
         return cls(dataset, loading, recipe.evaluate.batch_size, recipe.evaluate.protocol(dataset.protocol))
 
+    def validation(self) -> "TestSet":
+        """Return the dataset's validation images as a test set."""
+        return TestSet(self.dataset, self.loading, self.batch_size, self.protocol, held_out=True)
+
+    @property
+    def query(self) -> tuple[Sample, ...]:
+        """The query images."""
+        return self.dataset.held_out if self.held_out else self.dataset.query
+
+    @property
+    def gallery(self) -> tuple[Sample, ...]:
+        """The gallery images; the query images if the protocol has `query_in_gallery`."""
+        return self.query if self.protocol.query_in_gallery else self.dataset.gallery
+
     @cached_property
     def images(self) -> EvaluationImages:
         """The query images, then the gallery images; only the query images if the protocol has `query_in_gallery`."""
-        gallery = () if self.protocol.query_in_gallery else self.dataset.gallery
-        samples = (*self.dataset.query, *gallery)
-        name = f"{self.dataset.name}-test"
+        samples = self.query if self.protocol.query_in_gallery else (*self.query, *self.gallery)
+        name = f"{self.dataset.name}-{'validation' if self.held_out else 'test'}"
         return EvaluationImages(samples, self.loading.images(samples, name, self.dataset.contents))
 
     def loader(self, split: str | None = None) -> BatchLoader:
@@ -87,7 +111,7 @@ class TestSet:
         """
         positions = range(len(self.images.images))
         if split is not None and not self.protocol.query_in_gallery:
-            queries = len(self.dataset.query)
+            queries = len(self.query)
             positions = positions[:queries] if split == "query" else positions[queries:]
         if split is not None:
             positions = share(positions)
@@ -95,7 +119,7 @@ class TestSet:
 
     def readable(self, split: str) -> list[Sample]:
         """Return the samples of "query" or "gallery" in order, without the images found to be broken so far."""
-        samples = self.dataset.query if split == "query" or self.protocol.query_in_gallery else self.dataset.gallery
+        samples = self.query if split == "query" else self.gallery
         broken = set(self.images.images.broken())
         return [sample for sample in samples if sample.path not in broken]
 
@@ -149,7 +173,7 @@ class TestSet:
         """
         if self.protocol.query_in_gallery:
             return self.score(self._with_labels(vectors, positions), None)
-        queries = int((positions < len(self.dataset.query)).sum())
+        queries = int((positions < len(self.query)).sum())
         query, gallery = (
             self._with_labels(vectors[part], positions[part]) for part in (slice(None, queries), slice(queries, None))
         )

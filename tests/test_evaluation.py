@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from benchmark import evaluation  # not TestSet, which pytest would take for a class of tests
+from benchmark.data.loaders import Loading
+from benchmark.datasets.glyphs import Glyphs
 from benchmark.datasets.vehicleid import VehicleID
 from benchmark.errors import UserError
 from benchmark.experiment.finished import FinishedRun
@@ -40,3 +42,14 @@ def test_settings_that_exclude_each_other(tmp_path):
     recipe = compose("kd", "cub200", None, ["evaluate.reranking.k1=4"])
     with pytest.raises(UserError, match="evaluate: reranking and query_in_gallery exclude each other"):
         evaluation.TestSet.from_recipe(recipe, tmp_path, CPU)
+
+
+def test_validation_images_search_each_other(data_root):
+    options = {"train_identities": 40, "test_identities": 20}
+    dataset = Glyphs(data_root, **options, validation=0.25)
+    validation = evaluation.TestSet(dataset, Loading((32, 32)), 128).validation()
+    assert validation.query == validation.gallery == dataset.held_out
+    assert validation.protocol.query_in_gallery and validation.protocol.camera_rule
+    vectors = torch.nn.functional.one_hot(validation.images.identities % 97).float()
+    assert validation.score_all(vectors, torch.arange(len(vectors))).mAP == 1
+    assert not {sample.path for sample in dataset.query} & {sample.path for sample in validation.query}

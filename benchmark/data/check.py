@@ -15,7 +15,7 @@ from benchmark.data.contents import headers, repeated_images
 from benchmark.data.files import NOT_READ, candidate_folders, missing_paths
 from benchmark.data.reading import Reading
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.samples import SPLITS, Listing, Sample
+from benchmark.data.samples import SPLITS, VALIDATION, Listing, Sample
 from benchmark.errors import UserError
 from benchmark.utils.escape import terminal
 
@@ -205,8 +205,16 @@ def is_published(dataset: RetrievalDataset, found: Mapping[str, Split]) -> bool:
 
     Args:
         dataset: The dataset; its images are not read.
-        found: Sizes of "train", "query" and "gallery".
+        found: Sizes of "train", "query" and "gallery", and of "validation" if training images are held out.
     """
+    if VALIDATION in found:
+        train, held_out = found["train"], found[VALIDATION]
+        # Cameras of the two are the same in all but tiny datasets.
+        cameras = max(train.cameras or 0, held_out.cameras or 0)
+        images, identities = (
+            (getattr(train, name) or 0) + (getattr(held_out, name) or 0) for name in ("images", "identities")
+        )
+        found = {**found, "train": Split(images, identities, cameras)}
     try:
         expected = dataset.expected_sizes()
     except UserError:  # a generated dataset, whose sizes are known once it is generated

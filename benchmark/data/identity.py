@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.data.digests import cache_folders, is_digest, read_bounded, shown
-from benchmark.data.samples import Sample
+from benchmark.data.samples import VALIDATION, Sample
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_path
 
@@ -133,12 +133,13 @@ def require_unchanged(dataset: "RetrievalDataset") -> None:
 
 
 def _splits(dataset: "RetrievalDataset") -> dict[str, Sequence[Sample]]:
+    training: dict[str, Sequence[Sample]] = {"train": dataset.train, VALIDATION: dataset.held_out}
     if dataset.protocol.query_in_gallery:
-        return {"train": dataset.train, "test": dataset.query}
+        return training | {"test": dataset.query}
     if "seed" in dataset.evaluation_options:
         test = sorted((*dataset.query, *dataset.gallery), key=lambda sample: str(sample.path))
-        return {"train": dataset.train, "test": test}
-    return {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}
+        return training | {"test": test}
+    return training | {"query": dataset.query, "gallery": dataset.gallery}
 
 
 def _relative(paths: Iterable[Path]) -> dict[Path, str]:

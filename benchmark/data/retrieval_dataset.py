@@ -1,6 +1,7 @@
 """The contract of datasets."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache, wraps
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from PIL import ImageColor
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from benchmark.data.card import Card, Split
 from benchmark.data.digests import DigestCache, hash_file
 from benchmark.data.files import candidate_folders, missing_paths
 from benchmark.data.reading import Reading
-from benchmark.data.samples import Finding, Listing, Sample
+from benchmark.data.samples import VALIDATION, Finding, Listing, Sample
 from benchmark.errors import UserError
 from benchmark.retrieval.protocol import Protocol
 
@@ -44,6 +45,7 @@ def _rgb(text: str) -> tuple[int, int, int]:
 
 Color = Annotated[str, AfterValidator(_check_color)]
 """Name of an opaque color, as in CSS."""
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RetrievalDataset(ABC):
@@ -56,11 +58,13 @@ class RetrievalDataset(ABC):
     which recipes are validated, and is stored as an attribute of the same name. Leaderboards rank non-default options
     separately (see `non_default_options`). An option `seed` whose default is None receives the seed of the run.
 
-    Every dataset has the option `background`, which the constructor of a subclass does not declare.
+    Every dataset has the options of this class's constructor. A subclass declares one only to change its default.
 
     Args:
         root: The data root, which contains `folder`.
         background: Color that shows through transparent pixels: a name such as black, or "#" and 6 hexadecimal digits.
+        validation: Fraction of the training identities whose images are for validation and not for training. Choices
+            such as the number of epochs are made on them, so that the test images are used only once, at the end.
     """
 
     name: ClassVar[str]
@@ -85,14 +89,15 @@ class RetrievalDataset(ABC):
     closed_set: bool = False
     """Whether training and test images may share identities, as in classification."""
 
-    def __init__(self, root: Path, background: Color = "white") -> None:
+    def __init__(self, root: Path, background: Color = "white", validation: Fraction = 0.0) -> None:
         self.root = Path(root)
         self.background = _check_color(background)
+        self.validation = validation
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
-            cls.__init__ = _with_background(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = _with_common_options(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
     def scan(self, split: str) -> Iterable[Finding]:
@@ -125,12 +130,17 @@ class RetrievalDataset(ABC):
 
     @property
     def train(self) -> tuple[Sample, ...]:
-        """Training images, sorted by path.
+        """Training images without those for validation, sorted by path.
 
         Raises:
             UserError: The dataset is missing or has a defect, or an identity is in both training and test images.
         """
         return self._usable_samples["train"]
+
+    @property
+    def held_out(self) -> tuple[Sample, ...]:
+        """Images of the training identities that are for validation, sorted by path. Raises like `train`."""
+        return self._usable_samples[VALIDATION]
 
     @property
     def query(self) -> tuple[Sample, ...]:
@@ -170,7 +180,7 @@ class RetrievalDataset(ABC):
         Raises:
             UserError: The dataset is missing.
         """
-        return Reading.of(self.listings, self.protocol)
+        return Reading.of(self.listings, self.protocol, validation=self.validation)
 
     def all_samples(self) -> Iterable[Sample]:
         """Return the samples that the published size of "all" counts; by default those of the three splits."""
@@ -252,22 +262,48 @@ class RetrievalDataset(ABC):
         from benchmark.data.check import require_no_defects  # not at the top: checks import this class
 
         require_no_defects(self)
-        return {split: listing.samples for split, listing in self.listings.items()}
+        samples = {split: listing.samples for split, listing in self.listings.items()}
+        train, validation = _split_identities(samples["train"], self.validation)
+        return samples | {"train": train, VALIDATION: validation}
 
 
-def _with_background(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Add the option `background`, which every dataset has, to the constructor of a subclass."""
+def _split_identities(samples: tuple[Sample, ...], fraction: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Divide images into two parts without a common identity; the second has a fraction of the identities.
+
+    Raises:
+        UserError: Fewer than two identities would remain in a part.
+    """
+    if not fraction:
+        return samples, ()
+    from sklearn.model_selection import GroupShuffleSplit  # slow to import
+
+    groups = [sample.identity for sample in samples]
+    identities = len(set(groups))
+    if not 2 <= math.ceil(fraction * identities) <= identities - 2:
+        raise UserError(
+            f"dataset.validation: {fraction} of {identities:,} training identities leaves fewer than two for training "
+            "or validation: choose another fraction"
+        )
+    splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=0)
+    first, second = next(splitter.split(groups, groups=groups))
+    return tuple(samples[index] for index in first), tuple(samples[index] for index in second)
+
+
+def _with_common_options(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `RetrievalDataset` to the constructor of a subclass, unless it declares them."""
     signature = inspect.signature(constructor)
-    if "background" in signature.parameters:
-        return constructor
-    option = inspect.signature(RetrievalDataset.__init__).parameters["background"]
+    base = inspect.signature(RetrievalDataset.__init__).parameters
+    names = [name for name in base if name not in ("self", *signature.parameters)]
 
     @wraps(constructor)
-    def construct(self: RetrievalDataset, *arguments: Any, background: str = option.default, **options: Any) -> None:
+    def construct(self: RetrievalDataset, *arguments: Any, **options: Any) -> None:
+        common = {name: options.pop(name, base[name].default) for name in names}
         constructor(self, *arguments, **options)
-        self.background = _check_color(background)
+        for name, value in common.items():
+            setattr(self, name, _check_color(value) if name == "background" else value)
 
-    option = option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-    construct.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore
-    construct.__annotations__ = {**constructor.__annotations__, "background": Color}
+    added = [base[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
+    construct.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore
+    annotations = {name: RetrievalDataset.__init__.__annotations__[name] for name in names}
+    construct.__annotations__ = constructor.__annotations__ | annotations
     return construct

@@ -10,6 +10,8 @@ from benchmark.errors import UserError
 
 SPLITS = ("train", "query", "gallery")
 """Names of the splits of a retrieval dataset."""
+VALIDATION = "validation"
+"""Name of the images of the published training split that are not trained on."""
 
 
 class Sample(NamedTuple):

@@ -153,4 +153,5 @@ def _validation(recipe: Recipe, test: TestSet) -> dict[str, Any]:
     """Return the runner's arguments for validation; an empty dict if there is no validation."""
     if not recipe.evaluate.every:
         return {}
-    return {"val_dataloader": test.loader(), "val_cfg": {}, "val_evaluator": [RetrievalMetric(test)]}
+    validation = test.validation()
+    return {"val_dataloader": validation.loader(), "val_cfg": {}, "val_evaluator": [RetrievalMetric(validation)]}

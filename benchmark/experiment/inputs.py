@@ -11,7 +11,7 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from benchmark.data.card import Split
 from benchmark.data.digests import hash_file
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.samples import SPLITS
+from benchmark.data.samples import SPLITS, VALIDATION
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
@@ -54,8 +54,9 @@ def describe_data(test: TestSet, broken: int = 0) -> parts.Data:
 
 
 def split_sizes(dataset: RetrievalDataset) -> dict[str, Split]:
-    """Return the size of each split."""
-    return {split: Split.of(getattr(dataset, split)) for split in SPLITS}
+    """Return the size of each split, and of the validation images if there are any."""
+    sizes = {split: Split.of(getattr(dataset, split)) for split in SPLITS}
+    return sizes | {VALIDATION: Split.of(dataset.held_out)} if dataset.held_out else sizes
 
 
 def data_changes(before: parts.Data, now: parts.Data, dataset: RetrievalDataset) -> Iterator[str]:

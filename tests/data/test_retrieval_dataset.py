@@ -1,10 +1,13 @@
 """The base class of datasets, and the check of a dataset."""
 
+import dataclasses
+
 import pytest
 
 from benchmark.data.card import Split
-from benchmark.data.check import check
+from benchmark.data.check import check, is_published
 from benchmark.errors import UserError
+from benchmark.experiment.inputs import split_sizes
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS
 from benchmark.utils.recipe_hash import recipe_hash
@@ -89,3 +92,56 @@ class TestBackground:
             UserError, match=r"dataset\.background in --set: (must be an opaque color|should be a valid string)"
         ):
             compose("kd", "market1501", settings=[f"dataset.background={color}"])
+
+
+class TestValidation:
+    """Every dataset can hold out a fraction of the training identities."""
+
+    @pytest.fixture
+    def dataset(self, generate):
+        test = [(100, 0), (101, 0)], [(100, 1), (101, 1)]
+        return generate({"train": [(i, c) for i in range(10) for c in (0, 1)], "query": test[0], "gallery": test[1]})
+
+    def held_out(self, dataset, fraction: float):
+        return type(dataset)(dataset.root, validation=fraction)
+
+    def test_identities_are_disjoint_and_complete(self, dataset):
+        other = self.held_out(dataset, 0.25)  # rounded up
+        train, validation = ({sample.identity for sample in samples} for samples in (other.train, other.held_out))
+        assert len(validation) == 3 and not train & validation
+        assert sorted((*other.train, *other.held_out)) == sorted(dataset.train)
+        assert sorted(other.labels.values()) == list(range(7))
+        assert other.query == dataset.query
+
+    def test_is_the_same_at_every_time(self, dataset):
+        assert self.held_out(dataset, 0.3).held_out == self.held_out(dataset, 0.3).held_out
+
+    def test_is_part_of_the_identity(self, dataset):
+        other = self.held_out(dataset, 0.3)
+        assert other.identity.training != dataset.identity.training
+        assert other.fingerprint() != dataset.fingerprint()
+        assert other.non_default_options() == {"validation": 0.3}
+
+    def test_counts_as_training_images_of_the_published_dataset(self, dataset):
+        other = self.held_out(dataset, 0.3)
+        assert set(split_sizes(other)) == {"train", "query", "gallery", "validation"}
+        sizes = {"train": Split(20, 10, 2), "query": Split(2, 2, 1), "gallery": Split(2, 2, 1)}
+        other.card = dataclasses.replace(other.card, splits=sizes)
+        assert is_published(other, split_sizes(other))
+        assert not is_published(other, {**split_sizes(other), "validation": Split(2, 1, 2)})
+        assert "30% of the training identities are for validation" in str(check(other))
+
+    def test_default_does_not_change_the_hash_of_a_recipe(self):
+        default = compose("kd", "market1501")
+        assert compose("kd", "market1501", settings=["dataset.validation=0.0"]).hash == default.hash
+        assert compose("kd", "market1501", settings=["dataset.validation=0.1"]).hash != default.hash
+
+    @pytest.mark.parametrize("fraction", [0.05, 0.85])
+    def test_too_few_identities(self, dataset, fraction):
+        with pytest.raises(UserError, match=r"dataset\.validation: .* leaves fewer than two"):
+            _ = self.held_out(dataset, fraction).train
+
+    @pytest.mark.parametrize("fraction", ["1.0", "-0.1", "half", "true"])
+    def test_other_values_are_refused(self, fraction):
+        with pytest.raises(UserError, match=r"dataset\.validation in --set: "):
+            compose("kd", "market1501", settings=[f"dataset.validation={fraction}"])

@@ -19,6 +19,7 @@ from benchmark.methods.none import NoDistillation
 
 CPU = torch.device("cpu")
 SHRINKING = ("method.lasso=0.003", "method.threshold=0.95", "method.reset_from=0.1")
+HELD_OUT = "dataset.validation=0.2"
 """CDD settings by which channels are removed after each of the first epochs."""
 
 
@@ -81,7 +82,7 @@ class TestLog:
 
     def test_method_report(self, tiny, train_tiny, tmp_path):
         """The first row has the values before the first step."""
-        recipe = tiny("cdd", "runtime.tensorboard=true", "evaluate.every=1")
+        recipe = tiny("cdd", "runtime.tensorboard=true", "evaluate.every=1", HELD_OUT)
         train_tiny(recipe, tmp_path)
         start, *trained = read_metrics(tmp_path)
         assert (start["epoch"], start["channels"], start["masked"]) == (0, 48, 0)
@@ -96,13 +97,13 @@ class TestLog:
 
     def test_validation(self, tiny, train_tiny, tmp_path, capsys):
         """Every `evaluate.every` epochs and after the last; the training is the same with and without."""
-        recipe = tiny("none", "train.schedule.epochs=3", "evaluate.every=2")
+        recipe = tiny("none", "train.schedule.epochs=3", "evaluate.every=2", HELD_OUT)
         with_validation = train_tiny(recipe, tmp_path / "with")
         metrics = read_metrics(tmp_path / "with")
         assert [row["epoch"] for row in metrics if "mAP" in row] == [2, 3]
         assert all(0 < row["mAP"] < 1 and 0 < row["R@1"] < 1 for row in metrics if "mAP" in row)
         assert capsys.readouterr().err.count("mAP") == 2
-        without = train_tiny(tiny("none", "train.schedule.epochs=3"), tmp_path / "without")
+        without = train_tiny(tiny("none", "train.schedule.epochs=3", HELD_OUT), tmp_path / "without")
         assert identical(with_validation, without)
 
 
@@ -133,7 +134,7 @@ class TestResume:
     @pytest.mark.slow
     def test_kill_during_validation(self, tiny, train_tiny, tmp_path, monkeypatch):
         """The epoch is not saved before its scores are complete."""
-        recipe = tiny("none", "evaluate.every=1")
+        recipe = tiny("none", "evaluate.every=1", HELD_OUT)
         straight = train_tiny(recipe, tmp_path / "straight")
         compute = RetrievalMetric.compute_metrics
         calls = []

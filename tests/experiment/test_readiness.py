@@ -28,6 +28,7 @@ class Named:
 
     name = "own"
     evaluation_options = ()
+    validation = 0.0
 
     def __init__(self, identities: int) -> None:
         self.labels = dict.fromkeys(range(identities))
@@ -52,6 +53,10 @@ def trainings(tiny, tmp_path, monkeypatch):
 class TestTrainings:
     def test_possible(self, trainings):
         assert require_ready(trainings(), Named(8)) == []
+
+    def test_scores_during_the_training_need_validation_images(self, trainings):
+        with pytest.raises(UserError, match=r"evaluate\.every: there are no validation images"):
+            require_ready(trainings("evaluate.every=1"), Named(8))
 
     def test_sampler_that_cannot_be_filled(self, trainings):
         """Both keys are named, because the teacher has its own sampler."""
