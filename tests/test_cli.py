@@ -191,7 +191,7 @@ class TestRun:
         assert done.code == 0, done.err
         recipe, _, rest = done.out.partition("\n\n")
         lines = rest.splitlines()
-        kinds = ["train", "query", "gallery", "read", "protocol", "protocol", "teacher", "student"]
+        kinds = ["train", "query", "gallery", "teacher", "student"]
         assert [line.partition(":")[0] for line in lines] == kinds
         assert "40 identities" in lines[0]
         assert all("parameters" in line and "MACs" in line and "FLOPs" in line for line in lines[-2:])

@@ -229,7 +229,7 @@ def test_pkg_resources_is_not_used() -> None:
 @pytest.mark.slow
 def test_pip_install_puts_the_command_on_the_path(source: Path, tmp_path: Path) -> None:
     git(tmp_path, f"clone --quiet {source} clone")
-    options = ("--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check")
+    options = ("--no-deps", "--no-build-isolation", "--ignore-installed", "--quiet", "--disable-pip-version-check")
     python("-m", "pip", "install", *options, "--prefix", tmp_path / "prefix", tmp_path / "clone", folder=tmp_path)
     packages = next((tmp_path / "prefix" / "lib").glob("*/site-packages"))
     path = f"{tmp_path / 'prefix' / 'bin'}{os.pathsep}{os.environ['PATH']}"

@@ -30,11 +30,14 @@ def first_lines(
         threads: Number of threads of CPU operators.
     """
     networks = zip(("teacher", "student"), (recipe.teacher.network, recipe.student), sizes, strict=True)
-    titles = [
+    teacher, student = (
         f"{role} {network.title()} ({size.parameters / 1e6:.2f} M parameters)" for role, network, size in networks
-    ]
+    )
+    trains_student = any(training.role == "student" for training in trainings)
+    titles = f"{teacher}, {student}" if trains_student else teacher
+    method, seed = (recipe.method.name, recipe.seed) if trains_student else ("none", recipe.teacher.seed)
     return [
-        f"{recipe.method.name} on {recipe.dataset.name}, seed {recipe.seed}: {', '.join(titles)}",
+        f"{method} on {recipe.dataset.name}, seed {seed}: {titles}",
         _epochs(recipe, trainings, images),
         f"expected time: {_expected_time(trainings, images, device, threads)}",
     ]

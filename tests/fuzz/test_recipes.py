@@ -260,7 +260,7 @@ class TestEmbeddings:
 
     @pytest.mark.filterwarnings("ignore")
     def test_values(self, arrays, score, tmp_path):
-        kinds = (*"biufcOUSM", ">f4", ">i8", "f2", "u1", "u8", "f16", [("a", "f4")])
+        kinds = (*"bifcOUSM", ">f4", ">i8", "f2", "u1", "u8", "f16", [("a", "f4")])
         for choose in rounds():
             content = dict(arrays)
             for name in choose.sample(sorted(content), choose.choice((1, 1, 2))):
