@@ -46,7 +46,7 @@ def test_settings_that_exclude_each_other(tmp_path):
 
 def test_validation_images_search_each_other(data_root):
     options = {"train_identities": 40, "test_identities": 20}
-    dataset = Glyphs(data_root, **options, validation=0.25)
+    dataset = Glyphs(data_root, **options, validation_fraction=0.25)
     validation = evaluation.TestSet(dataset, Loading((32, 32)), 128).validation()
     assert validation.query == validation.gallery == dataset.held_out
     assert validation.protocol.query_in_gallery and validation.protocol.camera_rule

@@ -43,7 +43,7 @@ class Reading:
         sources: tuple[str, ...] = (),
         unused: tuple[str, ...] = (),
         no_cameras: str = "",
-        validation: float = 0.0,
+        held_out: float = 0.0,
     ) -> Self:
         """Describe the listings of a dataset.
 
@@ -53,7 +53,7 @@ class Reading:
             sources: What images and labels were read from.
             unused: What was ignored in addition to skipped files.
             no_cameras: Why the camera rule does not apply, if it does not.
-            validation: Fraction of the training identities that are held out.
+            held_out: Fraction of the training identities that are for validation.
         """
         counts = {split: len(listing.samples) for split, listing in listings.items()}
         if protocol.query_in_gallery:
@@ -63,8 +63,8 @@ class Reading:
             images = "{train:,} training, {query:,} query and {gallery:,} gallery images".format(**counts)
             search = "query and gallery are separate: every query searches the whole gallery"
         ignored = (*_skipped(listings, protocol), *unused)
-        held_out = (f"{validation:.0%} of the training identities are for validation",) if validation else ()
-        return cls((*sources, images, *held_out), ignored, (_camera(listings, protocol, no_cameras), search))
+        validation = (f"{held_out:.0%} of the training identities are for validation",) if held_out else ()
+        return cls((*sources, images, *validation), ignored, (_camera(listings, protocol, no_cameras), search))
 
     def lines(self) -> Iterator[str]:
         """Yield a line per phrase, such as "ignored: train: 2 files: not an image (.txt: 2)"."""

@@ -63,8 +63,9 @@ class RetrievalDataset(ABC):
     Args:
         root: The data root, which contains `folder`.
         background: Color that shows through transparent pixels: a name such as black, or "#" and 6 hexadecimal digits.
-        validation: Fraction of the training identities whose images are for validation and not for training. Choices
-            such as the number of epochs are made on them, so that the test images are used only once, at the end.
+        validation_fraction: Fraction of the training identities whose images are for validation and not for training.
+            Choices such as the number of epochs are made on them, so that the test images are used only once, at the
+            end.
     """
 
     name: ClassVar[str]
@@ -89,10 +90,10 @@ class RetrievalDataset(ABC):
     closed_set: bool = False
     """Whether training and test images may share identities, as in classification."""
 
-    def __init__(self, root: Path, background: Color = "white", validation: Fraction = 0.0) -> None:
+    def __init__(self, root: Path, background: Color = "white", validation_fraction: Fraction = 0.0) -> None:
         self.root = Path(root)
         self.background = _check_color(background)
-        self.validation = validation
+        self.validation_fraction = validation_fraction
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -180,7 +181,7 @@ class RetrievalDataset(ABC):
         Raises:
             UserError: The dataset is missing.
         """
-        return Reading.of(self.listings, self.protocol, validation=self.validation)
+        return Reading.of(self.listings, self.protocol, held_out=self.validation_fraction)
 
     def all_samples(self) -> Iterable[Sample]:
         """Return the samples that the published size of "all" counts; by default those of the three splits."""
@@ -263,7 +264,7 @@ class RetrievalDataset(ABC):
 
         require_no_defects(self)
         samples = {split: listing.samples for split, listing in self.listings.items()}
-        train, validation = _split_identities(samples["train"], self.validation)
+        train, validation = _split_identities(samples["train"], self.validation_fraction)
         return samples | {"train": train, VALIDATION: validation}
 
 
@@ -281,8 +282,8 @@ def _split_identities(samples: tuple[Sample, ...], fraction: float) -> tuple[tup
     identities = len(set(groups))
     if not 2 <= math.ceil(fraction * identities) <= identities - 2:
         raise UserError(
-            f"dataset.validation: {fraction} of {identities:,} training identities leaves fewer than two for training "
-            "or validation: choose another fraction"
+            f"dataset.validation_fraction: {fraction} of {identities:,} training identities leaves fewer than two for "
+            "training or validation: choose another fraction"
         )
     splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=0)
     first, second = next(splitter.split(groups, groups=groups))

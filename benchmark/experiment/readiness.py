@@ -74,10 +74,10 @@ def require_ready(trainings: Sequence[Training], dataset: RetrievalDataset) -> l
         UserError: A training is impossible; a line for each reason.
     """
     problems = [problem for training in trainings for problem in _problems(training, dataset)]
-    if any(training.recipe.evaluate.every for training in trainings) and not dataset.validation:
+    if any(training.recipe.evaluate.every for training in trainings) and not dataset.validation_fraction:
         problems.append(
             "evaluate.every: there are no validation images, and the test images are used only once, at the end: add "
-            "--set dataset.validation=0.2 to hold out a fifth of the training identities"
+            "--set dataset.validation_fraction=0.2 to hold out a fifth of the training identities"
         )
     warnings = [warning for training in trainings for warning in _warnings(training)]
     if trainings:

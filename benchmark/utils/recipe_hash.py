@@ -16,7 +16,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("teacher.network.image_size", None),
     ("dataset.background", "white"),
     ("dataset.label", ""),
-    ("dataset.validation", 0.0),
+    ("dataset.validation_fraction", 0.0),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""
 

@@ -103,7 +103,7 @@ class TestValidation:
         return generate({"train": [(i, c) for i in range(10) for c in (0, 1)], "query": test[0], "gallery": test[1]})
 
     def held_out(self, dataset, fraction: float):
-        return type(dataset)(dataset.root, validation=fraction)
+        return type(dataset)(dataset.root, validation_fraction=fraction)
 
     def test_identities_are_disjoint_and_complete(self, dataset):
         other = self.held_out(dataset, 0.25)  # rounded up
@@ -120,7 +120,7 @@ class TestValidation:
         other = self.held_out(dataset, 0.3)
         assert other.identity.training != dataset.identity.training
         assert other.fingerprint() != dataset.fingerprint()
-        assert other.non_default_options() == {"validation": 0.3}
+        assert other.non_default_options() == {"validation_fraction": 0.3}
 
     def test_counts_as_training_images_of_the_published_dataset(self, dataset):
         other = self.held_out(dataset, 0.3)
@@ -133,15 +133,15 @@ class TestValidation:
 
     def test_default_does_not_change_the_hash_of_a_recipe(self):
         default = compose("kd", "market1501")
-        assert compose("kd", "market1501", settings=["dataset.validation=0.0"]).hash == default.hash
-        assert compose("kd", "market1501", settings=["dataset.validation=0.1"]).hash != default.hash
+        assert compose("kd", "market1501", settings=["dataset.validation_fraction=0.0"]).hash == default.hash
+        assert compose("kd", "market1501", settings=["dataset.validation_fraction=0.1"]).hash != default.hash
 
     @pytest.mark.parametrize("fraction", [0.05, 0.85])
     def test_too_few_identities(self, dataset, fraction):
-        with pytest.raises(UserError, match=r"dataset\.validation: .* leaves fewer than two"):
+        with pytest.raises(UserError, match=r"dataset\.validation_fraction: .* leaves fewer than two"):
             _ = self.held_out(dataset, fraction).train
 
     @pytest.mark.parametrize("fraction", ["1.0", "-0.1", "half", "true"])
     def test_other_values_are_refused(self, fraction):
-        with pytest.raises(UserError, match=r"dataset\.validation in --set: "):
-            compose("kd", "market1501", settings=[f"dataset.validation={fraction}"])
+        with pytest.raises(UserError, match=r"dataset\.validation_fraction in --set: "):
+            compose("kd", "market1501", settings=[f"dataset.validation_fraction={fraction}"])

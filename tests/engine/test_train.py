@@ -19,7 +19,7 @@ from benchmark.methods.none import NoDistillation
 
 CPU = torch.device("cpu")
 SHRINKING = ("method.lasso=0.003", "method.threshold=0.95", "method.reset_from=0.1")
-HELD_OUT = "dataset.validation=0.2"
+HELD_OUT = "dataset.validation_fraction=0.2"
 """CDD settings by which channels are removed after each of the first epochs."""
 
 

@@ -138,7 +138,7 @@ def test_no_record_or_page_names_a_place(run, tmp_path):
         assert not path.is_file() or str(tmp_path) not in path.read_text(errors="replace"), path
     (record,) = (tmp_path / "boards" / "records").glob("*-rkd-*.json")
     recipe = Record.read(record).recipe
-    options = {"path": "", "label": "mine", "closed_set": False, "background": "white", "validation": 0.0}
+    options = {"path": "", "label": "mine", "closed_set": False, "background": "white", "validation_fraction": 0.0}
     assert recipe["dataset"] == {"name": "folder", **options}
 
 

@@ -28,7 +28,7 @@ class Named:
 
     name = "own"
     evaluation_options = ()
-    validation = 0.0
+    validation_fraction = 0.0
 
     def __init__(self, identities: int) -> None:
         self.labels = dict.fromkeys(range(identities))
