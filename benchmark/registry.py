@@ -12,7 +12,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -90,6 +90,9 @@ class PluginRegistry(Generic[Base]):
         lacking += [member for member in ("card",) if member in base.__annotations__ and not hasattr(cls, member)]
         if lacking:
             raise UserError(f"{self.name} {name!r}: {_origin(cls)} must define {' and '.join(lacking)}")
+        for member in ("recipe", "presets", "method_arguments"):
+            if not isinstance(value := getattr(cls, member, {}), Mapping):
+                raise UserError(f"{self.name} {name!r}: {_origin(cls)}.{member} must be a mapping, not {value!r:.100}")
 
     def discover(self) -> None:
         """Import every plugin once, and collect those that fail in `failures`."""
@@ -105,7 +108,9 @@ class PluginRegistry(Generic[Base]):
     def _load(self, origin: str, load: Callable[[], object]) -> None:
         try:
             load()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
             self.failures[origin] = f"{type(error).__name__}: {error}"
 
     def names(self) -> list[str]:
@@ -180,11 +185,13 @@ def load_plugin(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything
         lines = [line for file, line, *_ in traceback.extract_tb(error.__traceback__) if file == spec.origin]
         place = f" in line {lines[-1]}" if lines else ""
         raise UserError(f"plugin {path} could not be imported{place}: {type(error).__name__}: {error}") from error
 
 
 def _origin(cls: type[Any]) -> str:
-    return f"{cls.__module__}.{getattr(cls, '__qualname__', cls)}"
+    return f"{getattr(cls, '__module__', '')}.{getattr(cls, '__qualname__', cls)}".lstrip(".")

@@ -167,6 +167,13 @@ class Mine(Method):
         [
             ("\nimport sys\nsys.exit(0)", "could not be imported in line 3: SystemExit: 0"),
             ("\ndef f():\n    return 1 / 0\nf()", "could not be imported in line 3: ZeroDivisionError"),
+            ("class Stop(BaseException): pass\nraise Stop(1)", "could not be imported in line 2: Stop: 1"),
+            ("raise GeneratorExit", "could not be imported in line 1: GeneratorExit"),
+            ("from benchmark import *\nMETHODS.register_module('a')(5)", "5 must be a subclass of benchmark.Method"),
+            (
+                "from benchmark import *\n@METHODS.register_module('a')\nclass A(Method): recipe = 5",
+                "A.recipe must be a mapping, not 5",
+            ),
             ("def :", "could not be imported: SyntaxError"),
             ("\0", "could not be imported: "),
             (

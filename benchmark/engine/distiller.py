@@ -1,6 +1,6 @@
 """Student, teacher, method and task loss as one mmengine model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from benchmark.data.batch import Batch
 from benchmark.engine.compat import InitializedModel
+from benchmark.errors import UserError
 from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
@@ -95,9 +96,24 @@ class Distiller(InitializedModel):
         if self.teacher_features is not None:
             with torch.no_grad():
                 teacher = self.teacher_features(images)
-        terms = self.task(student, labels) | self.method.loss(student, teacher, batch)
+        terms = self.task(student, labels)
+        added = self.method.loss(student, teacher, batch)
+        _check_terms(added, terms)
+        terms |= added
         # mmengine adds up the terms whose names begin with "loss", and only logs the others.
         return {f"loss_{name}": term for name, term in terms.items()}
+
+
+def _check_terms(added: Any, task: Mapping[str, Tensor]) -> None:
+    """Check what the loss of a method returns.
+
+    Raises:
+        UserError: It is no mapping of tensors, or has the name of a term of the task loss, which it would replace.
+    """
+    if not isinstance(added, Mapping) or not all(isinstance(term, Tensor) for term in added.values()):
+        raise UserError("the loss of the method must return a dictionary of tensors: its weighted terms by name")
+    if same := sorted(added.keys() & task.keys()):
+        raise UserError(f"the loss of the method has the term {same[0]!r}, as the task loss has: rename it")
 
 
 def _features(network: Embedder, backend: str | None) -> Callable[[Tensor], Features]:

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import shutil
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,16 @@ def preflight(recipe: Recipe) -> Preflight:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # for methods that draw random numbers in their constructor
-        method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
+        try:
+            method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # a plugin may raise anything
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"{recipe.method.name} cannot be created with the arguments {recipe.method.arguments}: "
+                f"{type(error).__name__} in line {place.lineno} of {place.filename}: {error}"
+            ) from error
     teacher, student = meta_networks(recipe)
     networks = (("teacher.network", recipe.teacher.network, teacher), ("student", recipe.student, student))
     sizes = [_size(key, settings, network, recipe.image_size) for key, settings, network in networks]

@@ -343,6 +343,8 @@ def _built_in(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str,
     """
     dataset_cls, method_cls = DATASETS.find(dataset), METHODS.find(method)
     fragment = dataset_cls.recipe
+    for name, layer in {dataset: fragment, method: method_cls.recipe}.items():
+        _require_sections(layer, f"the recipe of {name}")
     defaults = Recipe(dataset=Component(name=dataset), method=Component(name=method)).model_dump(exclude={"version"})
     content = _merge_layer(defaults, fragment)
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from benchmark.data.batch import Batch
 from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.errors import UserError
 from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
@@ -51,6 +52,20 @@ class TestDistiller:
         assert set(terms) == {"loss_identity", "loss_triplet", "loss_adapter"}
         assert torch.allclose(total, sum(terms.values()))
         assert set(logged) == {"loss", *terms}
+
+    @pytest.mark.parametrize(
+        ("terms", "message"),
+        [
+            (5, "must return a dictionary of tensors"),
+            ({"adapter": 0.5}, "must return a dictionary of tensors"),
+            ({"triplet": torch.ones(())}, "has the term 'triplet', as the task loss has: rename it"),
+        ],
+    )
+    def test_terms_that_cannot_be_added(self, batch, monkeypatch, terms, message):
+        model = build()
+        monkeypatch.setattr(model.method, "loss", lambda *arguments: terms)
+        with pytest.raises(UserError, match=message):
+            model(*batch, mode="loss")
 
     def test_arguments_of_the_method(self, batch):
         model = build()

@@ -121,6 +121,12 @@ def test_settings_that_a_method_refuses(tiny, method, settings, message):
         preflight(tiny(method, *settings))
 
 
+def test_constructor_of_a_method_that_fails(tiny, monkeypatch):
+    monkeypatch.setattr(METHODS.find("kd"), "__init__", lambda self, temperature, weight: 1 / 0)
+    with pytest.raises(UserError, match=r"kd cannot be created with .*: ZeroDivisionError in line \d+ of .*preflight"):
+        preflight(tiny("kd"))
+
+
 @pytest.mark.parametrize(
     ("method", "teacher", "message"),
     [
