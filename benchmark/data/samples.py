@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 
 from benchmark.errors import UserError
 
+MAX_NUMBER = 2**63 - 1
+"""Largest number of an identity, a camera or a track."""
 SPLITS = ("train", "query", "gallery")
 """Names of the splits of a retrieval dataset."""
 VALIDATION = "validation"
@@ -23,6 +25,12 @@ class Sample(NamedTuple):
     camera: int
     track: int = 0
     """Number of the gallery image's track, for protocols that rank tracks."""
+
+    def is_valid(self) -> bool:
+        """Whether the values have the types above, and the numbers at most 64 bits."""
+        numbers = (self.identity, self.camera, self.track)
+        integers = all(isinstance(number, int) and -MAX_NUMBER <= number <= MAX_NUMBER for number in numbers)
+        return integers and isinstance(self.path, Path)
 
 
 class Skipped(NamedTuple):
@@ -66,14 +74,20 @@ class Listing:
 
     @classmethod
     def from_scan(cls, scan: Callable[[str], Iterable[Finding]], split: str) -> Self:
-        """Collect the findings of `scan(split)`. A `UserError` that it raises ends the list and counts as a defect."""
+        """Collect the findings of `scan(split)`. A `UserError` that it raises ends the list and counts as a defect.
+
+        Raises:
+            UserError: `scan` yields something else than findings, or samples with values of other types.
+        """
         samples: list[Sample] = []
         skipped: Counter[str] = Counter()
         endings: defaultdict[str, Counter[str]] = defaultdict(Counter)
         suspicious: list[str] = []
         defects: list[str] = []
+        wrong: list[object] = []
         try:
-            for finding in scan(split):
+            findings: object = scan(split)
+            for finding in findings if isinstance(findings, Iterable) else [findings]:
                 if isinstance(finding, Sample):
                     samples.append(finding)
                 elif isinstance(finding, Skipped):
@@ -82,9 +96,17 @@ class Listing:
                         endings[finding.reason][finding.ending] += 1
                 elif isinstance(finding, Suspicious):
                     suspicious.append(finding.text)
-                else:
+                elif isinstance(finding, Defect):
                     defects.append(finding.text)
+                else:
+                    wrong.append(finding)
+                    break
         except UserError as error:
             defects.append(str(error))
+        if wrong := [*(sample for sample in samples if not sample.is_valid()), *wrong]:
+            raise UserError(
+                f"{getattr(scan, '__qualname__', 'scan')} yields {wrong[0]!r}: it has to yield Sample(path, identity, "
+                "camera), with a Path and integers of Python, Skipped, Suspicious or Defect"
+            )
         samples.sort(key=lambda sample: str(sample.path))  # much faster than comparing Path objects
         return cls(tuple(samples), dict(skipped), tuple(defects), tuple(suspicious), dict(endings))

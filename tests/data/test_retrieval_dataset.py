@@ -1,11 +1,14 @@
 """The base class of datasets, and the check of a dataset."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmark.data.card import Split
 from benchmark.data.check import check, is_published
+from benchmark.data.samples import Sample
 from benchmark.errors import UserError
 from benchmark.experiment.inputs import split_sizes
 from benchmark.recipe import compose
@@ -31,6 +34,27 @@ def test_missing_dataset(generated_class, tmp_path):
         _ = generated_class(tmp_path).query
     for part in (str(tmp_path / "generated"), "Run the test.", generated_class.card.tree):
         assert part in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        ["a.jpg"],
+        [(Path("a.jpg"), 1, 0)],
+        [Sample("a.jpg", 1, 0)],
+        [Sample(Path("a.jpg"), "one", 0)],
+        [Sample(Path("a.jpg"), 1.0, 0)],
+        [Sample(Path("a.jpg"), np.int64(1), 0)],
+        [Sample(Path("a.jpg"), 1, None)],
+        [Sample(Path("a.jpg"), 10**30, 0)],
+        [None],
+        None,
+    ],
+)
+def test_scan_of_a_plugin_that_yields_something_else(dataset, monkeypatch, found):
+    monkeypatch.setattr(type(dataset), "scan", lambda self, split: found)
+    with pytest.raises(UserError, match=r"scan.* yields .*: it has to yield Sample\("):
+        _ = dataset.listings
 
 
 def test_shared_identity_is_a_defect(dataset):
