@@ -29,6 +29,7 @@ app = typer.Typer(
     help="Compare distillation methods for image retrieval under one protocol.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 data = typer.Typer(help="Prepare, check and view a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
@@ -480,7 +481,7 @@ def sample(
     dataset: DatasetName,
     *,
     split: Annotated[str, typer.Option(help="Split to show: train, query or gallery.")] = "train",
-    rows: Annotated[int, typer.Option(min=1, help="Number of identities to show.")] = 12,
+    rows: Annotated[int, typer.Option(min=1, max=500, help="Number of identities to show.")] = 12,
     output: Annotated[
         Path | None, typer.Option(show_default="./<dataset>-<split>.png", help="Image file to write.")
     ] = None,

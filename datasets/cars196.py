@@ -108,11 +108,15 @@ def _annotations(file: Path, *fields: str) -> Iterator[tuple[Any, ...]]:
     """Yield the given fields of every entry in the array `annotations` of a Matlab file."""
     from scipy.io import loadmat  # slow to import
 
+    problem = f"{file} is damaged, or not a Matlab file with {', '.join(fields)} of every image"
+    if not file.is_file():  # such as a pipe, which would be waited for
+        raise UserError(problem)
     try:
         annotations = loadmat(file, squeeze_me=True)["annotations"]
         for entry in annotations:
             yield tuple(entry[field] if isinstance(entry[field], str) else int(entry[field]) for field in fields)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # loadmat raises many types of errors for a damaged file
-        raise UserError(f"{file} is not a Matlab file with {', '.join(fields)} of every image: {error!r}") from error
+        reason = getattr(error, "strerror", None)
+        raise UserError(f"{file} cannot be read: {reason}" if reason else f"{problem}: restore it") from error

@@ -90,6 +90,10 @@ class TestProgram:
         monkeypatch.setattr("benchmark.version.commit", lambda: "a" * 40)
         assert benchmark("--version") == (0, f"benchmark 1.2.3 (commit {'a' * 40})\n", "")
 
+    @pytest.mark.parametrize("words", [("-h",), ("data", "-h"), ("data", "check", "-h")])
+    def test_short_option_for_help(self, benchmark, words):
+        assert benchmark(*words)[:2] == benchmark(*words[:-1], "--help")[:2]
+
     @pytest.mark.parametrize(
         ("words", "completion"),
         [
@@ -232,6 +236,7 @@ class TestData:
         done = benchmark("data", "check", "few", *where)
         assert done.code == 0
         assert "all as expected" in done.out
+        assert benchmark("data", "sample", "few", *where, "--rows", "501").code == 2
         done = benchmark("data", "sample", "few", *where, "--split", "query", "--rows", "2")
         assert done.out.split() == ["few-query.png"]
         assert Image.open("few-query.png").width > 100

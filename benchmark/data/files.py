@@ -149,6 +149,8 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: The file is missing, unreadable or not UTF-8.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would wait for ever
+        raise UserError(f"{path} is not a regular file")
     try:
         content = path.read_bytes()
         return content.decode("utf-8-sig")

@@ -1,5 +1,7 @@
 """Cars196: both forms of the archive, and both splits."""
 
+import os
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -74,13 +76,27 @@ def test_total_is_checked(miniature, monkeypatch):
     assert "all: expected 16,185 images, found 20" in check(dataset).defects
 
 
-@pytest.mark.parametrize("content", [b"", b"not Matlab" * 100])
+@pytest.mark.parametrize("content", [b"", b"not Matlab" * 100, None])
 def test_rejects_files_that_are_not_matlab(make, content):
     miniature = make("cars196")
     file = miniature.open().folder / "cars_annos.mat"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"cars_annos\.mat is not a Matlab file with relative_im_path"):
+    if content is None:
+        file.unlink()
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"cars_annos\.mat is damaged, or not a Matlab file with relative_im_path"):
         _ = miniature.open().train
+
+
+def test_damaged_matlab_file(make):
+    miniature = make("cars196")
+    file = miniature.open().folder / "cars_annos.mat"
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 2], b"\xef\xbb\xbf" + content, content + b"\xff\n"):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged, or not a Matlab file with .* of every image: restore it"):
+            _ = miniature.open().train
 
 
 def test_rejects_annotations_without_a_field(make):
@@ -88,5 +104,7 @@ def test_rejects_annotations_without_a_field(make):
     write_annotations(
         miniature.open().folder / "cars_annos.mat", [{"relative_im_path": "car_ims/000001.jpg", "class": 1}] * 2
     )
-    with pytest.raises(UserError, match=r"cars_annos\.mat is not a Matlab file with .* test of every image"):
+    with pytest.raises(
+        UserError, match=r"cars_annos\.mat is damaged, or not a Matlab file with .* test of every image"
+    ):
         _ = miniature.open().train

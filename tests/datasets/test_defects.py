@@ -165,3 +165,13 @@ class TestCommandLine:
         assert err.splitlines()[-1] == (
             f"benchmark: {folder} has no query: run `benchmark data check market1501` for details"
         )
+
+
+@pytest.mark.parametrize("name", ["cub200", "sop", "vehicleid"])
+def test_pipe_in_place_of_a_list_is_not_read(make, name):
+    miniature = make(name)
+    for path in sorted(miniature.open().folder.rglob("*.txt")):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(UserError, match=r"\.txt is not a regular file"):
+        _ = miniature.open().train
