@@ -1,5 +1,6 @@
 """Outputs of a network: what methods read, and how feature maps are taken from the stages of a backbone."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -93,7 +94,10 @@ class FeatureTaps:
                     "another backbone"
                 )
             if path not in modules or suffix not in ("", "pre"):
-                raise UserError(f"{backbone_name} has no stage or module {name!r}{nearest(name, [*stages, *modules])}")
+                remedy = nearest(name, [*stages, *modules])
+                if re.fullmatch(r"stage\d+", place) and place not in stages:
+                    remedy = f"; its stages are {', '.join(stages)}: choose one of them, or another backbone"
+                raise UserError(f"{backbone_name} has no stage or module {name!r}{remedy}")
             module, activation = modules[path], _last_activation(modules[path]) if suffix else None
             module.register_forward_hook(_record_output)
             if activation is not None:

@@ -118,16 +118,19 @@ def residual_blocks(network: Embedder) -> dict[str, nn.Module]:
         UserError: There are none, or their anti-aliasing layers cannot be narrowed.
     """
     from timm.layers import BlurPool2d
-    from timm.models.resnet import BasicBlock, Bottleneck
+    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
     backbone = network.architecture["backbone"]
     blocks: dict[str, nn.Module] = {
         name: module for name, module in network.backbone.named_modules() if isinstance(module, BasicBlock | Bottleneck)
     }
     if not blocks:
+        kind = type(network.backbone).__name__
+        if isinstance(network.backbone, ResNet):  # with blocks such as those of Res2Net
+            kind += f" with blocks of the class {type(network.backbone.get_submodule('layer1.0')).__name__}"
         raise UserError(
-            f"{backbone} has no residual blocks of timm's class ResNet, whose channels are pruned: its class is "
-            f"{type(network.backbone).__name__}. Choose a ResNet, such as resnet50, wide_resnet50_2 or seresnet50, as "
+            f"{backbone} has no residual blocks of timm's class ResNet (BasicBlock or Bottleneck), whose channels are "
+            f"pruned: its class is {kind}. Choose a ResNet, such as resnet50, wide_resnet50_2 or seresnet50, as "
             "teacher.network.backbone."
         )
     for name, block in blocks.items():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
+from benchmark.model.state_dicts import has_negative_variance
 from benchmark.model.weight_file import printable, read
 from benchmark.utils.atomic import atomic_path
 
@@ -217,6 +218,8 @@ def _check(network: Embedder, file: "_StudentFile") -> None:
             )
         if value.layout != torch.strided or value.is_meta or not value.isfinite().all():
             raise UserError(f"{name} has values that are missing, NaN or infinite")
+        if has_negative_variance(name, value):
+            raise UserError(f"{name} has negative values, which no variance has")
     with torch.no_grad():
         output = network.eval()(torch.empty(1, 3, *file.image_size, dtype=torch.uint8, device="meta"))
     if output.shape != (1, network.dim):

@@ -142,6 +142,11 @@ def trained_shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items() if not NOT_TRAINED.fullmatch(name)}
 
 
+def has_negative_variance(name: str, value: Tensor) -> bool:
+    """Whether a tensor of a state dict is the variance of a batch norm and has negative values, which give NaN."""
+    return name.endswith("running_var") and bool((value < 0).any())
+
+
 def _count(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tuple[Counter[str], Counter[str]]:
     """Count the tensors that have a name of `shapes` after a prefix: those of the same shape, and all, by prefix."""
     fitting, named = Counter[str](), Counter[str]()

@@ -15,6 +15,7 @@ from benchmark.model.state_dicts import (
     NOT_TRAINED,
     StateDict,
     find_state_dicts,
+    has_negative_variance,
     likely_backbone,
     named_tensors,
     trained_shapes,
@@ -111,6 +112,8 @@ def fit_weights(network: Embedder, path: Path, trained: bool = False) -> Fit:
     if "head.weight" in state and "head.weight" not in taken and not backbone_only:
         notes.append("no classifier for these identities")
     weights = {name: _converted(path, name, value, state[name]) for name, value in taken.items()}
+    if not any(value.any() for value in weights.values() if value.dim() > 1):
+        raise UserError(f"weights {path} hold zeros only: give the weights of a trained network")
     notes += _conversions(taken)
     used = {keys[name] for name in taken}
     if unused := [key for key in best.tensors if key not in used and not NOT_TRAINED.fullmatch(key)]:
@@ -217,6 +220,8 @@ def _converted(path: Path, name: str, value: Tensor, target: Tensor) -> Tensor:
             f"{place} has {count} values of {value.numel()} that are NaN or infinite: the training that wrote the file "
             "has diverged; give the weights of an earlier epoch"
         )
+    if has_negative_variance(name, converted):
+        raise UserError(f"{place} has negative values, which no variance has: give the file as it was saved")
     return converted
 
 

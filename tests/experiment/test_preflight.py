@@ -47,7 +47,7 @@ def check(method: Method, recipe: Recipe) -> None:
         (Needy(same_backbone=True), ["student.args.stem_width=4"], "has to start with the teacher's backbone"),
         (Needy(views=True), [], "train.sampler.views is 1: set it to 2 or more"),
         (Needy(), ["student.weights=teacher", "student.dim=8"], "student.weights: 'teacher' requires the teacher's"),
-        (Needy(("stage5",)), [], "features of the student: resnet14t has no stage or module 'stage5'; did you mean"),
+        (Needy(("stage5",)), [], "student: resnet14t has no stage or module 'stage5'; its stages are stage1, stage2,"),
     ],
 )
 def test_impossible_pairing(tiny, method, settings, message):

@@ -233,9 +233,14 @@ class TestTaps:
         with pytest.raises(RuntimeError, match=r"layer1\.0\.bn3"):
             embedder.features(images())
 
-    @pytest.mark.parametrize(
-        ("name", "guess"), [("stage9", "stage"), ("layer1.0.conv22", "layer1.0.conv2"), ("stage1:post", "stage1")]
-    )
+    @pytest.mark.parametrize(("name", "guess"), [("layer1.0.conv22", "layer1.0.conv2"), ("stage1:post", "stage1")])
     def test_unknown_name_suggests_the_nearest(self, name, guess):
         with pytest.raises(UserError, match=rf"{name}'; did you mean '{guess}"):
+            Embedder(**RESNET).tap([name])
+
+    @pytest.mark.parametrize("name", ["stage9", "stage0", "stage12:pre"])
+    def test_unknown_stage(self, name):
+        with pytest.raises(
+            UserError, match=f"{name}'; its stages are stage1, stage2, stage3, stage4: choose one of them"
+        ):
             Embedder(**RESNET).tap([name])

@@ -243,6 +243,12 @@ class TestInvalidFile:
         weights["neck.linear.weight"] = change(weights["neck.linear.weight"])
         self.expect(self.altered(tmp_path, weights=weights), f"neck.linear.weight .*{message}")
 
+    def test_negative_variance(self, tmp_path):
+        weights = dict(NETWORKS["plain"]().eval().state_dict())
+        weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+        weights["neck.norm.running_var"] = -weights["neck.norm.running_var"]
+        self.expect(self.altered(tmp_path, weights=weights), "neck.norm.running_var has negative values")
+
 
 OPENING = {
     "checkpoint_path": "other.pth",

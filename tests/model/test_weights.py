@@ -352,6 +352,21 @@ def test_rejects_values(change, message, saved):
     assert "backbone.layer1.0.conv1.weight" in text and message in text
 
 
+@pytest.mark.parametrize("norm", ["backbone.layer1.0.bn1", "neck.norm"])
+def test_rejects_negative_variances(norm, saved):
+    weights = network(1).state_dict()
+    weights[f"{norm}.running_var"][-1] = -1e-9
+    assert f"{norm}.running_var has negative values, which no variance has" in error_of(weights, saved)
+
+
+@pytest.mark.parametrize("kept", [(), ("bias",), ("running_var", "running_mean")])
+def test_rejects_zeros(kept, saved):
+    """As of a model that was saved before it was loaded, or of a file that was only allocated."""
+    weights = network(1).state_dict()
+    zeros = {name: value if name.endswith(kept) and kept else value * 0 for name, value in weights.items()}
+    assert "hold zeros only: give the weights of a trained network" in error_of(zeros, saved)
+
+
 def test_fits_a_network_without_values(saved):
     with torch.device("meta"):
         shapes = network(1)
