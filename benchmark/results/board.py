@@ -88,12 +88,6 @@ class Board:
             ks,
             self.costs,
             gains={method: partial(self.gain, method) for method in self.references},
-            teachers={
-                record.id: record.scores.symmetric.mAP
-                for row in self.rows
-                if row.method == TEACHER
-                for record in row.records
-            },
             one_device=len(self.devices) == 1,
             notes=self.notes,
         )

@@ -61,7 +61,6 @@ def columns(
     costs: StepCosts | None,
     *,
     gains: Mapping[str, Callable[[Row], Gain | None]],
-    teachers: Mapping[str, float],
     one_device: bool,
     notes: Notes,
 ) -> list[Column]:
@@ -71,13 +70,12 @@ def columns(
         ks: The K of Recall@K.
         costs: Measured costs of a training step; without them there is no such column.
         gains: Functions that return the gain of a row over its reference row, by reference method.
-        teachers: mAP of the teachers that have a record on the board, by id of the record.
         one_device: Whether all latencies were measured on one device, which cells then do not name.
         notes: Receives the explanations of cells.
     """
     return [
         Column("method", partial(_method_cell, notes=notes), numeric=False),
-        Column("teacher", partial(_teacher_cell, teachers=teachers, notes=notes), numeric=False),
+        Column("teacher", _teacher_cell, numeric=False),
         Column("student", lambda row: Cell(MISSING if row.method == TEACHER else _networks(row)), numeric=False),
         Column("mAP", lambda row: Cell.of(row.mAP, percent)),
         *(Column(_gain_header(method), partial(_gain_cell, gain=gain)) for method, gain in gains.items()),
@@ -128,25 +126,10 @@ def _method_cell(row: Row, notes: Notes) -> Cell:
     return Cell(method_name(row.method), tuple(map(notes.number, texts)))
 
 
-def _teacher_cell(row: Row, teachers: Mapping[str, float], notes: Notes) -> Cell:
-    """Name the teacher; notes list the seeds whose teacher is another training run than the one on the board.
-
-    Two training runs of one recipe are bit-identical on one machine with the same number of threads, and differ
-    slightly between machines.
-    """
+def _teacher_cell(row: Row) -> Cell:
     if row.method == TEACHER:
         return Cell(_networks(row))
-    seeds: dict[str, list[str]] = {}
-    for record in row.records:
-        teacher = record.teacher
-        if teacher and abs(teachers.get(teacher.record or "", teacher.scores.mAP) - teacher.scores.mAP) > 5e-4:
-            seeds.setdefault(f"{100 * teacher.scores.mAP:.1f} %", []).append(str(record.seed))
-    texts = [
-        f"Seed{'s' if len(of_mAP) > 1 else ''} {', '.join(of_mAP)}: the teacher is another training run of the same "
-        f"recipe, with an mAP of {mAP}."
-        for mAP, of_mAP in seeds.items()
-    ]
-    return Cell(markdown(row.teacher) if row.teacher else MISSING, tuple(map(notes.number, texts)))
+    return Cell(markdown(row.teacher) if row.teacher else MISSING)
 
 
 def _gain_cell(row: Row, gain: Callable[[Row], Gain | None]) -> Cell:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,23 +144,21 @@ class Row:
 def group_records(records: Iterable[Record]) -> list[Row]:
     """Group records that agree in board, method, teacher network, recipe (except seeds) and data into rows.
 
-    Records of one benchmark on different images are on different boards: those of the images with the most records
-    have the benchmark's name, the others add the beginning of the images' fingerprint.
+    Records of one benchmark on different images, or with different teachers, are on different boards: those of the
+    images, and of the teacher, with the most records have the benchmark's name, the others add a hash to it.
 
     Rows are in the order of a leaderboard: by board, and on each the teachers first, then the student alone ("none"),
     then the other methods by descending mean mAP.
     """
     records = sorted(records, key=lambda record: (record.seed, record.id))
-    boards = _boards(records)
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
-    for record in records:
+    for record, board in zip(records, _boards(records), strict=True):
         method = TEACHER if record.role == "teacher" else record.method
         teacher = record.teacher.network if record.teacher else ""
         # Settings that cannot change a result, such as the number of workers, do not separate rows.
         recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
         data = f"{record.data.splits} {record.data.fingerprint} {record.data.broken}"
         digest = hashlib.sha256((recipe + data).encode()).hexdigest()
-        board = boards[record.board, record.data.fingerprint]
         groups.setdefault((board, method, teacher, digest), []).append(record)
     rows = [
         Row(board, method, teacher or None, tuple(members)) for (board, method, teacher, _), members in groups.items()
@@ -170,7 +168,43 @@ def group_records(records: Iterable[Record]) -> list[Row]:
     )
 
 
-def _boards(records: Iterable[Record]) -> dict[tuple[str, str | None], str]:
+class _BoardKey(NamedTuple):
+    """What the records of a leaderboard have in common."""
+
+    board: str
+    images: str | None
+    """Fingerprint of the images; None if it is unknown."""
+    teacher: str
+    """Hash of what records state about the teacher."""
+
+
+def _boards(records: Sequence[Record]) -> list[str]:
+    """Return the name of each record's leaderboard."""
+    names = _images_boards(records)
+    keys = [_board_key(record) for record in records]
+    students = Counter(key for key, record in zip(keys, records, strict=True) if record.teacher is not None)
+    with_students: dict[tuple[str, str | None], list[str]] = {}
+    for key in sorted(students, key=lambda key: (-students[key], key.teacher)):
+        with_students.setdefault((key.board, key.images), []).append(key.teacher)
+    boards = []
+    for key in keys:
+        name = names[key.board, key.images]
+        others = with_students.get((key.board, key.images), [])[1:]
+        boards.append(f"{name}-teacher-{key.teacher}" if key.teacher in others else name)
+    return boards
+
+
+def _board_key(record: Record) -> _BoardKey:
+    teacher = record.teacher
+    facts = (
+        (record.id, record.scores.symmetric.mAP)
+        if teacher is None
+        else (teacher.record or teacher.network, teacher.scores.mAP)
+    )
+    return _BoardKey(record.board, record.data.fingerprint, hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
+
+
+def _images_boards(records: Iterable[Record]) -> dict[tuple[str, str | None], str]:
     """Return the leaderboard of each pair of a record's `board` and its images' fingerprint."""
     counts = Counter((record.board, record.data.fingerprint) for record in records)
     names: dict[tuple[str, str | None], str] = {}

@@ -91,3 +91,21 @@ def test_records_on_other_images_are_on_another_board(record, edit):
             *(("glyphs-data-unknown", "none", 1), ("glyphs-data-unknown", "kd", 1), ("glyphs-data-unknown", "rkd", 1)),
             ("veri776", "kd", 1),
         ]
+
+
+def test_records_with_another_teacher_are_on_another_board(record, edit):
+    """Also if the teachers are two trainings of one recipe, which differ between machines."""
+    teachers = [record("none", role="teacher", mAP=0.735), record("none", role="teacher", mAP=0.71)]
+    students = [
+        edit(record("kd", seed=seed), {"teacher.record": teachers[0].id, "teacher.scores.mAP": mAP})
+        for seed, mAP in enumerate((0.735, 0.735, 0.71))
+    ]
+    unused = record("none", role="teacher", mAP=0.5, recipe={"other": 1})
+    for _ in range(5):
+        random.shuffle(students)
+        boards = {}
+        for row in group_records([*teachers, *students, unused]):
+            boards.setdefault(row.board, []).append((row.method, len(row.records)))
+        assert boards.pop("glyphs") == [("teacher", 1), ("teacher", 1), ("kd", 2)]  # a teacher without students, too
+        ((name, rows),) = boards.items()
+        assert name.startswith("glyphs-teacher-") and rows == [("teacher", 1), ("kd", 1)]
