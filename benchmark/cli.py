@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Prepare, check and view a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
+teacher = typer.Typer(help="List, publish and add trained teachers.", no_args_is_help=True)
+app.add_typer(teacher, name="teacher")
 
 
 def _print_version(requested: bool) -> None:
@@ -153,6 +155,10 @@ def run(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="A registered dataset; `benchmark list datasets`.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe, merged over the built-in recipes.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="A published teacher (sha256:...), a run folder or a file of weights; `train` to train one."),
+    ] = None,
     settings: Settings,
     seed: Annotated[int | None, typer.Option(help="Seed of the student's training; 0 by default.")] = None,
     device: Device = "auto",
@@ -174,15 +180,16 @@ def run(
     plugin: Plugins,
 ) -> None:
     """Train a teacher if there is none yet, distill a student, evaluate both, and update the leaderboards."""
-    from benchmark.recipe import compose, student_only
+    from benchmark.recipe import compose, student_only, use_teacher
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
     runtime = [
         f"runtime.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in flags.items() if value
     ]
-    recipe = compose(method, dataset, config, [*settings, *runtime], seed)
-    for sentence in student_only(config, settings):
-        typer.echo(f"note: {sentence}", err=True)
+    recipe = compose(method, dataset, config, [*use_teacher(teacher), *settings, *runtime], seed)
+    if recipe.teacher.checkpoint is None:
+        for sentence in student_only(config, settings):
+            typer.echo(f"note: {sentence}", err=True)
 
     from benchmark.commands.run import preview
     from benchmark.commands.run import run as run_experiment
@@ -493,6 +500,40 @@ def sample(
     from benchmark.commands import data as commands
 
     commands.sample(dataset, settings, data_root, split=split, rows=rows, output=output)
+
+
+@teacher.command("list")
+def list_teachers() -> None:
+    """List the published teachers on this machine."""
+    from benchmark.commands import teacher as commands
+
+    commands.list_teachers()
+
+
+@teacher.command()
+def publish(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Archive to write.")] = Path("teacher.zip"),
+) -> None:
+    """Write the trained network of a run to an archive, for others to use as their teacher."""
+    from benchmark.commands import teacher as commands
+
+    commands.publish(run, output)
+
+
+@teacher.command()
+def add(
+    source: Annotated[str, typer.Argument(help="An archive, or hf-hub:OWNER/NAME with a teacher.zip.")],
+    *,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The expected name, sha256:...; another one is refused.")
+    ] = None,
+) -> None:
+    """Add a published teacher to this machine."""
+    from benchmark.commands import teacher as commands
+
+    commands.add(source, name)
 
 
 def _with_home(argument: str) -> str:

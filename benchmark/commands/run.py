@@ -23,8 +23,8 @@ def run(experiment: Experiment, leaderboards: Path) -> None:
 
 
 def _page(record: Record, leaderboards: Path) -> Path:
-    """Return the page that links to a record: its board's, unless most records there are of other images."""
-    pages = [leaderboards / f"{record.board}.md", *sorted(leaderboards.glob(f"{record.board}-data-*.md"))]
+    """Return the page that links to a record: its board's, or one of the same board for other images or teachers."""
+    pages = [leaderboards / f"{record.board}.md", *sorted(leaderboards.glob(f"{record.board}-*.md"))]
     readable = (page for page in pages if page.is_file())
     return next((page for page in readable if record_name(record) in page.read_text(encoding="utf-8")), pages[0])
 

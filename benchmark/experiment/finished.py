@@ -10,12 +10,12 @@ from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
 from benchmark.experiment.inputs import TEACHER_FILE, Inputs, data_changes, describe_data, weight_files
 from benchmark.experiment.networks import deploy_teacher, teacher_from_file
+from benchmark.experiment.published import teacher_path
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import load_student
 from benchmark.recipe import Recipe, compose
 from benchmark.results.record import Record
 from benchmark.utils.console import notify
-from benchmark.utils.paths import user_path
 
 
 class FinishedRun:
@@ -103,7 +103,7 @@ class FinishedRun:
             raise UserError(f"{self.folder} is the run of a teacher, which has no teacher itself")
         self._require_own_teacher()
         device, checkpoint = torch.device(test.loading.device), self.recipe.teacher.checkpoint
-        if checkpoint is not None and not (path := user_path(checkpoint)).is_dir():
+        if checkpoint is not None and not (path := teacher_path(checkpoint)).is_dir():
             if not path.exists():
                 place = "" if path.is_absolute() else ", in the folder where the run was started"
                 raise UserError(f"the teacher of {self.folder} is missing: there is no {path}{place}")

@@ -10,10 +10,10 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import with_seed
+from benchmark.experiment.published import teacher_path
 from benchmark.recipe import Component, Recipe
 from benchmark.registry import DATASETS
 from benchmark.utils.locks import is_locked, locked
-from benchmark.utils.paths import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def teacher_folder(recipe: Recipe, work_dir: Path) -> RunFolder:
         work_dir: Folder of all runs.
     """
     if recipe.teacher.checkpoint is not None:
-        return RunFolder(user_path(recipe.teacher.checkpoint))
+        return RunFolder(teacher_path(recipe.teacher.checkpoint))
     return _folder(recipe.for_teacher(), "teacher", work_dir)
 
 

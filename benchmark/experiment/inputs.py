@@ -15,6 +15,7 @@ from benchmark.data.samples import SPLITS, VALIDATION
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
+from benchmark.experiment.published import teacher_path
 from benchmark.recipe import Recipe
 from benchmark.results import parts
 from benchmark.results.record import Record
@@ -118,7 +119,7 @@ def weight_files(recipe: Recipe) -> dict[str, str]:
     for key, name in {TEACHER_FILE: recipe.teacher.checkpoint, "student.weights": recipe.student.weights}.items():
         if name is None or name in NAMED_WEIGHTS:
             continue
-        path = user_path(name)
+        path = teacher_path(name) if key == TEACHER_FILE else user_path(name)
         path = path / LAST_CHECKPOINT if path.is_dir() else path
         if path.is_file():
             try:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
+from benchmark.experiment.published import teacher_path
 from benchmark.model.backbone import Statistics, pretrained_statistics
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
@@ -118,7 +119,7 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None, clas
     """
     files: list[tuple[str, Network, Path, bool]] = []
     if checkpoint is not None:
-        path = user_path(checkpoint)
+        path = teacher_path(checkpoint)
         if path.is_dir() and not (path / "record.json").is_file():
             raise UserError(f"teacher.checkpoint: {path} is not the folder of a finished run: it has no record.json")
         files.append(("teacher.checkpoint", teacher, path / LAST_CHECKPOINT if path.is_dir() else path, True))

@@ -47,7 +47,7 @@ def _epochs(recipe: Recipe, trainings: Sequence[Training], images: int) -> str:
     roles = {training.role: training for training in trainings}
     phrases = []
     if recipe.teacher.checkpoint is not None:
-        phrases.append(f"the teacher is loaded from {recipe.teacher.checkpoint}")
+        phrases.append(f"the teacher is {_shortened(recipe.teacher.checkpoint)}")
     elif "teacher" not in roles:
         phrases.append("the teacher is trained already")
     for role, training in roles.items():
@@ -56,6 +56,10 @@ def _epochs(recipe: Recipe, trainings: Sequence[Training], images: int) -> str:
         epochs = f"{total} epoch{'' if total == 1 else 's'}"
         phrases.append(f"{epochs} for the {role} ({training.key}.schedule.epochs) in batches of {batch}")
     return f"{images:,} training images; {', '.join(phrases)}"
+
+
+def _shortened(checkpoint: str) -> str:
+    return f"published as {checkpoint[:19]}…" if checkpoint.startswith("sha256:") else f"loaded from {checkpoint}"
 
 
 def _expected_time(trainings: Sequence[Training], images: int, device: str, threads: int) -> str:

@@ -19,6 +19,7 @@ import torch
 
 from benchmark.errors import UserError, nearest
 from benchmark.experiment.networks import NAMED_WEIGHTS, check_files
+from benchmark.experiment.published import teacher_path
 from benchmark.method import Method, RecipePlan
 from benchmark.model import cost
 from benchmark.model.cost import Size
@@ -235,7 +236,7 @@ def _check_weights(recipe: Recipe) -> None:
     checkpoint = recipe.teacher.checkpoint
     if checkpoint is None and recipe.teacher.network.weights == "teacher":
         raise UserError("teacher.network.weights: a teacher cannot start from itself; 'teacher' is for the student")
-    if checkpoint is not None and not user_path(checkpoint).exists():
+    if checkpoint is not None and not teacher_path(checkpoint).exists():
         raise UserError(f"teacher.checkpoint: {checkpoint} does not exist; give a run's folder or a file of weights")
 
 

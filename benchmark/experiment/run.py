@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.readiness import require_record_store
-from benchmark.recipe import compose, student_only
+from benchmark.recipe import compose, student_only, use_teacher
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
@@ -25,6 +25,7 @@ def run(
     *,
     config: str | Path | Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
+    teacher: str | None = None,
     seed: int | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
@@ -42,6 +43,8 @@ def run(
         config: A recipe merged over the built-in ones: a YAML file or a nested mapping, such as
             `{"train": {"schedule": {"epochs": 2}}}`.
         settings: Changes of single values, such as `["method.temperature=2"]`; they override `config`.
+        teacher: A published teacher (`sha256:...`), a run folder, a file of weights, or "train" to train one; None for
+            the one in the recipe.
         seed: Seed of the student's training; 0 if neither this nor `config` gives one.
         device: "auto" (CUDA if available), "cpu" or "cuda".
         data_root: Folder of the datasets; `$BENCHMARK_DATA` or `~/.cache/benchmark` if None.
@@ -55,9 +58,11 @@ def run(
     Raises:
         UserError: The recipe is invalid, data are missing, or an unfinished run exists and `resume` is false.
     """
-    recipe = compose(method, dataset, Path(config) if isinstance(config, str) else config, settings, seed)
-    for sentence in student_only(Path(config) if isinstance(config, str) else config, settings):
-        notify(f"note: {sentence}")
+    layer = Path(config) if isinstance(config, str) else config
+    recipe = compose(method, dataset, layer, [*use_teacher(teacher), *settings], seed)
+    if recipe.teacher.checkpoint is None:
+        for sentence in student_only(layer, settings):
+            notify(f"note: {sentence}")
     root = default_data_root() if data_root is None else Path(data_root)
     experiment = Experiment(
         recipe, work_dir=Path(work_dir), data_root=root, device=choose_device(device), resume=resume

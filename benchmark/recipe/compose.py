@@ -91,6 +91,13 @@ def replay(content: Mapping[str, Any], place: str) -> Recipe:
     return validate(expanded, lambda path: (path, place))
 
 
+def use_teacher(teacher: str | None) -> list[str]:
+    """Return the settings for the option `--teacher`: a checkpoint, "train" to train a teacher, or None."""
+    if teacher is None:
+        return []
+    return [f"teacher.checkpoint={json.dumps(None if teacher == 'train' else teacher, ensure_ascii=False)}"]
+
+
 def student_only(config: Path | Mapping[str, Any] | None, settings: Sequence[str]) -> list[str]:
     """Return a sentence about settings of `train`, if there are any, that were not given for the teacher, too.
 

@@ -140,7 +140,7 @@ class Teacher(Section):
     train: Train = Train()
     seed: Seed = 0
     checkpoint: str | None = Field(None, min_length=1)
-    """Folder of a finished run, or a file with the weights of the complete network."""
+    """Folder of a finished run, a file with the weights of the complete network, or the name of a published teacher."""
 
 
 class Evaluate(Section):
