@@ -159,6 +159,9 @@ def run(
         str | None,
         typer.Option(help="A published teacher (sha256:...), a run folder or a file of weights; `train` to train one."),
     ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="MACs of the student as a fraction of the teacher's, such as 0.3.")
+    ] = None,
     settings: Settings,
     seed: Annotated[int | None, typer.Option(help="Seed of the student's training; 0 by default.")] = None,
     device: Device = "auto",
@@ -180,13 +183,13 @@ def run(
     plugin: Plugins,
 ) -> None:
     """Train a teacher if there is none yet, distill a student, evaluate both, and update the leaderboards."""
-    from benchmark.recipe import compose, student_only, use_teacher
+    from benchmark.recipe import compose, student_only, use_teacher, with_budget
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
     runtime = [
         f"runtime.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in flags.items() if value
     ]
-    recipe = compose(method, dataset, config, [*use_teacher(teacher), *settings, *runtime], seed)
+    recipe = compose(method, dataset, config, [*use_teacher(teacher), *with_budget(budget), *settings, *runtime], seed)
     if recipe.teacher.checkpoint is None:
         for sentence in student_only(config, settings):
             typer.echo(f"note: {sentence}", err=True)
@@ -238,12 +241,15 @@ def reproduce(
 @_resumable("repeat the command to resume")
 def suite(
     file: Annotated[
-        Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, config and set.")
+        Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, budgets, config and set.")
     ] = None,
     *,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
     datasets: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds; 0 by default.")] = None,
+    budgets: Annotated[
+        str | None, typer.Option(help="Comma-separated budgets, as for `benchmark run --budget`.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe that is applied to every run.")] = None,
     settings: Settings,
     jobs: Annotated[int, typer.Option(min=1, help="Maximum number of runs at the same time.")] = 1,
@@ -275,8 +281,18 @@ def suite(
         numbers = None if seeds is None else [int(seed) for seed in seeds.split(",") if seed]
     except ValueError:
         raise UserError(f"--seeds {seeds}: must be comma-separated integers, such as 0,1,2") from None
+    try:
+        fractions = None if budgets is None else [float(budget) for budget in budgets.split(",") if budget]
+    except ValueError:
+        raise UserError(f"--budgets {budgets}: must be comma-separated fractions, such as 0.42,0.15") from None
     grid = Grid.from_file(
-        file, methods=split(methods), datasets=split(datasets), seeds=numbers, config=config, settings=settings
+        file,
+        methods=split(methods),
+        datasets=split(datasets),
+        seeds=numbers,
+        budgets=fractions,
+        config=config,
+        settings=settings,
     )
     options = RunOptions(
         device=device, data_root=data_root, work_dir=work_dir, leaderboards=leaderboards, plugins=plugin

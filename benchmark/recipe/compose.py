@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
+from benchmark.method import Method
 from benchmark.recipe.sections import Component, Recipe
 from benchmark.recipe.validate import Keys, contains, is_section, validate
 from benchmark.registry import DATASETS, METHODS
@@ -58,7 +60,9 @@ def compose(
             )
         content = merge({"method": preset}, user)
     else:
-        content = merge(_built_in(method_name, dataset_name, preset), {"method": preset})
+        budget = user.get("budget", DATASETS.find(dataset_name).recipe.get("budget"))
+        budget = budget if type(budget) in (int, float) else None  # the validation reports other types
+        content = merge(_built_in(method_name, dataset_name, preset, budget), {"method": preset})
         for layer in layers.in_order():
             content = _merge_layer(content, layer)
     content, inherited = _resolve_like_teacher(content)
@@ -96,6 +100,11 @@ def use_teacher(teacher: str | None) -> list[str]:
     if teacher is None:
         return []
     return [f"teacher.checkpoint={json.dumps(None if teacher == 'train' else teacher, ensure_ascii=False)}"]
+
+
+def with_budget(budget: float | None) -> list[str]:
+    """Return the settings for the option `--budget`; None for no change."""
+    return [] if budget is None else [f"budget={budget!r}"]
 
 
 def student_only(config: Path | Mapping[str, Any] | None, settings: Sequence[str]) -> list[str]:
@@ -248,7 +257,7 @@ def _label_own_data(layer: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def _missing_sections(content: Mapping[str, Any]) -> list[str]:
-    return [key for key in Recipe.model_fields if key not in content]
+    return [key for key in Recipe.model_fields if key not in content and key != "budget"]  # which older files lack
 
 
 def _merge_layer(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,8 +351,8 @@ def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {**layer, "method": arguments}
 
 
-def _built_in(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the defaults, the dataset's recipe and the method's recipe.
+def _built_in(method: str, dataset: str, preset: Mapping[str, Any], budget: float | None) -> dict[str, Any]:
+    """Merge the defaults, the dataset's recipe, the student or the target of the budget, and the method's recipe.
 
     The teacher is trained by the dataset's recipe, independent of the method. If a preset of a method is chosen, the
     arguments that the dataset sets for this method are not used.
@@ -361,7 +370,40 @@ def _built_in(method: str, dataset: str, preset: Mapping[str, Any]) -> dict[str,
         arguments = {part: set_by_dataset[part] for part in method_cls.parts if part in set_by_dataset.keys() - preset}
     else:
         arguments = {} if preset else dataset_cls.method_arguments.get(method, {})
+    if budget is not None:
+        targets = _targets(method_cls, budget)
+        if targets is None:
+            content = _merge_layer(content, {"student": _student_of(dataset_cls, budget)})
+        else:
+            arguments = merge(arguments, targets)
     return merge(_merge_layer(content, method_cls.recipe), {"method": arguments})
+
+
+def _targets(method: type[Method], budget: float) -> dict[str, Any] | None:
+    """Return the arguments that set the budget of a method that compresses; None for methods that do not.
+
+    Raises:
+        UserError: The method compresses without a target.
+    """
+    if not method.compresses:
+        return None
+    for name, part in method.parts.items():
+        if (targets := _targets(part, budget)) is not None:
+            return {name: targets}
+    if "target_macs" not in inspect.signature(method).parameters:
+        raise UserError(f"budget: {method.name} compresses without a target for the MACs: set budget to null")
+    return {"target_macs": budget}
+
+
+def _student_of(dataset: type[RetrievalDataset], budget: float) -> Mapping[str, Any]:
+    """Return the changes to the student's network by which a dataset's student has the MACs of a budget."""
+    if budget not in dataset.students:
+        known = ", ".join(map(str, dataset.students)) or "none"
+        raise UserError(
+            f"budget: {dataset.name} has no student of {budget} times the teacher's MACs. Known: {known}. Or set "
+            "budget to null and the keys of `student`"
+        )
+    return dataset.students[budget]
 
 
 def _expand_names(content: dict[str, Any]) -> dict[str, Any]:

@@ -219,6 +219,9 @@ class Recipe(Section):
     seed: Seed = 0
     image_size: tuple[Side, Side] = (256, 256)
     """(height, width) in pixels"""
+    budget: float | None = Field(None, gt=0, le=1)
+    """MACs of the deployed student as a fraction of the teacher's. It chooses the dataset's student of this cost, or
+    sets `method.target_macs` of a method that compresses; None to leave both as they are."""
     teacher: Teacher = Teacher()
     student: Network = Network()
     train: Train = Train()
@@ -250,6 +253,7 @@ class Recipe(Section):
                 "student": self.teacher.network,
                 "train": self.teacher.train,
                 "seed": self.teacher.seed,
+                "budget": None,
                 "teacher": self.teacher.model_copy(update={"train": Train()}),
                 "evaluate": self.evaluate.model_copy(update={"every": 0}),
             }

@@ -1,4 +1,4 @@
-"""The methods, datasets and seeds of a suite."""
+"""The methods, datasets, seeds and budgets of a suite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmark.errors import UserError, nearest
-from benchmark.recipe import Recipe, compose
+from benchmark.recipe import Recipe, compose, with_budget
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 
-_KEYS = ("methods", "datasets", "seeds", "config", "set")
+_KEYS = ("methods", "datasets", "seeds", "budgets", "config", "set")
 """Keys of a suite's YAML file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """All combinations of methods, datasets and seeds.
+    """All combinations of methods, datasets, seeds and budgets.
 
     Raises:
         UserError: A list is empty or has duplicates.
@@ -27,18 +27,20 @@ class Grid:
     datasets: Sequence[str]
     seeds: Sequence[int] = (0,)
     """Seeds of the student's training."""
+    budgets: Sequence[float | None] = (None,)
+    """Budgets of the student; None for the one in the recipe."""
     config: Path | None = None
     """A recipe file for `--config` of every run."""
     settings: Sequence[str] = ()
     """Settings for `--set` of every run, as `key=value`."""
 
     def __post_init__(self) -> None:
-        for name in ("methods", "datasets", "seeds"):
+        for name in ("methods", "datasets", "seeds", "budgets"):
             values: Sequence[Any] = getattr(self, name)
             if not values:
                 raise UserError(f"the suite has no {name}: give --{name}, or the key {name!r} in the suite's file")
-            if duplicates := {value for value in values if list(values).count(value) > 1}:
-                raise UserError(f"{name}: {min(duplicates)} is listed twice; list it once")
+            if duplicates := [value for value in values if list(values).count(value) > 1]:
+                raise UserError(f"{name}: {duplicates[0]} is listed twice; list it once")
 
     @classmethod
     def from_file(
@@ -48,16 +50,19 @@ class Grid:
         methods: Sequence[str] | None = None,
         datasets: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
+        budgets: Sequence[float] | None = None,
         config: Path | None = None,
         settings: Sequence[str] = (),
     ) -> Self:
-        """Read a YAML file with the keys methods, datasets, seeds, config and set, and apply the other arguments.
+        """Read a suite from a YAML file, and apply the other arguments.
 
         Args:
-            path: The file; None if the other arguments define the whole suite.
+            path: A file with the keys methods, datasets, seeds, budgets, config and set; None if the other arguments
+                define the whole suite.
             methods: Names of methods, instead of the file's; "all" stands for all registered ones.
             datasets: Names of datasets, instead of the file's; "all" stands for all registered ones.
             seeds: Seeds, instead of the file's.
+            budgets: Budgets, instead of the file's.
             config: A recipe, instead of the file's, whose path is relative to the file.
             settings: Settings as `key=value`, in addition to the file's.
 
@@ -71,19 +76,20 @@ class Grid:
             methods=_expand(content.get("methods", []) if methods is None else methods, METHODS.names()),
             datasets=_expand(content.get("datasets", []) if datasets is None else datasets, DATASETS.names()),
             seeds=content.get("seeds", [0]) if seeds is None else seeds,
+            budgets=content.get("budgets", [None]) if budgets is None else budgets,
             config=config,
             settings=[*content.get("set", []), *settings],
         )
 
     def recipes(self) -> list[Recipe]:
-        """Return the recipe of every run, ordered by seed, then dataset, then method.
+        """Return the recipe of every run, ordered by seed, then dataset, then method, then budget.
 
         Raises:
             UserError: A name or a setting is invalid.
         """
         return [
-            compose(method, dataset, self.config, self.settings, seed)
-            for seed, dataset, method in product(self.seeds, self.datasets, self.methods)
+            compose(method, dataset, self.config, [*with_budget(budget), *self.settings], seed)
+            for seed, dataset, method, budget in product(self.seeds, self.datasets, self.methods, self.budgets)
         ]
 
 
@@ -92,10 +98,10 @@ def _read(path: Path) -> dict[str, list[Any]]:
     for key, value in content.items():
         if key not in _KEYS:
             raise UserError(f"suite {path}: unknown key {key!r}{nearest(str(key), _KEYS)} Known: {', '.join(_KEYS)}.")
-        values = [value] if isinstance(value, str | int) else value
-        kind = int if key == "seeds" else str
+        values = [value] if isinstance(value, str | int | float) else value
+        kind = {"seeds": int, "budgets": float}.get(key, str)
         if not isinstance(values, list) or not all(type(entry) is kind for entry in values):
-            entries = {"seeds": "integers", "set": "key=value strings"}.get(key, "names")
+            entries = {"seeds": "integers", "set": "key=value strings", "budgets": "fractions"}.get(key, "names")
             raise UserError(f"suite {path}: {key} must be a list of {entries}, not {value!r}")
         if key == "config" and len(values) != 1:
             raise UserError(f"suite {path}: config must be one file, not {value!r}")

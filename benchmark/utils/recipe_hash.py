@@ -17,6 +17,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("dataset.background", "white"),
     ("dataset.label", ""),
     ("dataset.validation_fraction", 0.0),
+    ("budget", None),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""
 

@@ -1,6 +1,7 @@
 """Composing, saving and repeating the configuration of a run."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from benchmark.errors import UserError
-from benchmark.recipe import Recipe, compose, student_only
+from benchmark.recipe import Recipe, compose, replay, student_only
 from benchmark.recipe.compose import parse_setting
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
@@ -365,7 +366,7 @@ class TestHash:
     def test_depends_on_every_other_value(self, values):
         hashes = {compose("mirror", "swatches").hash: "no change"}
         for key, value in values.items():
-            if key not in WITHOUT_EFFECT:
+            if key not in WITHOUT_EFFECT and key != "budget":  # which needs a student of the dataset
                 changed = compose("mirror", "swatches", settings=[f"{key}={json.dumps(self.other(key, value))}"])
                 assert changed.hash not in hashes, f"{key} gives the hash of {hashes.get(changed.hash)}"
                 hashes[changed.hash] = key
@@ -379,3 +380,60 @@ def test_unknown_keys_are_refused_at_every_depth(values, mistakes):
             lines = mistakes(f"{unknown}=1")
             assert len(lines) == 1, lines
             assert lines[0].startswith(f"{unknown} in --set: unknown key. Known here: ")
+
+
+class TestBudget:
+    """MACs of the student: a network of the dataset, or the target of a method that compresses."""
+
+    @pytest.fixture(autouse=True)
+    def students(self, monkeypatch):
+        widths = {0.4: {"args": {"base_width": 64}}, 0.2: {"args": {"base_width": 32}}}
+        monkeypatch.setattr(DATASETS.find("glyphs"), "students", widths)
+
+    @pytest.mark.parametrize(("budget", "width"), [(0.4, 64), (0.2, 32)])
+    def test_chooses_the_student_of_the_dataset(self, budget, width):
+        recipe = compose("kd", "glyphs", settings=[f"budget={budget}"])
+        assert recipe.budget == budget
+        assert recipe.student.args["base_width"] == width
+        assert recipe.student.args["channels"] == recipe.teacher.network.args["channels"]
+        assert recipe.for_teacher().hash == compose("kd", "glyphs").for_teacher().hash
+
+    @pytest.mark.parametrize("method", ["cdd", "resrep", "uniform", "slimming", "deap"])
+    def test_is_the_target_of_methods_that_compress(self, method):
+        recipe = compose(method, "glyphs", settings=["budget=0.3"])
+        assert recipe.method.arguments["target_macs"] == 0.3
+        assert recipe.student.args == recipe.teacher.network.args
+
+    def test_is_the_target_of_the_part_that_compresses(self):
+        recipe = compose("kd+uniform", "glyphs", settings=["budget=0.3"])
+        assert recipe.method.arguments["uniform"]["target_macs"] == 0.3
+
+    def test_own_settings_win(self):
+        settings = ["budget=0.4", "student.args.base_width=48"]
+        assert compose("kd", "glyphs", settings=settings).student.args["base_width"] == 48
+        settings = ["budget=0.4", "method.target_macs=0.5"]
+        assert compose("cdd", "glyphs", settings=settings).method.arguments["target_macs"] == 0.5
+
+    def test_none_changes_nothing(self):
+        assert compose("kd", "glyphs").hash == compose("kd", "glyphs", settings=["budget=null"]).hash
+
+    @pytest.mark.parametrize(
+        ("budget", "message"),
+        [
+            ("0.3", "glyphs has no student of 0.3 times the teacher's MACs. Known: 0.4, 0.2."),
+            ("0", "budget"),
+            ("2", "budget"),
+            ("[0.3]", "budget in --set"),
+            ("half", "budget in --set"),
+            (".nan", "budget"),
+            ("true", "budget in --set"),
+        ],
+    )
+    def test_invalid_values(self, budget, message):
+        with pytest.raises(UserError, match=re.escape(message)):
+            compose("kd", "glyphs", settings=[f"budget={budget}"])
+
+    def test_files_of_earlier_versions_have_none(self):
+        content = compose("kd", "glyphs").model_dump(mode="json")
+        del content["budget"]
+        assert replay(content, "the file") == compose("kd", "glyphs")
