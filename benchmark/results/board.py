@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from benchmark.results.budgets import curves
 from benchmark.results.columns import columns, method_name, metrics
 from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks
 from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
@@ -32,6 +33,7 @@ class Board:
         devices: The devices on which latency was measured.
         references: The reference methods for which the gain of at least one row is known.
         groups: The groups of rows of equal cost.
+        curves: The methods that have rows at several budgets.
         metrics: The numbers that the CSV file lists for every row.
         table: The table. It always has a row for the teacher and for the student trained alone.
         notes: The notes below the table.
@@ -44,7 +46,8 @@ class Board:
         self.devices = sorted({device for row in rows for device in row.devices})
         self._teacher_rows = {record.id: row for row in rows if row.method == TEACHER for record in row.records}
         self._place = {row: number for number, row in enumerate(rows)}
-        self._baseline = next((row for row in rows if row.method == BASELINE), None)
+        self._baselines = {row.budget: row for row in reversed(rows) if row.method == BASELINE}
+        self.curves = curves(rows)
         groups = equal_cost(rows)
         best = {row: group[0] for group in groups for row in group}
         pairs = [
@@ -66,14 +69,14 @@ class Board:
         self.table = self._table(ks)
 
     def reference(self, method: str, row: Row) -> Row | None:
-        """Return the row of `method` that a row is compared with: for "teacher", the row of its own teacher.
+        """Return the row of `method` that a row is compared with: of the same teacher, or of the same budget.
 
         None if there is no such row, or the row itself is of this method.
         """
         if row.method == method:
             return None
         if method == BASELINE:
-            return self._baseline
+            return self._baselines.get(row.budget, self._baselines.get(None))
         own = [record.teacher.record for record in row.records if record.teacher is not None]
         known = {self._teacher_rows[each] for each in own if each in self._teacher_rows}
         return min(known, key=self._place.__getitem__, default=None)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmark.plots.labels import Label, place_labels
 from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE, canvas, to_svg
+from benchmark.results.budgets import curves
 from benchmark.results.format import quantity
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 from benchmark.utils.lifetime import PARENT, start_worker
@@ -28,12 +29,16 @@ _LABELED = 60
 
 
 class Mark(NamedTuple):
-    """A row in a plot: its method, its mean MACs, and the mean and standard deviation of its mAP."""
+    """A row in a plot: its method, its mean MACs, and the mean and standard deviation of its mAP.
+
+    `curve` is the number of the curve that the row is a point of, -1 if it is alone.
+    """
 
     method: str
     macs: float
     mAP: float
     deviation: float
+    curve: int = -1
 
 
 def frontier_svgs(boards: Mapping[str, Sequence[Row]]) -> dict[str, str]:
@@ -42,14 +47,16 @@ def frontier_svgs(boards: Mapping[str, Sequence[Row]]) -> dict[str, str]:
     Args:
         boards: The rows of each leaderboard.
     """
-    tasks = {
-        name: [Mark(row.method, row.macs.mean, row.mAP.mean, row.mAP.std or 0.0) for row in rows]
-        for name, rows in boards.items()
-    }
+    tasks = {name: _marks(rows) for name, rows in boards.items()}
     processes = min(cores(), len(tasks) // _PER_PROCESS)
     shares = [dict(list(tasks.items())[start::processes]) for start in range(processes)] if processes > 1 else []
     drawn = _draw_elsewhere(shares)
     return {name: drawn.get(name) or frontier_svg(name, marks) for name, marks in tasks.items()}
+
+
+def _marks(rows: Sequence[Row]) -> list[Mark]:
+    numbers = {row: number for number, curve in enumerate(curves(rows)) for row in curve.rows.values()}
+    return [Mark(row.method, row.macs.mean, row.mAP.mean, row.mAP.std or 0.0, numbers.get(row, -1)) for row in rows]
 
 
 def _draw_elsewhere(shares: Sequence[Mapping[str, Sequence[Mark]]]) -> dict[str, str]:
@@ -89,7 +96,8 @@ def frontier_svg(name: str, marks: Sequence[Mark]) -> str:
     """Return an SVG of mAP (percent) against MACs (log scale) of the rows of a leaderboard.
 
     Every row has a marker, a label, and its standard deviation over seeds as an error bar; teachers are stars. The
-    dashed line is the Pareto frontier, through the rows that no other row beats in both values. Of more than 60 rows,
+    dashed line is the Pareto frontier, through the rows that no other row beats in both values. The rows of a method at
+    several budgets are a curve with one label. Of more than 60 rows,
     only the first ones in the order of the leaderboard have a label and an error bar, the others have small markers.
 
     Args:
@@ -128,12 +136,39 @@ def frontier_svg(name: str, marks: Sequence[Mark]) -> str:
                 marker=marker,
                 markersize=size,
             )
+        ends = _draw_curves(axes, marks, points, errors, colors)
         bars = [np.array([(x, y - error), (x, y + error)]) for (x, y), error in zip(points, errors, strict=True)]
         labels = [
-            Label(x, y, mark.method, colors[mark.method]) for mark, (x, y) in zip(marks, points.tolist(), strict=True)
+            Label(x, y, mark.method, colors[mark.method])
+            for index, (mark, (x, y)) in enumerate(zip(marks, points.tolist(), strict=True))
+            if mark.curve < 0 or index in ends
         ]
         place_labels(axes, labels, [frontier, *bars])
         return to_svg(figure)
+
+
+def _draw_curves(
+    axes: "Axes",
+    marks: Sequence[Mark],
+    points: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    colors: Mapping[str, str],
+) -> set[int]:
+    """Connect the rows of each curve, with a band of one standard deviation.
+
+    Returns:
+        The position of the row with the most MACs of each curve.
+    """
+    ends = set()
+    for number in sorted({mark.curve for mark in marks} - {-1}):
+        members = sorted(
+            (index for index, mark in enumerate(marks) if mark.curve == number), key=lambda i: points[i, 0]
+        )
+        (x, y), error, color = points[members].T, errors[members], colors[marks[members[0]].method]
+        axes.plot(x, y, color=color, linewidth=1.5)
+        axes.fill_between(x, y - error, y + error, color=color, alpha=0.15, linewidth=0)
+        ends.add(members[-1])
+    return ends
 
 
 def pareto_frontier(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from benchmark.results.board import (
     overview,
     plot_description,
 )
+from benchmark.results.budgets import BUDGETS_CAPTION, budgets_table
 from benchmark.results.format import Table
 from benchmark.results.markdown import GENERATED
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
@@ -85,6 +86,8 @@ def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
         plot_text=unescape_markdown(plot_description(board)),
         notes=board.notes.texts,
     )
+    if board.curves:
+        yield _Section(f"{name}-budgets", f"{name} at each budget", BUDGETS_CAPTION, budgets_table(board.curves))
     if board.groups:
         text, table = equal_cost_caption(board.groups), equal_cost_table(board.groups)
         yield _Section(f"{name}-at-equal-cost", f"{name} at equal cost", text, table)

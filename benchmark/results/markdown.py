@@ -16,6 +16,7 @@ from benchmark.results.board import (
     plot_description,
     run_command,
 )
+from benchmark.results.budgets import BUDGETS_CAPTION, budgets_table
 from benchmark.results.comparison import CostGroup
 from benchmark.results.format import Cell, Table
 from benchmark.results.parts import DEFAULT_RULES
@@ -72,6 +73,7 @@ def dataset_page(board: Board, reported: Reported | None = None) -> str:
         f"{caption(board)} The [index](README.md#columns) defines the columns.",
         _markdown(board.table),
         "\n".join(f"{number}. {text}" for number, text in enumerate(board.notes.texts, start=1)),
+        *(["## At each budget", BUDGETS_CAPTION, _markdown(budgets_table(board.curves))] if board.curves else []),
         *_equal_cost(board.groups),
         "## Data",
         _data(board.rows),

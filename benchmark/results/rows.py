@@ -62,6 +62,12 @@ class Row:
     teacher: str | None
     records: tuple[Record, ...]
 
+    @property
+    def budget(self) -> float | None:
+        """MACs of the student as a fraction of the teacher's, as its recipe requests; None if it requests none."""
+        budget = self.records[0].recipe.get("budget")
+        return float(budget) if isinstance(budget, int | float) and not isinstance(budget, bool) else None
+
     @cached_property
     def networks(self) -> list[str]:
         """Names of the deployed networks; more than one if the method's structure depends on the seed."""
