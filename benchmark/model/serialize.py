@@ -30,6 +30,8 @@ _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Identity": (nn.Identity, ()),
 }
 """Layers that an edit can describe, with the arguments of their constructors."""
+_MAX_TABLES = 2**28
+"""Largest size of the tensors that a network computes from its architecture, in bytes; no weights bound it."""
 _ACTIVATION = {"type": "activation"}
 """Edit of timm's BatchNormAct2d whose batch norm was folded, so that only its activation remains."""
 
@@ -37,7 +39,7 @@ Width = Annotated[int, Field(strict=True, ge=1, le=2**16)]
 Pixels = Annotated[int, Field(strict=True, ge=1, le=2**13)]
 Small = Annotated[int, Field(strict=True, ge=0, le=64)]
 Statistic = Annotated[float, Field(strict=True, ge=0, le=1)]
-Deviation = Annotated[float, Field(strict=True, gt=0, le=1)]
+Deviation = Annotated[float, Field(strict=True, ge=1e-3, le=1)]
 Name = Annotated[str, Field(max_length=256)]
 
 
@@ -87,7 +89,7 @@ class _Norm(_Part):
 class _Blur(_Part):
     type: Literal["BlurPool2d"]
     channels: Width | None
-    filt_size: Small
+    filt_size: Annotated[int, Field(strict=True, ge=1, le=7)]
     stride: Small
     pad_mode: Literal["reflect", "constant", "replicate", "circular"]
 
@@ -180,8 +182,10 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedd
     except UserError as error:
         raise UserError(f"{path} describes a network that cannot be built here: {error}") from error
     except Exception as error:  # whatever a backbone or a layer raises for its arguments
-        reason = printable(str(error))
-        raise UserError(f"{path} describes a network that cannot be built here: {reason}") from error
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise UserError(
+            f"{path} describes a network that cannot be built: the file is damaged or was changed ({reason})"
+        ) from error
     student.load_state_dict(file.weights, strict=True)
     student.input_size = file.image_size
     return student.to(device).to(memory_format=torch.channels_last).eval()
@@ -192,7 +196,7 @@ def is_student(content: Any) -> bool:
     if not isinstance(content, dict) or "architecture" not in content:
         return False
     version = content.get("format")
-    return isinstance(version, int) and version == FORMAT
+    return type(version) is int and version == FORMAT
 
 
 def _check(network: Embedder, file: "_StudentFile") -> None:
@@ -203,7 +207,8 @@ def _check(network: Embedder, file: "_StudentFile") -> None:
         file: The content of the file.
 
     Raises:
-        UserError: Weights are missing, superfluous, of another shape or dtype, or not finite.
+        UserError: Weights are missing, superfluous, of another shape or dtype, or not finite; or the network would take
+            far more memory than its weights.
     """
     state = network.state_dict()
     if different := sorted(state.keys() ^ file.weights.keys()):
@@ -220,6 +225,9 @@ def _check(network: Embedder, file: "_StudentFile") -> None:
             raise UserError(f"{name} has values that are missing, NaN or infinite")
         if has_negative_variance(name, value):
             raise UserError(f"{name} has negative values, which no variance has")
+    tables = sum(buffer.nbytes for name, buffer in network.named_buffers() if name not in state)
+    if tables > _MAX_TABLES:
+        raise UserError(f"it computes tables of {tables / 2**20:,.0f} MiB, more than {_MAX_TABLES // 2**20} are possible")
     with torch.no_grad():
         output = network.eval()(torch.empty(1, 3, *file.image_size, dtype=torch.uint8, device="meta"))
     if output.shape != (1, network.dim):
