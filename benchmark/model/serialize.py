@@ -227,7 +227,9 @@ def _check(network: Embedder, file: "_StudentFile") -> None:
             raise UserError(f"{name} has negative values, which no variance has")
     tables = sum(buffer.nbytes for name, buffer in network.named_buffers() if name not in state)
     if tables > _MAX_TABLES:
-        raise UserError(f"it computes tables of {tables / 2**20:,.0f} MiB, more than {_MAX_TABLES // 2**20} are possible")
+        raise UserError(
+            f"it computes tables of {tables / 2**20:,.0f} MiB, more than {_MAX_TABLES // 2**20} are possible"
+        )
     with torch.no_grad():
         output = network.eval()(torch.empty(1, 3, *file.image_size, dtype=torch.uint8, device="meta"))
     if output.shape != (1, network.dim):

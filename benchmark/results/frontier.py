@@ -1,5 +1,6 @@
 """The plot of a leaderboard: mAP against MACs, with the Pareto frontier."""
 
+import gc
 import json
 import os
 import subprocess
@@ -221,6 +222,7 @@ def _tick(macs: float) -> str:
 
 if __name__ == "__main__":
     start_worker()
+    gc.set_threshold(100_000)  # a plot has many objects, few of which are garbage before it is complete
     json.dump(
         {name: frontier_svg(name, [Mark(*mark) for mark in marks]) for name, marks in json.load(sys.stdin).items()},
         sys.stdout,

@@ -1,8 +1,9 @@
 """The files of the leaderboards. They are pure functions of the records: the same records give the same bytes."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
@@ -33,7 +34,8 @@ def generate(folder: Path) -> list[Path]:
     Raises:
         UserError: A record or another file is not valid; no file has been written.
     """
-    with _locked(folder):  # otherwise pages of an older state of the records could replace newer ones
+    # Without the lock, pages of an older state of the records could replace newer ones.
+    with _locked(folder), _without_collection():
         contents = _contents(folder, load_records(folder / "records"))
         for path, text in contents.items():
             write_text(path, text)
@@ -54,7 +56,7 @@ def differing(folder: Path, load: Callable[[Path], list[Record]] = load_records)
     Raises:
         UserError: A record is not valid, or the folder of the records cannot be locked.
     """
-    with _locked(folder):  # otherwise another process could be halfway through writing them
+    with _locked(folder), _without_collection():  # another process could be halfway through writing them
         contents = _contents(folder, load(folder / "records"), draw=lambda boards: dict.fromkeys(boards, "<svg/>"))
         return [path for path, text in contents.items() if not _agrees(path, text)] + _stale(folder, contents)
 
@@ -90,6 +92,18 @@ def _contents(
     if boards:
         contents[folder / "leaderboard.html"] = leaderboard_html(boards, plots, reported)
     return contents
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Do not collect cyclic garbage, which would traverse all records time and again and find next to nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _locked(folder: Path) -> AbstractContextManager[None]:

@@ -180,6 +180,7 @@ class TestInvalidFile:
             ("image_size", [0, 32], "architecture.image_size.0: Input should be greater"),
             ("mean", [0.5, 0.5], "architecture.mean.2: Field required"),
             ("std", [0.0, 1.0, 1.0], "architecture.std.0: Input should be greater"),
+            ("std", [1e-300, 1.0, 1.0], "architecture.std.0: Input should be greater"),
             ("args", {"channels": [8, 16, 32]}, "cannot be built"),
             ("args", {"channels": [2**21] * 4}, "args of resnet26: channels must be a number"),
             ("args", {"layers": [10**6] * 4}, "cannot be built here: resnet26 would have more than 10,000 modules"),
@@ -188,6 +189,14 @@ class TestInvalidFile:
     )
     def test_architecture(self, key, value, message, tmp_path):
         self.expect(self.altered(tmp_path, architecture=ARCHITECTURE | {key: value}), re.escape(message))
+
+    def test_tables_that_no_weights_bound(self, tmp_path):
+        """The table of relative positions has the fourth power of the window's size."""
+        with torch.device("meta"):
+            network = Embedder("swin_tiny_patch4_window7_224", {"img_size": 512, "window_size": 128}, dim=8)
+        weights = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in network.state_dict().items()}
+        path = self.altered(tmp_path, architecture=network.architecture, image_size=[512, 512], weights=weights)
+        self.expect(path, r"it computes tables of [\d,]+ MiB, more than 256 are possible")
 
     @pytest.mark.parametrize("key", ["backbone", "args", "stem", "last_stride", "pool", "neck", "dim"])
     def test_incomplete_architecture(self, key, tmp_path):
@@ -208,7 +217,12 @@ class TestInvalidFile:
             ("edits", [], "edits: Input should be a valid dictionary"),
             ("edits", {"backbone.conv1": {"type": "LSTM", "input_size": 3}}, "edits.backbone.conv1.*LSTM"),
             ("edits", {"backbone.conv1": {"type": "Identity", "x": 1}}, "edits.*x: Extra inputs"),
-            ("edits", {"backbone.none": {"type": "Identity"}}, "cannot be built"),
+            (
+                "edits",
+                {"backbone.maxpool": {"type": "BlurPool2d", "channels": 9, "filt_size": 64, "stride": 2}},
+                "edits.backbone.maxpool.BlurPool2d.filt_size: Input should be less than",
+            ),
+            ("edits", {"backbone.none": {"type": "Identity"}}, "cannot be built: the file is damaged or was changed"),
             ("edits", {"": {"type": "Identity"}}, "cannot be built"),
             ("edits", {"backbone": {"type": "Identity"}}, "cannot be built|unknown tensor"),
             (

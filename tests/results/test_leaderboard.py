@@ -1,5 +1,6 @@
 """The files of the leaderboards: which are written, compared and removed, by several processes and despite kills."""
 
+import gc
 import re
 import signal
 import subprocess
@@ -62,6 +63,13 @@ def test_is_deterministic(folder):
     generate(folder)
     assert contents(folder) == before
     assert differing(folder) == []
+
+
+def test_garbage_is_collected_afterwards(folder):
+    (folder / "records" / "foreign.json").write_text("{")
+    with pytest.raises(UserError, match=r"foreign\.json"):
+        generate(folder)
+    assert gc.isenabled()
 
 
 def test_without_records(tmp_path):
