@@ -37,7 +37,7 @@ def compare(folders: Sequence[Path], output: Path) -> None:
         if (gain := QueryGains.between(runs[name], runs[reference])) is not None:
             gains[name] = gain
     plot_comparison(runs, gains, output)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(results_table(runs, gains))
     for name in others:
         if name not in gains:

@@ -99,7 +99,7 @@ def _suite(
 
         measure_latencies(all_jobs, choose_device(options.device), records, console)
         latencies_pending.unlink()
-    console.print(_table(list(finished.values()), outcomes))
+    console.print(_table(list(finished.values()), outcomes), soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in (outcome for outcome in outcomes if outcome.failure):
         console.print(f"{outcome.job.name}: {outcome.failure}\n  log: {outcome.job.log}", style="red", markup=False)

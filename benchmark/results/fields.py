@@ -23,6 +23,12 @@ from benchmark.utils.escape import is_plain_line
 from benchmark.utils.names import check_name
 from benchmark.utils.strict_json import check_plain, shown
 
+_WORDING = {
+    "missing": "missing",
+    "extra_forbidden": "unknown field",
+}
+"""What is wrong, by pydantic's type of error, where its message is about Python."""
+
 
 class FrozenModel(BaseModel):
     """Base of the models that are read from files: immutable, without unknown fields, infinities or NaN."""
@@ -34,7 +40,7 @@ def explain(error: ValidationError) -> str:
     """Return the first mistake of a file as one line: the field, what is wrong with it, and its value."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(shown(part).strip("'") for part in first["loc"]) or "record"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = _WORDING.get(first["type"], first["msg"].removeprefix("Value error, ").removeprefix("Input "))
     value = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
     others = error.error_count() - 1
     return f"{field}: {message}{value}{f' (and {others} more)' if others else ''}"
@@ -66,6 +72,7 @@ Fraction = Annotated[float, Strict(), Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Strict(), Field(ge=0, le=10**15)]  # up to here, a float represents every integer
 Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 NonNegative = Annotated[float, Strict(), Field(ge=0.0, le=1e15)]
+Latency = Annotated[float, Strict(), Field(gt=0.0, le=1e9)]
 Number = Annotated[float, Strict(), Field(ge=-1e15, le=1e15)]
 Pixels = Annotated[int, Strict(), Field(ge=1, le=10_000)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]

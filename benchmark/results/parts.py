@@ -15,6 +15,7 @@ from benchmark.results.fields import (
     FrozenModel,
     IntegerKey,
     Label,
+    Latency,
     NonNegative,
     Number,
     PerQuery,
@@ -118,8 +119,8 @@ class Cost(FrozenModel):
     macs: Count
     flops: Count
     image_size: tuple[Pixels, Pixels]
-    latency_ms: dict[IntegerKey, NonNegative]
-    latency_range_ms: dict[IntegerKey, tuple[NonNegative, NonNegative]] | None = None
+    latency_ms: dict[IntegerKey, Latency]
+    latency_range_ms: dict[IntegerKey, tuple[Latency, Latency]] | None = None
     peak_memory_mb: NonNegative
     device: Text
     threads: Positive

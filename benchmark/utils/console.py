@@ -11,18 +11,26 @@ import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.progress import track
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from benchmark.utils.escape import terminal_lines
 
 Item = TypeVar("Item")
+_WIDEST = 10_000
+"""Upper bound on the width of a table."""
 
 
 class Console(rich.console.Console):
-    """A rich console that shows texts literally: control characters are visible, and there is no markup in strings."""
+    """A rich console that shows texts literally: control characters are visible, and there is no markup in strings.
+
+    Tables have the width that they need. A narrow terminal wraps their lines, because shortened numbers are wrong.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, **options})
+        if self.width < 1:  # COLUMNS=0, for which nothing would be printed
+            self.width = 80
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Convert a string, which is escaped first, so that it has its final width."""
@@ -30,6 +38,8 @@ class Console(rich.console.Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render an object to segments, with the text of every segment escaped: some objects hold texts of rich."""
+        if isinstance(renderable, Table):
+            options = (options or self.options).update(max_width=_WIDEST)
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=terminal_lines(segment.text))
 

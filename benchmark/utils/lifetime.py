@@ -48,7 +48,8 @@ def start() -> None:
     _repair_streams()
     sys.unraisablehook = _unraisable
     take_signals()
-    if parent := os.environ.pop(PARENT, None):
+    parent = os.environ.pop(PARENT, "")
+    if parent.isdecimal():
         die_with_parent(int(parent), signal.SIGTERM)
 
 

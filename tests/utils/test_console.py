@@ -22,6 +22,16 @@ def test_texts_do_not_control_the_terminal(terminal):
     assert ("\x1b[31m" in output) == terminal  # styles work
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "40"])
+def test_narrow_terminals_lose_no_digits(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    table = Table(*(f"column {number}" for number in range(9)))
+    table.add_row(*(f"{number}.23456789" for number in range(9)))
+    Console(soft_wrap=True).print(table)
+    output = capsys.readouterr().out
+    assert all(f"{number}.23456789" in output for number in range(9)) and "…" not in output
+
+
 def test_results_and_messages_are_escaped(capsys):
     echo(f"one {HOSTILE}\ntwo")
     notify(HOSTILE)
