@@ -1,13 +1,16 @@
 """`benchmark run`."""
 
+from contextlib import suppress
 from pathlib import Path
 
+from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.inputs import split_sizes
 from benchmark.experiment.run import publish, require_leaderboards
-from benchmark.results.console import result_table
+from benchmark.results.console import conclusion, result_table
 from benchmark.results.record import Record
-from benchmark.results.store import record_name
+from benchmark.results.rows import group_records
+from benchmark.results.store import load_records, record_name
 from benchmark.utils.console import Console
 
 
@@ -17,6 +20,9 @@ def run(experiment: Experiment, leaderboards: Path) -> None:
     record = experiment.run()
     console = Console(highlight=False, soft_wrap=True)
     console.print(result_table(record))
+    with suppress(UserError):  # adding the record to the leaderboards reports it
+        others = [other for other in load_records(leaderboards / "records") if other.id != record.id]
+        console.print(conclusion(record, group_records([*others, record])))
     console.print(f"run {experiment.folder.path}")
     publish(experiment, record, leaderboards)
     console.print(f"page {_page(record, leaderboards)}")

@@ -10,7 +10,7 @@ from benchmark.results.format import MISSING, milliseconds, percent, quantity
 from benchmark.results.parts import Cost, Scores
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction
-from benchmark.results.rows import Statistic
+from benchmark.results.rows import BASELINE, Row, Statistic
 
 
 def result_table(record: Record) -> Table:
@@ -37,6 +37,33 @@ def result_table(record: Record) -> Table:
         style="bold",
     )
     return table
+
+
+def conclusion(record: Record, rows: Sequence[Row]) -> str:
+    """Return in one sentence what the run of a student has shown: its cost and its mAP against others.
+
+    Args:
+        record: The record of the student.
+        rows: The rows of the leaderboards. The student without distillation is compared if it is on the same board, at
+            the same budget.
+    """
+    mAP, teacher = record.scores.symmetric.mAP, record.teacher
+    beginning, comparisons = "The student", []
+    if teacher is not None:
+        share = record.network.cost.macs / max(1, teacher.cost.macs)
+        beginning = f"With {_percent(share)} % of the teacher's MACs, the student"
+        comparisons.append(f"{_points(mAP - teacher.scores.mAP)} the teacher")
+    own = next((row for row in rows if record.id in {each.id for each in row.records}), None)
+    for row in rows:
+        if own and (row.method, row.board, row.budget) == (BASELINE, own.board, own.budget) and own.method != BASELINE:
+            seeds = f"{len(row.records)} seed{'' if len(row.records) == 1 else 's'}"
+            comparisons.append(f"{_points(mAP - row.mAP.mean)} the student trained alone ({seeds})")
+            break
+    return f"{beginning} has an mAP of {_percent(mAP)}{', ' * bool(comparisons)}{' and '.join(comparisons)}."
+
+
+def _points(gain: float) -> str:
+    return f"{abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'}"
 
 
 def _caption(record: Record) -> str:

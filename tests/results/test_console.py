@@ -3,8 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from benchmark.results.console import reproduction_table, result_table
+from benchmark.results.console import conclusion, reproduction_table, result_table
 from benchmark.results.reproduction import Reproduction
+from benchmark.results.rows import group_records
 
 BUDGET = {"kind": "macs", "target": 0.42, "reached": 0.9, "met": False}
 CEILINGS = {"parameters": 0.63, "macs": 0.61, "ceiling_parameters": 0.71, "ceiling_macs": 0.68}
@@ -70,3 +71,21 @@ def test_reproduction(record, edit):
         f"weights {'a' * 16} {'b' * 16}",
     ]
     assert set(expected) <= set(lines)
+
+
+class TestConclusion:
+    def test_compares_with_the_teacher_and_the_student_alone(self, record):
+        kd, alone = record("kd", mAP=0.72, macs=22e6), [record("none", seed=seed, mAP=0.7) for seed in range(3)]
+        assert conclusion(kd, group_records([kd, *alone])) == (
+            "With 36.7 % of the teacher's MACs, the student has an mAP of 72.0, 1.5 points below the teacher and 2.0 "
+            "points above the student trained alone (3 seeds)."
+        )
+
+    def test_without_a_student_alone(self, record):
+        kd = record("kd", mAP=0.75, macs=22e6)
+        for others in ([], [kd], [kd, record("none", dataset="veri776")], [kd, record("none", recipe={"budget": 0.1})]):
+            assert conclusion(kd, group_records(others)).endswith("has an mAP of 75.0, 1.5 points above the teacher.")
+
+    def test_of_the_student_alone(self, record):
+        alone = record("none", mAP=0.7, macs=22e6)
+        assert conclusion(alone, group_records([alone])).endswith("an mAP of 70.0, 3.5 points below the teacher.")
