@@ -25,6 +25,7 @@ import torch
 import yaml
 
 import benchmark
+from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.evaluation import TestSet
 from benchmark.experiment import experiment
 from benchmark.experiment.folders import student_folder, teacher_folder
@@ -146,7 +147,10 @@ def pretend_runs(reader: Path, record: Callable[..., Record]) -> None:
         folder, name = place.path, place.path.parent.name
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
-        save_student(Embedder("resnet10t", dim=192), folder / "student.pt", (32, 32))
+        network = Embedder("resnet10t", dim=192)
+        save_student(network, folder / "student.pt", (32, 32))
+        (folder / LAST_CHECKPOINT).parent.mkdir()
+        torch.save({"student": network.state_dict()}, folder / LAST_CHECKPOINT)
         role = "teacher" if name == "teacher" else "student"
         record(recipe.method.name, role=role, data=data).write(folder / "record.json")
         (folder / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n', encoding="utf-8")
