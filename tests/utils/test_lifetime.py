@@ -22,8 +22,14 @@ def command(function):
 INTERRUPTED = "benchmark: interrupted\n"
 
 
+def default_signals() -> None:
+    """Undo what `nohup` or a shell's `&` has set for the tests."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def python(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
-    options = {"capture_output": True, "text": True, "timeout": 60} | options
+    options = {"capture_output": True, "text": True, "timeout": 60, "preexec_fn": default_signals} | options
     return subprocess.run([sys.executable, "-c", PREAMBLE + code], **options)
 
 
