@@ -10,6 +10,7 @@ import math
 import pickle
 import re
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -288,6 +290,13 @@ def _pickled(batch: Batch) -> bytes:
 
 def _start_worker(number: int) -> None:
     start_worker()
+    sys.excepthook = _report_in_worker
+
+
+def _report_in_worker(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error of a thread that sends batches, unless the main process has ended while it received one."""
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _rename_dead_workers() -> None:

@@ -166,3 +166,9 @@ class TestPlan:
         free(0)
         plan = plan_workers(batch_size=96, image_shape=(3, 256, 256), **options)
         assert (plan.count, plan.notice) == (0, None)
+
+
+def test_the_end_of_the_main_process_is_no_news_in_a_worker(capsys):
+    for error in (BrokenPipeError(), ConnectionResetError(), OSError("disk")):
+        module._report_in_worker(type(error), error, None)
+    assert capsys.readouterr().err == "OSError: disk\n"
