@@ -568,10 +568,18 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding cannot represent
     try:
+        _require_current_folder()
         sys.argv[1:] = map(_with_home, sys.argv[1:])
         app()
     except BaseException as error:
         sys.exit(_exit_code(error))
+
+
+def _require_current_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:  # libraries end the process when they are loaded
+        raise UserError("the current folder has been removed: change to another one") from error
 
 
 def _exit_code(error: BaseException) -> int:

@@ -27,6 +27,7 @@ from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.atomic import atomic_folder
 from benchmark.utils.console import Console
 from benchmark.utils.parallel import parallel_imap
+from benchmark.utils.writable import require_writable
 
 if TYPE_CHECKING:
     from fontTools.ttLib import TTFont
@@ -173,11 +174,12 @@ class Glyphs(RetrievalDataset):
         """Render the images if they are missing.
 
         Raises:
-            UserError: The options request more identities than there are characters.
+            UserError: The options request more identities than there are characters, or the folder is not writable.
         """
         if self.folder.is_dir():
             return
         jobs = self._jobs()
+        require_writable(self.folder.parent, "--data-root")
         hashes = {}
         with atomic_folder(self.folder) as folder:
             for split in SPLITS:

@@ -403,3 +403,9 @@ class TestLeaderboardCheck:
             f"benchmark: {path}: network.cost.flops is 27287552, expected 27287550, which is 2 x macs; saved.macs is"
         )
         assert done.err.startswith(problem)
+
+
+def test_current_folder_that_has_been_removed(benchmark):
+    Path.cwd().rmdir()
+    done = benchmark("list", "methods")
+    assert done.code == 2 and "the current folder has been removed" in done.err

@@ -1,9 +1,10 @@
 """The files of the leaderboards. They are pure functions of the records: the same records give the same bytes."""
 
 import gc
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
@@ -56,7 +57,9 @@ def differing(folder: Path, load: Callable[[Path], list[Record]] = load_records)
     Raises:
         UserError: A record is not valid, or the folder of the records cannot be locked.
     """
-    with _locked(folder), _without_collection():  # another process could be halfway through writing them
+    # Another process could be halfway through writing them, unless the folder is read-only.
+    lock = _locked(folder) if os.access(folder / "records", os.W_OK) else nullcontext()
+    with lock, _without_collection():
         contents = _contents(folder, load(folder / "records"), draw=lambda boards: dict.fromkeys(boards, "<svg/>"))
         return [path for path, text in contents.items() if not _agrees(path, text)] + _stale(folder, contents)
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -105,7 +106,8 @@ def finish(code: int) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error if a loader worker is killed
     for child in multiprocessing.active_children():
         child.kill()
-    threading.Thread(target=_exit_later, args=(code,), daemon=True).start()
+    with suppress(RuntimeError):  # there is no memory for a thread
+        threading.Thread(target=_exit_later, args=(code,), daemon=True).start()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -168,3 +168,9 @@ Glyphs(Path(sys.argv[1]), 30, 10).prepare()
         dataset.prepare()
         assert check(dataset).ok
         assert dataset.fingerprint() == glyphs.fingerprint()
+
+
+def test_data_root_that_is_not_writable(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: Not a directory; choose another --data-root"):
+        Glyphs(tmp_path / "file", train_identities=8, test_identities=4).prepare()

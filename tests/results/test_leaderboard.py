@@ -1,6 +1,7 @@
 """The files of the leaderboards: which are written, compared and removed, by several processes and despite kills."""
 
 import gc
+import os
 import re
 import signal
 import subprocess
@@ -154,6 +155,14 @@ def test_an_invalid_file_leaves_the_pages_unchanged(folder, file):
     with pytest.raises(UserError, match=re.escape(file)):
         generate(folder)
     assert contents(folder).items() >= before.items()
+
+
+def test_check_of_a_folder_that_is_read_only(folder, monkeypatch):
+    generate(folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may write anywhere
+    (folder / "records" / ".lock").unlink()
+    assert differing(folder) == []
+    assert not (folder / "records" / ".lock").exists()
 
 
 def test_check_waits_for_a_writing_process(folder):
