@@ -158,20 +158,29 @@ def group_records(records: Iterable[Record]) -> list[Row]:
     """
     records = sorted(records, key=lambda record: (record.seed, record.id))
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
+    digests: dict[tuple[Any, ...], str] = {}
     for record, board in zip(records, _boards(records), strict=True):
         method = TEACHER if record.role == "teacher" else record.method
         teacher = record.teacher.network if record.teacher else ""
-        # Settings that cannot change a result, such as the number of workers, do not separate rows.
-        recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
-        data = f"{record.data.splits} {record.data.fingerprint} {record.data.broken}"
-        digest = hashlib.sha256((recipe + data).encode()).hexdigest()
-        groups.setdefault((board, method, teacher, digest), []).append(record)
+        # The equal parts of many records are often the same objects: see `benchmark.results.store`.
+        parts = (id(record.data), *((name, id(part)) for name, part in record.recipe.items() if name != "seed"))
+        if parts not in digests:
+            digests[parts] = _digest(record)
+        groups.setdefault((board, method, teacher, digests[parts]), []).append(record)
     rows = [
         Row(board, method, teacher or None, tuple(members)) for (board, method, teacher, _), members in groups.items()
     ]
     return sorted(
         rows, key=lambda row: (row.board, row.method != TEACHER, row.method != BASELINE, -row.mAP.mean, row.method)
     )
+
+
+def _digest(record: Record) -> str:
+    """Return a hash of the recipe, except seeds, and of the data of a record."""
+    # Settings that cannot change a result, such as the number of workers, do not separate rows.
+    recipe = json.dumps(_without_seeds(significant(record.recipe)), sort_keys=True)
+    data = f"{record.data.splits} {record.data.fingerprint} {record.data.broken}"
+    return hashlib.sha256((recipe + data).encode()).hexdigest()
 
 
 class _BoardKey(NamedTuple):
