@@ -59,6 +59,10 @@ setup(
         "benchmark.methods": "methods",
         "benchmark.datasets": "datasets",
     },
-    package_data={"": ["assets/*"], "benchmark": ["py.typed"]},
+    package_data={
+        "": ["assets/*"],
+        "benchmark": ["py.typed"],
+        "benchmark.datasets": ["*.npz", "teachers/*/*", "teachers/*/checkpoints/*"],
+    },
     cmdclass={"build_py": BuildWithCommit, "sdist": SdistWithCommit},
 )
