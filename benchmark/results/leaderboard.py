@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
@@ -12,12 +12,13 @@ from xml.etree import ElementTree
 from benchmark.errors import UserError
 from benchmark.results.board import Board
 from benchmark.results.export import leaderboard_csv
+from benchmark.results.forest import FOREST, forest_gains, forest_svg
 from benchmark.results.frontier import frontier_svgs
 from benchmark.results.html import leaderboard_html, without_plots
 from benchmark.results.markdown import GENERATED, GENERATED_FROM_REPORTED, dataset_page, index_page, reported_page
 from benchmark.results.record import Record
 from benchmark.results.reported import load_reported
-from benchmark.results.rows import Row, group_records
+from benchmark.results.rows import group_records
 from benchmark.results.step_costs import StepCosts
 from benchmark.results.store import load_records
 from benchmark.utils.atomic import write_text
@@ -60,26 +61,27 @@ def differing(folder: Path, load: Callable[[Path], list[Record]] = load_records)
     # Another process could be halfway through writing them, unless the folder is read-only.
     lock = _locked(folder) if os.access(folder / "records", os.W_OK) else nullcontext()
     with lock, _without_collection():
-        contents = _contents(folder, load(folder / "records"), draw=lambda boards: dict.fromkeys(boards, "<svg/>"))
+        contents = _contents(folder, load(folder / "records"), draw=False)
         return [path for path, text in contents.items() if not _agrees(path, text)] + _stale(folder, contents)
 
 
 def _contents(
     folder: Path,
     records: Iterable[Record],
-    draw: Callable[[Mapping[str, Sequence[Row]]], dict[str, str]] = frontier_svgs,
+    *,
+    draw: bool = True,
 ) -> dict[Path, str]:
     """Return the content of every file.
 
     Args:
         folder: The folder of the leaderboards.
         records: All records.
-        draw: Returns the plots of leaderboards, by name, from their rows.
+        draw: Whether to draw the plots; if not, they are empty.
     """
     rows = group_records(records)
     datasets = [list(group) for _, group in groupby(rows, key=lambda row: row.board)]
     with ThreadPoolExecutor(1) as pool:  # many plots are drawn by other processes
-        drawing = pool.submit(draw, {rows[0].board: rows for rows in datasets})
+        drawing = pool.submit(frontier_svgs, {rows[0].board: rows for rows in datasets} if draw else {})
         reported = load_reported(folder / "reported")
         contents = {folder / "README.md": index_page(datasets, reported)}
         if reported:
@@ -90,8 +92,11 @@ def _contents(
         if boards:
             contents[folder / "leaderboard.csv"] = leaderboard_csv(boards)
         plots = drawing.result()
+    plots = plots if draw else dict.fromkeys((board.name for board in boards), "<svg/>")
     for board in boards:
         contents[folder / f"{board.name}.svg"] = plots[board.name]
+        if gains := forest_gains(board):
+            contents[folder / f"{board.name}{FOREST}"] = forest_svg(board.name, gains) if draw else "<svg/>"
     if boards:
         contents[folder / "leaderboard.html"] = leaderboard_html(boards, plots, reported)
     return contents
@@ -121,13 +126,13 @@ def _locked(folder: Path) -> AbstractContextManager[None]:
 
 def _stale(folder: Path, contents: Container[Path]) -> list[Path]:
     """Return the generated pages, recognized by their comment, and their plots, that are not in `contents`."""
-    pages = [
+    generated = [
         path
         for path in sorted([*folder.glob("[!.]*.md"), *folder.glob("[!.]*.html")])
-        if path not in contents and path.is_file() and not _GENERATED.isdisjoint(path.read_bytes().splitlines()[:2])
+        if path.is_file() and not _GENERATED.isdisjoint(path.read_bytes().splitlines()[:2])
     ]
-    plots = [path.with_suffix(".svg") for path in pages]
-    return pages + [path for path in plots if path not in contents and path.is_file()]
+    plots = [path.with_name(path.stem + ending) for path in generated for ending in (".svg", FOREST)]
+    return [path for path in (*generated, *plots) if path not in contents and path.is_file()]
 
 
 def _agrees(path: Path, text: str) -> bool:

@@ -18,6 +18,7 @@ from benchmark.results.board import (
 )
 from benchmark.results.budgets import BUDGETS_CAPTION, budgets_table
 from benchmark.results.comparison import CostGroup
+from benchmark.results.forest import FOREST, forest_gains
 from benchmark.results.format import Cell, Table
 from benchmark.results.parts import DEFAULT_RULES
 from benchmark.results.record import Record
@@ -73,7 +74,7 @@ def dataset_page(board: Board, reported: Reported | None = None) -> str:
         f"{caption(board)} The [index](README.md#columns) defines the columns.",
         _markdown(board.table),
         "\n".join(f"{number}. {text}" for number, text in enumerate(board.notes.texts, start=1)),
-        *(["## At each budget", BUDGETS_CAPTION, _markdown(budgets_table(board.curves))] if board.curves else []),
+        *_at_each_budget(board),
         *_equal_cost(board.groups),
         "## Data",
         _data(board.rows),
@@ -117,6 +118,15 @@ def _page_line(rows: Sequence[Row]) -> str:
     name = rows[0].board
     records = sum(len(row.records) for row in rows)
     return f"- [{markdown(name)}]({name}.md): {records} record{'' if records == 1 else 's'} in {len(rows)} rows"
+
+
+def _at_each_budget(board: Board) -> list[str]:
+    if not board.curves:
+        return []
+    parts = ["## At each budget", BUDGETS_CAPTION, _markdown(budgets_table(board.curves))]
+    if forest_gains(board):
+        parts.append(f"![Gains over the student alone on {markdown(board.name)}]({board.name}{FOREST})")
+    return parts
 
 
 def _equal_cost(groups: Sequence[CostGroup]) -> list[str]:
