@@ -46,7 +46,7 @@ def forest_svg(name: str, gains: Mapping[float, Mapping[str, Gain]]) -> str:
         low = min(gain.interval.low for of_methods in gains.values() for gain in of_methods.values())
         high = max(gain.interval.high for of_methods in gains.values() for gain in of_methods.values())
         bottom, height = 0.5 / figure.get_figheight(), 1 - _MARGIN / figure.get_figheight()
-        left, width = 0.17, 0.8 / len(gains)
+        left, width = 0.25, 0.74 / len(gains)
         for index, (budget, of_methods) in enumerate(gains.items()):
             axes = figure.add_axes((left + index * width, bottom, 0.9 * width, height))
             _draw_panel(axes, methods, of_methods)
