@@ -26,6 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -221,10 +222,11 @@ def disturbed_run(place: Workshop, trials: int, rng: random.Random, kind: str) -
 
 def worker_of(process: int, rng: random.Random) -> int | None:
     """Return a process that `process` has started, once there is one; None if it ends before."""
-    while Path(f"/proc/{process}/stat").read_text().split()[2] != "Z":
-        if children := Path(f"/proc/{process}/task/{process}/children").read_text().split():
-            return int(rng.choice(children))
-        time.sleep(0.002)
+    with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
+        while Path(f"/proc/{process}/stat").read_text().split()[2] != "Z":
+            if children := Path(f"/proc/{process}/task/{process}/children").read_text().split():
+                return int(rng.choice(children))
+            time.sleep(0.002)
     return None
 
 
