@@ -24,6 +24,15 @@ from benchmark.results.record import Record
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print the number of rounds of tests/fuzz, whose conftest.py the main process of xdist does not load."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    calls = [report for report in reports if getattr(report, "when", None) == "call"]
+    count = sum(value for report in calls for name, value in report.user_properties if name == "fuzz_rounds")
+    if count:
+        terminalreporter.write_line(f"fuzz: {count:,} mutated inputs")
+
+
 @dataclass
 class Golden:
     """Values computed with the authors' original code: one file of tests/golden, see its README.md."""

@@ -6,7 +6,6 @@ import io
 import json
 import random
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,9 +29,6 @@ from benchmark.utils.recipe_hash import recipe_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 COMMITTED = Path(__file__).parents[2] / "leaderboards" / "records"
-SECONDS = 4
-"""Time for each kind of mutation; at least `TRIALS` are made."""
-TRIALS = 30
 INJECTIONS = [
     "<zqx onload=alert(1)>",
     '"><zqx onmouseover="zqx()">',
@@ -117,22 +113,22 @@ def put(content, path, value):
     content[path[-1]] = value
 
 
-def mutate(content, generator):
+def mutate(content, choose):
     """Change one to three values, keys or types."""
-    for _ in range(generator.randint(1, 3)):
-        *parents, last = generator.choice([path for path in places(content) if path])
+    for _ in range(choose.randint(1, 3)):
+        *parents, last = choose.choice([path for path in places(content) if path])
         parent = content
         for key in parents:
             parent = parent[key]
-        kind = generator.random()
+        kind = choose.random()
         if kind < 0.1:
             del parent[last]
         elif kind < 0.2 and isinstance(parent, dict):
-            parent[generator.choice(INJECTIONS + CONTROLS)] = parent.pop(last)
+            parent[choose.choice(INJECTIONS + CONTROLS)] = parent.pop(last)
         elif kind < 0.3:
-            parent[last] = {"key": parent[last]} if generator.random() < 0.5 else [parent[last]]
+            parent[last] = {"key": parent[last]} if choose.random() < 0.5 else [parent[last]]
         else:
-            parent[last] = copy.deepcopy(generator.choice(generator.choice([NUMBERS, OTHERS, INJECTIONS, CONTROLS])))
+            parent[last] = copy.deepcopy(choose.choice(choose.choice([NUMBERS, OTHERS, INJECTIONS, CONTROLS])))
     return content
 
 
@@ -143,15 +139,6 @@ def rehash(content):
         content["recipe_hash"] = recipe_hash(recipe)
         content["id"] = Record.make_id(content["recipe_hash"], str(content.get("role")))
     return content
-
-
-def trials(seed):
-    """Yield generators of random numbers for at least `TRIALS`, and as long as there is time."""
-    end = time.monotonic() + SECONDS
-    number = 0
-    while number < TRIALS or time.monotonic() < end:
-        yield random.Random(f"{seed} {number}")
-        number += 1
 
 
 def refused(error):
@@ -269,11 +256,11 @@ def test_no_text_has_control_characters(contents, tmp_path, text):
         assert read(tmp_path / "record.json", json.dumps(with_text(contents[1], place, text))) is None
 
 
-def test_mutated_values(contents, tmp_path):
+def test_mutated_values(contents, tmp_path, rounds):
     accepted = 0
-    for generator in trials("values"):
-        content = mutate(copy.deepcopy(generator.choice(contents)), generator)
-        if generator.random() < 0.7:
+    for choose in rounds():
+        content = mutate(copy.deepcopy(choose.choice(contents)), choose)
+        if choose.random() < 0.7:
             try:
                 content = rehash(content)
             except (TypeError, ValueError, AttributeError):  # a recipe with half of a character or too deep a value
@@ -284,30 +271,30 @@ def test_mutated_values(contents, tmp_path):
             for violation in violations(record):
                 assert is_plain_line(str(violation)) and len(str(violation)) < 1500
             check_pages([record, Record.model_validate(contents[0])])
-    assert accepted > 10
+    assert accepted, "every record was refused"
 
 
-def test_mutated_bytes(contents, tmp_path):
-    for generator in trials("bytes"):
-        text = bytearray(json.dumps(generator.choice(contents)), "ascii")
-        text = text[-generator.randint(1000, 5000) :] if generator.random() < 0.1 else text
-        for _ in range(generator.choice([1, 1, 5, 50])):
-            start = generator.randrange(len(text))
-            stop = start + generator.choice([0, 1, 1, 5, 1000])
-            some = generator.choice(
-                [bytes([generator.randrange(256)]), b"", b'"', b"{", b"]", b"\\u", b"9" * 30, b"-", b"e9999"]
+def test_mutated_bytes(contents, tmp_path, rounds):
+    for choose in rounds():
+        text = bytearray(json.dumps(choose.choice(contents)), "ascii")
+        text = text[-choose.randint(1000, 5000) :] if choose.random() < 0.1 else text
+        for _ in range(choose.choice([1, 1, 5, 50])):
+            start = choose.randrange(len(text))
+            stop = start + choose.choice([0, 1, 1, 5, 1000])
+            some = choose.choice(
+                [bytes([choose.randrange(256)]), b"", b'"', b"{", b"]", b"\\u", b"9" * 30, b"-", b"e9999"]
             )
-            text[start:stop] = some * generator.choice([1, 1, 1, 100])
+            text[start:stop] = some * choose.choice([1, 1, 1, 100])
         record = read(tmp_path / "record.json", bytes(text))
         if record is not None:
             check_pages([record])
 
 
-def test_rebuilt_recipes(contents):
+def test_rebuilt_recipes(contents, rounds):
     """Recipes that are hostile to what builds networks, methods and datasets from them."""
-    for generator in trials("recipes"):
-        content = copy.deepcopy(generator.choice(contents))
-        mutate(content["recipe"], generator)
+    for choose in rounds():
+        content = copy.deepcopy(choose.choice(contents))
+        mutate(content["recipe"], choose)
         try:
             record = Record.model_validate(rehash(content))
         except (TypeError, ValueError, AttributeError):
@@ -318,8 +305,8 @@ def test_rebuilt_recipes(contents):
 
 def test_a_store_names_every_mutated_record(contents, tmp_path):
     for number in range(200):
-        generator = random.Random(f"store {number}")
-        content = mutate(copy.deepcopy(contents[number % len(contents)]), generator)
+        choose = random.Random(f"store {number}")
+        content = mutate(copy.deepcopy(contents[number % len(contents)]), choose)
         (tmp_path / f"{number}.json").write_text(json.dumps(content))
     good = Record.model_validate(contents[0])
     good.write(tmp_path / record_name(good))
