@@ -19,6 +19,8 @@ from benchmark.recipe import Component, Evaluate, Recipe
 FORMAT: Final = 1
 """Version of the content."""
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "format": int,
+    "recipe": str,
     "epoch": int,
     "iter": int,
     "structure": dict,
@@ -30,7 +32,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "random": Tensor,
     "cuda_random": (Tensor, type(None)),
 }
-"""Type of each value. Checkpoints also have `format` and `recipe`, except for those of the first versions."""
+"""Type of each value."""
 
 
 def training_hash(recipe: Recipe, dataset: type[RetrievalDataset]) -> str:
@@ -56,15 +58,17 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
         UserError: The file is damaged, is not a checkpoint, or belongs to another training.
     """
     content = load_checkpoint(path, torch.device("cpu"))
-    if not isinstance(content, dict) or not _TYPES.keys() <= content.keys():
+    missing: dict[str, Any] = {"format": FORMAT, "recipe": training}  # in checkpoints of the first versions
+    if not isinstance(content, dict) or not _TYPES.keys() <= content.keys() | missing.keys():
         raise _refused(path, "is not the checkpoint of a training")
-    if content.get("format", FORMAT) != FORMAT:
-        raise _refused(path, f"has format {content['format']!r}, and this version reads format {FORMAT}")
-    if content.get("recipe", training) != training:
-        raise _refused(path, "belongs to the training of another recipe")
+    content = missing | content
     for key, types in _TYPES.items():
         if not isinstance(content[key], types) or isinstance(content[key], bool):
             raise _refused(path, f"has an invalid value of {key!r}")
+        if key == "format" and content[key] != FORMAT:  # before other values, which may have changed with it
+            raise _refused(path, f"has format {content[key]}, and this version reads format {FORMAT}")
+    if content["recipe"] != training:
+        raise _refused(path, "belongs to the training of another recipe")
     if not 1 <= content["epoch"] <= epochs:
         raise _refused(path, f"is of epoch {content['epoch']}, but the training has {epochs} epochs")
     if content["iter"] < content["epoch"] or content["threads"] < 1:

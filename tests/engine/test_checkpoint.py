@@ -50,6 +50,9 @@ def test_checkpoint_of_the_training(content, tmp_path):
     ("change", "message"),
     [
         ({"format": 2}, "has format 2, and this version reads format 1"),
+        ({"format": torch.zeros(3)}, "has an invalid value of 'format'"),
+        ({"format": True}, "has an invalid value of 'format'"),
+        ({"recipe": torch.zeros(3)}, "has an invalid value of 'recipe'"),
         ({"recipe": "b" * 64}, "belongs to the training of another recipe"),
         ({"epoch": 99}, "is of epoch 99, but the training has 2 epochs"),
         ({"epoch": 0}, "is of epoch 0"),
