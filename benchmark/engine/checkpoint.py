@@ -57,6 +57,8 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
     Raises:
         UserError: The file is damaged, is not a checkpoint, or belongs to another training.
     """
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise _refused(path, "is not a regular file")
     content = load_checkpoint(path, torch.device("cpu"))
     missing: dict[str, Any] = {"format": FORMAT, "recipe": training}  # in checkpoints of the first versions
     if not isinstance(content, dict) or not _TYPES.keys() <= content.keys() | missing.keys():

@@ -9,6 +9,7 @@ from benchmark.errors import UserError
 from benchmark.utils.atomic import write_text
 from benchmark.utils.console import notify
 from benchmark.utils.escape import terminal
+from benchmark.utils.paths import read_regular
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.pt"
 """The checkpoint of the last complete epoch, from which training resumes."""
@@ -16,6 +17,8 @@ METRICS_FILE = "metrics.jsonl"
 """One JSON object per epoch."""
 SKIPPED_FILE = "skipped.txt"
 """Paths of the broken images that were left out, one per line."""
+_MAX_BYTES = 2**28
+"""Largest size of these files: metrics of 100,000 epochs."""
 _RESTORE = "restore the file, or delete the run's folder to train again"
 
 
@@ -81,13 +84,15 @@ def _lines(file: Path) -> list[str]:
         UserError: It cannot be read or is not UTF-8.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = read_regular(file, _MAX_BYTES).decode("utf-8").split("\n")
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not text in UTF-8; {_RESTORE}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is {error}; {_RESTORE}") from error
     return lines if lines[-1] else lines[:-1]
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter
 
 from benchmark.data.card import Split
 from benchmark.data.digests import hash_file
@@ -21,7 +21,7 @@ from benchmark.results import parts
 from benchmark.results.record import Record
 from benchmark.utils.atomic import write_text
 from benchmark.utils.escape import terminal
-from benchmark.utils.paths import user_path
+from benchmark.utils.paths import read_regular, user_path
 
 INPUTS = "inputs.json"
 """File in a run folder that identifies the images and files from which its network is trained."""
@@ -153,8 +153,8 @@ class Inputs:
     def read(cls, folder: Path) -> "Inputs | None":
         """Return the inputs of the training in a run folder; None if they are not known."""
         try:
-            return TypeAdapter(cls).validate_json((folder / INPUTS).read_bytes())
-        except (OSError, ValidationError):
+            return TypeAdapter(cls).validate_json(read_regular(folder / INPUTS, 2**20))
+        except (OSError, ValueError):  # pydantic's errors are ValueErrors
             return None
 
     def write(self, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints that do not belong to the training that would continue from them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,9 @@ class TestContinuing:
         save_checkpoint(content, folder / LAST_CHECKPOINT)
         with pytest.raises(UserError, match=r"last\.pt has weights that are NaN or infinite"):
             train_tiny(recipe, folder, resume=True)
+
+
+def test_checkpoint_that_is_a_named_pipe(tmp_path):
+    os.mkfifo(tmp_path / "last.pt")  # would be waited for
+    with pytest.raises(UserError, match=r"last\.pt is not a regular file"):
+        read_checkpoint(tmp_path / "last.pt", "", 1)

@@ -54,7 +54,11 @@ def test_binary_files(tmp_path, name):
         read(tmp_path)
     (tmp_path / name).unlink()
     (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name} cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=f"{name} is a folder, not a file"):
+        read(tmp_path)
+    (tmp_path / name).rmdir()
+    os.mkfifo(tmp_path / name)  # would be waited for
+    with pytest.raises(UserError, match=f"{name} is not a regular file"):
         read(tmp_path)
 
 
