@@ -17,7 +17,7 @@ from rich.progress import track
 
 from benchmark.data.card import Card, Split
 from benchmark.data.contents import open_image
-from benchmark.data.digests import shown
+from benchmark.data.digests import UNREADABLE, shown
 from benchmark.data.files import match_images
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS, Defect, Sample, Skipped
@@ -26,7 +26,6 @@ from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.atomic import atomic_folder
 from benchmark.utils.console import Console
-from benchmark.utils.parallel import parallel_imap
 from benchmark.utils.writable import require_writable
 
 if TYPE_CHECKING:
@@ -232,19 +231,11 @@ class Glyphs(RetrievalDataset):
 
     def damaged_files(self) -> Iterator[str]:
         """Yield each file that is missing, unreadable or changed since it was rendered."""
-        folder, files = self.folder, self._manifest["files"]
-
-        def file_hash(name: str) -> str | OSError:
-            try:
-                return self.image_digest(folder / name)
-            except OSError as error:
-                return error
-
-        hashes = parallel_imap(file_hash, files)
-        progress = track(hashes, "comparing", total=len(files), console=Console(stderr=True))
-        for name, digest in zip(files, progress, strict=True):
-            if isinstance(digest, OSError):
-                yield f"{name} cannot be read: {digest}"
+        files = self._manifest["files"]
+        digests = self.contents(self.folder / name for name in files)
+        for name, digest in zip(files, digests, strict=True):
+            if digest == UNREADABLE:
+                yield f"{name} is missing or cannot be read"
             elif digest != files[name]:
                 yield f"{name} has changed"
 

@@ -168,6 +168,8 @@ class Glyphs2(RetrievalDataset):
 
     def damaged_files(self) -> Iterator[str]:
         """Yield each file that is missing, unreadable or changed."""
+        if not self.changed_options() and self.identity.content == self.content:
+            return
         for index in track(self._selected, "comparing", console=Console(stderr=True)):
             name = self._name(index)
             try:
