@@ -235,7 +235,7 @@ class Glyphs(RetrievalDataset):
         digests = self.contents(self.folder / name for name in files)
         for name, digest in zip(files, digests, strict=True):
             if digest == UNREADABLE:
-                yield f"{name} is missing or cannot be read"
+                yield f"{name} cannot be read: it is missing or damaged"
             elif digest != files[name]:
                 yield f"{name} has changed"
 

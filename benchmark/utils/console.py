@@ -38,7 +38,7 @@ class Console(rich.console.Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render an object to segments, with the text of every segment escaped: some objects hold texts of rich."""
-        if isinstance(renderable, Table):
+        if isinstance(renderable, Table) and not renderable.expand:  # progress bars expand to the terminal
             options = (options or self.options).update(max_width=_WIDEST)
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=terminal_lines(segment.text))

@@ -96,7 +96,7 @@ def test_changed_images_stop_a_run(tmp_path):
     assert dataset.fingerprint() == Glyphs2.content
     path = dataset.query[0].path
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    with pytest.raises(UserError, match="not the images of the package: delete the folder"):
+    with pytest.raises(UserError, match="does not have the images of the package: delete the folder"):
         Glyphs2(tmp_path).fingerprint()
 
 
