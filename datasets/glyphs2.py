@@ -14,11 +14,13 @@ from benchmark.data.card import Card, Split
 from benchmark.data.files import match_images
 from benchmark.data.retrieval_dataset import Fraction, RetrievalDataset
 from benchmark.data.samples import SPLITS, Defect, Sample, Skipped
+from benchmark.datasets.glyphs import Glyphs
 from benchmark.errors import UserError
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
 from benchmark.utils.atomic import atomic_folder
 from benchmark.utils.console import Console
+from benchmark.utils.mappings import merge
 
 MASKS = Path(__file__).with_name("glyphs2.npz")
 """Coverage of every pixel by ink in 16 steps, with the labels. `tools/glyphs2_masks.py` has drawn them."""
@@ -33,6 +35,9 @@ TINT = 31
 """Range of the deviation of a color channel from gray."""
 NOISE = 12
 """Standard deviation of the noise."""
+_UNIFORM_SUM = 510, 147.8
+"""Mean and standard deviation of the sum of four random bytes, which is almost normally distributed."""
+
 _ARGS = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64], "stem_type": "deep", "stem_width": 4}
 _NETWORK = {
     "backbone": "resnet26",
@@ -43,8 +48,6 @@ _NETWORK = {
     "scale": 16.0,
     "weights": "random",
 }
-_UNIFORM_SUM = 510, 147.8
-"""Mean and standard deviation of the sum of four random bytes, which is almost normally distributed."""
 
 
 @DATASETS.register_module("glyphs2")
@@ -78,24 +81,7 @@ class Glyphs2(RetrievalDataset):
         # Bottlenecks of three times the standard width; those of the students are narrower.
         "teacher": {"network": _NETWORK | {"args": _ARGS | {"base_width": 192}}},
         "student": _NETWORK | {"args": _ARGS},
-        "train": {
-            "task": {
-                "label_smoothing": 0.1,
-                # From random weights, the triplet loss collapses on unnormalized features or if used from the start.
-                "triplet": {"weight": 1.0, "margin": 0.3, "feature": "embedding", "normalize": True, "from_epoch": 3},
-            },
-            "optimizer": {"type": "sgd", "lr": 0.2, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
-            "schedule": {
-                "epochs": 30,
-                "warmup_epochs": 1,
-                "warmup_factor": 0.1,
-                "constant_until": 1,
-                "final_factor": 1e-3,
-            },
-            "sampler": {"identities": 24, "images": 4},
-            # No horizontal flip: b and d are different characters.
-            "augment": {"pad": 2, "pad_mode": "edge", "flip": 0.0, "erase": 0.0},
-        },
+        "train": merge(Glyphs.recipe["train"], {"schedule": {"epochs": 30}}),
     }
     students: ClassVar[Mapping[float, Mapping[str, Any]]] = {
         0.42: {"args": {"base_width": 104}},

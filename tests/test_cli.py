@@ -25,7 +25,7 @@ from benchmark.datasets.glyphs import Glyphs
 class Absent(RetrievalDataset):
     """A dataset that is not installed."""
 
-    card = Card("Absent", "Nobody 2020.", "none", "Write to nobody@example.org.", "absent/*.jpg")
+    card = Card("Absent", "Doe 2020.", "free", "Write to doe@example.org.", "absent/*.jpg")
 
     def scan(self, split):
         return []
@@ -339,7 +339,7 @@ class TestMistakes:
     )
     def test_missing_data(self, benchmark, plugin, command, tmp_path):
         done = benchmark(*command, "--plugin", plugin, "--data-root", tmp_path / "data")
-        assert_refused(done, "Absent is not at", str(tmp_path / "data" / "absent"), "Write to nobody@example.org.")
+        assert_refused(done, "Absent is not at", str(tmp_path / "data" / "absent"), "Write to doe@example.org.")
 
     @pytest.mark.parametrize("option", ["--work-dir", "--data-root", "--leaderboards"])
     def test_folder_that_cannot_be_created(self, benchmark, tiny_config, data_root, tmp_path, option):

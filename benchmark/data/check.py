@@ -1,6 +1,5 @@
 """Checks of a dataset: whether it is usable, and whether it is the published one."""
 
-import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -167,7 +166,7 @@ def find_defects(dataset: RetrievalDataset) -> Iterator[str]:
 
 def _similar(folder: Path, paths: Sequence[str]) -> str:
     """Return the end of a message about missing paths: the name that differs only in case, if there is one."""
-    names = {name.casefold(): name for name in os.listdir(folder)}  # noqa: PTH208
+    names = {path.name.casefold(): path.name for path in folder.iterdir()}
     similar = next((names[path.casefold()] for path in paths if path.casefold() in names), None)
     return f"; did you mean {similar}? Rename it" if similar else ""
 

@@ -218,7 +218,7 @@ class _Folder:
         """Return the names in a folder by their `_folded` forms."""
         if folder not in self._names:
             try:
-                self._names[folder] = {_folded(name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208
+                self._names[folder] = {_folded(path.name): path.name for path in sorted(folder.iterdir())}
             except (OSError, ValueError):
                 self._names[folder] = {}
         return self._names[folder]

@@ -80,7 +80,7 @@ class RetrievalDataset(ABC):
     method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Method name -> arguments tuned for this dataset, which the user's recipe can override."""
     students: ClassVar[Mapping[float, Mapping[str, Any]]] = {}
-    """Budget -> changes to the recipe's `student` by which it has this fraction of the teacher's MACs."""
+    """Changes to the recipe's `student` for each budget, the student's MACs as a fraction of the teacher's."""
     location_options: ClassVar[tuple[str, ...]] = ()
     """Options that say where the images are, with the default "". They are in no record and in no recipe's hash."""
     evaluation_options: ClassVar[tuple[str, ...]] = ()

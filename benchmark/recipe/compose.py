@@ -396,7 +396,11 @@ def _targets(method: type[Method], budget: float) -> dict[str, Any] | None:
 
 
 def _student_of(dataset: type[RetrievalDataset], budget: float) -> Mapping[str, Any]:
-    """Return the changes to the student's network by which a dataset's student has the MACs of a budget."""
+    """Return the changes that adapt the recipe's student to a budget.
+
+    Raises:
+        UserError: The dataset has no student for the budget.
+    """
     if budget not in dataset.students:
         known = ", ".join(map(str, dataset.students)) or "none"
         raise UserError(

@@ -184,6 +184,10 @@ def test_interrupted_runs_resume_only_with_their_images(run, tmp_path):
         assert code == 2 and "did not record which images it used" in err
 
 
+WITH_TEACHER = ("--set", "dataset.path=mine.csv", "--device", "cpu", "--gallery", "teacher")
+"""Options that embed the gallery with the teacher."""
+
+
 def test_a_replaced_teacher_file_is_noticed(run, command_line, tmp_path):
     (folder,) = (tmp_path / "runs" / "folder" / "teacher").iterdir()
     file = tmp_path / "teacher.pt"
@@ -195,38 +199,16 @@ def test_a_replaced_teacher_file_is_noticed(run, command_line, tmp_path):
     code, _, err = run("kd", *given)
     assert code == 2 and "the file at teacher.checkpoint has changed" in err
     (folder,) = (tmp_path / "runs" / "folder" / "kd").iterdir()
-    evaluate = (
-        "evaluate",
-        "--run",
-        folder,
-        "--set",
-        "dataset.path=mine.csv",
-        "--device",
-        "cpu",
-        "--gallery",
-        "teacher",
-    )
-    code, _, err = command_line(*evaluate)
+    code, _, err = command_line("evaluate", "--run", folder, *WITH_TEACHER)
     assert code == 2 and "is another one than" in err
 
 
 def test_a_teacher_that_was_trained_again_on_other_images_is_noticed(run, command_line, tmp_path):
     (folder,) = (tmp_path / "runs" / "folder" / "none").iterdir()
-    evaluate = (
-        "evaluate",
-        "--run",
-        folder,
-        "--set",
-        "dataset.path=mine.csv",
-        "--device",
-        "cpu",
-        "--gallery",
-        "teacher",
-    )
-    assert command_line(*evaluate).code == 0
+    assert command_line("evaluate", "--run", folder, *WITH_TEACHER).code == 0
     (inputs,) = (tmp_path / "runs" / "folder" / "teacher").glob(f"*/{INPUTS}")
     inputs.write_text(json.dumps(json.loads(inputs.read_text()) | {"training": "0" * 64}))
-    code, _, err = command_line(*evaluate)
+    code, _, err = command_line("evaluate", "--run", folder, *WITH_TEACHER)
     assert code == 2 and "was trained again, on other images" in err
 
 

@@ -84,7 +84,7 @@ def test_commands(command_line, archive, teacher, tmp_path, monkeypatch):
     assert done.code == 0 and f"--teacher {archive[1]}" in done.out
     assert command_line("teacher", "add", tmp_path / "t.zip", "--name", archive[1]).code == 0
     assert archive[1] in command_line("teacher", "list").out
-    for source, message in (("missing.zip", "not a file"), ("hf-hub:nobody/nothing", "could not be downloaded")):
+    for source, message in (("missing.zip", "not a file"), ("hf-hub:owner/missing", "could not be downloaded")):
         done = command_line("teacher", "add", source)
         assert done.code == 2 and message in done.err
 

@@ -18,7 +18,7 @@ from benchmark.registry import DATASETS, METHODS
 class Swatches(RetrievalDataset):
     """A dataset with its own recipe."""
 
-    card = Card("Swatches", "Nobody 2020.", "none", "Nowhere.", "swatches/*.jpg")
+    card = Card("Swatches", "Doe 2020.", "free", "Run the tests.", "swatches/*.jpg")
     recipe: ClassVar[dict[str, Any]] = {
         "image_size": (24, 16),
         "teacher": {"network": {"backbone": "resnet26", "dim": 96}, "train": {"optimizer": {"lr": 0.5}}},
