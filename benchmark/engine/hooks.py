@@ -28,7 +28,7 @@ READ_EVERY = 50
 
 
 class RetrievalMetric(BaseMetric):
-    """mAP and Recall@K over the test images, for mmengine's validation loop.
+    """mAP and Recall@K over the validation images, for mmengine's validation loop.
 
     Embeddings are identified by the image's position in the test set. The loader may thus change the order, or repeat
     images as padding, without an effect on the scores.
