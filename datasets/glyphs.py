@@ -164,7 +164,7 @@ class Glyphs(RetrievalDataset):
         names += " train_identities test_identities"
         return {name: getattr(self, name) for name in names.split()} | self.versions()
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         digest = hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
         return self.root / f"{self.name}-{digest[:8]}"
@@ -226,8 +226,8 @@ class Glyphs(RetrievalDataset):
 
     @cached_property
     def _rendered_sizes(self) -> Mapping[str, Split]:
-        samples = [_sample(Path(name)) for name in self._manifest["files"]]
-        return {split: Split.of(s for s in samples if s.path.parent.name == split) for split in SPLITS}
+        names = self._manifest["files"]
+        return {split: Split.of(_sample(Path(name)) for name in names if name.startswith(split)) for split in SPLITS}
 
     def damaged_files(self) -> Iterator[str]:
         """Yield each file that is missing, unreadable or changed since it was rendered."""

@@ -106,7 +106,7 @@ class Glyphs2(RetrievalDataset):
         self.train_identities = train_identities
         self.test_identities = test_identities
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         sizes = (self.train_identities, self.test_identities)
         return self.root / (self.name if sizes == (1000, 900) else f"{self.name}-{sizes[0]}-{sizes[1]}")
@@ -149,8 +149,7 @@ class Glyphs2(RetrievalDataset):
 
     def expected_sizes(self) -> Mapping[str, Split]:
         """Return the sizes for the options."""
-        samples = [Sample(Path(self._name(index)), *self._labels(index)) for index in self._selected]
-        return {split: Split.of(s for s in samples if s.path.parent.name == split) for split in SPLITS}
+        return self._sizes
 
     def damaged_files(self) -> Iterator[str]:
         """Yield each file that is missing, unreadable or changed."""
@@ -165,6 +164,15 @@ class Glyphs2(RetrievalDataset):
             else:
                 if content != _ppm(self._masks["masks"][index], int(index)):
                     yield f"{name} has changed"
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, Split]:
+        split, identity, camera = (self._masks[name][self._selected] for name in ("split", "identity", "camera"))
+        images = {name: split == number for number, name in enumerate(SPLITS)}
+        return {
+            name: Split(int(chosen.sum()), len(np.unique(identity[chosen])), len(np.unique(camera[chosen])))
+            for name, chosen in images.items()
+        }
 
     @cached_property
     def _masks(self) -> dict[str, NDArray[Any]]:

@@ -89,7 +89,7 @@ def check(dataset: RetrievalDataset, decode: bool = False) -> CheckReport:
         UserError: The dataset is missing.
     """
     wrong_counts, disputed_counts = _compare_sizes(dataset)
-    paths = sorted({sample.path for listing in dataset.listings.values() for sample in listing.samples})
+    paths = list(dict.fromkeys(sample.path for listing in dataset.listings.values() for sample in listing.samples))
     broken: dict[Path, str] = {}
     if decode:
         from benchmark.data.images import broken_images  # imports torch

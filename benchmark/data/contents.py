@@ -17,6 +17,8 @@ from benchmark.utils.parallel import parallel_imap
 
 _PLAIN = frozenset(suffix for name in ("JPEG", "PPM") for suffix in FORMATS[name])
 """Endings of formats without transparency and animation."""
+_BATCH = 100
+"""Number of files whose headers a thread reads at a time."""
 
 # Those who decode an image bound its size themselves, after the reduction of a large JPEG.
 Image.MAX_IMAGE_PIXELS = None
@@ -46,7 +48,10 @@ class Header(NamedTuple):
 
 def headers(paths: Iterable[Path]) -> list[Header]:
     """Return the headers of the files whose endings allow transparency or animation, read in several threads."""
-    return list(parallel_imap(_header, (path for path in paths if path.suffix.lower() not in _PLAIN)))
+    checked = [path for path in paths if path.suffix.lower() not in _PLAIN]
+    # In batches, because handing over a single file takes as long as reading its header.
+    batches = (checked[start : start + _BATCH] for start in range(0, len(checked), _BATCH))
+    return list(chain.from_iterable(parallel_imap(lambda batch: list(map(_header, batch)), batches)))
 
 
 def repeated_images(
