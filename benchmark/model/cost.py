@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 BATCHES = (1, 64)
 """Batch sizes at which latency is measured. Peak memory is measured at the last of them."""
@@ -40,6 +39,8 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
         network: Maps (B, 3, H, W) uint8 images to embeddings.
         image_size: (height, width) of one image.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     # Without gradients: the counter tracks modules by hooks that fail on views of parameters made under `no_grad`.
     shapes = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
