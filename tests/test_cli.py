@@ -17,6 +17,8 @@ from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.registry import DATASETS, METHODS
 
+SLOW_LIBRARIES = {"torch", "timm", "torchvision", "mmengine", "matplotlib", "scipy", "sklearn", "pandas"}
+"""Packages that take a noticeable time to import."""
 PLUGIN = '''
 from benchmark import DATASETS, METHODS, Card, Method, RetrievalDataset, UserError
 from benchmark.datasets.glyphs import Glyphs
@@ -62,6 +64,21 @@ def plugin(tmp_path) -> Path:
     return path
 
 
+def imported_by(*commands: str, folder: Path) -> list[set[str]]:
+    """Run commands one after the other in a new process, and return the packages that are imported after each."""
+    code = (
+        "import sys; from benchmark.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    sys.argv[1:] = command.split()\n"
+        "    try: main()\n"
+        "    except SystemExit as ended: print(f'exit code {ended.code}; imported:', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True, cwd=folder)
+    assert done.stdout.count("exit code 0; imported:") == len(commands), done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("exit code 0; imported:")]
+    return [{module.partition(".")[0] for module in line.split()} for line in lines]
+
+
 def assert_refused(done, *parts: str) -> None:
     """Check that a command reports a mistake of the user with exit code 2 and without a traceback."""
     assert (done.code, done.out) == (2, "")
@@ -72,18 +89,18 @@ def assert_refused(done, *parts: str) -> None:
 
 
 class TestProgram:
-    def test_help_imports_nothing_heavy(self):
-        check = (
-            "import sys; sys.argv = ['benchmark', '--help']\n"
-            "from benchmark.cli import main\n"
-            "try: main()\n"
-            "finally: print('imported:', *sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-        imported = done.stdout.partition("imported:")[2].split()
-        assert "Compare distillation methods" in done.stdout
-        assert "typer" in imported
-        assert not {"torch", "timm", "mmengine", "numpy", "pydantic", "PIL"} & set(imported)
+    def test_help_and_datasets_need_no_torch(self, tmp_path):
+        check = f"data check glyphs2 --data-root {tmp_path} --set train_identities=20 --set test_identities=5"
+        after_help, *_, imported = imported_by("--help", "list datasets", "show glyphs2", check, folder=tmp_path)
+        assert not {"numpy", "pydantic", "PIL"} & after_help
+        assert not SLOW_LIBRARIES & imported
+
+    @pytest.mark.slow
+    def test_methods_need_torch_and_networks_need_timm(self, tmp_path):
+        run = f"run --method kd --dataset glyphs2 --dry-run --data-root {tmp_path}"
+        _, methods, networks = imported_by("list methods", "show cdd", run, folder=tmp_path)
+        assert SLOW_LIBRARIES & methods == {"torch"}
+        assert SLOW_LIBRARIES & networks == {"torch", "timm", "torchvision"}  # timm imports torchvision
 
     def test_version(self, benchmark, monkeypatch):
         monkeypatch.setattr("benchmark.version.package_version", lambda: "1.2.3")

@@ -57,16 +57,17 @@ def list_names(kind: str) -> None:
 
 
 def show(name: str) -> None:
-    """Print the card of a method, a combination of methods or a dataset; both if a name is a method and a dataset.
+    """Print the card of a dataset, a method or a combination of methods.
+
+    Both cards are printed if a plugin file registers a method with the name of a dataset.
 
     Raises:
         UserError: The name is unknown.
     """
-    cards = []
-    if name in METHODS.names() or "+" in name:
+    cards = [_dataset_card(DATASETS.find(name))] if name in DATASETS.names() else []
+    # Methods are imported only for a name that is no dataset, because importing torch takes seconds.
+    if name in METHODS.classes or (not cards and (name in METHODS.names() or "+" in name)):
         cards.append(_method_card(METHODS.find(name)))
-    if name in DATASETS.names():
-        cards.append(_dataset_card(DATASETS.find(name)))
     if not cards:
         known = [*METHODS.names(), *DATASETS.names()]
         raise UserError(f"no method or dataset {name!r}{nearest(name, known)} Known: {', '.join(known)}.")

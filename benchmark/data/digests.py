@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from benchmark.utils.atomic import write_text
 from benchmark.utils.console import notify, progress
+from benchmark.utils.parallel import parallel_imap
 
 CACHE_FOLDER = ".identity"
 """Folder of the cache files within the data root."""
@@ -194,7 +195,6 @@ def _state(path: Path) -> _State | None:
 
 def _hashed(paths: Sequence[Path], digest: Callable[[Path], str]) -> list[str]:
     """Return the content hash of every file, computed in several threads, with a progress bar."""
-    from benchmark.utils.parallel import parallel_imap  # imports torch
 
     def hash_or_unreadable(path: Path) -> str:
         try:

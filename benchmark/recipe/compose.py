@@ -9,16 +9,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
-from benchmark.method import Method
 from benchmark.recipe.sections import Component, Recipe
 from benchmark.recipe.validate import Keys, contains, is_section, validate
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 from benchmark.utils.mappings import merge
+
+if TYPE_CHECKING:
+    from benchmark.method import Method
 
 _EMPTY_ARGS: tuple[dict[str, Any], ...] = ({"student": {"args": {}}}, {"teacher": {"network": {"args": {}}}})
 """Settings that remove the arguments of a network's backbone."""
@@ -379,7 +381,7 @@ def _built_in(method: str, dataset: str, preset: Mapping[str, Any], budget: floa
     return merge(_merge_layer(content, method_cls.recipe), {"method": arguments})
 
 
-def _targets(method: type[Method], budget: float) -> dict[str, Any] | None:
+def _targets(method: "type[Method]", budget: float) -> dict[str, Any] | None:
     """Return the arguments that set the budget of a method that compresses; None for methods that do not.
 
     Raises:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.retrieval._matching import Matches
+from benchmark.retrieval._threads import parallel_map
 from benchmark.retrieval.protocol import AveragePrecision, Ties
-from benchmark.utils.parallel import parallel_map
 
 ByteArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]

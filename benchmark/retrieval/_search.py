@@ -22,11 +22,11 @@ from benchmark.retrieval._ranking import (
     r_precision,
 )
 from benchmark.retrieval._similarity import TIE_TOLERANCE, CosineSimilarity, MutualSimilarity
+from benchmark.retrieval._threads import TorchThreads
 from benchmark.retrieval._tracks import Tracks, TrackSimilarity
 from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.scores import Neighbors
-from benchmark.utils.parallel import TorchThreads
 
 MATCH_BYTES = 120
 """Bytes per query and match: tables of gallery indices, thresholds, ranks and precisions."""

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from benchmark.retrieval import _chunks
+from benchmark.retrieval._threads import parallel_map
 from benchmark.retrieval.embeddings import Embeddings
-from benchmark.utils.parallel import parallel_map
 from benchmark.utils.precision import full_precision
 
 TIE_TOLERANCE = 1e-6

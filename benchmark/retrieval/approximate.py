@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.retrieval import _chunks
+from benchmark.retrieval._evaluate import resolve_gallery
 from benchmark.retrieval._matching import Matches, Matching
 from benchmark.retrieval._ranking import (
     Ranking,
@@ -23,7 +24,6 @@ from benchmark.retrieval._ranking import (
 from benchmark.retrieval._search import MATCH_BYTES, Search
 from benchmark.retrieval._similarity import TIE_TOLERANCE, CosineSimilarity
 from benchmark.retrieval.embeddings import Embeddings
-from benchmark.retrieval.evaluate import resolve_gallery
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.scores import PerQueryResults
 

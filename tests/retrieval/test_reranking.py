@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmark.retrieval.reranking import KReciprocal, QueryExpansion, _RerankedScores
+from benchmark.retrieval._reranking import RerankedScores
+from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
 
 TAGS = ["k20_6_l30", "k10_3_l30", "k20_1_l50"]
 RERANKINGS = st.builds(KReciprocal, st.integers(1, 20), st.integers(1, 20), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
@@ -144,7 +145,7 @@ class TestKReciprocal:
         arrays = golden("retrieval").arrays
         settings, query, gallery = self.golden_case(arrays, tag)
         # Their features are not normalized; the norms differ from 1 by up to 4e-5.
-        as_theirs = _RerankedScores(torch.cat([query, gallery]), len(query), settings)(slice(0, len(query))).numpy()
+        as_theirs = RerankedScores(torch.cat([query, gallery]), len(query), settings)(slice(0, len(query))).numpy()
         normalized = rerank(query, gallery, settings).numpy()
         expected = float(arrays[f"rerank/{tag}_rerank_mAP"])
         for scores, tolerance in ((as_theirs, 1e-5), (normalized, 5e-5)):
