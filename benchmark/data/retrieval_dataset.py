@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-import numpy as np
 from PIL import ImageColor
 from pydantic import AfterValidator, Field
 
@@ -279,20 +278,18 @@ def _split_identities(samples: tuple[Sample, ...], fraction: float) -> tuple[tup
     """
     if not fraction:
         return samples, ()
-    identities = sorted({sample.identity for sample in samples})
-    count = math.ceil(fraction * len(identities))
-    if not 2 <= count <= len(identities) - 2:
+    from sklearn.model_selection import GroupShuffleSplit  # slow to import
+
+    groups = [sample.identity for sample in samples]
+    identities = len(set(groups))
+    if not 2 <= math.ceil(fraction * identities) <= identities - 2:
         raise UserError(
-            f"dataset.validation_fraction: {fraction} of {len(identities):,} training identities leaves fewer than two "
-            "for training or validation: choose another fraction"
+            f"dataset.validation_fraction: {fraction} of {identities:,} training identities leaves fewer than two for "
+            "training or validation: choose another fraction"
         )
-    # As by GroupShuffleSplit of scikit-learn. The numbers of this generator are the same in all versions of NumPy.
-    order = np.random.RandomState(0).permutation(len(identities))
-    held_out = {identities[index] for index in order[:count]}
-    return (
-        tuple(sample for sample in samples if sample.identity not in held_out),
-        tuple(sample for sample in samples if sample.identity in held_out),
-    )
+    splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=0)
+    first, second = next(splitter.split(groups, groups=groups))
+    return tuple(samples[index] for index in first), tuple(samples[index] for index in second)
 
 
 def _with_common_options(constructor: Callable[..., None]) -> Callable[..., None]:
