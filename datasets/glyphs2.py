@@ -25,7 +25,9 @@ from benchmark.utils.mappings import merge
 MASKS = Path(__file__).with_name("glyphs2.npz")
 """Coverage of every pixel by ink in 16 steps, with the labels. `tools/glyphs2_masks.py` has drawn them."""
 FILE_NAME = re.compile(r"(\d+)_c(\d{2})\.ppm")
-HEADER = b"P6\n32 32\n255\n"
+SIDE = 16
+"""Height and width of an image in pixels."""
+HEADER = b"P6\n%d %d\n255\n" % (SIDE, SIDE)
 
 # Colors and noise are integers from 0 to 255, so that every computer computes the same.
 PAPER = 204, 46
@@ -38,15 +40,16 @@ NOISE = 12
 _UNIFORM_SUM = 510, 147.8
 """Mean and standard deviation of the sum of four random bytes, which is almost normally distributed."""
 
-_ARGS = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64], "stem_type": "deep", "stem_width": 4}
+_ARGS = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 4}
 _NETWORK = {
-    "backbone": "resnet26",
+    "backbone": "resnet18",
     "stem": "no_pool",
     "last_stride": 2,
     "dim": 128,
     "head": "cosine",
-    "scale": 16.0,
+    "scale": 8.0,
     "weights": "random",
+    "args": _ARGS,
 }
 
 
@@ -55,7 +58,7 @@ class Glyphs2(RetrievalDataset):
     """Characters across typefaces: retrieve the same character in other typefaces.
 
     The identity is the character (its code point) and the camera is the typeface, as in `glyphs`. Every image shows
-    dark ink on a light background, 32 x 32 pixels, with rotation, shift, scale, tint and noise. The shapes are part of
+    dark ink on a light background, 16 x 16 pixels, with rotation, shift, scale, tint and noise. The shapes are part of
     the package and the noise comes from a counter-based generator, so that the images do not depend on the versions of
     any library.
 
@@ -76,23 +79,31 @@ class Glyphs2(RetrievalDataset):
     )
     protocol = Protocol(camera_rule=True)
     recipe: ClassVar[Mapping[str, Any]] = {
-        "image_size": (32, 32),
+        "image_size": (SIDE, SIDE),
         "budget": 0.42,
-        # Bottlenecks of three times the standard width; those of the students are narrower.
-        "teacher": {"network": _NETWORK | {"args": _ARGS | {"base_width": 192}}},
-        "student": _NETWORK | {"args": _ARGS},
-        "train": merge(Glyphs.recipe["train"], {"schedule": {"epochs": 30}}),
+        # A ResNet with one basic block per stage; the students have fewer channels.
+        "teacher": {"network": _NETWORK},
+        "student": _NETWORK,
+        "train": merge(
+            Glyphs.recipe["train"],
+            {
+                "optimizer": {"weight_decay": 2e-3},
+                "schedule": {"epochs": 80},
+                "sampler": {"identities": 48, "images": 2},
+                "augment": {"pad": 1},
+            },
+        ),
     }
     students: ClassVar[Mapping[float, Mapping[str, Any]]] = {
-        0.42: {"args": {"base_width": 104}},
-        0.3: {"args": {"base_width": 79}},
-        0.15: {"args": {"base_width": 36}},
+        0.42: {"args": {"channels": [9, 20, 40, 80]}},
+        0.3: {"args": {"channels": [8, 16, 32, 64]}},
+        0.15: {"args": {"channels": [5, 10, 20, 38]}},
     }
     method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # The default queue of 24,000 features exceeds the number of images.
         "cdd": {"queue": 2048},
     }
-    content: ClassVar[str] = "4f4dc96c99cc5075d0792dab2c3c53c5afca503ea9c73171a18fb5025cbfb75d"
+    content: ClassVar[str] = "72267a3ffc4d036bd96128d60e51ff8a905653552241c4a890aae8100e7535f2"
     """Fingerprint of the images with the default options."""
 
     def __init__(
@@ -205,12 +216,12 @@ def _ppm(packed: NDArray[np.uint8], index: int) -> bytes:
     """Return an image as a PPM file.
 
     Args:
-        packed: (32, 16) masks of two pixels each.
+        packed: (16, 8) masks of two pixels each.
         index: Position in the file of masks, which determines colors and noise.
     """
-    mask = np.stack([packed >> 4, packed & 15], -1).reshape(32, 32).astype(np.int32)
-    draws = np.random.Philox(key=index).random_raw(2 + 32 * 32 * 3 // 2).astype("<u8").view(np.uint8).astype(np.int32)
-    colors, noise = draws[:16], draws[16:].reshape(32, 32, 3, 4).sum(-1)
+    mask = np.stack([packed >> 4, packed & 15], -1).reshape(SIDE, SIDE).astype(np.int32)
+    draws = np.random.Philox(key=index).random_raw(2 + SIDE * SIDE * 3 // 2).astype("<u8").view(np.uint8).astype(np.int32)
+    colors, noise = draws[:16], draws[16:].reshape(SIDE, SIDE, 3, 4).sum(-1)
     levels = np.array([PAPER[0] + (colors[0] * PAPER[1] >> 8), INK[0] + (colors[1] * INK[1] >> 8)])
     tints = (colors[2:8].reshape(2, 3) * TINT >> 8) - TINT // 2
     paper, ink = levels[:, None] + tints

@@ -18,15 +18,15 @@ from benchmark.datasets import glyphs
 SEED = 2
 TEST_IDENTITIES = 900
 QUERY_FACES = glyphs.Glyphs.query_faces
-SIDE = 32
+SIDE = 16
 """Height and width of an image in pixels."""
-OVERSAMPLING = 4
-EM, BASELINE = 23.0, 23.8
+OVERSAMPLING = 8
+EM, BASELINE = 11.5, 11.9
 """Size of the typefaces and position of the baseline in pixels."""
 ROTATION = 10.0
 """Maximum rotation in degrees, in either direction."""
 SCALE = 0.8, 1.0
-SHIFT = 2.0
+SHIFT = 1.0
 """Maximum shift in pixels."""
 WIDEST = 0.94
 """Maximum width of a character relative to the image."""
