@@ -220,7 +220,9 @@ def _ppm(packed: NDArray[np.uint8], index: int) -> bytes:
         index: Position in the file of masks, which determines colors and noise.
     """
     mask = np.stack([packed >> 4, packed & 15], -1).reshape(SIDE, SIDE).astype(np.int32)
-    draws = np.random.Philox(key=index).random_raw(2 + SIDE * SIDE * 3 // 2).astype("<u8").view(np.uint8).astype(np.int32)
+    draws = (
+        np.random.Philox(key=index).random_raw(2 + SIDE * SIDE * 3 // 2).astype("<u8").view(np.uint8).astype(np.int32)
+    )
     colors, noise = draws[:16], draws[16:].reshape(SIDE, SIDE, 3, 4).sum(-1)
     levels = np.array([PAPER[0] + (colors[0] * PAPER[1] >> 8), INK[0] + (colors[1] * INK[1] >> 8)])
     tints = (colors[2:8].reshape(2, 3) * TINT >> 8) - TINT // 2
