@@ -178,8 +178,8 @@ def _extremes(values: Any, path: Keys, origin: Origin) -> Iterator[str]:
     if isinstance(values, float) and not abs(values) <= MAX_NUMBER:
         keys, place = origin(path)
         yield f"{_dotted(keys)} in {place}: should be a number from {-MAX_NUMBER:g} to {MAX_NUMBER:g}, not {values:g}"
-    elif isinstance(values, Mapping | list | tuple):
-        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+    elif isinstance(values, dict | list | tuple):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
             yield from _extremes(value, (*path, key), origin)
 
 

@@ -121,11 +121,13 @@ class PerQuery(Sequence[float | None]):
             ValueError: A value is neither None nor a number from 0 to 1.
         """
         items = list(values)
-        if not {type(item) for item in items} <= {float, int, type(None)}:
+        types = set(map(type, items))
+        if not types <= {float, int, type(None)}:
             raise ValueError("must be a list of numbers and nulls")
         self.array: NDArray[np.float64] = np.array(items, dtype=np.float64)
         missing = np.isnan(self.array)
-        if int(missing.sum()) != items.count(None) or not ((self.array >= 0) & (self.array <= 1) | missing).all():
+        nulls = items.count(None) if type(None) in types else 0
+        if int(missing.sum()) != nulls or not ((self.array >= 0) & (self.array <= 1) | missing).all():
             raise ValueError("every value must be a number from 0 to 1, or null")
         self.array.flags.writeable = False
 

@@ -5,10 +5,11 @@ Importing this module imports torch, unlike the rest of the results package.
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,6 +29,8 @@ from benchmark.results.record import Record
 from benchmark.utils.memory import memory_limit
 from benchmark.utils.recipe_hash import recipe_hash
 
+_KEPT = 1000
+"""Number of recipes whose parts are kept: those of a row differ only in their seeds, and are often read together."""
 _MAX_MEMORY = 4 * 2**30
 """Bytes that building the networks and the method of one record may take."""
 _NO_DATA = Path(os.devnull)
@@ -41,79 +44,125 @@ def rebuilt_violations(record: Record) -> Iterator[Violation]:
     student must not exceed it, and must have the same embedding size. Networks get random weights: nothing is
     downloaded or trained. What depends on a method or a dataset that is not registered here is not checked.
     """
-    try:
-        # As JSON, because pydantic's strict mode does not accept a list for a tuple in Python values.
-        recipe = Recipe.model_validate_json(json.dumps(record.recipe), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, ("recipe", *first["loc"])))
-        yield Violation(field, first["input"], f"a value that this release reads: {first['msg']}")
-        return
+    content = record.recipe
+    if content.get("seed") == record.seed and type(content["seed"]) is int:
+        content = content | {"seed": 0}  # a valid seed changes nothing that is built
     with memory_limit(_MAX_MEMORY):
-        found = list(_rebuilt(record, recipe))
+        found = list(_rebuilt(record, json.dumps(content)))
     yield from found
 
 
-def _rebuilt(record: Record, recipe: Recipe) -> Iterator[Violation]:
-    yield from _recipe_hash(record)
-    yield from _benchmark(record, recipe)
-    yield from _budget(record, recipe)
-    yield from _image_size("network.cost", record.network.cost, recipe)
-    yield from _student(record, recipe)
+def _rebuilt(record: Record, text: str) -> Iterator[Violation]:
+    read = _read(text)
+    if isinstance(read, Violation):
+        yield read
+        return
+    yield from _recipe_hash(record, read)
+    yield from _benchmark(record, read)
+    yield from _budget(record, read.recipe)
+    yield from _image_size("network.cost", record.network.cost, read.recipe)
+    yield from _student(record, read.recipe)
     if record.teacher is not None:
-        yield from _teacher(record, recipe, record.teacher.cost)
+        yield from _teacher(record, read, record.teacher.cost)
 
 
-def _recipe_hash(record: Record) -> Iterator[Violation]:
+@dataclass(frozen=True)
+class _Read:
+    """A recipe, and what follows from it whatever its seed.
+
+    Attributes:
+        recipe: The recipe.
+        as_written: Whether it is in the form that runs write; true if that is not known here.
+        teacher: Id of the record of its teacher.
+    """
+
+    recipe: Recipe
+    as_written: bool
+    teacher: str
+
+    @cached_property
+    def dataset(self) -> RetrievalDataset | Violation | None:
+        """The dataset without its images; None if it is not registered here."""
+        name, options = self.recipe.dataset.name, self.recipe.dataset.arguments
+        try:
+            dataset = DATASETS.find(name)
+        except UserError:
+            return None
+        if places := {option: options[option] for option in dataset.location_options if options.get(option)}:
+            return Violation("recipe.dataset", places, "no places on a disk")
+        try:
+            return dataset(_NO_DATA, **validate_arguments(DATASETS, name, options, "the recipe"))
+        except (OSError, TypeError, ValueError, UserError) as error:
+            return Violation("recipe.dataset", options, f"valid options of {name}: {error}")
+
+    @cached_property
+    def variant(self) -> Mapping[str, Any]:
+        """The non-default evaluation settings, and options of the dataset if it is known, by recipe key."""
+        settings = {f"evaluate.{rule}": value for rule, value in self.recipe.evaluate.non_default().items()}
+        options = self.dataset.non_default_options() if isinstance(self.dataset, RetrievalDataset) else {}
+        return settings | {f"dataset.{option}": value for option, value in options.items()}
+
+    @cached_property
+    def protocol(self) -> Mapping[str, Any] | Violation:
+        """The rules of the evaluation; none if they are not known without the images."""
+        if not isinstance(self.dataset, RetrievalDataset) or self.dataset.protocol_from_data:
+            return {}
+        evaluate = self.recipe.evaluate
+        try:
+            return _as_json(asdict(evaluate.protocol(self.dataset.protocol)))
+        except UserError as error:
+            return Violation("recipe.evaluate", evaluate.non_default(), f"compatible settings: {error}")
+
+
+@lru_cache(maxsize=_KEPT)
+def _read(text: str) -> _Read | Violation:
+    """Read the JSON of a recipe; return its first value that this release does not read, if there is one."""
+    try:
+        # As JSON, because pydantic's strict mode does not accept a list for a tuple in Python values.
+        recipe = Recipe.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("recipe", *first["loc"])))
+        return Violation(field, first["input"], f"a value that this release reads: {first['msg']}")
+    content = json.loads(text)
+    try:
+        as_written = replay(content, "the recipe").hash == recipe_hash(content)
+    except UserError:
+        as_written = True  # a method or dataset that is not registered here, or a key that another check reports
+    return _Read(recipe, as_written, Record.make_id(recipe.for_teacher().hash, "teacher"))
+
+
+def _as_json(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rules as they are in a record: with lists for tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(rules))
+    return found
+
+
+def _recipe_hash(record: Record, read: _Read) -> Iterator[Violation]:
     """Check that the recipe is written in the form that runs write.
 
     Otherwise the same run could have two hashes: one with a default written out, and one with it omitted.
     """
-    if record.recipe_hash != recipe_hash(record.recipe):
-        return  # benchmark.results.consistency reports it
-    try:
-        expected = replay(record.recipe, "the recipe").hash
-    except UserError:
-        return  # a method or dataset that is not registered here, or a key that another check reports
-    if expected != record.recipe_hash:
-        yield Violation("recipe_hash", record.recipe_hash, f"{expected}, the hash of the recipe as runs write it")
+    if read.as_written or record.recipe_hash != recipe_hash(record.recipe):
+        return  # benchmark.results.consistency reports another hash
+    expected = replay(record.recipe, "the recipe").hash
+    yield Violation("recipe_hash", record.recipe_hash, f"{expected}, the hash of the recipe as runs write it")
 
 
-def _benchmark(record: Record, recipe: Recipe) -> Iterator[Violation]:
+def _benchmark(record: Record, read: _Read) -> Iterator[Violation]:
     """Check the variant, which selects the leaderboard, and the protocol."""
-    name, options = recipe.dataset.name, recipe.dataset.arguments
-    dataset: RetrievalDataset | None = None
-    try:
-        dataset_class = DATASETS.find(name)
-    except UserError:
-        pass
-    else:
-        places = {option: options[option] for option in dataset_class.location_options if options.get(option)}
-        if places:
-            yield Violation("recipe.dataset", places, "no places on a disk")
-            return
-        try:
-            dataset = _dataset(name, dataset_class, json.dumps(options))
-        except (OSError, TypeError, ValueError, UserError) as error:
-            yield Violation("recipe.dataset", options, f"valid options of {name}: {error}")
-            return
-    yield from _variant(record, recipe, dataset)
-    if dataset is not None and not dataset.protocol_from_data:
-        yield from _protocol(record, recipe, dataset)
+    if isinstance(read.dataset, Violation):
+        yield read.dataset
+        return
+    yield from _variant(record, read, read.dataset)
+    yield from _protocol(record, read.protocol)
 
 
-@lru_cache(maxsize=1000)
-def _dataset(name: str, dataset_class: Callable[..., RetrievalDataset], options: str) -> RetrievalDataset:
-    return dataset_class(_NO_DATA, **validate_arguments(DATASETS, name, json.loads(options), "the recipe"))
-
-
-def _variant(record: Record, recipe: Recipe, dataset: RetrievalDataset | None) -> Iterator[Violation]:
-    actual = record.variant
-    expected = {f"evaluate.{rule}": value for rule, value in recipe.evaluate.non_default().items()}
+def _variant(record: Record, read: _Read, dataset: RetrievalDataset | None) -> Iterator[Violation]:
+    actual, expected = record.variant, dict(read.variant)
     if dataset is None:
         actual = {key: value for key, value in actual.items() if not key.startswith("dataset.")}
     else:
-        expected |= {f"dataset.{option}": value for option, value in dataset.non_default_options().items()}
         sizes = {split: Split(**dict(size)) for split, size in record.data.splits.items()}
         if set(sizes) >= set(SPLITS) and not is_published(dataset, sizes):
             expected |= NONSTANDARD
@@ -121,19 +170,15 @@ def _variant(record: Record, recipe: Recipe, dataset: RetrievalDataset | None) -
         yield Violation("variant", actual, f"{expected}, by the recipe and the number of images")
 
 
-def _protocol(record: Record, recipe: Recipe, dataset: RetrievalDataset) -> Iterator[Violation]:
-    try:
-        protocol = recipe.evaluate.protocol(dataset.protocol)
-    except UserError as error:
-        yield Violation("recipe.evaluate", recipe.evaluate.non_default(), f"compatible settings: {error}")
-        return
-    # JSON turns tuples into lists, as in the record.
-    expected, actual = (json.loads(json.dumps(rules)) for rules in (asdict(protocol), record.data.protocol))
-    actual = {**DEFAULT_RULES, **actual}
-    for rule in sorted(expected.keys() | actual.keys()):
-        if actual.get(rule) != expected.get(rule):
-            value = f"{expected[rule]}, by dataset and recipe" if rule in expected else "no such rule"
-            yield Violation(f"data.protocol.{rule}", actual.get(rule), value)
+def _protocol(record: Record, expected: Mapping[str, Any] | Violation) -> Iterator[Violation]:
+    if isinstance(expected, Violation):
+        yield expected
+    elif expected:
+        actual = {**DEFAULT_RULES, **_as_json(record.data.protocol)}
+        for rule in sorted(expected.keys() | actual.keys()):
+            if actual.get(rule) != expected.get(rule):
+                value = f"{expected[rule]}, by dataset and recipe" if rule in expected else "no such rule"
+                yield Violation(f"data.protocol.{rule}", actual.get(rule), value)
 
 
 def _budget(record: Record, recipe: Recipe) -> Iterator[Violation]:
@@ -160,7 +205,7 @@ def _budget(record: Record, recipe: Recipe) -> Iterator[Violation]:
             yield Violation(f"budget.{field}", value, f"{wanted}, by the recipe")
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=_KEPT)
 def _method_budget(name: str, method: Callable[..., Method], arguments: str) -> Budget | None:
     return method(**validate_arguments(METHODS, name, json.loads(arguments), "the recipe")).budget
 
@@ -195,17 +240,16 @@ def _compresses(record: Record, name: str) -> bool:
         return record.saved is not None and record.saved.ceiling_macs is not None
 
 
-def _teacher(record: Record, recipe: Recipe, cost: Cost) -> Iterator[Violation]:
+def _teacher(record: Record, read: _Read, cost: Cost) -> Iterator[Violation]:
     """Check the teacher of a student.
 
     A teacher that the recipe trains has a known record and is measured at the recipe's image size; one that was loaded
     from a checkpoint has its own image size.
     """
-    measured_at = cost.image_size
+    recipe, measured_at = read.recipe, cost.image_size
     if recipe.teacher.checkpoint is None:
-        expected = Record.make_id(recipe.for_teacher().hash, "teacher")
-        if record.teacher is not None and record.teacher.record != expected:
-            yield Violation("teacher.record", record.teacher.record, f"{expected}, the id of the recipe's teacher")
+        if record.teacher is not None and record.teacher.record != read.teacher:
+            yield Violation("teacher.record", record.teacher.record, f"{read.teacher}, the id of the recipe's teacher")
         yield from _image_size("teacher.cost", cost, recipe)
         measured_at = recipe.image_size
     network = recipe.teacher.network

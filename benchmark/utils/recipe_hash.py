@@ -42,10 +42,11 @@ def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without(content: Any, path: Sequence[str], value: Any) -> Any:
-    """Return `content` without the entry at `path` if that entry equals `value`."""
+    """Return `content` without the entry at `path` if that entry equals `value`, and otherwise `content` itself."""
     if not isinstance(content, Mapping) or path[0] not in content:
         return content
     first, *rest = path
     if not rest:
-        return {key: entry for key, entry in content.items() if key != first or entry != value}
-    return {**content, first: _without(content[first], rest, value)}
+        return {key: entry for key, entry in content.items() if key != first} if content[first] == value else content
+    part = _without(content[first], rest, value)
+    return content if part is content[first] else {**content, first: part}

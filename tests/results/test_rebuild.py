@@ -9,13 +9,13 @@ from torch import nn
 
 from benchmark.commands.leaderboard import check
 from benchmark.errors import UserError
-from benchmark.recipe import Network, Recipe, compose
+from benchmark.recipe import Network, compose
 from benchmark.registry import DATASETS
 from benchmark.results.board import run_command
 from benchmark.results.deployed import _deployed, deployed
 from benchmark.results.leaderboard import generate
 from benchmark.results.parts import NONSTANDARD
-from benchmark.results.rebuild import _benchmark, _variant, rebuilt_violations
+from benchmark.results.rebuild import _benchmark, _read, _variant, rebuilt_violations
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 from benchmark.utils.recipe_hash import recipe_hash
@@ -319,7 +319,7 @@ def test_check_compares_the_pages_of_plausible_records(committed, tmp_path):
 def test_other_counts_than_the_published_ones_are_not_on_the_official_board(record):
     of_others = record("kd", dataset="market1501")
     dataset = DATASETS.find("market1501")(Path(os.devnull))
-    recipe = compose("kd", "market1501")
+    recipe = _read(compose("kd", "market1501").model_dump_json())
     (violation,) = _variant(of_others, recipe, dataset)
     assert violation.expected.startswith("{'dataset.images': 'nonstandard'}")
     ours = of_others.model_copy(update={"variant": dict(NONSTANDARD)})
@@ -329,6 +329,6 @@ def test_other_counts_than_the_published_ones_are_not_on_the_official_board(reco
 
 
 def test_a_record_names_no_place(record, edit):
-    recipe = compose("kd", "folder", settings=["dataset.path=/home/me/birds"]).model_dump(mode="json")
-    (violation,) = _benchmark(record(), Recipe.model_validate(recipe))
+    recipe = compose("kd", "folder", settings=["dataset.path=/home/me/birds"])
+    (violation,) = _benchmark(record(), _read(recipe.model_dump_json()))
     assert (violation.field, violation.actual) == ("recipe.dataset", {"path": "/home/me/birds"})
