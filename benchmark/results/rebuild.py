@@ -29,7 +29,7 @@ from benchmark.results.record import Record
 from benchmark.utils.memory import memory_limit
 from benchmark.utils.recipe_hash import recipe_hash
 
-_KEPT = 1000
+_KEPT = 300
 """Number of recipes whose parts are kept: those of a row differ only in their seeds, and are often read together."""
 _MAX_MEMORY = 4 * 2**30
 """Bytes that building the networks and the method of one record may take."""
