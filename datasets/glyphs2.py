@@ -40,6 +40,8 @@ NOISE = 12
 _UNIFORM_SUM = 510, 147.8
 """Mean and standard deviation of the sum of four random bytes, which is almost normally distributed."""
 
+TEACHER = "sha256:edbdbf778b97ffcae2fbe1ae2425c7b298979c14abf44d4c034df21854b3b69f"
+"""The teacher in the package. It was trained by the recipe below."""
 _ARGS = {"layers": [1, 1, 1, 1], "channels": [12, 24, 48, 96], "stem_type": "deep", "stem_width": 4}
 _NETWORK = {
     "backbone": "resnet18",
@@ -82,7 +84,7 @@ class Glyphs2(RetrievalDataset):
         "image_size": (SIDE, SIDE),
         "budget": 0.42,
         # A ResNet with one basic block per stage; the students have fewer channels.
-        "teacher": {"network": _NETWORK},
+        "teacher": {"network": _NETWORK, "checkpoint": TEACHER},
         "student": _NETWORK,
         "train": merge(
             Glyphs.recipe["train"],

@@ -328,7 +328,7 @@ class Experiment:
         if self.preflight.method.needs.classifier and not same:
             raise UserError(
                 f"{self.recipe.method.name} needs the teacher's classifier, but {folder.path} was trained on other "
-                "images: train the teacher on these, or choose a method that compares embeddings or feature maps"
+                "images: train one on these with --teacher train, or choose a method that compares embeddings or maps"
             )
 
     def _score_asymmetric(self, student: Deployed, teacher: Teacher) -> tuple[Scores | None, str | None]:

@@ -26,11 +26,11 @@ from benchmark.utils.paths import user_path
 
 PREFIX = "sha256:"
 """Beginning of the name of a published teacher in a recipe."""
-FILES = ("recipe.yaml", "record.json", "student.pt", LAST_CHECKPOINT.as_posix())
+FILES = ("recipe.yaml", "inputs.json", "record.json", "student.pt", LAST_CHECKPOINT.as_posix())
 """The files of a published teacher, as in the folder of a run. The checkpoint has weights only."""
 MAX_BYTES = 2**33
 """Size above which a file of an archive is not unpacked."""
-_PACKAGED = Path(str(files("benchmark.datasets"))) / "teachers"
+_PACKAGED = Path(str(files("benchmark.datasets") / "teachers"))
 _NAME = re.compile(re.escape(PREFIX) + r"[0-9a-f]{64}")
 
 

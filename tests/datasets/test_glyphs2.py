@@ -12,7 +12,10 @@ from benchmark.data.check import check
 from benchmark.datasets.glyphs2 import Glyphs2
 from benchmark.errors import UserError
 from benchmark.experiment.preflight import preflight
+from benchmark.experiment.published import published_teachers, teacher_path
 from benchmark.recipe import compose
+from benchmark.recipe.compose import use_teacher
+from benchmark.results.record import Record
 
 OPTIONS = {"train_identities": 30, "test_identities": 10}
 
@@ -115,3 +118,24 @@ def test_students_have_the_cost_of_their_budget(budget):
 
 def test_budget_is_the_target_of_methods_that_compress():
     assert compose("cdd", "glyphs2").method.arguments["target_macs"] == 0.42
+
+
+class TestTeacher:
+    """The teacher in the package."""
+
+    @pytest.fixture
+    def recipe(self):
+        return compose("none", "glyphs2")
+
+    def test_is_small_and_known(self, recipe):
+        folder = teacher_path(recipe.teacher.checkpoint)
+        assert sum(path.stat().st_size for path in folder.rglob("*")) <= 6_000_000
+        assert recipe.teacher.checkpoint in [name for name, _ in published_teachers()]
+
+    def test_can_be_reproduced(self, recipe):
+        """Its images and recipe are those of the dataset, so that `benchmark reproduce` repeats its training."""
+        record = Record.read(teacher_path(recipe.teacher.checkpoint) / "record.json")
+        trained = compose("none", "glyphs2", settings=use_teacher("train"))
+        assert record.role == "teacher"
+        assert record.data.fingerprint == Glyphs2.content
+        assert record.recipe_hash == trained.for_teacher().hash

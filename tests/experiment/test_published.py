@@ -60,7 +60,7 @@ def test_damaged_archives_are_refused(tmp_path, content):
 def test_incomplete_archives_are_refused(archive, tmp_path):
     with zipfile.ZipFile(archive[0]) as opened, zipfile.ZipFile(tmp_path / "less.zip", "w") as less:
         less.writestr("record.json", opened.read("record.json"))
-    with pytest.raises(UserError, match=r"lacks recipe\.yaml, student\.pt"):
+    with pytest.raises(UserError, match=r"lacks recipe\.yaml, inputs\.json, student\.pt"):
         add(tmp_path / "less.zip")
 
 
