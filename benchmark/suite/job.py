@@ -59,6 +59,7 @@ class Job:
         teacher = teacher_folder(recipe, options.work_dir).record if recipe.teacher.checkpoint is None else None
         method, dataset = recipe.method.name, recipe.dataset.name
         repeated = [] if config is None else [("--config", str(config))]
+        repeated += [] if recipe.budget is None else [("--budget", str(recipe.budget))]
         repeated += [("--set", setting) for setting in settings]
         repeated += [("--plugin", str(path)) for path in options.plugins]
         command = [
@@ -69,18 +70,20 @@ class Job:
             *(part for option in repeated for part in option),
             "--resume",
         ]
+        record = student_folder(recipe, options.work_dir).record
         return cls(
             recipe=recipe,
-            record=student_folder(recipe, options.work_dir).record,
+            record=record,
             teacher_record=teacher,
             command=command,
-            log=options.work_dir / "suite" / f"{dataset}-{method}-seed{recipe.seed}.log",
+            log=options.work_dir / "suite" / f"{dataset}-{method}-{record.parent.name}.log",
         )
 
     @property
     def name(self) -> str:
-        """Display name, such as "kd on veri776, seed 1"."""
-        return f"{self.recipe.method.name} on {self.recipe.dataset.name}, seed {self.recipe.seed}"
+        """Display name, such as "kd on veri776, budget 0.3, seed 1"."""
+        budget = "" if self.recipe.budget is None else f", budget {self.recipe.budget:g}"
+        return f"{self.recipe.method.name} on {self.recipe.dataset.name}{budget}, seed {self.recipe.seed}"
 
     @property
     def id(self) -> str:

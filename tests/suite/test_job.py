@@ -1,7 +1,12 @@
 import sys
 
-from benchmark.recipe import compose
+import pytest
+
+from benchmark.recipe import compose, with_budget
+from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
+
+SMALL = ["dataset.train_identities=100", "dataset.test_identities=10"]
 
 
 def test_command_repeats_all_options(tmp_path, tiny_config, tiny):
@@ -24,6 +29,20 @@ def test_command_repeats_all_options(tmp_path, tiny_config, tiny):
     assert job.record.parent.parent == tmp_path / "runs" / "glyphs" / "kd"
     assert job.teacher_record.parent.parent == tmp_path / "runs" / "glyphs" / "teacher"
     assert job.trainings == {job.record.parent: 2, job.teacher_record.parent: 2}
+
+
+@pytest.mark.parametrize("method", ["none", "cdd"])
+def test_runs_at_several_budgets_are_apart(tmp_path, method):
+    """Each has a command of its own recipe, and files of its own."""
+    options = RunOptions(device="cpu", data_root=tmp_path, work_dir=tmp_path, leaderboards=tmp_path)
+    grid = Grid(methods=[method], datasets=["glyphs2"], seeds=[0], budgets=[0.42, 0.15], settings=SMALL)
+    jobs = [Job.of(recipe, options, settings=grid.settings) for recipe in grid.recipes()]
+    for job in jobs:
+        given = dict(zip(job.command[4:-1:2], job.command[5:-1:2], strict=True))
+        settings = [*with_budget(float(given["--budget"])), *grid.settings]
+        assert compose(given["--method"], given["--dataset"], settings=settings).hash == job.recipe.hash
+    for attribute in ("id", "name", "log", "record"):
+        assert len({getattr(job, attribute) for job in jobs}) == 2
 
 
 def test_teacher_from_a_checkpoint_is_not_trained(tmp_path):
