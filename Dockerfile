@@ -11,4 +11,4 @@ RUN git config --global --add safe.directory /src && pip install --no-cache-dir 
 
 ENV BENCHMARK_DATA=/work/data
 WORKDIR /work
-CMD ["benchmark", "run", "--method", "cdd", "--dataset", "glyphs"]
+CMD ["benchmark", "run", "--method", "cdd", "--dataset", "glyphs2"]

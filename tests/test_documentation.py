@@ -29,10 +29,11 @@ from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.evaluation import TestSet
 from benchmark.experiment import experiment
 from benchmark.experiment.folders import student_folder, teacher_folder
-from benchmark.experiment.inputs import describe_data
+from benchmark.experiment.inputs import Inputs, describe_data
 from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import save_student
 from benchmark.recipe import compose
+from benchmark.recipe.compose import use_teacher
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.format import percent, quantity
 from benchmark.results.record import Record
@@ -41,13 +42,13 @@ from benchmark.results.rows import Statistic
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = ("train_identities=40", "test_identities=20")
-"""Options of glyphs that make it small."""
+SMALL = ("train_identities=100", "test_identities=20")
+"""Options of glyphs2 that make it small."""
 SHORT = (
     *(f"dataset.{option}" for option in SMALL),
     *("train.schedule.epochs=1", "teacher.train.schedule.epochs=1"),
     *("train.sampler.identities=8", "teacher.train.sampler.identities=8"),
-    "runtime.threads=1",
+    *("teacher.checkpoint=null", "runtime.threads=1"),
 )
 """Settings of a run that trains in seconds."""
 TRAINS = "import run"
@@ -105,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Recor
     for block in BLOCKS:
         if block.file:
             (folder / block.file).write_text(block.text, encoding="utf-8")
-    save_student(Embedder("resnet10t", dim=192), folder / "student.pt", (32, 32))
+    save_student(Embedder("resnet10t", dim=128), folder / "student.pt", (16, 16))
     shutil.copytree(ROOT / "leaderboards" / "suites", folder / "leaderboards" / "suites")
     (folder / "leaderboards" / "records").mkdir()
     for path in (ROOT / "leaderboards" / "records").glob("glyphs-*-seed0-*.json"):
@@ -138,7 +139,8 @@ def save_embeddings(path: Path) -> None:
 def pretend_runs(reader: Path, record: Callable[..., Record]) -> None:
     """Write the folders of two runs and their teacher, with untrained networks."""
     runs = reader / "runs"
-    kd, none = (compose(method, "glyphs", None, [f"dataset.{option}" for option in SMALL]) for method in ("kd", "none"))
+    settings = [*(f"dataset.{option}" for option in SMALL), *use_teacher("train")]
+    kd, none = (compose(method, "glyphs2", None, settings) for method in ("kd", "none"))
     test = TestSet.from_recipe(kd, reader / "data", torch.device("cpu"))
     test.dataset.prepare()
     data = describe_data(test)
@@ -147,8 +149,9 @@ def pretend_runs(reader: Path, record: Callable[..., Record]) -> None:
         folder, name = place.path, place.path.parent.name
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
-        network = Embedder("resnet10t", dim=192)
-        save_student(network, folder / "student.pt", (32, 32))
+        Inputs.of(test.dataset, recipe).write(folder)
+        network = Embedder("resnet10t", dim=128)
+        save_student(network, folder / "student.pt", (16, 16))
         (folder / LAST_CHECKPOINT).parent.mkdir()
         torch.save({"student": network.state_dict()}, folder / LAST_CHECKPOINT)
         role = "teacher" if name == "teacher" else "student"
@@ -173,11 +176,11 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def arguments(command: str, reader: Path) -> list[str]:
     """The arguments of a `benchmark` command: globs and $RUN replaced, trainings reduced to a small dry run."""
     words = []
-    for word in command.replace("$RUN", "runs/glyphs/kd/seed0-*").split()[1:]:
+    for word in command.replace("$RUN", "runs/glyphs2/kd/seed0-*").split()[1:]:
         words.append(str(next(reader.glob(word)).relative_to(reader)) if "*" in word else word)
     if words[0] in ("run", "suite"):
         words += [] if "--dry-run" in words else ["--dry-run"]
-    glyphs = {"run", "suite", "data"} & {words[0]} and "glyphs" in words
+    glyphs = {"run", "suite", "data"} & {words[0]} and "glyphs2" in words
     prefix = "" if words[0] == "data" else "dataset."
     return words + [word for option in SMALL if glyphs for word in ("--set", prefix + option)]
 
@@ -259,7 +262,7 @@ def test_first_python_block_in_a_process_of_its_own(reader: Path) -> None:
     mAP, recall = map(float, done.stdout.splitlines()[0].split())
     assert 0.05 < mAP < 0.2  # of ten identities, by chance
     assert 0 < recall < 1
-    assert done.stdout.splitlines()[1] == "(8, 192)"
+    assert done.stdout.splitlines()[1] == "(8, 128)"
 
 
 @pytest.mark.parametrize(
@@ -294,10 +297,10 @@ def test_languages_of_blocks(block: Block) -> None:
 
 @pytest.mark.slow
 def test_method_of_the_readme_trains(reader: Path, data_root: Path, command_line: CommandLine) -> None:
-    words = ["run", "--plugin", "my_method.py", "--method", "cosine", "--dataset", "glyphs", "--data-root", data_root]
+    words = ["run", "--plugin", "my_method.py", "--method", "cosine", "--dataset", "glyphs2", "--data-root", data_root]
     code, out, error = command_line(*words, *(word for setting in SHORT for word in ("--set", setting)))
     assert code == 0, error
-    assert "cosine on glyphs" in out
+    assert "cosine on glyphs2" in out
 
 
 def test_adding_a_method_takes_twenty_lines() -> None:
