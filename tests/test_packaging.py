@@ -300,7 +300,7 @@ def test_steps_of_the_dockerfile(source: Path, tmp_path: Path) -> None:
             case "CMD":
                 small = ["dataset.train_identities=40", "dataset.test_identities=20", "train.schedule.epochs=1"]
                 small += ["teacher.train.schedule.epochs=1", "train.sampler.identities=8"]
-                small += ["teacher.train.sampler.identities=8", "runtime.threads=1"]
+                small += ["teacher.train.sampler.identities=8", "teacher.checkpoint=null", "runtime.threads=1"]
                 options = [word for setting in small for word in ("--set", setting)]
                 execute(*json.loads(text), *options, folder=folder, **variables)
     assert (environment / "bin" / "benchmark").is_file()
