@@ -26,11 +26,12 @@ All names listed here are imported on first use, so that `import benchmark` does
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from benchmark.utils.lazy import import_name
 
 if TYPE_CHECKING:
     __version__: str
@@ -95,10 +96,7 @@ def __getattr__(name: str) -> Any:
         from benchmark.version import package_version
 
         return package_version()
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return value
+    return import_name(__name__, _MODULES, name)
 
 
 def __dir__() -> list[str]:

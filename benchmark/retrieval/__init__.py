@@ -15,8 +15,9 @@ searches a faiss index instead of the whole gallery.
 All names are imported on first use, so that the `Protocol` of a dataset does not import torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from benchmark.utils.lazy import import_name
 
 if TYPE_CHECKING:
     from benchmark.retrieval._evaluate import evaluate as evaluate
@@ -68,10 +69,7 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return value
+    return import_name(__name__, _MODULES, name)
 
 
 def __dir__() -> list[str]:
