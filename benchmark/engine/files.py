@@ -13,6 +13,8 @@ from benchmark.utils.paths import read_regular
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.pt"
 """The checkpoint of the last complete epoch, from which training resumes."""
+INPUTS_FILE = "inputs.json"
+"""Identifies the images and files from which the network is trained."""
 METRICS_FILE = "metrics.jsonl"
 """One JSON object per epoch."""
 SKIPPED_FILE = "skipped.txt"

@@ -9,12 +9,12 @@ import torch
 
 from benchmark.data.check import remarks
 from benchmark.data.identity import require_unchanged
-from benchmark.engine.files import note_skipped
+from benchmark.engine.files import INPUTS_FILE, note_skipped
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, use_threads
 from benchmark.experiment.folders import RunFolder, resolved, student_folder, teacher_folder
-from benchmark.experiment.inputs import INPUTS, Inputs, describe_data, require_same_data
+from benchmark.experiment.inputs import Inputs, describe_data, require_same_data
 from benchmark.experiment.networks import deploy_teacher, initialized, teacher_from_file, untrained
 from benchmark.experiment.overview import first_lines
 from benchmark.experiment.preflight import preflight
@@ -186,7 +186,7 @@ class Experiment:
         """
         record = Record.read(folder.record)
         require_same_data({folder.path: record}, describe_data(self.test), self.dataset)
-        if recipe is not None and (folder.path / INPUTS).exists():  # which runs of the first version lack
+        if recipe is not None and (folder.path / INPUTS_FILE).exists():  # which runs of the first version lack
             Inputs.of(self.dataset, recipe).require_same(folder.path, self.dataset)
         if record.data.broken and not self.recipe.runtime.skip_broken:
             raise UserError(

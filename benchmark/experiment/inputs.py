@@ -12,7 +12,7 @@ from benchmark.data.card import Split
 from benchmark.data.digests import hash_file
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS, VALIDATION
-from benchmark.engine.files import LAST_CHECKPOINT
+from benchmark.engine.files import INPUTS_FILE, LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.published import teacher_path
@@ -23,8 +23,6 @@ from benchmark.utils.atomic import write_text
 from benchmark.utils.escape import terminal
 from benchmark.utils.paths import read_regular, user_path
 
-INPUTS = "inputs.json"
-"""File in a run folder that identifies the images and files from which its network is trained."""
 TEACHER_FILE = "teacher.checkpoint"
 """The recipe's key of a teacher from a file."""
 UNKNOWN = "it is of a version that did not record which images it used"
@@ -153,14 +151,14 @@ class Inputs:
     def read(cls, folder: Path) -> "Inputs | None":
         """Return the inputs of the training in a run folder; None if they are not known."""
         try:
-            return TypeAdapter(cls).validate_json(read_regular(folder / INPUTS, 2**20))
+            return TypeAdapter(cls).validate_json(read_regular(folder / INPUTS_FILE, 2**20))
         except (OSError, ValueError):  # pydantic's errors are ValueErrors
             return None
 
     def write(self, folder: Path) -> None:
         """Write the inputs of the training in a run folder."""
         content: dict[str, Any] = asdict(self)
-        write_text(folder / INPUTS, json.dumps(content, indent=1) + "\n")
+        write_text(folder / INPUTS_FILE, json.dumps(content, indent=1) + "\n")
 
     def require_same(self, folder: Path, dataset: RetrievalDataset) -> None:
         """Raise a UserError unless the training in a run folder has the same images and files.

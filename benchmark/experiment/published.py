@@ -17,7 +17,7 @@ import torch
 
 from benchmark.data import default_data_root
 from benchmark.data.digests import hash_file
-from benchmark.engine.files import LAST_CHECKPOINT
+from benchmark.engine.files import INPUTS_FILE, LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.model.weight_file import read
 from benchmark.results.record import Record
@@ -26,7 +26,7 @@ from benchmark.utils.paths import user_path
 
 PREFIX = "sha256:"
 """Beginning of the name of a published teacher in a recipe."""
-FILES = ("recipe.yaml", "inputs.json", "record.json", "student.pt", LAST_CHECKPOINT.as_posix())
+FILES = ("recipe.yaml", INPUTS_FILE, "record.json", "student.pt", LAST_CHECKPOINT.as_posix())
 """The files of a published teacher, as in the folder of a run. The checkpoint has weights only."""
 MAX_BYTES = 2**33
 """Size above which a file of an archive is not unpacked."""

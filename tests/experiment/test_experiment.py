@@ -16,11 +16,10 @@ from benchmark.data.batch import Batch
 from benchmark.data.loaders import Loading
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import QuietRunner, load_checkpoint
-from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
+from benchmark.engine.files import INPUTS_FILE, LAST_CHECKPOINT, read_metrics
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.folders import student_folder
-from benchmark.experiment.inputs import INPUTS
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.features import Features
@@ -85,7 +84,7 @@ class TestFinishedRun:
 
     def test_files(self, finished, student, teacher):
         common = {"recipe.yaml", "log.txt", "metrics.jsonl", str(LAST_CHECKPOINT), "student.pt", "record.json", ".lock"}
-        common |= {INPUTS}
+        common |= {INPUTS_FILE}
         assert files(student) == common | {"compression.svg"}
         assert files(teacher) == common
         assert files(finished / "boards" / "records") == {

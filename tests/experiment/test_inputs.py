@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import benchmark
-from benchmark.experiment.inputs import INPUTS
+from benchmark.engine.files import INPUTS_FILE
 from benchmark.results.record import Record
 
 pytestmark = pytest.mark.slow
@@ -177,7 +177,7 @@ def test_interrupted_runs_resume_only_with_their_images(run, tmp_path):
     assert code == 2 and "its training images differ: 16 images changed" in err
     make_project(tmp_path / "project")
     assert run("none", "--resume").code == 0
-    (inputs,) = (tmp_path / "runs" / "folder" / "teacher").glob(f"*/{INPUTS}")
+    (inputs,) = (tmp_path / "runs" / "folder" / "teacher").glob(f"*/{INPUTS_FILE}")
     for content in ("", "[]", json.dumps({"training": 7})):
         inputs.write_text(content)
         code, _, err = run("kd")
@@ -206,7 +206,7 @@ def test_a_replaced_teacher_file_is_noticed(run, command_line, tmp_path):
 def test_a_teacher_that_was_trained_again_on_other_images_is_noticed(run, command_line, tmp_path):
     (folder,) = (tmp_path / "runs" / "folder" / "none").iterdir()
     assert command_line("evaluate", "--run", folder, *WITH_TEACHER).code == 0
-    (inputs,) = (tmp_path / "runs" / "folder" / "teacher").glob(f"*/{INPUTS}")
+    (inputs,) = (tmp_path / "runs" / "folder" / "teacher").glob(f"*/{INPUTS_FILE}")
     inputs.write_text(json.dumps(json.loads(inputs.read_text()) | {"training": "0" * 64}))
     code, _, err = command_line("evaluate", "--run", folder, *WITH_TEACHER)
     assert code == 2 and "was trained again, on other images" in err
