@@ -1,6 +1,6 @@
 # The suite on a slim Python image, without libGL and without a GPU driver. Build and run the quick start:
 #   docker build -t retrieval-distill-benchmark .
-#   docker run --rm -v "$PWD/results:/work" retrieval-distill-benchmark
+#   docker run --rm -v "$PWD/results:/results" retrieval-distill-benchmark
 FROM python:3.13-slim
 
 # The build reads version and commit from git.
@@ -9,6 +9,6 @@ RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -r
 COPY . /src
 RUN git config --global --add safe.directory /src && pip install --no-cache-dir /src
 
-ENV BENCHMARK_DATA=/work/data
-WORKDIR /work
+ENV BENCHMARK_DATA=/results/data
+WORKDIR /results
 CMD ["benchmark", "run", "--method", "cdd", "--dataset", "glyphs2"]

@@ -278,7 +278,7 @@ def test_steps_of_the_dockerfile(source: Path, tmp_path: Path) -> None:
     folder = tmp_path
 
     def local(text: str) -> str:
-        return re.sub(r"(?<![\w.])/(?=src|work)", f"{tmp_path}/", text)
+        return re.sub(r"(?<![\w.])/(?=src|results)", f"{tmp_path}/", text)
 
     steps = steps_of_dockerfile()
     assert steps[0][0] == "FROM"
@@ -304,5 +304,5 @@ def test_steps_of_the_dockerfile(source: Path, tmp_path: Path) -> None:
                 options = [word for setting in small for word in ("--set", setting)]
                 execute(*json.loads(text), *options, folder=folder, **variables)
     assert (environment / "bin" / "benchmark").is_file()
-    record = json.loads(next((tmp_path / "work" / "leaderboards" / "records").glob("*-cdd-*.json")).read_text())
+    record = json.loads(next((tmp_path / "results" / "leaderboards" / "records").glob("*-cdd-*.json")).read_text())
     assert record["commit"] == git(source, "rev-parse HEAD")

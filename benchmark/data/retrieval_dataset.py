@@ -100,6 +100,7 @@ class RetrievalDataset(ABC):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
+            # mypy does not allow a method to be replaced, which is intended here.
             cls.__init__ = _with_common_options(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
@@ -306,6 +307,7 @@ def _with_common_options(constructor: Callable[..., None]) -> Callable[..., None
             setattr(self, name, _check_color(value) if name == "background" else value)
 
     added = [base[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
+    # mypy does not know this attribute of functions, which `inspect.signature` reads.
     construct.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore
     annotations = {name: RetrievalDataset.__init__.__annotations__[name] for name in names}
     construct.__annotations__ = constructor.__annotations__ | annotations
