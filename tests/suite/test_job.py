@@ -35,7 +35,7 @@ def test_command_repeats_all_options(tmp_path, tiny_config, tiny):
 def test_runs_at_several_budgets_are_apart(tmp_path, method):
     """Each has a command of its own recipe, and files of its own."""
     options = RunOptions(device="cpu", data_root=tmp_path, work_dir=tmp_path, leaderboards=tmp_path)
-    grid = Grid(methods=[method], datasets=["glyphs2"], seeds=[0], budgets=[0.42, 0.15], settings=SMALL)
+    grid = Grid(methods=[method], datasets=["glyphs2"], seeds=[0], budgets=[0.42, 0.2], settings=SMALL)
     jobs = [Job.of(recipe, options, settings=grid.settings) for recipe in grid.recipes()]
     for job in jobs:
         given = dict(zip(job.command[4:-1:2], job.command[5:-1:2], strict=True))
