@@ -242,6 +242,7 @@ class Trained:
     student: Any
     method: Any
     teacher: Any
+    selection: Any
 
 
 @pytest.fixture
@@ -263,7 +264,7 @@ def train_tiny(data_root):
         data = Glyphs(data_root, **recipe.dataset.arguments)
         method = method or METHODS.find(recipe.method.name)(**recipe.method.arguments)
         student, teacher = build(recipe.student, recipe.seed), build(recipe.teacher.network, 100)
-        train(
+        selection = train(
             student,
             teacher if method.needs.teacher else None,
             method,
@@ -273,7 +274,7 @@ def train_tiny(data_root):
             resume=resume,
             title="tiny",
         )
-        return Trained(student, method, teacher)
+        return Trained(student, method, teacher, selection)
 
     return run
 

@@ -11,6 +11,7 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from torch import Tensor
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.engine.best_epoch import is_state
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.distiller import Distiller
 from benchmark.errors import UserError
@@ -31,6 +32,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "threads": int,
     "random": Tensor,
     "cuda_random": (Tensor, type(None)),
+    "best": (dict, type(None)),
 }
 """Type of each value."""
 
@@ -40,7 +42,9 @@ def training_hash(recipe: Recipe, dataset: type[RetrievalDataset]) -> str:
     arguments = recipe.dataset.arguments
     trained = {name: value for name, value in arguments.items() if name not in dataset.evaluation_options}
     component = Component(name=recipe.dataset.name, **trained)
-    return recipe.model_copy(update={"dataset": component, "evaluate": Evaluate()}).hash
+    chosen = {"every", "epoch"} if recipe.evaluate.epoch == "best" else set()
+    evaluate = Evaluate(**recipe.evaluate.model_dump(include=chosen))
+    return recipe.model_copy(update={"dataset": component, "evaluate": evaluate}).hash
 
 
 def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
     if path.exists() and not path.is_file():  # a named pipe would be waited for
         raise _refused(path, "is not a regular file")
     content = load_checkpoint(path, torch.device("cpu"))
-    missing: dict[str, Any] = {"format": FORMAT, "recipe": training}  # in checkpoints of the first versions
+    missing: dict[str, Any] = {"format": FORMAT, "recipe": training, "best": None}  # in checkpoints of earlier versions
     if not isinstance(content, dict) or not _TYPES.keys() <= content.keys() | missing.keys():
         raise _refused(path, "is not the checkpoint of a training")
     content = missing | content
@@ -75,6 +79,8 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
         raise _refused(path, f"is of epoch {content['epoch']}, but the training has {epochs} epochs")
     if content["iter"] < content["epoch"] or content["threads"] < 1:
         raise _refused(path, "has impossible counts of steps or threads")
+    if not is_state(content["best"], content["epoch"]):
+        raise _refused(path, "has an invalid value of 'best'")
     return content
 
 

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from benchmark.engine.best_epoch import BestEpoch
 from benchmark.engine.checkpoint import FORMAT, load_model_state, load_optimization_state, load_random_state
 from benchmark.engine.compat import save_checkpoint
 from benchmark.engine.files import note_skipped, read_metrics, write_metrics
@@ -93,6 +94,8 @@ class SkippedHook(Hook):
 class CheckpointHook(Hook):
     """Writes a checkpoint after every epoch, and continues from it.
 
+    At the end of the training, the last checkpoint has the weights of the best epoch if that is to be deployed.
+
     The checkpoint has the student's structure and weights, the states of method, optimizer and schedule, the epoch and
     step, and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after
     the epoch's validation, so the checkpoint includes structural changes and the metrics file the scores.
@@ -101,14 +104,18 @@ class CheckpointHook(Hook):
         path: The checkpoint.
         training: The training's `training_hash`.
         content: The content of the checkpoint to continue from; None to start the training.
+        best: The best epoch; None to deploy the last one.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, path: Path, training: str, content: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, path: Path, training: str, content: Mapping[str, Any] | None, best: BestEpoch | None = None
+    ) -> None:
         self.path = path
         self.training = training
         self.content = content
+        self.best = best
 
     def before_run(self, runner: Runner) -> None:
         # Not in `before_train`, because other hooks read the epoch and step there.
@@ -130,6 +137,10 @@ class CheckpointHook(Hook):
             self._save(runner, epoch)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if self.best is not None and metrics:
+            self.best.consider(runner.model.student, runner.model.method, runner.epoch, metrics["mAP"])
+            if runner.epoch == runner.max_epochs:
+                self.best.restore(runner.model.student, runner.model.method)
         self._save(runner, runner.epoch)
 
     def _save(self, runner: Runner, epoch: int) -> None:
@@ -149,6 +160,7 @@ class CheckpointHook(Hook):
                 "threads": torch.get_num_threads(),
                 "random": torch.get_rng_state(),
                 "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "best": None if self.best is None else self.best.state,
             },
             self.path,
         )

@@ -10,6 +10,7 @@ from mmengine.visualization import Visualizer
 from benchmark.data.decode import train_transform
 from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.engine.best_epoch import BestEpoch, Selection
 from benchmark.engine.checkpoint import load_model_state, read_checkpoint, training_hash
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner
 from benchmark.engine.distiller import Distiller, TaskLoss
@@ -40,7 +41,7 @@ def train(
     folder: Path,
     resume: bool,
     title: str,
-) -> None:
+) -> Selection | None:
     """Train `student` in place by the recipe's `train` section, and leave it in eval mode.
 
     If `folder` has the checkpoint of the last epoch and `resume` is true, that checkpoint is loaded instead.
@@ -54,6 +55,9 @@ def train(
         folder: The run's folder.
         resume: Continue from the checkpoint in `folder`; if False, start from the first epoch and replace it.
         title: Name of the training in the progress display.
+
+    Returns:
+        The epoch that was selected on the validation images; None if the weights are those of the last epoch.
 
     Raises:
         UserError: A loss is not finite, an image is broken, or a checkpoint cannot be read or written.
@@ -78,8 +82,9 @@ def train(
         if content["epoch"] == settings.schedule.epochs:
             load_model_state(checkpoint, distiller, content)
             student.eval()
-            return
+            return BestEpoch(content["best"]).selection
 
+    best = BestEpoch(content and content["best"]) if recipe.evaluate.epoch == "best" else None
     optimizer = build_optimizer(distiller, settings.optimizer)
     progress = ProgressHook(title, folder, settings.sampler.batch_size)
     runner = QuietRunner(
@@ -94,7 +99,7 @@ def train(
             StructureHook(compiled=recipe.runtime.compile is not None),
             progress,
             SkippedHook(folder),
-            CheckpointHook(checkpoint, training, content),
+            CheckpointHook(checkpoint, training, content, best),
         ],
         visualizer=Visualizer(
             name=f"{folder.name}-{time.time_ns()}",  # unique, because mmengine keeps visualizers by name
@@ -115,6 +120,7 @@ def train(
         # ends delay the end of the training by five seconds.
         loader._iterator = None
     student.eval()
+    return None if best is None else best.selection
 
 
 def assemble(

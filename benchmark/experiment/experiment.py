@@ -229,7 +229,7 @@ class Experiment:
         write_text(folder.recipe, recipe.yaml())
         torch.manual_seed(recipe.seed)
         student = self._placed(initialized(recipe.student, len(self.dataset.labels), teacher))
-        train(
+        selection = train(
             student,
             teacher if method.needs.teacher else None,
             method,
@@ -241,6 +241,9 @@ class Experiment:
         )
 
         trained_at = time.perf_counter()
+        if selection is not None:
+            epochs = recipe.train.schedule.epochs
+            notify(f"{title}: epoch {selection.epoch} of {epochs} has the highest validation mAP, {selection.mAP:.4f}")
         images = self.test.first_queries(CHECKED_IMAGES)
         with torch.no_grad():  # not inference mode, whose tensors lack the version counters that taps read
             trained_embedding = student.features(images).embedding
@@ -263,6 +266,7 @@ class Experiment:
             minimal=None if minimal is None else cost.count(fold_batchnorm(minimal, images[:2]), recipe.image_size),
             max_abs_difference=difference,
             checked_images=len(images),
+            selection=selection,
             trained_at=trained_at,
         )
 

@@ -79,6 +79,8 @@ def require_ready(trainings: Sequence[Training], dataset: RetrievalDataset) -> l
             "evaluate.every: there are no validation images, and the test images are used only once, at the end: add "
             "--set dataset.validation_fraction=0.2 to hold out a fifth of the training identities"
         )
+    if any(training.recipe.evaluate.epoch == "best" and not training.recipe.evaluate.every for training in trainings):
+        problems.append("evaluate.epoch: best: nothing is validated: add --set evaluate.every=1, or a larger number")
     warnings = [warning for training in trainings for warning in _warnings(training)]
     if trainings:
         recipe = trainings[-1].recipe

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from benchmark.data.check import is_published
+from benchmark.engine.best_epoch import Selection
 from benchmark.engine.files import read_metrics, read_skipped
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, environment
@@ -41,6 +42,8 @@ class Deployed:
     """Largest difference between training-time and deployed embeddings."""
     checked_images: int
     """Number of images on which the difference was measured."""
+    selection: Selection | None
+    """The epoch that was selected on the validation images; None for the last one."""
     trained_at: float
     """`time.perf_counter()` at the end of the training, in seconds."""
 
@@ -105,6 +108,7 @@ class Report:
             saved=_saved(deployed, distillation.teacher.cost) if distillation else None,
             deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.checked_images),
             budget=_budget(deployed.cost, distillation) if distillation else None,
+            selected=parts.Selected(**asdict(deployed.selection)) if deployed.selection else None,
             environment=environment(self.device, uses_bfloat16(recipe.runtime.amp, self.device)),
             timing=parts.Timing(
                 train_seconds=sum(row.get("seconds", 0.0) for row in read_metrics(folder.path)),

@@ -149,6 +149,9 @@ class Evaluate(Section):
     batch_size: int = Field(256, ge=1, le=1_000_000)
     every: Epochs = 0
     """Number of epochs between validations during the training; 0 for none."""
+    epoch: Literal["last", "best"] = "last"
+    """The epoch whose network is deployed: the last one, or the one with the highest mAP on the validation images. Of a
+    method that compresses, only epochs with the final structure can be the best."""
     average_precision: AveragePrecision = "rectangular"
     """This key and the following ones replace rules of the dataset's protocol. Runs with non-default values are ranked
     on separate leaderboards."""
@@ -255,7 +258,9 @@ class Recipe(Section):
                 "seed": self.teacher.seed,
                 "budget": None,
                 "teacher": self.teacher.model_copy(update={"train": Train()}),
-                "evaluate": self.evaluate.model_copy(update={"every": 0}),
+                "evaluate": self.evaluate
+                if self.evaluate.epoch == "best"
+                else self.evaluate.model_copy(update={"every": 0}),
             }
         )
 

@@ -244,6 +244,13 @@ class Environment(FrozenModel):
     precision: Literal["float32", "bfloat16"]
 
 
+class Selected(FrozenModel):
+    """The epoch whose network was deployed, and its mAP on the validation images, by which it was selected."""
+
+    epoch: Positive
+    mAP: Fraction
+
+
 class Timing(FrozenModel):
     """Wall-clock times in seconds."""
 

@@ -19,6 +19,7 @@ from benchmark.results.parts import (
     Network,
     Savings,
     ScoreReport,
+    Selected,
     TeacherReport,
     Timing,
 )
@@ -38,7 +39,8 @@ class Record(FrozenModel):
 
     `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
     `variant` holds the non-default dataset options and evaluation settings by recipe key, such as
-    `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher.
+    `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher, and
+    `selected` if the network of the last epoch was deployed.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -59,6 +61,7 @@ class Record(FrozenModel):
     saved: Savings | None
     deploy: DeployCheck
     budget: Budget | None
+    selected: Selected | None = None
     environment: Environment
     timing: Timing
 

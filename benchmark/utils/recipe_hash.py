@@ -10,6 +10,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("evaluate.ties", "pessimistic"),
     ("evaluate.expansion", None),
     ("evaluate.reranking", None),
+    ("evaluate.epoch", "last"),
     ("train.sampler.views", 1),
     ("teacher.train.sampler.views", 1),
     ("student.image_size", None),

@@ -32,6 +32,7 @@ def content() -> dict[str, Any]:
         "threads": 1,
         "random": torch.get_rng_state(),
         "cuda_random": None,
+        "best": None,
     }
 
 
@@ -42,7 +43,7 @@ def read(content: Any, folder: Path) -> dict[str, Any]:
 
 def test_checkpoint_of_the_training(content, tmp_path):
     assert read(content, tmp_path)["epoch"] == 1
-    for key in ("format", "recipe"):  # which the first versions did not write
+    for key in ("format", "recipe", "best"):  # which earlier versions did not write
         del content[key]
     assert read(content, tmp_path)["epoch"] == 1
 
@@ -64,6 +65,8 @@ def test_checkpoint_of_the_training(content, tmp_path):
         ({"student": None}, "has an invalid value of 'student'"),
         ({"optimizer": []}, "has an invalid value of 'optimizer'"),
         ({"random": None}, "has an invalid value of 'random'"),
+        ({"best": {}}, "has an invalid value of 'best'"),
+        ({"best": {"epoch": 2, "mAP": 0.5, "student": {}, "method": {}}}, "has an invalid value of 'best'"),
     ],
 )
 def test_checkpoint_of_another_training(content, tmp_path, change, message):

@@ -57,6 +57,8 @@ class TestTrainings:
     def test_scores_during_the_training_need_validation_images(self, trainings):
         with pytest.raises(UserError, match=r"evaluate\.every: there are no validation images"):
             require_ready(trainings("evaluate.every=1"), Named(8))
+        with pytest.raises(UserError, match=r"evaluate\.epoch: best: nothing is validated"):
+            require_ready(trainings("evaluate.epoch=best"), Named(8))
 
     def test_sampler_that_cannot_be_filled(self, trainings):
         """Both keys are named, because the teacher has its own sampler."""

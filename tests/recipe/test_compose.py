@@ -332,6 +332,7 @@ OTHER_CHOICES: dict[str, Any] = {
     "amp": "off",
     "average_precision": "trapezoid",
     "ties": "optimistic",
+    "epoch": "best",
 }
 WITHOUT_EFFECT = {
     "runtime.workers": "3",
