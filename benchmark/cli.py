@@ -351,12 +351,18 @@ def leaderboard(
             help="Write nothing; exit with 2 if a record has impossible values, with 1 if a file is out of date.",
         ),
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Write only plots of mAP against another cost: parameters, bytes or latency."),
+    ] = None,
 ) -> None:
     """Generate the leaderboards from the records: Markdown pages, a web page, plots and a CSV file."""
     if not (folder / "records").is_dir():
         raise UserError(
             f"{folder / 'records'}: no such folder; `benchmark run` creates it, or give another --leaderboards"
         )
+    if check and against is not None:
+        raise UserError("--check and --against exclude each other: plots against other costs are not compared")
     from benchmark.utils.console import echo
 
     if check:
@@ -367,9 +373,9 @@ def leaderboard(
         if pages:
             raise typer.Exit(1)
         return
-    from benchmark.commands.leaderboard import generate
+    from benchmark.commands.leaderboard import generate, plot_against
 
-    for page in generate(folder):
+    for page in generate(folder) if against is None else plot_against(folder, against):
         echo(page)
 
 

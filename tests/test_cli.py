@@ -405,6 +405,14 @@ class TestLeaderboardCheck:
         assert (done.code, done.out) == (0, "")
 
     @pytest.mark.slow
+    def test_plots_against_another_cost(self, benchmark, folder):
+        done = benchmark("leaderboard", "--against", "latency", "--folder", folder)
+        assert (done.code, done.out.split()) == (0, [str(folder / "glyphs-against-latency.svg")])
+        refused = benchmark("leaderboard", "--against", "latencies", "--folder", folder)
+        assert refused.code == 2
+        assert "--against latencies: unknown cost; did you mean 'latency'?" in refused.err
+
+    @pytest.mark.slow
     def test_edited_page(self, benchmark, folder):
         (folder / "reported.md").write_text("edited")
         done = benchmark("leaderboard", "--check", "--folder", folder)

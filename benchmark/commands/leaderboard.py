@@ -7,6 +7,7 @@ from benchmark.errors import UserError
 from benchmark.results.consistency import Violation, violations
 from benchmark.results.leaderboard import differing
 from benchmark.results.leaderboard import generate as write_pages
+from benchmark.results.leaderboard import plot_against as plot_against
 from benchmark.results.record import Record
 from benchmark.results.store import Checked, other_files, record_files, record_name
 from benchmark.utils.console import notify, progress

@@ -9,11 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, nearest
 from benchmark.results.board import Board
 from benchmark.results.export import leaderboard_csv
 from benchmark.results.forest import FOREST, forest_gains, forest_svg
-from benchmark.results.frontier import frontier_svgs
+from benchmark.results.frontier import COSTS, frontier_svgs
 from benchmark.results.html import leaderboard_html, without_plots
 from benchmark.results.markdown import GENERATED, GENERATED_FROM_REPORTED, dataset_page, index_page, reported_page
 from benchmark.results.record import Record
@@ -100,6 +100,27 @@ def _contents(
     if boards:
         contents[folder / "leaderboard.html"] = leaderboard_html(boards, plots, reported)
     return contents
+
+
+def plot_against(folder: Path, cost: str) -> list[Path]:
+    """Write the plot of every leaderboard against another cost than MACs, and return the paths.
+
+    Args:
+        folder: The folder of the leaderboards.
+        cost: A key of `COSTS`.
+
+    Raises:
+        UserError: A record is not valid, or the cost is not known.
+    """
+    if cost not in COSTS:
+        raise UserError(f"--against {cost}: unknown cost{nearest(cost, COSTS)} Known: {', '.join(COSTS)}.")
+    with _locked(folder):
+        rows = group_records(load_records(folder / "records"))
+    boards = {board: list(group) for board, group in groupby(rows, key=lambda row: row.board)}
+    plots = {folder / f"{board}-against-{cost}.svg": svg for board, svg in frontier_svgs(boards, cost).items()}
+    for path, svg in plots.items():
+        write_text(path, svg)
+    return list(plots)
 
 
 @contextmanager

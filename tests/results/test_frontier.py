@@ -4,9 +4,12 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+import pytest
 
-from benchmark.results.frontier import frontier_svgs, pareto_frontier
-from benchmark.results.rows import group_records
+from benchmark.results.frontier import COSTS, frontier_svgs, pareto_frontier
+from benchmark.results.rows import Statistic, group_records
+
+COST = {"macs": 30_000_000, "flops": 60_000_000, "parameters": 2_000_000, "latency_ms": {"1": 2.5}}
 
 
 def frontier_svg(rows):
@@ -52,6 +55,22 @@ def test_svg_ignores_the_settings_of_the_user(record):
 
 def test_single_row(record):
     assert "<svg" in frontier_svg(group_records([record("none", role="teacher")]))
+
+
+@pytest.mark.parametrize(
+    ("cost", "value"), [("macs", 30e6), ("parameters", 2e6), ("bytes", 8e6), ("latency", 2.5)], ids=lambda each: each
+)
+def test_costs_of_a_row(record, edit, cost, value):
+    changes = {f"network.cost.{key}": number for key, number in COST.items()}
+    (row,) = group_records([edit(record("kd", seed=seed), changes) for seed in (0, 1)])
+    assert COSTS[cost].of(row) == Statistic(value, 0.0)
+
+
+def test_rows_of_unknown_cost_are_left_out(record, edit):
+    of_seeds = [record("kd", seed=0), edit(record("kd", seed=1), {"network.cost.device": "another"})]
+    assert frontier_svgs({"glyphs": group_records(of_seeds)}, "latency") == {}
+    without = frontier_svgs({"glyphs": group_records([record("cdd")])}, "latency")
+    assert frontier_svgs({"glyphs": group_records([record("cdd"), *of_seeds])}, "latency") == without
 
 
 def test_frontier_is_a_staircase():
