@@ -42,7 +42,13 @@ _UNIFORM_SUM = 510, 147.8
 
 TEACHER = "sha256:edbdbf778b97ffcae2fbe1ae2425c7b298979c14abf44d4c034df21854b3b69f"
 """The teacher in the package. It was trained by the recipe below."""
-_ARGS = {"layers": [1, 1, 1, 1], "channels": [12, 24, 48, 96], "stem_type": "deep", "stem_width": 4}
+_ARGS = {
+    "layers": [1, 1, 1, 1],
+    "channels": [12, 24, 48, 96],
+    "stem_type": "deep",
+    "stem_width": 4,
+    "zero_init_last": False,  # otherwise some of the few channels of a block never leave zero, which ones by chance
+}
 _NETWORK = {
     "backbone": "resnet18",
     "stem": "no_pool",
@@ -59,10 +65,10 @@ _NETWORK = {
 class Glyphs2(RetrievalDataset):
     """Characters across typefaces: retrieve the same character in other typefaces.
 
-    The identity is the character (its code point) and the camera is the typeface, as in `glyphs`. Every image shows
-    dark ink on a light background, 16 x 16 pixels, with rotation, shift, scale, tint and noise. The shapes are part of
-    the package and the noise comes from a counter-based generator, so that the images do not depend on the versions of
-    any library.
+    The identity is the character (its code point) and the camera is the typeface, as in `glyphs`. The characters are
+    the 1,400 most distinct ones. Every image shows dark ink on a light background, 16 x 16 pixels, with rotation,
+    shift, scale, tint and noise. The shapes are part of the package and the noise comes from a counter-based generator,
+    so that the images do not depend on the versions of any library.
 
     Args:
         root: The data root.
@@ -77,7 +83,7 @@ class Glyphs2(RetrievalDataset):
         terms="DejaVu: Bitstream Vera license and public domain. STIX: SIL Open Font License 1.1. Free to share.",
         obtain="Part of the package; written to the data root on first use: `benchmark data check glyphs2`.",
         tree="glyphs2/{train,query,gallery}/<identity>_c<camera>.ppm",
-        splits={"train": Split(13493, 1000, 16), "query": Split(2999, 900, 4), "gallery": Split(9241, 900, 12)},
+        splits={"train": Split(12757, 950, 16), "query": Split(1461, 450, 4), "gallery": Split(4542, 450, 12)},
     )
     protocol = Protocol(camera_rule=True)
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -99,7 +105,7 @@ class Glyphs2(RetrievalDataset):
         # validation images, and a second thread makes their training slower.
         "runtime": {"amp": "off", "threads": 1},
     }
-    # Pruning keeps the channels between blocks, so that it cannot go below 15 % of this teacher's MACs.
+    # Pruning keeps the channels between blocks, so that it cannot go below 16 % of this teacher's MACs.
     students: ClassVar[Mapping[float, Mapping[str, Any]]] = {
         0.42: {"args": {"channels": [7, 14, 28, 58]}},
         0.3: {"args": {"channels": [5, 12, 23, 46]}},
@@ -111,14 +117,14 @@ class Glyphs2(RetrievalDataset):
         # default queue of 24,000 features exceeds the number of images.
         "cdd": {"ratio": 0.9, "ratio_of": "current", "queue": 2048},
     }
-    content: ClassVar[str] = "72267a3ffc4d036bd96128d60e51ff8a905653552241c4a890aae8100e7535f2"
+    content: ClassVar[str] = "4db9d8cc3345d3ab14f221a82c71521edfb2cdd3bc610550f48eb5d23cbb0e79"
     """Fingerprint of the images with the default options."""
 
     def __init__(
         self,
         root: Path,
-        train_identities: int = 1000,
-        test_identities: int = 900,
+        train_identities: int = 950,
+        test_identities: int = 450,
         validation_fraction: Fraction = 0.2,
     ) -> None:
         super().__init__(root, validation_fraction=validation_fraction)
@@ -128,7 +134,7 @@ class Glyphs2(RetrievalDataset):
     @cached_property
     def folder(self) -> Path:
         sizes = (self.train_identities, self.test_identities)
-        return self.root / (self.name if sizes == (1000, 900) else f"{self.name}-{sizes[0]}-{sizes[1]}")
+        return self.root / (self.name if sizes == (950, 450) else f"{self.name}-{sizes[0]}-{sizes[1]}")
 
     def prepare(self) -> None:
         """Write the images if they are missing.
