@@ -22,8 +22,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {guess!r}?" if guess else "."
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most similar to `name`, ignoring case; None if none is similar."""
+def closest(name: str, known: Iterable[str], similarity: float = 0.5) -> str | None:
+    """Return the known name that is most similar to `name`, ignoring case; None if none is this similar."""
     names = {candidate.lower(): candidate for candidate in known}
-    matches = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    matches = get_close_matches(name.lower(), names, n=1, cutoff=similarity)
     return names[matches[0]] if matches else None

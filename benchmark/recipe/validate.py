@@ -217,7 +217,9 @@ def _shortened(value: Any) -> str:
 
 
 def _unknown_key(path: Keys, place: str, siblings: Sequence[str], content: Mapping[str, Any]) -> str:
-    """Return a message that suggests a key of the same name in another section, or else the nearest sibling."""
+    """Return a message that suggests a sibling that differs by a letter, or else a key of the same name in another
+    section, or else the nearest sibling.
+    """
     key = str(path[-1])
     known = f" Known here: {', '.join(siblings) or 'none'}."
     if key == "batch_size" and path[0] != "evaluate":
@@ -231,7 +233,7 @@ def _unknown_key(path: Keys, place: str, siblings: Sequence[str], content: Mappi
         if name and path[0] != registry.name and key in _argument_model(registry, name).model_fields:
             same_name.append(f"{registry.name}.{key}")
     guess = closest(key, siblings)
-    if same_name:
+    if same_name and not closest(key, siblings, similarity=0.9):
         guess = min(same_name, key=lambda other: (not other.startswith(f"{path[0]}."), len(other)))
     elif guess:
         guess = _dotted((*path[:-1], guess))
