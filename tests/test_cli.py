@@ -396,8 +396,8 @@ class TestLeaderboardCheck:
 
     @pytest.fixture
     def folder(self, tmp_path) -> Path:
-        """A copy of the committed leaderboards."""
-        return shutil.copytree(Path(__file__).parents[1] / "leaderboards", tmp_path / "leaderboards")
+        """A copy of the committed leaderboards of the first glyphs."""
+        return shutil.copytree(Path(__file__).parents[1] / "leaderboards" / "archive", tmp_path / "leaderboards")
 
     @pytest.mark.slow
     def test_committed_leaderboards(self, benchmark, folder):
@@ -414,10 +414,10 @@ class TestLeaderboardCheck:
 
     @pytest.mark.slow
     def test_edited_page(self, benchmark, folder):
-        (folder / "reported.md").write_text("edited")
+        (folder / "glyphs.md").write_text("edited")
         done = benchmark("leaderboard", "--check", "--folder", folder)
         assert done.code == 1
-        assert f"{folder / 'reported.md'} does not match the records; run `benchmark leaderboard`" in done.out
+        assert f"{folder / 'glyphs.md'} does not match the records; run `benchmark leaderboard`" in done.out
 
     @pytest.mark.slow
     def test_edited_record(self, benchmark, folder):

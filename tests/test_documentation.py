@@ -4,7 +4,6 @@ Commands run in this process, in a folder that looks like that of a reader who h
 only prepared (`--dry-run`), on a small part of glyphs; the tests of whole runs are elsewhere.
 """
 
-import csv
 import importlib.util
 import re
 import shlex
@@ -35,9 +34,7 @@ from benchmark.model.serialize import save_student
 from benchmark.recipe import compose
 from benchmark.recipe.compose import use_teacher
 from benchmark.registry import DATASETS, METHODS
-from benchmark.results.format import percent, quantity
 from benchmark.results.record import Record
-from benchmark.results.rows import Statistic
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,8 +106,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Recor
     save_student(Embedder("resnet10t", dim=128), folder / "student.pt", (16, 16))
     shutil.copytree(ROOT / "leaderboards" / "suites", folder / "leaderboards" / "suites")
     (folder / "leaderboards" / "records").mkdir()
-    for path in (ROOT / "leaderboards" / "records").glob("glyphs-*-seed0-*.json"):
-        if path.name.startswith(("glyphs-teacher-", "glyphs-rkd-")):
+    for path in (ROOT / "leaderboards" / "records").glob("glyphs2-*-seed0-*.json"):
+        if path.name.startswith(("glyphs2-teacher-", "glyphs2-rkd-")):
             shutil.copy(path, folder / "leaderboards" / "records")
     market1501.write_miniature(folder / "data", save_image)
     shutil.make_archive(str(folder / "Market-1501-v15.09.15"), "zip", folder / "data" / "market1501")
@@ -324,31 +321,10 @@ def table(text: str, first_column: str) -> list[dict[str, str]]:
 
 
 def test_results_in_the_readme() -> None:
-    with (ROOT / "leaderboards" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["board"] == "glyphs"]
-    by_method = {row["method"]: row for row in rows}
-    students = [row["method"] for row in rows if row["method"] not in ("teacher", "none")]
-    best = sorted(students, key=lambda method: -float(by_method[method]["mAP_fraction_mean"]))[:5]
-    shown = {row["method"].split("`")[1] if "`" in row["method"] else row["method"]: row for row in results()}
-    assert list(shown) == ["teacher", "none", *best, "cdd"]
-    assert f"of {len(rows) - 1}," in README  # all rows but the teacher's
-
-    def statistic(row: dict[str, str], name: str) -> Statistic:
-        deviation = row[f"{name}_std"]
-        return Statistic(float(row[f"{name}_mean"]), float(deviation) if deviation else None)
-
-    for method, row in shown.items():
-        figures = by_method[method]
-        assert row["mAP"] == percent(statistic(figures, "mAP_fraction"))
-        assert row["R@1"] == percent(statistic(figures, "recall_at_1_fraction"))
-        assert row["parameters"] == quantity(statistic(figures, "parameters_count"))
-        assert row["MACs"] == quantity(statistic(figures, "macs_count"))
-        if method not in ("teacher", "none", "cdd"):
-            assert row["what it compares"] == METHODS.find(method).kind
-
-
-def results() -> list[dict[str, str]]:
-    return table(README, "method ")
+    page = (ROOT / "leaderboards" / "glyphs2.md").read_text(encoding="utf-8")
+    budgets = page[page.index("## At each budget") :]
+    assert table(README, "method") == table(budgets, "method")
+    assert f"The teacher has an mAP of {table(page, 'method')[0]['mAP']}" in README
 
 
 @pytest.mark.parametrize("name", DATASETS.names())

@@ -7,28 +7,35 @@ from pathlib import Path
 import pytest
 
 from benchmark.commands.leaderboard import check
+from benchmark.datasets.glyphs2 import Glyphs2
 from benchmark.recipe import compose, replay
+from benchmark.recipe.compose import with_budget
 from benchmark.registry import METHODS
 from benchmark.results.leaderboard import generate
 from benchmark.results.store import load_records
 
 FOLDER = Path(__file__).parents[1] / "leaderboards"
-RECORDS = load_records(FOLDER / "records")
+ARCHIVE = FOLDER / "archive"
+RECORDS = load_records(ARCHIVE / "records")
+"""Records of the first glyphs, which a run of the reader does not change."""
 
 
-def test_records_and_pages_pass_the_check(tmp_path):
+@pytest.mark.parametrize("folder", [FOLDER, ARCHIVE], ids=["present", "archive"])
+def test_records_and_pages_pass_the_check(folder, tmp_path):
     for name in ("records", "reported", "steps"):
-        shutil.copytree(FOLDER / name, tmp_path / name)
-    committed = {path.name for path in FOLDER.iterdir() if path.is_file()}
+        if (folder / name).exists():
+            shutil.copytree(folder / name, tmp_path / name)
+    committed = {path.name for path in folder.iterdir() if path.is_file()}
     for name in committed:
-        shutil.copy(FOLDER / name, tmp_path)
+        shutil.copy(folder / name, tmp_path)
     assert check(tmp_path) == []
     assert {path.name for path in generate(tmp_path)} == committed
 
 
 def test_recipe_hashes():
-    expected = {record.id: record.recipe_hash for record in RECORDS}
-    assert {record.id: replay(record.recipe, record.id).hash for record in RECORDS} == expected
+    records = [*RECORDS, *load_records(FOLDER / "records")]
+    expected = {record.id: record.recipe_hash for record in records}
+    assert {record.id: replay(record.recipe, record.id).hash for record in records} == expected
 
 
 def test_teacher_of_the_default_recipe_has_a_record():
@@ -42,17 +49,25 @@ def test_default_recipe_has_records_of_three_seeds(method):
     assert expected <= {record.recipe_hash for record in RECORDS if record.role == "student"}
 
 
-def test_records_have_one_teacher_and_scores_per_query(tmp_path):
+@pytest.mark.parametrize("folder", ["leaderboards", "leaderboards/archive"])
+def test_records_have_one_teacher_and_scores_per_query(folder, tmp_path):
     # The records that are committed: a run in a clone may have added records with another teacher.
     root = FOLDER.parent
     if (root / ".git").exists():
         subprocess.run(["git", "-C", root, "checkout-index", "--all", f"--prefix={tmp_path}/"], check=True)
         root = tmp_path
-    records = load_records(root / "leaderboards" / "records")
+    records = load_records(root / folder / "records")
     (teacher,) = (record for record in records if record.role == "teacher")
     for record in records:
         assert record.teacher is None or record.teacher.scores == teacher.scores.symmetric
         assert record.scores.average_precision is not None
+
+
+@pytest.mark.parametrize("method", ["none", "kd", "cdd"])
+@pytest.mark.parametrize("budget", Glyphs2.students)
+def test_methods_have_records_at_every_budget(method, budget):
+    recipe = compose(method, "glyphs2", settings=with_budget(budget))
+    assert recipe.hash in {record.recipe_hash for record in load_records(FOLDER / "records")}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -15,7 +15,7 @@ from benchmark.results.record import Record
 from benchmark.results.store import add_record
 from benchmark.utils import strict_yaml
 
-COMMITTED = next((Path(__file__).parents[1] / "leaderboards" / "records").glob("glyphs-kd-seed0-*.json"))
+COMMITTED = next((Path(__file__).parents[1] / "leaderboards" / "archive" / "records").glob("glyphs-kd-seed0-*.json"))
 
 
 @pytest.fixture

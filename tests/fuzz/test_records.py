@@ -28,7 +28,7 @@ from benchmark.utils.escape import is_plain_line
 from benchmark.utils.recipe_hash import recipe_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-COMMITTED = Path(__file__).parents[2] / "leaderboards" / "records"
+COMMITTED = Path(__file__).parents[2] / "leaderboards" / "archive" / "records"
 INJECTIONS = [
     "<zqx onload=alert(1)>",
     '"><zqx onmouseover="zqx()">',

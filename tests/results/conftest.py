@@ -11,7 +11,7 @@ import pytest
 from benchmark.results.record import Record
 from benchmark.results.store import load_records
 
-COMMITTED = Path(__file__).parents[2] / "leaderboards" / "records"
+COMMITTED = Path(__file__).parents[2] / "leaderboards" / "archive" / "records"
 
 
 def _edit(record: Record, changes: dict[str, Any]) -> Record:
