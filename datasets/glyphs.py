@@ -20,7 +20,7 @@ from benchmark.data.contents import open_image
 from benchmark.data.digests import UNREADABLE, shown
 from benchmark.data.files import match_images
 from benchmark.data.retrieval_dataset import RetrievalDataset
-from benchmark.data.samples import SPLITS, Defect, Sample, Skipped
+from benchmark.data.samples import SPLITS, VALIDATION, Defect, Sample, Skipped
 from benchmark.errors import UserError
 from benchmark.registry import DATASETS
 from benchmark.retrieval.protocol import Protocol
@@ -203,7 +203,10 @@ class Glyphs(RetrievalDataset):
         """
         self.require()
         rendered = self._manifest["files"]
-        found = {f"{entry.split}/{entry.path.rpartition('/')[2]}": entry.content for entry in self.identity.entries}
+        found = {
+            f"{'train' if entry.split == VALIDATION else entry.split}/{Path(entry.path).name}": entry.content
+            for entry in self.identity.entries
+        }
         if differing := sorted(name for name in rendered.keys() | found if rendered.get(name) != found.get(name)):
             images = "1 image differs" if len(differing) == 1 else f"{len(differing):,} images differ"
             raise UserError(

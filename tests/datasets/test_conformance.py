@@ -120,6 +120,19 @@ class TestSamples:
             ), query.path
         assert unmatched_queries(original) == 0
 
+    def test_validation_images_are_training_images_of_other_identities(self, original, originals, name):
+        dataset = originals(name).open(validation_fraction=0.4)
+        if len(original.labels) < 4 and not original.validation_fraction:  # the miniature is too small
+            with pytest.raises(UserError, match="leaves fewer than two for training or validation"):
+                _ = dataset.train
+            return
+        parts = [{sample.identity for sample in samples} for samples in (dataset.train, dataset.held_out)]
+        assert all(parts) and not parts[0] & parts[1]
+        everything = originals(name).open(validation_fraction=0.0)
+        assert sorted([*dataset.train, *dataset.held_out]) == sorted(everything.train)
+        assert (dataset.query, dataset.gallery) == (original.query, original.gallery)
+        assert dataset.fingerprint()
+
     def test_query_and_gallery_are_equal_if_the_protocol_says_so(self, original):
         assert (original.query == original.gallery) == original.protocol.query_in_gallery
 

@@ -282,6 +282,13 @@ class TestRecord:
         assert (record.budget.kind, record.budget.target, record.budget.met) == ("macs", 0.9, True)
         assert record.budget.reached == record.network.cost.macs / record.teacher.cost.macs <= 0.9
 
+    def test_selected_epoch(self, run, tiny, teacher):
+        held_out = ("evaluate.every=1", "evaluate.epoch=best", "dataset.validation_fraction=0.2")
+        experiment, record = run(tiny("none", *held_out, f"teacher.checkpoint={teacher}"))
+        scores = {row["epoch"]: row["mAP"] for row in read_metrics(experiment.folder.path)}
+        assert record.selected.mAP == scores[record.selected.epoch] == max(scores.values())
+        assert Record.read(experiment.folder.record).selected == record.selected
+
     @pytest.mark.slow
     @pytest.mark.parametrize(("target", "met"), [(0.01, False), (0.9, True)], ids=["missed", "met"])
     def test_budget_of_pruning(self, run, tiny, shrinking, teacher, target, met):
