@@ -400,6 +400,17 @@ def _record(
 
 
 @pytest.fixture(scope="session")
+def committed_files(tmp_path_factory):
+    """The committed files of the repository: a run of its reader adds records to the leaderboards and changes pages."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return root
+    folder = tmp_path_factory.mktemp("committed")
+    subprocess.run(["git", "-C", root, "checkout-index", "--all", f"--prefix={folder}/"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def record():
     """`record("kd", seed=1)` returns a valid record with invented values."""
     return _record

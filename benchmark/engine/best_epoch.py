@@ -50,11 +50,10 @@ class BestEpoch:
             method.load_state_dict(self.state["method"], strict=True)
 
 
-def is_state(value: Any, last: int) -> bool:
-    """Whether a value from a checkpoint of epoch `last` is the state of a `BestEpoch`."""
+def is_state(value: dict[str, Any] | None, last: int) -> bool:
+    """Whether a dictionary or None from a checkpoint of epoch `last` is the state of a `BestEpoch`."""
     return value is None or (
-        isinstance(value, dict)
-        and value.keys() == {"epoch", "mAP", "student", "method"}
+        value.keys() == {"epoch", "mAP", "student", "method"}
         and type(value["epoch"]) is int
         and 1 <= value["epoch"] <= last
         and type(value["mAP"]) is float

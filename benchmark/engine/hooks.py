@@ -94,11 +94,11 @@ class SkippedHook(Hook):
 class CheckpointHook(Hook):
     """Writes a checkpoint after every epoch, and continues from it.
 
-    At the end of the training, the last checkpoint has the weights of the best epoch if that is to be deployed.
-
     The checkpoint has the student's structure and weights, the states of method, optimizer and schedule, the epoch and
     step, and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after
     the epoch's validation, so the checkpoint includes structural changes and the metrics file the scores.
+
+    If the best epoch is to be deployed, the checkpoint of the last epoch has the weights of the best one.
 
     Args:
         path: The checkpoint.
@@ -109,9 +109,7 @@ class CheckpointHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(
-        self, path: Path, training: str, content: Mapping[str, Any] | None, best: BestEpoch | None = None
-    ) -> None:
+    def __init__(self, path: Path, training: str, content: Mapping[str, Any] | None, best: BestEpoch | None) -> None:
         self.path = path
         self.training = training
         self.content = content

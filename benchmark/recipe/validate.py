@@ -217,8 +217,10 @@ def _shortened(value: Any) -> str:
 
 
 def _unknown_key(path: Keys, place: str, siblings: Sequence[str], content: Mapping[str, Any]) -> str:
-    """Return a message that suggests a sibling that differs by a letter, or else a key of the same name in another
-    section, or else the nearest sibling.
+    """Return a message that suggests another key.
+
+    It is a sibling that differs by a letter, or else a key of the same name in another section, or else the nearest
+    sibling.
     """
     key = str(path[-1])
     known = f" Known here: {', '.join(siblings) or 'none'}."

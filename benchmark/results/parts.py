@@ -245,7 +245,7 @@ class Environment(FrozenModel):
 
 
 class Selected(FrozenModel):
-    """The epoch whose network was deployed, and its mAP on the validation images, by which it was selected."""
+    """The epoch whose network was deployed: of all epochs that were validated, it has the highest `mAP`, a fraction."""
 
     epoch: Positive
     mAP: Fraction

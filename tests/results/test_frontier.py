@@ -57,9 +57,7 @@ def test_single_row(record):
     assert "<svg" in frontier_svg(group_records([record("none", role="teacher")]))
 
 
-@pytest.mark.parametrize(
-    ("cost", "value"), [("macs", 30e6), ("parameters", 2e6), ("bytes", 8e6), ("latency", 2.5)], ids=lambda each: each
-)
+@pytest.mark.parametrize(("cost", "value"), [("macs", 30e6), ("parameters", 2e6), ("bytes", 8e6), ("latency", 2.5)])
 def test_costs_of_a_row(record, edit, cost, value):
     changes = {f"network.cost.{key}": number for key, number in COST.items()}
     (row,) = group_records([edit(record("kd", seed=seed), changes) for seed in (0, 1)])
