@@ -99,6 +99,8 @@ class PackedImages:
             try:
                 return decode(path)
             except BrokenImage as error:
+                if not skip_broken:
+                    raise
                 return error
 
         shape = (len(paths), 3, *size)
@@ -115,8 +117,6 @@ class PackedImages:
             np.lib.format.write_array_header_1_0(file, header)
             for index, image in enumerate(images):
                 if isinstance(image, BrokenImage):
-                    if not skip_broken:
-                        raise image
                     broken[str(index)] = str(image)
                     image = torch.zeros(shape[1:], dtype=torch.uint8)
                 data = image.contiguous().numpy().tobytes()

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -142,8 +143,10 @@ def test_format(paths, tmp_path):
 
 def test_broken_image_is_an_error_or_recorded(paths, tmp_path):
     paths[5].write_bytes(b"")
+    threads = threading.active_count()
     with pytest.raises(BrokenImage, match=str(paths[5])):
         open_cached(paths, tmp_path)
+    assert threading.active_count() == threads, "the progress bar goes on beside the message"
     assert cache_folders(tmp_path) == []
     images = open_cached(paths, tmp_path, skip_broken=True)
     with pytest.raises(BrokenImage, match=str(paths[5])):
