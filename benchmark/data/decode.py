@@ -6,6 +6,7 @@ from typing import IO, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor, nn
 
@@ -139,13 +140,38 @@ def train_transform(
 
     steps: list[nn.Module] = []
     if pad:
-        steps.append(v2.RandomCrop(size, padding=pad, padding_mode=pad_mode))
+        steps.append(_RandomCrop(size, pad, pad_mode))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if erase:
         fill = list(IMAGENET_MEAN_COLOR)
         steps.append(v2.RandomErasing(erase, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=fill))
     return v2.Compose(steps) if steps else nn.Identity()
+
+
+class _RandomCrop(nn.Module):
+    """Crop padded images as `torchvision.transforms.v2.RandomCrop` does, with the same random numbers, but faster.
+
+    With torchvision's, small images took longer to crop than to be trained on.
+    """
+
+    def __init__(self, size: tuple[int, int], pad: int, mode: Literal["constant", "edge", "reflect"]) -> None:
+        super().__init__()
+        self.size, self.pad = size, pad
+        self.sources: list[Tensor] | None = None
+        """For every row and every column of the padded image, the one that it repeats; None if the padding is black."""
+        if mode != "constant":
+            positions = [torch.arange(float(length)) for length in size]
+            repeat = "replicate" if mode == "edge" else mode
+            self.sources = [F.pad(along[None], (pad, pad), repeat)[0].long() for along in positions]
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = self.size
+        top, left = (int(torch.randint(0, 2 * self.pad + 1, ())) for _ in range(2))
+        if self.sources is None:
+            return F.pad(image, (self.pad,) * 4)[:, top : top + height, left : left + width]
+        rows, columns = self.sources
+        return image.index_select(1, rows[top : top + height]).index_select(2, columns[left : left + width])
 
 
 def _pixels(file: Path | IO[bytes], min_size: tuple[int, int] | None, background: Color) -> np.ndarray:

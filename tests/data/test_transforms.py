@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.transforms.v2 import RandomCrop
 
 from benchmark.data.decode import IMAGENET_MEAN_COLOR, eval_transform, train_transform
 
@@ -29,6 +30,17 @@ def test_crops_are_shifts_of_the_padded_image():
     padded = torch.nn.functional.pad(IMAGE, (3, 3, 3, 3))
     shifts = {padded[:, y : y + 20, x : x + 10].numpy().tobytes() for y in range(7) for x in range(7)}
     assert {view.numpy().tobytes() for view in augmented(500, pad=3)} == shifts
+
+
+@pytest.mark.parametrize("pad", [1, 3, 9])
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+def test_crops_equal_those_of_torchvision(mode, pad):
+    ours, theirs = train_transform((20, 10), pad=pad, pad_mode=mode), RandomCrop((20, 10), pad, padding_mode=mode)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        crop, state = ours(IMAGE), torch.get_rng_state()
+        torch.manual_seed(seed)
+        assert torch.equal(crop, theirs(IMAGE)) and torch.equal(state, torch.get_rng_state())
 
 
 def test_edge_padding_repeats_the_border():
