@@ -1,5 +1,6 @@
 """One run of a suite, as a command."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Job:
     @property
     def command_line(self) -> str:
         """The command as a user types it."""
-        return " ".join(["benchmark", *self.command[3:]])
+        return shlex.join(["benchmark", *self.command[3:]])
 
     @property
     def trainings(self) -> dict[Path, int]:

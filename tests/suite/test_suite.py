@@ -1,6 +1,7 @@
 """`benchmark suite`: in this process with stub runs, and (slow) as a process with real ones."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -105,11 +106,12 @@ def test_runs_what_is_not_finished(suite, runs, tmp_path):
 
 
 def test_dry_run_prints_commands(suite, runs, tmp_path):
-    code, out, _ = suite("--methods", "none,kd", "--seeds", "1", "--set", "train.schedule.epochs=3", "--dry-run")
+    setting = "student.args={layers: [1, 1, 1, 1]}"  # with a space, so that a shell needs quotes
+    code, out, _ = suite("--methods", "none,kd", "--seeds", "1", "--set", setting, "--dry-run")
     assert code == 0 and not runs.commands
-    commands = [line for line in out.splitlines() if line.startswith("benchmark run")]
-    assert [command.split()[3] for command in commands] == ["none", "kd"]
-    assert all("--seed 1" in command and "--set train.schedule.epochs=3" in command for command in commands)
+    commands = [shlex.split(line) for line in out.splitlines() if line.startswith("benchmark run")]
+    assert [command[3] for command in commands] == ["none", "kd"]
+    assert all({"--seed", "1", "--set", setting} <= set(command) for command in commands)
     assert not (tmp_path / "boards").exists() and not (tmp_path / "runs").exists()
 
 
