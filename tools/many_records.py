@@ -2,11 +2,11 @@
 
     python tools/many_records.py --records 10000 --shape boards
 
-Makes up records by varying the committed ones, so that every check passes, and then runs `benchmark leaderboard` and
+Makes up records by varying those of the archive, so that every check passes, and then runs `benchmark leaderboard` and
 `benchmark leaderboard --check` on them, each in a process of its own.
 
 Shapes: `boards` (a leaderboard for every 94 records), `rows` (one leaderboard, with a recipe for every 3 seeds) and
-`seeds` (one leaderboard with the committed rows, and ever more seeds). `hostile` adds mistakes to the records instead,
+`seeds` (one leaderboard with the archive's rows, and ever more seeds). `hostile` adds mistakes to the records instead,
 one kind after the other, and runs the check alone.
 """
 
@@ -26,12 +26,12 @@ from benchmark.results.store import add_record, load_records
 from benchmark.utils.recipe_hash import recipe_hash
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMITTED = ROOT / "leaderboards"
+ARCHIVE = ROOT / "leaderboards" / "archive"
 Content = dict[str, Any]
 
 
 def vary(content: Content, copy: int, shape: str) -> Record:
-    """Return a record like a committed one, for the copy with this number; copy 0 is the record itself.
+    """Return a record like one of the archive, for the copy with this number; copy 0 is the record itself.
 
     The scores per query change places, so that nothing is computed twice, and all other scores stay possible.
     """
@@ -56,9 +56,8 @@ def vary(content: Content, copy: int, shape: str) -> Record:
 
 def write(folder: Path, count: int, shape: str) -> None:
     """Write the records and what else the pages show into `folder`."""
-    for name in ("reported", "steps"):
-        shutil.copytree(COMMITTED / name, folder / name)
-    texts = [record.model_dump_json() for record in load_records(COMMITTED / "records")]
+    shutil.copytree(ARCHIVE / "steps", folder / "steps")
+    texts = [record.model_dump_json() for record in load_records(ARCHIVE / "records")]
     for number in range(count):
         content = json.loads(texts[number % len(texts)])
         add_record(vary(content, number // len(texts), shape), folder / "records")
@@ -94,7 +93,7 @@ def put(content: Content, key: str, value: Any) -> None:
 
 def write_hostile(folder: Path, count: int) -> None:
     """Write records that are wrong in different ways, with ids that belong to their recipes."""
-    texts = [record.model_dump_json() for record in load_records(COMMITTED / "records") if record.teacher is not None]
+    texts = [record.model_dump_json() for record in load_records(ARCHIVE / "records") if record.teacher is not None]
     kinds = mistakes()
     (folder / "records").mkdir()
     for number in range(count):
