@@ -488,8 +488,9 @@ def check(
 @data.command()
 def prepare(
     dataset: DatasetName,
-    archive: Annotated[
-        Path | None, typer.Argument(help="The official archive: zip, tar, tar.gz, tar.bz2 or tar.xz.")
+    archives: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[ARCHIVE]...", help="The official archive: zip, tar, tar.gz, tar.bz2 or tar.xz."),
     ] = None,
     *,
     download: Annotated[
@@ -502,7 +503,7 @@ def prepare(
     """Unpack an archive into the data root, completely or not at all, and check the dataset."""
     from benchmark.commands import data as commands
 
-    commands.prepare(dataset, archive, settings, data_root, download=download)
+    commands.prepare(dataset, archives or [], settings, data_root, download=download)
 
 
 @data.command()

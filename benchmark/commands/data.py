@@ -37,34 +37,43 @@ def check(name: str, settings: Sequence[str], root: Path, *, decode: bool) -> No
         raise typer.Exit(1)
 
 
-def prepare(name: str, archive: Path | None, settings: Sequence[str], root: Path, *, download: bool) -> None:
+def prepare(name: str, archives: Sequence[Path], settings: Sequence[str], root: Path, *, download: bool) -> None:
     """Unpack a dataset's archive into the data root, or render the dataset, then check it.
 
     Args:
         name: Name of the dataset.
-        archive: The archive; None with `download`, or for a dataset that the suite renders.
+        archives: The archive, or the packages of a dataset that consists of several; none with `download`, or for a
+            dataset that the suite renders.
         settings: Options of the dataset, each as "option=value".
         root: The data root.
         download: Whether to download the archive first.
 
     Raises:
-        UserError: The archive is missing, damaged or unsafe, or would overwrite files. No file is changed then.
+        UserError: An archive is missing, another one, damaged or unsafe, or would overwrite files. Of that archive, no
+            file is unpacked then.
     """
-    from benchmark.data.unpack import fetch, unpack
+    from benchmark.data.unpack import fetch, find_package, unpack
 
     dataset = _dataset(name, settings, root)
     if download:
-        if archive is not None:
-            raise UserError(f"{archive}: name either an archive or --download, not both")
-        archive = fetch(dataset, root)
+        if archives:
+            raise UserError(f"{archives[0]}: name either an archive or --download, not both")
+        archives = [fetch(dataset, root)]
     is_rendered = type(dataset).prepare is not RetrievalDataset.prepare
-    if archive is None and not is_rendered:
-        alternative = " or --download" if dataset.card.download else ""
-        raise UserError(f"data prepare {name}: name the archive{alternative}. {dataset.card.obtain}")
-    if archive is not None and is_rendered:
-        raise UserError(f"{archive}: {name} has no archive. {dataset.card.obtain}")
-    if archive is not None:
-        unpack(archive, root / name, dataset.required_paths)
+    card = dataset.card
+    if not archives and not is_rendered:
+        alternative = " or --download" if card.download else ""
+        raise UserError(f"data prepare {name}: name the archive{alternative}. {card.obtain}")
+    if archives and is_rendered:
+        raise UserError(f"{archives[0]}: {name} has no archive. {card.obtain}")
+    if len(archives) > 1 and not card.packages:
+        raise UserError(f"{archives[1]}: {name} has a single archive; name one file")
+    if card.packages:
+        packages = [find_package(card, archive) for archive in archives]
+        for archive, package in zip(archives, packages, strict=True):
+            unpack(archive, root / name / package.folder)
+    elif archives:
+        unpack(archives[0], root / name, dataset.required_paths)
     check(name, settings, root, decode=False)
 
 

@@ -23,6 +23,17 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """One of several archives that make up a dataset, each of which is unpacked into a folder of its own."""
+
+    folder: str
+    """The folder, relative to the dataset's."""
+    name: str
+    """File name of the archive."""
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """Size of one split. `None` means that no number is published, or that it could not be verified."""
 
@@ -59,3 +70,5 @@ class Card:
     """Known defects of the published archive."""
     download: Download | None = None
     """The archive, if it may be downloaded without an agreement."""
+    packages: tuple[Package, ...] = ()
+    """The archives of a dataset that consists of several."""

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmark.data.archive import Archive, Member, TarArchive, ZipArchive, is_damage
-from benchmark.data.card import Download
+from benchmark.data.card import Card, Download, Package
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_path, temporary_folder
@@ -89,6 +89,23 @@ def _download(download: Download, target: Path) -> None:
             progress.advance(task, len(block))
         if digest.hexdigest() != download.sha256:
             raise ValueError("the file is not the published archive")
+
+
+def find_package(card: Card, path: Path) -> Package:
+    """Return the package of a dataset that an archive is, by its SHA-256.
+
+    Raises:
+        UserError: The archive is missing, or none of the packages.
+    """
+    if not path.is_file():
+        raise UserError(f"archive {path} {'is not a regular file' if path.exists() else 'does not exist'}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    for package in card.packages:
+        if package.sha256 == digest:
+            return package
+    names = ", ".join(package.name for package in card.packages)
+    raise UserError(f"{path} is none of {names}: it is damaged, or of another version. {card.obtain}")
 
 
 def unpack(path: Path, target: Path, expected: Sequence[str | tuple[str, ...]] = ()) -> None:

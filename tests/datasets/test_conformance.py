@@ -1,5 +1,6 @@
 """The contract that every registered dataset fulfills."""
 
+import hashlib
 import inspect
 import json
 import os
@@ -207,14 +208,24 @@ def test_identity_is_that_of_the_images_wherever_they_are(miniature, original, t
         assert image.name in str(error)
 
 
-def test_archive_is_prepared(name, originals, tmp_path, command_line):
-    """The folder of the official archive, packed and unpacked again."""
+def test_archive_is_prepared(name, originals, tmp_path, command_line, monkeypatch):
+    """The folder of the official archive, or of each package, packed and unpacked again."""
     dataset = originals(name).open()
     if type(dataset).prepare is not RetrievalDataset.prepare:
         pytest.skip("the dataset has no archive")
-    archive = shutil.make_archive(str(tmp_path / "official"), "gztar", dataset.folder.parent, dataset.folder.name)
+    folders = [dataset.folder / package.folder for package in dataset.card.packages]
+    if folders:
+        archives = [shutil.make_archive(str(tmp_path / folder.name), "gztar", folder) for folder in folders]
+        hashes = [hashlib.sha256(Path(archive).read_bytes()).hexdigest() for archive in archives]
+        pairs = zip(dataset.card.packages, hashes, strict=True)
+        packages = [replace(package, sha256=sha256) for package, sha256 in pairs]
+        monkeypatch.setattr(type(dataset), "card", replace(dataset.card, packages=tuple(packages)))
+    else:
+        archives = [
+            shutil.make_archive(str(tmp_path / "official"), "gztar", dataset.folder.parent, dataset.folder.name)
+        ]
     root = tmp_path / "unpacked"
-    code, _, err = command_line("data", "prepare", name, archive, "--data-root", root)
+    code, _, err = command_line("data", "prepare", name, *archives, "--data-root", root)
     assert code in (0, 1)  # 1 because a miniature does not have the published sizes
     assert "files" in err
     again = DATASETS.find(name)(root)
