@@ -205,7 +205,7 @@ def _caption(runs: Mapping[str, ComparedRun], gains: Mapping[str, QueryGains]) -
     if gains:
         lines.append(
             "mAP gains in points with the 95 % interval of a paired bootstrap over the queries; "
-            "≈ if the interval contains zero"
+            "≈ if the difference is not significant"
         )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from benchmark.results.budgets import curves
 from benchmark.results.columns import columns, method_name, metrics
-from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks
+from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks, resample
 from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
 from benchmark.results.parts import NONSTANDARD, TeacherReport
 from benchmark.results.record import Record
@@ -55,10 +55,11 @@ class Board:
             for row in rows
             for other in (self.reference(BASELINE, row), self.reference(TEACHER, row), best.get(row))
         ]
-        found = gains(pairs)
+        resampled = resample(rows)
+        found = gains(pairs, resampled)
         over_baseline, over_teacher, over_best = (dict(zip(rows, found[start::3], strict=True)) for start in range(3))
         self._gains = {BASELINE: over_baseline, TEACHER: over_teacher}
-        self.groups = [CostGroup(group, [over_best[row] for row in group]) for group in groups]
+        self.groups = [CostGroup.of(group, [over_best[row] for row in group], resampled) for group in groups]
         self.references = [
             method for method in (BASELINE, TEACHER) if any(self.gain(method, row) is not None for row in rows)
         ]
@@ -164,9 +165,9 @@ def caption(board: Board) -> str:
         parts.append(f"Training steps were measured with {costs.batch} images on {markdown(costs.device)}, {threads}.")
     if board.references:
         parts.append(
-            "Differences of mAP are in points, with a 95 % confidence interval from a paired bootstrap over the "
-            "queries; the average precision of a query is its mean over the seeds. ≈ marks an interval that includes "
-            "zero."
+            "Differences of mAP are in points, with a 95 % confidence interval from a bootstrap over the queries, "
+            "paired by query, and over the seeds of rows with several. ≈ marks a difference that is not significant: "
+            "of the others, at most 5 % are expected to be false discoveries."
         )
     return " ".join(parts)
 
@@ -209,10 +210,17 @@ def equal_cost_caption(groups: Sequence[CostGroup]) -> str:
     caption = "The MACs of the networks of a group lie within 5 % of each other."
     if any(gain is not None for group in groups for gain in group.gains):
         caption += (
-            " Differences from the best mAP are in points, with the 95 % confidence interval of a paired bootstrap "
-            "over the queries. ≈ marks an interval that includes zero: these queries cannot separate the two methods."
+            " Differences from the best mAP are as above. The rank is its 95 % confidence interval in the same "
+            "bootstrap. Methods that share a letter cannot be told apart."
         )
     return caption
+
+
+def agreement_text(group: CostGroup) -> str:
+    """Say how well the rankings by different seeds agree; "" if it is not known."""
+    if group.agreement is None:
+        return ""
+    return f"Rankings by two halves of the seeds agree with a Kendall's tau of {group.agreement:.2f}, on average."
 
 
 def cost_range(group: CostGroup) -> str:
@@ -225,17 +233,30 @@ def cost_range(group: CostGroup) -> str:
 def equal_cost_table(groups: Sequence[CostGroup]) -> Table:
     """Return the rows of groups of equal cost in one table; with several groups, a column names each row's group."""
     several = len(groups) > 1
+    ranked = any(group.ranks for group in groups)
     table = []
     for number, group in enumerate(groups, start=1):
-        for row, gain in zip(group.rows, group.gains, strict=True):
+        for index, (row, gain) in enumerate(zip(group.rows, group.gains, strict=True)):
             cells = [
                 Cell(method_name(row.method)),
                 *([Cell(f"{number}: {cost_range(group)}")] if several else []),
                 Cell.of(row.mAP, percent),
                 Cell("best", sort_key=0.0) if row is group.rows[0] else Cell.of(gain, difference),
+                *(_rank_cells(group, index) if ranked else []),
                 Cell.of(row.macs, quantity),
                 Cell.of(row.parameters, quantity),
             ]
             table.append(TableRow(row.method, cells))
-    numeric = ["mAP", "against the best", "MACs", "parameters"]
-    return Table(["method", *(["group"] if several else []), *numeric], table, numeric)
+    numeric = ["mAP", "against the best", *(["rank"] if ranked else []), "MACs", "parameters"]
+    headers = ["method", *(["group"] if several else []), *numeric]
+    if ranked:
+        headers.insert(headers.index("rank") + 1, "letters")
+    return Table(headers, table, numeric)
+
+
+def _rank_cells(group: CostGroup, index: int) -> list[Cell]:
+    if not group.ranks:
+        return [Cell(MISSING), Cell(MISSING)]
+    low, high = group.ranks[index]
+    rank = f"{low}" if low == high else f"{low} to {high}"
+    return [Cell(rank, sort_key=(low + high) / 2), Cell(group.letters[index] if group.letters else MISSING)]

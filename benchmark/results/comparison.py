@@ -1,91 +1,31 @@
-"""Statistics on the differences between rows: gains with confidence intervals, equal-cost groups and mean ranks."""
+"""Statistics on the differences between rows: gains, ranks and groups at equal cost, and mean ranks."""
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import combinations, islice
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.results.bootstrap import Interval, discoveries, intervals, p_values, resampled_means, seed_deviations
 from benchmark.results.rows import TEACHER, Row
 
-_RESAMPLES = 2_000
-_CHUNK = 200
-"""Number of bootstrap resamples drawn at a time, which bounds the memory."""
-_KEPT = 2**22
-"""Resamples of so many queries in total are drawn once and kept (8 bytes each); larger ones are drawn every time."""
 _BLOCK = 1_000
-"""Number of gains that are computed together."""
+"""Number of rows or gains that are computed together."""
 _EQUAL_COST = 1.05
 """Largest ratio of the MACs of a network to those of the cheapest network in its equal-cost group."""
 _RANK_DIGITS = 6
+_MOST_LETTERED = 100
+"""Largest number of rows of a group that are compared with each other."""
+_DIVISIONS = 100
+"""Largest number of ways to divide the seeds into halves that are tried."""
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A 95 % confidence interval."""
-
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval."""
-        return self.low > 0 or self.high < 0
-
-
-def resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means of bootstrap resamples of the queries.
-
-    The random draws depend only on the number of queries: all systems are resampled with the same queries, and the same
-    records give the same page.
-
-    Args:
-        values: (N, Q) values of N systems, one per query.
-
-    Returns:
-        (N, R) mean of every system in every resample.
-    """
-    counts = _kept_resamples if values.shape[1] * _RESAMPLES <= _KEPT else _resamples
-    chunks = [values @ chunk.T for chunk in counts(values.shape[1])]
-    return np.concatenate(chunks, axis=1) / values.shape[1]
-
-
-def _resamples(queries: int) -> Iterator[NDArray[np.float64]]:
-    """Yield chunks of resamples, each (_CHUNK, Q): how often each query was drawn."""
-    generator = np.random.default_rng(0)
-    first = queries * np.arange(_CHUNK)[:, None]
-    for _ in range(_RESAMPLES // _CHUNK):
-        drawn = generator.integers(queries, size=(_CHUNK, queries)) + first
-        counts = np.bincount(drawn.ravel(), minlength=_CHUNK * queries).reshape(_CHUNK, queries)
-        yield counts.astype(np.float64)
-
-
-@lru_cache(maxsize=1)
-def _kept_resamples(queries: int) -> tuple[NDArray[np.float64], ...]:
-    return tuple(_resamples(queries))
-
-
-def _intervals(means: NDArray[np.float64]) -> list[Interval]:
-    """Return the confidence interval of each of (N, R) resampled mean differences."""
-    # Rounded, so that two rows with the same scores do not differ by the rounding of their sums.
-    low, high = np.quantile(means.round(12), [0.025, 0.975], axis=1) + 0.0  # no negative zeros
-    return list(map(Interval, low.tolist(), high.tolist()))
-
-
-def paired_bootstrap(differences: NDArray[np.float64]) -> Interval:
-    """Return the confidence interval of the mean of paired differences.
-
-    Percentile bootstrap over the queries (Efron 1979; Sakai, Evaluating Evaluation Metrics based on the Bootstrap,
-    SIGIR 2006, for paired tests of retrieval systems).
-
-    Args:
-        differences: (Q,) differences between two systems, one per query.
-    """
-    return _intervals(resampled_means(differences[None]))[0]
+Resampled = Mapping[Row, NDArray[np.float64]]
+"""The mAP of rows in every bootstrap resample. Rows without scores of each query are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,43 +34,74 @@ class Gain:
 
     mean: float
     interval: Interval
+    significant: bool
+    """Whether the difference is a discovery, if at most 5 % of those among all comparisons at once may be false."""
 
     @classmethod
     def between(cls, row: Row, other: Row) -> "Gain | None":
-        """Return the gain of `row` over `other`, paired by query, with average precisions averaged over the seeds.
-
-        None if `row` is `other`, a record lacks its per-query scores, or the rows were not scored on the same queries.
-        """
-        return gains([(row, other)])[0]
+        """Return the gain of `row` over `other`; see `gains`. None if it is not known."""
+        return gains([(row, other)], resample([row, other]))[0]
 
     @classmethod
     def from_differences(cls, differences: NDArray[np.float64]) -> Self:
-        """Return the gain with these (Q,) per-query differences, at least one."""
-        return cls(float(differences.mean()), paired_bootstrap(differences))
+        """Return the gain with these (Q,) per-query differences, at least one.
+
+        Percentile bootstrap over the queries (Efron 1979; Sakai, Evaluating Evaluation Metrics based on the Bootstrap,
+        SIGIR 2006, for paired tests of retrieval systems).
+        """
+        means = resampled_means(differences[None])
+        return cls(float(differences.mean()), intervals(means)[0], discoveries(p_values(means))[0])
 
 
-def gains(pairs: Sequence[tuple[Row, Row | None]]) -> list[Gain | None]:
-    """Return `Gain.between` for each pair of a row and another one; None where the other one is None.
+def resample(rows: Iterable[Row]) -> dict[Row, NDArray[np.float64]]:
+    """Return the (RESAMPLES,) mAP of each row in bootstrap resamples of the queries and of the row's seeds.
 
-    Many gains take a fraction of the time of as many calls: the mean difference in a resample is the difference of two
-    means, so every row is resampled once, whatever it is compared with.
+    A resample has the same queries for all rows, and seeds that are drawn for each row. The average precision of a
+    query is its mean over the seeds; what the seeds drawn change is added to the mean over the queries. Rows without
+    scores of each query are missing.
     """
-    found: list[Gain | None] = [None] * len(pairs)
-    comparable: dict[object, list[tuple[int, Row, Row]]] = defaultdict(list)
-    for index, (row, other) in enumerate(pairs):
-        if other is not None and _same_queries(row, other):
-            comparable[row.counted].append((index, row, other))
+    found: dict[Row, NDArray[np.float64]] = {}
+    comparable: dict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.counted is not None and any(row.counted[1]):
+            comparable[row.counted].append(row)
     for of_queries in comparable.values():
         for start in range(0, len(of_queries), _BLOCK):
             block = of_queries[start : start + _BLOCK]
-            rows = dict.fromkeys(row for _, first, second in block for row in (first, second))
-            place = {row: number for number, row in enumerate(rows)}
-            values = np.stack([_counted_precisions(row) for row in place])
-            means = resampled_means(values)
-            ours, theirs = [place[first] for _, first, _ in block], [place[second] for _, _, second in block]
-            intervals = _intervals(means[ours] - means[theirs])
-            for (index, *_), mine, its, interval in zip(block, ours, theirs, intervals, strict=True):
-                found[index] = Gain(float((values[mine] - values[its]).mean()), interval)
+            means = resampled_means(np.stack([_counted_precisions(row) for row in block]))
+            for row, of_row in zip(block, means, strict=True):
+                scores = [record.scores.symmetric.mAP for record in row.records]
+                found[row] = of_row + seed_deviations(scores, row.records[0].id)
+    return found
+
+
+def gains(pairs: Sequence[tuple[Row, Row | None]], resampled: Resampled) -> list[Gain | None]:
+    """Return the gain of each row over the other row of its pair, paired by query.
+
+    A gain is None if the rows are the same, if the other one is None, if a record lacks its per-query scores, or if the
+    rows were not scored on the same queries.
+
+    Args:
+        pairs: The rows to compare.
+        resampled: From `resample`, for these rows at least.
+    """
+    found: list[Gain | None] = [None] * len(pairs)
+    known = [
+        (index, row, other)
+        for index, (row, other) in enumerate(pairs)
+        if other is not None and row in resampled and _same_queries(row, other)
+    ]
+    limits: list[Interval] = []
+    p: list[float] = []
+    for start in range(0, len(known), _BLOCK):
+        block = known[start : start + _BLOCK]
+        differences = np.stack([resampled[row] - resampled[other] for _, row, other in block])
+        limits += intervals(differences)
+        p += p_values(differences).tolist()
+    significant = discoveries(np.array(p))
+    for (index, row, other), interval, discovery in zip(known, limits, significant, strict=True):
+        mean = float((_counted_precisions(row) - _counted_precisions(other)).mean())
+        found[index] = Gain(mean, interval, discovery)
     return found
 
 
@@ -167,10 +138,71 @@ class CostGroup:
     Attributes:
         rows: The rows, the best mAP first.
         gains: The gain of each row over the best; None for the best itself and for unknown gains.
+        ranks: The 95 % confidence interval of each row's rank in the group, 1 for the best; empty if it is not known.
+        letters: For each row, the letters of the sets of rows that cannot be told apart; empty if they are not known.
+        agreement: Kendall's tau between the rankings by two halves of the seeds, averaged over the ways to divide them;
+            None if there are no two seeds that all rows have.
     """
 
     rows: Sequence[Row]
     gains: Sequence[Gain | None]
+    ranks: Sequence[tuple[int, int]] = ()
+    letters: Sequence[str] = ()
+    agreement: float | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], gains: Sequence[Gain | None], resampled: Resampled) -> Self:
+        """Return the group of these rows, the best first, with ranks and letters if all can be compared."""
+        agreement = _agreement(rows)
+        if not all(row in resampled and row.counted == rows[0].counted for row in rows):
+            return cls(rows, gains, agreement=agreement)
+        means = np.stack([resampled[row] for row in rows])
+        ranks = 1 + np.argsort(np.argsort(-means, axis=0), axis=0)
+        low, high = np.quantile(ranks, [0.025, 0.975], axis=1, method="nearest").tolist()
+        letters = _letters(means) if len(rows) <= _MOST_LETTERED else ()
+        return cls(rows, gains, list(zip(low, high, strict=True)), letters, agreement)
+
+
+def _letters(means: NDArray[np.float64]) -> list[str]:
+    """Return the letters of (N, RESAMPLES) systems, the best first: those that share one cannot be told apart.
+
+    A set of systems that cannot be told apart is a longest range of the order by mAP whose first and last do not differ
+    significantly, among all pairs of systems.
+    """
+    count = len(means)
+    pairs = list(combinations(range(count), 2))
+    p = np.concatenate([p_values(means[index] - means[index + 1 :]) for index in range(count - 1)])
+    different = dict(zip(pairs, discoveries(p), strict=True))
+    letters = [""] * count
+    reached = -1
+    sets = 0
+    for first in range(count):
+        last = next(other for other in range(count - 1, first - 1, -1) if not different.get((first, other)))
+        if last > reached:
+            for member in range(first, last + 1):
+                letters[member] += _LETTERS[sets % len(_LETTERS)]
+            reached = last
+            sets += 1
+    return letters
+
+
+def _agreement(rows: Sequence[Row]) -> float | None:
+    common = sorted(set.intersection(*({record.seed for record in row.records} for row in rows)))
+    if len(common) < 2:
+        return None
+    from scipy.stats import kendalltau  # slow to import
+
+    scores = np.array([[_seed_score(row, seed) for seed in common] for row in rows])
+    half = len(common) // 2
+    found = []
+    for chosen in islice(combinations(range(len(common)), half), _DIVISIONS):
+        rest = [seed for seed in range(len(common)) if seed not in chosen]
+        found.append(kendalltau(scores[:, list(chosen)].mean(axis=1), scores[:, rest].mean(axis=1)).statistic)
+    return None if np.isnan(found).any() else float(np.mean(found))
+
+
+def _seed_score(row: Row, seed: int) -> float:
+    return next(record.scores.symmetric.mAP for record in row.records if record.seed == seed)
 
 
 def equal_cost(rows: Iterable[Row]) -> list[list[Row]]:

@@ -62,7 +62,7 @@ def _draw_panel(axes: "Axes", methods: Sequence[str], gains: Mapping[str, Gain])
     axes.axvline(0, color=NEUTRAL, linewidth=1)
     for place, method in enumerate(methods):
         if (gain := gains.get(method)) is not None:
-            color = ACCENT if gain.interval.excludes_zero else NEUTRAL
+            color = ACCENT if gain.significant else NEUTRAL
             axes.plot([100 * gain.interval.low, 100 * gain.interval.high], [place, place], color=color, linewidth=1.6)
             axes.plot(100 * gain.mean, place, marker="o", markersize=5, color=color)
     axes.set_yticks(range(len(methods)), methods)

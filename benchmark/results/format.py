@@ -17,11 +17,11 @@ def percent(value: Statistic | None) -> str:
 
 
 def difference(gain: Gain | None) -> str:
-    """Format a gain in points of mAP with its interval: "+1.2 [+0.8, +1.6]"; "≈ " precedes one that includes zero."""
+    """Format a gain in points of mAP with its interval: "+1.2 [+0.8, +1.6]"; "≈ " precedes an insignificant one."""
     if gain is None:
         return MISSING
     low, high = 100 * gain.interval.low, 100 * gain.interval.high
-    return f"{'' if gain.interval.excludes_zero else '≈ '}{100 * gain.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{'' if gain.significant else '≈ '}{100 * gain.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def quantity(value: Statistic | None) -> str:

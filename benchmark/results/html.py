@@ -12,7 +12,9 @@ from benchmark.plots.web import render
 from benchmark.results.board import (
     OVERVIEW_CAPTION,
     Board,
+    agreement_text,
     caption,
+    cost_range,
     equal_cost_caption,
     equal_cost_table,
     overview,
@@ -90,7 +92,9 @@ def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
         yield _Section(f"{name}-budgets", f"{name} at each budget", BUDGETS_CAPTION, budgets_table(board.curves))
     if board.groups:
         text, table = equal_cost_caption(board.groups), equal_cost_table(board.groups)
-        yield _Section(f"{name}-at-equal-cost", f"{name} at equal cost", text, table)
+        texts = {cost_range(group): agreement_text(group) for group in board.groups}
+        notes = [f"{costs}: {agreement}" for costs, agreement in texts.items() if agreement]
+        yield _Section(f"{name}-at-equal-cost", f"{name} at equal cost", text, table, notes=notes)
 
 
 def _reported_section(name: str, reported: Reported) -> _Section:

@@ -8,6 +8,7 @@ from benchmark.plots.web import read_asset
 from benchmark.results.board import (
     OVERVIEW_CAPTION,
     Board,
+    agreement_text,
     caption,
     cost_range,
     equal_cost_caption,
@@ -132,8 +133,10 @@ def _at_each_budget(board: Board) -> list[str]:
 def _equal_cost(groups: Sequence[CostGroup]) -> list[str]:
     if not groups:
         return []
-    tables = [f"### {cost_range(group)}\n\n{_markdown(equal_cost_table([group]))}" for group in groups]
-    return ["## At equal cost", equal_cost_caption(groups), *tables]
+    parts = ["## At equal cost", equal_cost_caption(groups)]
+    for group in groups:
+        parts += [f"### {cost_range(group)}", _markdown(equal_cost_table([group])), agreement_text(group)]
+    return parts
 
 
 def _reported(reported: Reported) -> list[str]:

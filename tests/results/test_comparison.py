@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmark.results.comparison import Gain, Interval, equal_cost, mean_ranks, paired_bootstrap
+from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks, resample
 from benchmark.results.rows import group_records
 
 QUERIES = 1500
@@ -20,33 +20,6 @@ def scored(record, with_queries):
     return make
 
 
-def test_interval_agrees_with_the_normal_approximation():
-    differences = np.random.default_rng(1).normal(0.02, 0.1, size=4_000)
-    interval = paired_bootstrap(differences)
-    half = 1.96 * differences.std() / np.sqrt(len(differences))
-    assert interval.low == pytest.approx(differences.mean() - half, abs=3e-4)
-    assert interval.high == pytest.approx(differences.mean() + half, abs=3e-4)
-
-
-def test_interval_is_deterministic():
-    differences = np.random.default_rng(2).normal(size=50)
-    assert paired_bootstrap(differences) == paired_bootstrap(differences)
-
-
-def test_interval_covers_the_mean_in_nineteen_of_twenty_cases():
-    generator = np.random.default_rng(3)
-    intervals = [paired_bootstrap(generator.exponential(size=200) - 1) for _ in range(200)]
-    covered = sum(interval.low <= 0 <= interval.high for interval in intervals)
-    assert 178 <= covered <= 199
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "excluded"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 0.1, False)]
-)
-def test_interval_excludes_zero(low, high, excluded):
-    assert Interval(low, high).excludes_zero is excluded
-
-
 def test_gain_is_the_mean_difference_over_queries_and_seeds(scored):
     records = [scored("kd", 0.62, seed) for seed in range(3)] + [scored("none", 0.6, seed + 5) for seed in range(2)]
     none, kd = group_records(records)
@@ -56,8 +29,34 @@ def test_gain_is_the_mean_difference_over_queries_and_seeds(scored):
     ours, theirs = (
         np.mean([record.scores.average_precision[1:] for record in row.records], axis=0) for row in (kd, none)
     )
-    error = (ours - theirs).std() / np.sqrt(QUERIES)
+    of_queries = (ours - theirs).var() / QUERIES
+    of_seeds = sum(row.mAP.std**2 / len(row.records) for row in (kd, none))
+    error = np.sqrt(of_queries + of_seeds)
     assert gain.interval.high - gain.interval.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_intervals_of_three_seeds_cover_the_difference(record, with_queries):
+    generator = np.random.default_rng(5)
+    covered = 0
+    for _ in range(60):
+        queries = generator.uniform(0.3, 0.6, 100)
+        records = []
+        for method in ("none", "kd"):
+            for seed in range(3):  # the seeds differ by as much as the mean over the queries does
+                values = queries + generator.normal(0, 0.02) + generator.normal(0, 0.1, 100)
+                records.append(with_queries(record(method, seed=seed), values.clip(0, 1).tolist()))
+        none, kd = group_records(records)
+        interval = Gain.between(kd, none).interval
+        covered += interval.low <= 0 <= interval.high
+    assert 50 <= covered <= 60  # six seeds cannot tell their spread well; without it, 35 would be covered
+
+
+def test_chance_gains_of_many_rows_are_not_significant(scored):
+    none, *others = group_records([scored("none", 0.6), *(scored(f"m{i}", 0.6, seed=i + 1) for i in range(100))])
+    pairs = [(row, others[10]) for row in others]  # over one that is better than most by chance
+    found = gains(pairs, resample([none, *others]))
+    by_interval = sum(gain.interval.low > 0 or gain.interval.high < 0 for gain in found if gain)
+    assert sum(gain.significant for gain in found if gain) == 0 < by_interval
 
 
 def test_no_gain_without_the_same_queries(scored, record, edit):
@@ -67,6 +66,47 @@ def test_no_gain_without_the_same_queries(scored, record, edit):
     assert Gain.between(kd, none) is not None
     pairs = [(none, none), (without, none), (kd, without), (elsewhere, none)]
     assert [Gain.between(*pair) for pair in pairs] == [None] * 4
+
+
+def group_of(records) -> CostGroup:
+    (rows,) = equal_cost(group_records(records))
+    return CostGroup.of(rows, [None] * len(rows), resample(rows))
+
+
+def test_ranks_and_letters(record, with_queries):
+    means = {"a": 0.7, "b": 0.65, "c": 0.647, "d": 0.644, "e": 0.5}
+    noise = np.random.default_rng(0).normal(0, 0.05, (len(means), QUERIES))  # standard error of a difference: 0.0018
+    noise -= noise.mean(axis=1, keepdims=True)
+    records = [
+        with_queries(record(method), (mean + of_method).tolist())
+        for (method, mean), of_method in zip(means.items(), noise, strict=True)
+    ]
+    group = group_of(records)
+    assert [row.method for row in group.rows] == list(means)
+    assert group.letters == ["a", "b", "bc", "c", "d"]
+    assert group.ranks[0] == (1, 1) and group.ranks[4] == (5, 5)
+    assert all(2 <= low < high <= 4 for low, high in group.ranks[1:4])
+
+
+def test_rows_without_scores_of_queries_are_not_ranked(scored, record):
+    group = group_of([scored("kd", 0.6), record("none", mAP=0.5)])
+    assert (group.ranks, group.letters) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("scores", "agreement"),
+    [
+        ({"a": (0.3, 0.3), "b": (0.2, 0.2), "c": (0.1, 0.1)}, 1.0),
+        ({"a": (0.3, 0.1), "b": (0.2, 0.2), "c": (0.1, 0.3)}, -1.0),
+        # Seed 0 against the mean of the others: 1; seed 1: -1; seed 2: 1.
+        ({"a": (0.35, 0.1, 0.4), "b": (0.2, 0.2, 0.2)}, 1 / 3),
+        ({"a": (0.3,), "b": (0.2,)}, None),
+        ({"a": (0.3, 0.2), "b": (0.2,)}, None),
+    ],
+)
+def test_agreement_of_rankings_by_halves_of_the_seeds(record, scores, agreement):
+    records = [record(m, seed=s, mAP=value) for m, values in scores.items() for s, value in enumerate(values)]
+    assert group_of(records).agreement == (None if agreement is None else pytest.approx(agreement))
 
 
 def groups_of(records):

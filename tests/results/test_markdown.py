@@ -71,7 +71,7 @@ def test_caption_describes_training_steps(record):
 
 def test_caption_describes_gains(record, with_queries):
     records = [record("none"), record("kd")]
-    assert "paired bootstrap over the queries" in page_of(*map(with_queries, records)).partition("|")[0]
+    assert "from a bootstrap over the queries" in page_of(*map(with_queries, records)).partition("|")[0]
     assert "bootstrap" not in page_of(*records)
 
 
