@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from benchmark.method import Needs as Needs
     from benchmark.method import Plan as Plan
     from benchmark.method import Progress as Progress
+    from benchmark.method import Range as Range
     from benchmark.method import RecipePlan as RecipePlan
     from benchmark.model.embedder import Embedder as Embedder
     from benchmark.model.features import Features as Features
@@ -75,6 +76,7 @@ _MODULES = {
     "Plan": "method",
     "Progress": "method",
     "Protocol": "retrieval",
+    "Range": "method",
     "RecipePlan": "method",
     "Record": "results.record",
     "RetrievalDataset": "data.retrieval_dataset",

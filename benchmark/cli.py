@@ -107,6 +107,14 @@ DatasetSettings = Annotated[
         help="Set an option of the dataset; repeatable.",
     ),
 ]
+Arguments = Annotated[
+    str | None,
+    typer.Option(
+        "--settings",
+        help="Arguments of the method: published (the default), tuned for the dataset, or a file of `benchmark tune`.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu or cuda.")]
 DataRoot = Annotated[
     Path,
@@ -162,6 +170,7 @@ def run(
     budget: Annotated[
         float | None, typer.Option(help="MACs of the student as a fraction of the teacher's, such as 0.3.")
     ] = None,
+    arguments: Arguments = None,
     settings: Settings,
     seed: Annotated[int | None, typer.Option(help="Seed of the student's training; 0 by default.")] = None,
     device: Device = "auto",
@@ -183,13 +192,14 @@ def run(
     plugin: Plugins,
 ) -> None:
     """Train a teacher if there is none yet, distill a student, evaluate both, and update the leaderboards."""
-    from benchmark.recipe import compose, student_only, use_teacher, with_budget
+    from benchmark.recipe import compose, student_only, use_teacher, with_budget, with_settings
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
     runtime = [
         f"runtime.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in flags.items() if value
     ]
-    recipe = compose(method, dataset, config, [*use_teacher(teacher), *with_budget(budget), *settings, *runtime], seed)
+    options = [*use_teacher(teacher), *with_budget(budget), *with_settings(arguments)]
+    recipe = compose(method, dataset, config, [*options, *settings, *runtime], seed)
     if recipe.teacher.checkpoint is None:
         for sentence in student_only(config, settings):
             typer.echo(f"note: {sentence}", err=True)
@@ -251,6 +261,7 @@ def suite(
         str | None, typer.Option(help="Comma-separated budgets, as for `benchmark run --budget`.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe that is applied to every run.")] = None,
+    arguments: Arguments = None,
     settings: Settings,
     jobs: Annotated[int, typer.Option(min=1, help="Maximum number of runs at the same time.")] = 1,
     ray: Annotated[
@@ -271,11 +282,9 @@ def suite(
     if gpus and ray is None:
         raise UserError(f"--gpus {gpus:g}: only for --ray; use --device to choose the device of local runs")
     from benchmark.commands.suite import suite as run_suite
+    from benchmark.recipe import with_settings
     from benchmark.suite.grid import Grid
     from benchmark.suite.job import RunOptions
-
-    def split(names: str | None) -> list[str] | None:
-        return None if names is None else [name for name in names.split(",") if name]
 
     try:
         numbers = None if seeds is None else [int(seed) for seed in seeds.split(",") if seed]
@@ -287,18 +296,68 @@ def suite(
         raise UserError(f"--budgets {budgets}: must be comma-separated fractions, such as 0.42,0.15") from None
     grid = Grid.from_file(
         file,
-        methods=split(methods),
-        datasets=split(datasets),
+        methods=_split(methods),
+        datasets=_split(datasets),
         seeds=numbers,
         budgets=fractions,
         config=config,
-        settings=settings,
+        settings=[*with_settings(arguments), *settings],
     )
     options = RunOptions(
         device=device, data_root=data_root, work_dir=work_dir, leaderboards=leaderboards, plugins=plugin
     )
     succeeded = run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
     if not succeeded:
+        raise typer.Exit(1)
+
+
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else [name for name in names.split(",") if name]
+
+
+@app.command()
+@_resumable("repeat the command to resume")
+def tune(
+    *,
+    methods: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "all",
+    dataset: Annotated[str, typer.Option(help="A registered dataset; `benchmark list datasets`.")],
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials of every method.")] = 16,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of epochs of a trial.", show_default="a third of the recipe's"),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="MACs of the student as a fraction of the teacher's, such as 0.3.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML recipe that is applied to every run.")] = None,
+    settings: Settings,
+    seed: Annotated[int, typer.Option(help="Seed of the trials.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Maximum number of runs at the same time.")] = 1,
+    output: Annotated[Path | None, typer.Option(help="File to write.", show_default="settings/<dataset>.yaml")] = None,
+    device: Device = "auto",
+    data_root: DataRoot,
+    work_dir: WorkDir = Path("runs"),
+    plugin: Plugins,
+) -> None:
+    """Choose arguments of methods on the validation images: the same number of trials for every method."""
+    from benchmark.commands.tune import tune as run_tuning
+    from benchmark.suite.job import RunOptions
+    from benchmark.suite.tuning import TuningGrid
+
+    grid = TuningGrid(
+        methods=_split(methods) or [],
+        dataset=dataset,
+        trials=trials,
+        epochs=epochs,
+        budget=budget,
+        config=config,
+        settings=settings,
+        seed=seed,
+    )
+    options = RunOptions(
+        device=device, data_root=data_root, work_dir=work_dir, leaderboards=work_dir / "tuning", plugins=plugin
+    )
+    if not run_tuning(grid, options, jobs=jobs, output=output or Path("settings") / f"{dataset}.yaml"):
         raise typer.Exit(1)
 
 

@@ -1,7 +1,6 @@
 """Test images of a dataset: embedding them with a network, and scoring the embeddings."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -49,7 +48,7 @@ class TestSet:
         self.loading = loading
         self.batch_size = batch_size
         self.held_out = held_out
-        self.protocol = replace(protocol, query_in_gallery=True, tracks=False, reranking=None) if held_out else protocol
+        self.protocol = protocol.for_validation() if held_out else protocol
 
     @classmethod
     def from_recipe(
@@ -79,7 +78,14 @@ class TestSet:
             runtime.skip_broken,
             dataset.background_color,
         )
-        return cls(dataset, loading, recipe.evaluate.batch_size, recipe.evaluate.protocol(dataset.protocol))
+        evaluate = recipe.evaluate
+        return cls(
+            dataset,
+            loading,
+            evaluate.batch_size,
+            evaluate.protocol(dataset.protocol),
+            held_out=evaluate.images == "validation",
+        )
 
     def validation(self) -> "TestSet":
         """Return the dataset's validation images as a test set."""

@@ -152,6 +152,14 @@ class Budget:
         return self.cost(student) <= self.target * self.cost(teacher)
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values of an argument that `benchmark tune` tries, on a logarithmic scale."""
+
+    low: float
+    high: float
+
+
 class Method(nn.Module):
     """Base class of distillation methods.
 
@@ -185,6 +193,8 @@ class Method(nn.Module):
     """Recipe fragment that overrides the dataset's, for example `{"student": {"like": "teacher"}}`."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of arguments, such as published values that are not the defaults: `--set method.preset=NAME`."""
+    search: ClassVar[Mapping[str, Range]] = {}
+    """The arguments that `benchmark tune` tunes, such as weights and temperatures."""
     student_taps: Sequence[str] = ()
     """Feature maps of the student that `loss` reads: a stage ("stage3"), the input of its last activation
     ("stage3:pre"), or a module by name ("layer1.0.bn2")."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.losses import match_size
 from benchmark.model.features import Stages
 
@@ -45,6 +45,7 @@ class AT(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(100, 10000)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"form": "paper", "weight": 1.0}}
 
     def __init__(

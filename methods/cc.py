@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.losses import l2_normalize
 from benchmark.utils.precision import full_precision, upcast
 
@@ -55,6 +55,7 @@ class CC(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.5, 50)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "repdistiller": {"form": "consecutive", "weight": 0.02, "normalize": False},
         "kernel": {"form": "gaussian", "weight": 500.0, "squared": True},

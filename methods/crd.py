@@ -1,6 +1,7 @@
 """Contrastive representation distillation."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan
+from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, Range
 from benchmark.losses import l2_normalize
 from benchmark.utils.precision import full_precision, upcast
 
@@ -52,6 +53,7 @@ class CRD(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.08, 8), "temperature": Range(0.02, 0.3)}
     needs = Needs(sample_index=True)
     memory_student: Tensor
     memory_teacher: Tensor

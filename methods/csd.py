@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.losses import kl_divergence, ranked_similarities
 
 Temperature = Annotated[float, Field(gt=0)]
@@ -43,6 +43,7 @@ class CSD(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(1, 100), "teacher_temperature": Range(0.003, 0.1)}
     needs = Needs(equal_embeddings=True)
     aligned = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"msmt17": {"weight": 5.0}}

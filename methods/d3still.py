@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.losses import ranked_similarities
 
 Weight = Annotated[float, Field(ge=0)]
@@ -51,6 +51,11 @@ class D3still(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    search: ClassVar[Mapping[str, Range]] = {
+        "feature_weight": Range(10, 1000),
+        "hard_weight": Range(0.5, 50),
+        "easy_weight": Range(0.1, 10),
+    }
     needs = Needs(equal_embeddings=True)
     aligned = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"msmt17": {"feature_weight": 50.0, "hard_weight": 2.0}}

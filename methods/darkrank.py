@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.losses import l2_normalize, pairwise_distance
 from benchmark.utils.precision import upcast
 
@@ -53,6 +53,7 @@ class DarkRank(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10), "alpha": Range(1, 10)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lenscloth": {"alpha": 3.0, "beta": 3.0, "top": 4, "normalize": False},
         "original": {"weight": 0.1, "form": "original", "alpha": 1.0, "beta": 2.0},

@@ -1,12 +1,13 @@
 """Distillation from a stronger teacher."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.utils.precision import upcast
 
 Weight = Annotated[float, Field(ge=0)]
@@ -40,6 +41,11 @@ class DIST(Method):
     """
 
     kind: ClassVar[str] = "logits"
+    search: ClassVar[Mapping[str, Range]] = {
+        "temperature": Range(1, 8),
+        "inter_weight": Range(0.1, 10),
+        "intra_weight": Range(0.1, 10),
+    }
     needs = Needs(classifier=True)
 
     def __init__(

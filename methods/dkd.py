@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, ChannelSelection, Embedder, Features, Method, Needs, Progress
+from benchmark import METHODS, Batch, ChannelSelection, Embedder, Features, Method, Needs, Progress, Range
 from benchmark.utils.precision import upcast
 
 Weight = Annotated[float, Field(ge=0)]
@@ -45,6 +45,11 @@ class DKD(Method):
     """
 
     kind: ClassVar[str] = "logits"
+    search: ClassVar[Mapping[str, Range]] = {
+        "temperature": Range(1, 8),
+        "alpha": Range(0.1, 10),
+        "beta": Range(0.05, 10),
+    }
     needs = Needs(classifier=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup": 20}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Plan
+from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, Range
 from benchmark.losses import match_size
 from benchmark.model.features import Stages, stage_channels
 from benchmark.utils.precision import upcast
@@ -46,6 +46,7 @@ class FitNet(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.2, 20)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {"on": "stages", "weight": 100.0, "stages": (2,)}
     }

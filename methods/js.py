@@ -1,11 +1,12 @@
 """Symmetric divergence of fast-reid."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.losses import kl_divergence
 
 
@@ -34,6 +35,7 @@ class JS(Method):
     """
 
     kind: ClassVar[str] = "logits"
+    search: ClassVar[Mapping[str, Range]] = {"temperature": Range(2, 32), "weight": Range(0.1, 10)}
     needs = Needs(classifier=True)
 
     def __init__(

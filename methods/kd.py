@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.losses import kl_divergence
 
 
@@ -32,6 +32,7 @@ class KD(Method):
     """
 
     kind: ClassVar[str] = "logits"
+    search: ClassVar[Mapping[str, Range]] = {"temperature": Range(1, 16), "weight": Range(0.1, 10)}
     needs = Needs(classifier=True)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"classification": {"temperature": 4.0, "weight": 9.0}}
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.losses import l2_normalize, pairwise_distance
 from benchmark.utils.precision import upcast
 
@@ -44,6 +44,7 @@ class MetricsFromTeachers(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {"mode": "relative", "weight": 0.3, "normalize": False},
         "absolute": {"mode": "absolute", "weight": 1.0, "normalize": False},

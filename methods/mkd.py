@@ -1,5 +1,6 @@
 """Asymmetric relation distillation of attention maps."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.losses import match_size, pairwise_distance
 from benchmark.model.features import Stages
 
@@ -47,6 +48,7 @@ class MKD(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    search: ClassVar[Mapping[str, Range]] = {"alpha": Range(1, 100), "beta": Range(0.1, 10)}
 
     def __init__(
         self,

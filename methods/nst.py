@@ -1,5 +1,6 @@
 """Neuron selectivity transfer."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.losses import match_size
 from benchmark.model.features import Stages
 from benchmark.utils.precision import full_precision
@@ -39,6 +40,7 @@ class NST(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(5, 500)}
 
     def __init__(
         self,

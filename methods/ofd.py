@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, RecipePlan, UserError
+from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, Range, RecipePlan, UserError
 from benchmark.losses import match_size
 from benchmark.model.features import Stages, stage_channels
 from benchmark.utils.precision import upcast
@@ -46,6 +46,7 @@ class OFD(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(1e-05, 0.001)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cifar": {"weight": 1e-3}}
 
     def __init__(

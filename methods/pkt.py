@@ -1,12 +1,13 @@
 """Probabilistic knowledge transfer."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.utils.precision import full_precision, upcast
 
 EPSILON = 1e-7
@@ -38,6 +39,7 @@ class PKT(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(3000, 300000)}
 
     def __init__(self, weight: Annotated[float, Field(ge=0)] = 30000.0) -> None:
         super().__init__()

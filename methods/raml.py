@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan
+from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, Range
 from benchmark.losses import l2_normalize
 from benchmark.utils.precision import full_precision
 
@@ -51,6 +51,7 @@ class RAML(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    search: ClassVar[Mapping[str, Range]] = {"mixed_weight": Range(0.08, 8), "student_weight": Range(0.07, 7)}
     needs = Needs(equal_embeddings=True)
     aligned = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -1,5 +1,6 @@
 """Relaxed contrastive loss."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.losses import l2_normalize, pairwise_distance
 
 Positive = Annotated[float, Field(gt=0)]
@@ -41,6 +42,7 @@ class RelaxedContrastive(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10), "delta": Range(0.3, 3)}
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Plan
+from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, Range
 from benchmark.model.features import Stages, stage_channels
 from benchmark.utils.precision import upcast
 
@@ -53,6 +53,7 @@ class ReviewKD(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": {"weight": 5.0}}
 
     def __init__(

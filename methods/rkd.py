@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.losses import l2_normalize, pairwise_distance
 from benchmark.utils.precision import full_precision, upcast
 
@@ -42,6 +42,7 @@ class RKD(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    search: ClassVar[Mapping[str, Range]] = {"distance_weight": Range(2.5, 250), "angle_weight": Range(5, 500)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "metric_learning": {"distance_weight": 1.0, "angle_weight": 2.0}
     }

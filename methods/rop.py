@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method, Needs
+from benchmark import METHODS, Batch, Features, Method, Needs, Range
 from benchmark.losses import ranked_similarities
 
 Weight = Annotated[float, Field(ge=0)]
@@ -47,6 +47,7 @@ class ROP(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10), "temperature": Range(0.03, 0.3)}
     needs = Needs(equal_embeddings=True)
     aligned = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"msmt17": {"weight": 0.5}}

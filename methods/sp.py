@@ -1,12 +1,13 @@
 """Similarity-preserving distillation."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Features, Method
+from benchmark import METHODS, Batch, Features, Method, Range
 from benchmark.losses import l2_normalize
 from benchmark.model.features import Stages
 from benchmark.utils.precision import full_precision, upcast
@@ -38,6 +39,7 @@ class SP(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(300, 30000)}
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Unambiguous granularity distillation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, RecipePlan, UserError
+from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, Range, RecipePlan, UserError
 from benchmark.losses import l2_normalize
 from benchmark.model.features import stage_channels
 from benchmark.utils.precision import full_precision, upcast
@@ -52,6 +52,7 @@ class UGD(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    search: ClassVar[Mapping[str, Range]] = {"global_weight": Range(0.2, 20), "local_weight": Range(0.2, 20)}
     needs = Needs(classifier=True, equal_embeddings=True)
     aligned = True
     cell_head: CellHead

@@ -1,6 +1,7 @@
 """Variational information distillation."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Plan
+from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, Range
 from benchmark.losses import match_size
 from benchmark.model.features import Stages, stage_channels
 from benchmark.utils.precision import upcast
@@ -46,6 +47,7 @@ class VID(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10), "variance": Range(0.5, 50)}
 
     def __init__(
         self,

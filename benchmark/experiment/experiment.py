@@ -27,7 +27,7 @@ from benchmark.model.fold import fold_batchnorm
 from benchmark.model.serialize import load_student, save_student
 from benchmark.model.weights import load_weights
 from benchmark.recipe import Evaluate, Recipe
-from benchmark.recipe.sections import PROTOCOL_KEYS
+from benchmark.recipe.sections import BOARD_KEYS
 from benchmark.registry import METHODS
 from benchmark.results.parts import NOT_ALIGNED, TeacherReport
 from benchmark.results.record import Record
@@ -320,7 +320,7 @@ class Experiment:
 
     def _same_benchmark(self, record: Record) -> bool:
         """Whether a record's scores were measured on this dataset with these evaluation settings."""
-        settings = {key: value for key, value in record.recipe.get("evaluate", {}).items() if key in PROTOCOL_KEYS}
+        settings = {key: value for key, value in record.recipe.get("evaluate", {}).items() if key in BOARD_KEYS}
         return record.recipe.get("dataset") == self.recipe.recorded()["dataset"] and (
             Evaluate.model_validate(settings).non_default() == self.recipe.evaluate.non_default()
         )

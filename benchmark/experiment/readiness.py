@@ -74,10 +74,14 @@ def require_ready(trainings: Sequence[Training], dataset: RetrievalDataset) -> l
         UserError: A training is impossible; a line for each reason.
     """
     problems = [problem for training in trainings for problem in _problems(training, dataset)]
-    if any(training.recipe.evaluate.every for training in trainings) and not dataset.validation_fraction:
+    evaluate = [training.recipe.evaluate for training in trainings]
+    wanted = ["images" for each in evaluate if each.images == "validation"] + [
+        "every" for each in evaluate if each.every
+    ]
+    if wanted and not dataset.validation_fraction:
         problems.append(
-            "evaluate.every: there are no validation images, and the test images are used only once, at the end: add "
-            "--set dataset.validation_fraction=0.2 to hold out a fifth of the training identities"
+            f"evaluate.{wanted[0]}: there are no validation images, and the test images are used only once, at the "
+            "end: add --set dataset.validation_fraction=0.2 to hold out a fifth of the training identities"
         )
     if any(training.recipe.evaluate.epoch == "best" and not training.recipe.evaluate.every for training in trainings):
         problems.append("evaluate.epoch: best: nothing is validated: add --set evaluate.every=1, or a larger number")

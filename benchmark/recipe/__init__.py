@@ -11,6 +11,7 @@ from benchmark.recipe.compose import replay as replay
 from benchmark.recipe.compose import student_only as student_only
 from benchmark.recipe.compose import use_teacher as use_teacher
 from benchmark.recipe.compose import with_budget as with_budget
+from benchmark.recipe.compose import with_settings as with_settings
 from benchmark.recipe.sections import Augment as Augment
 from benchmark.recipe.sections import Component as Component
 from benchmark.recipe.sections import Evaluate as Evaluate

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
 from benchmark.recipe.sections import Component, Recipe
+from benchmark.recipe.settings import PUBLISHED, TUNED, tuned_arguments
 from benchmark.recipe.validate import Keys, contains, is_section, validate
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
@@ -60,13 +61,20 @@ def compose(
                 f"{layers.config_name} has the key 'version', as a recipe saved by a run has, but lacks "
                 f"{', '.join(missing)}. Remove 'version' to merge the file over the built-in recipes."
             )
+        if "settings" in layers.settings:
+            raise UserError(
+                f"settings: {layers.config_name} is a saved recipe, which has all arguments; set single ones"
+            )
         content = merge({"method": preset}, user)
     else:
         budget = user.get("budget", DATASETS.find(dataset_name).recipe.get("budget"))
         budget = budget if type(budget) in (int, float) else None  # the validation reports other types
-        content = merge(_built_in(method_name, dataset_name, preset, budget), {"method": preset})
+        tuned = _tuned_arguments(method_name, dataset_name, user, preset)
+        content = merge(_built_in(method_name, dataset_name, preset, budget), {"method": merge(tuned, preset)})
         for layer in layers.in_order():
             content = _merge_layer(content, layer)
+        if user.get("settings", PUBLISHED) != PUBLISHED:
+            content["settings"] = TUNED
     content, inherited = _resolve_like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:
@@ -107,6 +115,11 @@ def use_teacher(teacher: str | None) -> list[str]:
 def with_budget(budget: float | None) -> list[str]:
     """Return the settings for the option `--budget`; None for no change."""
     return [] if budget is None else [f"budget={budget!r}"]
+
+
+def with_settings(source: str | None) -> list[str]:
+    """Return the settings for the option `--settings`: published, tuned or a file; None for no change."""
+    return [] if source is None else [f"settings={json.dumps(source, ensure_ascii=False)}"]
 
 
 def student_only(config: Path | Mapping[str, Any] | None, settings: Sequence[str]) -> list[str]:
@@ -259,7 +272,8 @@ def _label_own_data(layer: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def _missing_sections(content: Mapping[str, Any]) -> list[str]:
-    return [key for key in Recipe.model_fields if key not in content and key != "budget"]  # which older files lack
+    added = ("budget", "settings")  # which older files lack
+    return [key for key in Recipe.model_fields if key not in content and key not in added]
 
 
 def _merge_layer(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,6 +353,26 @@ def _preset_arguments(method: str, section: Mapping[str, Any]) -> dict[str, Any]
         known = ", ".join(cls.presets) or "none"
         raise UserError(f"{method} has no preset {name!r}{nearest(str(name), cls.presets)} Known: {known}.")
     return merge(arguments, cls.presets[name])
+
+
+def _tuned_arguments(method: str, dataset: str, user: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tuned arguments of a method, and in a combination of each method, if the user chose them.
+
+    Raises:
+        UserError: They are not known, or a preset is chosen too.
+    """
+    source = user.get("settings", PUBLISHED)
+    if source == PUBLISHED:
+        return {}
+    if not isinstance(source, str):
+        raise UserError(f"settings: must be published, tuned or a file, not {source!r:.200}")
+    if preset:
+        raise UserError(f"settings: {source} and method.preset both choose arguments; give one of them")
+    cls = METHODS.find(method)
+    if not cls.parts:
+        return dict(tuned_arguments(method, dataset, source, searched=bool(cls.search)))
+    parts = {part: tuned_arguments(part, dataset, source, bool(each.search)) for part, each in cls.parts.items()}
+    return {part: dict(arguments) for part, arguments in parts.items() if arguments}
 
 
 def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:

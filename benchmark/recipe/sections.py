@@ -20,6 +20,7 @@ Epochs = Annotated[int, Field(ge=0, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that numpy accepts
 
 PROTOCOL_KEYS = ("average_precision", "ties", "expansion", "reranking")
+BOARD_KEYS = ("images", *PROTOCOL_KEYS)
 """Keys of the section `evaluate` that replace rules of the dataset's protocol."""
 
 
@@ -152,6 +153,9 @@ class Evaluate(Section):
     epoch: Literal["last", "best"] = "last"
     """The epoch whose network is deployed: the last one, or the one with the highest mAP on the validation images. Of a
     method that compresses, only epochs with the final structure can be the best."""
+    images: Literal["test", "validation"] = "test"
+    """The images on which the finished run is scored. `benchmark tune` scores on the validation images, each of which
+    searches all others, without re-ranking."""
     average_precision: AveragePrecision = "rectangular"
     """This key and the following ones replace rules of the dataset's protocol. Runs with non-default values are ranked
     on separate leaderboards."""
@@ -166,19 +170,20 @@ class Evaluate(Section):
             UserError: The settings exclude each other.
         """
         try:
-            return replace(protocol, **{key: getattr(self, key) for key in PROTOCOL_KEYS})
+            protocol = replace(protocol, **{key: getattr(self, key) for key in PROTOCOL_KEYS})
         except ValueError as error:
             raise UserError(f"evaluate: {error}") from error
+        return protocol.for_validation() if self.images == "validation" else protocol
 
     def non_default(self) -> dict[str, Any]:
-        """Return the protocol settings that differ from the defaults, as plain values."""
+        """Return the settings that select another leaderboard than the defaults do, as plain values."""
         default = Evaluate()
-        changed = {key for key in PROTOCOL_KEYS if getattr(self, key) != getattr(default, key)}
+        changed = {key for key in BOARD_KEYS if getattr(self, key) != getattr(default, key)}
         return self.model_dump(mode="json", include=changed)
 
     def with_default_protocol(self) -> Self:
         """Return these settings with default values of the protocol settings."""
-        return self.model_copy(update={key: getattr(Evaluate(), key) for key in PROTOCOL_KEYS})
+        return self.model_copy(update={key: getattr(Evaluate(), key) for key in BOARD_KEYS})
 
 
 class Runtime(Section):
@@ -227,6 +232,8 @@ class Recipe(Section):
     sets `method.target_macs` of a method that compresses; None to leave both as they are."""
     teacher: Teacher = Teacher()
     student: Network = Network()
+    settings: Literal["published", "tuned"] = "published"
+    """Whether the method has the arguments of its authors, or those that `benchmark tune` chose for this dataset."""
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
@@ -257,6 +264,7 @@ class Recipe(Section):
                 "train": self.teacher.train,
                 "seed": self.teacher.seed,
                 "budget": None,
+                "settings": "published",
                 "teacher": self.teacher.model_copy(update={"train": Train()}),
                 "evaluate": self.evaluate
                 if self.evaluate.epoch == "best"

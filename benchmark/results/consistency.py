@@ -45,7 +45,7 @@ def violations(record: Record) -> Iterator[Violation]:
             yield Violation(part, actual, f"{expected} in the record of a {record.role}")
     if record.teacher is None:
         return
-    yield from _scores("teacher.scores", record.teacher.scores, record.data)
+    yield from _scores("teacher.scores", record.teacher.scores, record)
     yield from _cost("teacher.cost", record.teacher.cost)
     if record.saved is not None:
         yield from _saved(record.saved, record.network.cost, record.teacher.cost)
@@ -78,9 +78,9 @@ def _data(data: Data) -> Iterator[Violation]:
 def _report(record: Record) -> Iterator[Violation]:
     """Check the scores of the student, or of the teacher in its own record."""
     report = record.scores
-    yield from _scores("scores.symmetric", report.symmetric, record.data)
+    yield from _scores("scores.symmetric", report.symmetric, record)
     if report.asymmetric is not None:
-        yield from _scores("scores.asymmetric", report.asymmetric, record.data)
+        yield from _scores("scores.asymmetric", report.asymmetric, record)
     if (report.asymmetric is None) != (report.asymmetric_reason is not None):
         expected = "no reason, as there are" if report.asymmetric is not None else "the reason why there are no"
         yield Violation("scores.asymmetric_reason", report.asymmetric_reason, f"{expected} asymmetric scores")
@@ -95,9 +95,10 @@ def _report(record: Record) -> Iterator[Violation]:
             yield Violation("scores.symmetric.recall.1", report.symmetric.recall["1"], expected)
 
 
-def _scores(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
+def _scores(field: str, scores: Scores, record: Record) -> Iterator[Violation]:
     """Check the scores in `field` of a record against the number of queries, and against each other."""
-    yield from _query_counts(field, scores, data)
+    data = record.data
+    yield from _query_counts(field, scores, data, "validation" if record.variant.get("evaluate.images") else "query")
     if scores.skipped >= scores.queries:
         yield Violation(f"{field}.skipped", scores.skipped, f"fewer than the {scores.queries} queries")
         return
@@ -116,12 +117,12 @@ def _scores(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
                 yield Violation(f"{field}.mAP_at_R", scores.mAP_at_R, f"at most {limit}, the value of {name}")
 
 
-def _query_counts(field: str, scores: Scores, data: Data) -> Iterator[Violation]:
+def _query_counts(field: str, scores: Scores, data: Data, split: str) -> Iterator[Violation]:
     """Check that every readable query image is scored, and that there is a Recall@K for every K of the protocol."""
-    if "query" in data.splits:
-        images = data.splits["query"].images
+    if split in data.splits:
+        images = data.splits[split].images
         if not images - data.broken <= scores.queries <= images:
-            expected = f"{images}, as in data.splits.query, or less by at most the number of broken images"
+            expected = f"{images}, as in data.splits.{split}, or less by at most the number of broken images"
             yield Violation(f"{field}.queries", scores.queries, expected)
     ks = data.protocol.get("recall_at")
     for k in ks if isinstance(ks, list | tuple) else ():

@@ -1,7 +1,7 @@
 """Evaluation settings of a dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal, get_args
 
@@ -43,6 +43,10 @@ class Protocol:
     """Query expansion before the search."""
     reranking: KReciprocal | None = None
     """k-reciprocal re-ranking after the search."""
+
+    def for_validation(self) -> "Protocol":
+        """Return the settings for validation images: each of them searches all others, without re-ranking."""
+        return replace(self, query_in_gallery=True, tracks=False, reranking=None)
 
     def __post_init__(self) -> None:
         for name, values in (("average_precision", get_args(AveragePrecision)), ("ties", get_args(Ties))):

@@ -11,6 +11,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("evaluate.expansion", None),
     ("evaluate.reranking", None),
     ("evaluate.epoch", "last"),
+    ("evaluate.images", "test"),
     ("train.sampler.views", 1),
     ("teacher.train.sampler.views", 1),
     ("student.image_size", None),
@@ -19,6 +20,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("dataset.label", ""),
     ("dataset.validation_fraction", 0.0),
     ("budget", None),
+    ("settings", "published"),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, RecipePlan, UserError
+from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, Range, RecipePlan, UserError
 from benchmark.compression.compactor_method import CompactorMethod
 from benchmark.compression.compression_method import budget_from
 from benchmark.compression.lasso import check_lasso, lasso_strength
@@ -77,6 +77,11 @@ class CDD(CompactorMethod):
     """
 
     needs = Needs(classifier=True, same_backbone=True)
+    search: ClassVar[Mapping[str, Range]] = {
+        "temperature": Range(1, 8),
+        "kl_weight": Range(0.1, 10),
+        "feature_weight": Range(0.05, 5),
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {"lasso": 0.004, "dynamic": False, "teacher_batch_statistics": True}
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, RecipePlan
+from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, Range, RecipePlan
 from benchmark.compression.compactor import CompactorSite, row_sites
 from benchmark.compression.compactor_method import CompactorMethod
 from benchmark.compression.compression_method import budget_from
@@ -72,6 +72,12 @@ class DEAP(CompactorMethod):
     """
 
     needs = Needs(classifier=True, same_backbone=True)
+    search: ClassVar[Mapping[str, Range]] = {
+        "temperature": Range(1, 8),
+        "kl_weight": Range(0.1, 10),
+        "feature_weight": Range(0.05, 5),
+        "mkd_weight": Range(0.1, 10),
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": {"lasso": 0.003, "dynamic": False}}
 
     def __init__(

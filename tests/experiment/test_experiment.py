@@ -26,7 +26,9 @@ from benchmark.model.features import Features
 from benchmark.model.serialize import load_student, weights_hash
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import METHODS
+from benchmark.results.consistency import violations
 from benchmark.results.parts import NOT_ALIGNED
+from benchmark.results.rebuild import rebuilt_violations
 from benchmark.results.record import Record
 
 CPU = torch.device("cpu")
@@ -288,6 +290,21 @@ class TestRecord:
         scores = {row["epoch"]: row["mAP"] for row in read_metrics(experiment.folder.path)}
         assert record.selected.mAP == scores[record.selected.epoch] == max(scores.values())
         assert Record.read(experiment.folder.record).selected == record.selected
+
+    def test_scores_on_validation_images(self, run, tiny, teacher, monkeypatch):
+        packed = Loading.images
+        names = set()
+        monkeypatch.setattr(Loading, "images", lambda *args, **options: names.add(args[2]) or packed(*args, **options))
+        held_out = ("evaluate.images=validation", "dataset.validation_fraction=0.2")
+        _, record = run(tiny("none", *held_out, SHORT, f"teacher.checkpoint={teacher}"))
+        assert record.scores.symmetric.queries == record.data.splits["validation"].images
+        assert record.board == f"{BOARD}-validation_fraction-0.2-validation"
+        assert names == {"glyphs-train", "glyphs-validation"}, "no test image is read"
+        assert [*violations(record), *rebuilt_violations(record)] == []
+
+    def test_scores_on_validation_images_need_some(self, run, tiny, teacher):
+        with pytest.raises(UserError, match=r"evaluate\.images: there are no validation images"):
+            run(tiny("none", "evaluate.images=validation", SHORT, f"teacher.checkpoint={teacher}"))
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("target", "met"), [(0.01, False), (0.9, True)], ids=["missed", "met"])

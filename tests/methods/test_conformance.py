@@ -49,6 +49,14 @@ class TestDeclaration:
             method(**recipe.method.arguments)
             assert recipe.method != compose(name, "cub200").method, "a preset differs from the defaults"
 
+    def test_search_space_contains_the_defaults(self, name):
+        method = METHODS.find(name)
+        defaults = {parameter.name: parameter.default for parameter in parameters(name)}
+        for argument, values in method.search.items():
+            assert 0 < values.low <= defaults[argument] <= values.high
+            for value in (values.low, values.high):
+                compose(name, "cub200", settings=[f"method.{argument}={value!r}"])
+
 
 class TestRecipe:
     """The default recipe composes: every method with one dataset, every dataset with one method, and five pairs."""

@@ -308,6 +308,8 @@ OTHER_VALUES: dict[str, Any] = {
     "student.backbone": "resnet14t",
     "teacher.checkpoint": "teacher.pt",
     "runtime.compile": "inductor",
+    "evaluate.images": "validation",
+    "settings": "tuned",
     "method.rate": 0.5,
     "method.table": {"a": 1.0},
     "method.stages": ["stage1"],
