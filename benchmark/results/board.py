@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from benchmark.results.budgets import curves
-from benchmark.results.columns import columns, method_name, metrics
+from benchmark.results.columns import columns, method_name, metrics, row_name
 from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks, resample
 from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
 from benchmark.results.parts import NONSTANDARD, TeacherReport
@@ -238,7 +238,7 @@ def equal_cost_table(groups: Sequence[CostGroup]) -> Table:
     for number, group in enumerate(groups, start=1):
         for index, (row, gain) in enumerate(zip(group.rows, group.gains, strict=True)):
             cells = [
-                Cell(method_name(row.method)),
+                Cell(row_name(row)),
                 *([Cell(f"{number}: {cost_range(group)}")] if several else []),
                 Cell.of(row.mAP, percent),
                 Cell("best", sort_key=0.0) if row is group.rows[0] else Cell.of(gain, difference),

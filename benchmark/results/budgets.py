@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.results.columns import row_name
 from benchmark.results.format import MISSING, Cell, Table, TableRow, percent
 from benchmark.results.record import Record
 from benchmark.results.rows import TEACHER, Row, Statistic
-from benchmark.utils.escape import markdown_code
 from benchmark.utils.recipe_hash import significant
 
 _CHOSEN_BY_BUDGET = ("budget", "seed", "student", "target_macs")
@@ -24,7 +24,7 @@ class Curve:
     """The rows of one method, with equal settings, at several budgets.
 
     Attributes:
-        method: Name of the method.
+        method: Name of the method, followed by "tuned" if its arguments are.
         rows: The rows by budget, the largest first.
     """
 
@@ -57,10 +57,10 @@ def curves(rows: Iterable[Row]) -> list[Curve]:
         if budget is not None and row.method != TEACHER:
             text = json.dumps(_common(significant(row.records[0].recipe)), sort_keys=True)
             digest = hashlib.sha256((text + repr(row.images)).encode()).hexdigest()
-            found.setdefault((row.method, digest), {}).setdefault(budget, row)
+            found.setdefault((row.label, digest), {}).setdefault(budget, row)
     return [
-        Curve(method, dict(sorted(of_budgets.items(), reverse=True)))
-        for (method, _), of_budgets in found.items()
+        Curve(label, dict(sorted(of_budgets.items(), reverse=True)))
+        for (label, _), of_budgets in found.items()
         if len(of_budgets) > 1
     ]
 
@@ -73,10 +73,9 @@ def budgets_table(found: Sequence[Curve]) -> Table:
     headers = [f"mAP at {100 * budget:.3g} % of the MACs" for budget in budgets]
     table = []
     for curve in ordered:
+        first = next(iter(curve.rows.values()))
         cells = [Cell.of(row.mAP, percent) if (row := curve.rows.get(budget)) else Cell(MISSING) for budget in budgets]
-        table.append(
-            TableRow(curve.method, [Cell(markdown_code(curve.method)), *cells, Cell.of(areas[curve], percent)])
-        )
+        table.append(TableRow(first.method, [Cell(row_name(first)), *cells, Cell.of(areas[curve], percent)]))
     numeric = [*headers, "area"]
     return Table(["method", *numeric], table, numeric)
 

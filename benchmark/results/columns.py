@@ -104,6 +104,11 @@ def method_name(method: str) -> str:
     return TEACHER if method == TEACHER else markdown_code(method)
 
 
+def row_name(row: Row) -> str:
+    """Return the name of a row's method as Markdown, with "tuned" if its arguments are."""
+    return f"{method_name(row.method)}{' tuned' if row.tuned else ''}"
+
+
 def _networks(row: Row) -> str:
     return "\n".join(map(markdown, row.networks))
 
@@ -117,13 +122,13 @@ def _method_cell(row: Row, notes: Notes) -> Cell:
         kind = "MACs" if budget.kind == "macs" else "parameters"
         reached = ", ".join(f"{100 * budget.reached:.1f} % (seed {seed})" for seed, budget in missed)
         texts.append(
-            f"{method_name(row.method)} missed its budget of {100 * budget.target:.1f} % of the teacher's {kind}: "
+            f"{row_name(row)} missed its budget of {100 * budget.target:.1f} % of the teacher's {kind}: "
             f"it reached {reached}."
         )
     broken = [f"{record.data.broken:,} (seed {record.seed})" for record in row.records if record.data.broken]
     if broken:
-        texts.append(f"Broken images that the runs of {method_name(row.method)} left out: {', '.join(broken)}.")
-    return Cell(method_name(row.method), tuple(map(notes.number, texts)))
+        texts.append(f"Broken images that the runs of {row_name(row)} left out: {', '.join(broken)}.")
+    return Cell(row_name(row), tuple(map(notes.number, texts)))
 
 
 def _teacher_cell(row: Row) -> Cell:
@@ -159,9 +164,7 @@ def _saved_cell(row: Row, notes: Notes) -> Cell:
     ]
     marks = []
     if limits:
-        text = (
-            f"{method_name(row.method)} saved {' and '.join(limits)}; the architecture of the student sets the maxima."
-        )
+        text = f"{row_name(row)} saved {' and '.join(limits)}; the architecture of the student sets the maxima."
         marks.append(notes.number(text))
     return Cell.of(saved["parameters"], lambda _: " / ".join(map(percent, saved.values())), marks)
 
@@ -179,7 +182,7 @@ def _latency_cell(row: Row, batch: int, one_device: bool, notes: Notes) -> Cell:
     ranges = [f"{low:.3g} to {high:.3g} ms (seed {seed})" for seed, (low, high) in _known(unstable)]
     if ranges:
         text = (
-            f"Unstable latency of {method_name(row.method)} for a batch of {batch}, probably on a busy machine; "
+            f"Unstable latency of {row_name(row)} for a batch of {batch}, probably on a busy machine; "
             f"10th to 90th percentile: {', '.join(ranges)}."
         )
         marks.append(notes.number(text))

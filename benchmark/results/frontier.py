@@ -87,7 +87,7 @@ def frontier_svgs(boards: Mapping[str, Sequence[Row]], cost: str = "macs") -> di
 def _marks(rows: Sequence[Row], cost: str) -> list[Mark]:
     numbers = {row: number for number, curve in enumerate(curves(rows)) for row in curve.rows.values()}
     return [
-        Mark(row.method, value.mean, row.mAP.mean, row.mAP.std or 0.0, numbers.get(row, -1))
+        Mark(row.label, value.mean, row.mAP.mean, row.mAP.std or 0.0, numbers.get(row, -1))
         for row in rows
         if (value := COSTS[cost].of(row))
     ]

@@ -68,6 +68,16 @@ class Row:
         budget = self.records[0].recipe.get("budget")
         return float(budget) if isinstance(budget, int | float) and not isinstance(budget, bool) else None
 
+    @property
+    def tuned(self) -> bool:
+        """Whether the method has arguments that `benchmark tune` chose."""
+        return self.method != TEACHER and self.records[0].recipe.get("settings") == "tuned"
+
+    @property
+    def label(self) -> str:
+        """The name in plots: the method's, and "tuned" if its arguments are."""
+        return f"{self.method} tuned" if self.tuned else self.method
+
     @cached_property
     def networks(self) -> list[str]:
         """Names of the deployed networks; more than one if the method's structure depends on the seed."""

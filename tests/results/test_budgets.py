@@ -26,7 +26,7 @@ def at_budgets(record):
             record(
                 method,
                 seed=seed,
-                variant=str(budget),  # which makes the ids differ
+                variant=f"{budget} {extra}",  # which makes the ids differ
                 mAP=SCORES[budget][0] + shift,
                 macs=SCORES[budget][1],
                 recipe={"budget": budget, "student": {"width": budget}, "method": {"target_macs": budget}, **extra},
@@ -41,6 +41,14 @@ def test_rows_of_a_curve_differ_only_in_what_the_budget_chooses(at_budgets, reco
     records = [*at_budgets("kd"), *at_budgets("kd", temperature=9), *at_budgets("rkd", budgets=(0.2,)), record("none")]
     found = curves(group_records(records))
     assert [(curve.method, list(curve.rows)) for curve in found] == [("kd", [0.4, 0.2, 0.1])] * 2
+
+
+def test_tuned_rows_are_beside_published_ones(at_budgets):
+    records = [*at_budgets("kd"), *at_budgets("kd", shift=0.02, settings="tuned"), *at_budgets("none", shift=-0.02)]
+    board = Board(group_records(records), None)
+    assert [row.cells[0].text for row in budgets_table(board.curves).rows] == ["`kd` tuned", "`kd`", "`none`"]
+    assert [curve.method for curve in board.curves].count("kd tuned") == 1
+    assert "| `kd` tuned " in dataset_page(board)
 
 
 def test_area_is_the_mean_over_the_logarithm_of_the_cost(at_budgets):
