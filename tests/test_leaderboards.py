@@ -1,5 +1,6 @@
 """The committed leaderboards follow from the committed records, and the records from the default recipes."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_records_and_pages_pass_the_check(folder, tmp_path):
         shutil.copy(folder / name, tmp_path)
     assert check(tmp_path) == []
     assert {path.name for path in generate(tmp_path)} == committed
+
+
+@pytest.mark.parametrize("folder", sorted((FOLDER / "studies").iterdir()), ids=lambda folder: folder.name)
+def test_page_of_a_study_follows_from_its_records(folder, tmp_path):
+    spec = importlib.util.spec_from_file_location("study", FOLDER.parent / "tools" / "study.py")
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert study.update(folder) == page
+    shutil.copytree(folder, tmp_path / "copy")
+    for record in (tmp_path / "copy" / "records").glob("*-seed0-*.json"):
+        record.unlink()
+    assert study.update(tmp_path / "copy") != page
 
 
 def test_recipe_hashes():
