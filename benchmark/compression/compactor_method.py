@@ -40,6 +40,8 @@ class CompactorMethod(CompressionMethod):
         self.threshold, self.dynamic, self.budget = threshold, dynamic, budget
         self.step = 0
         self.compressing = True
+        self._sizes: dict[tuple[int, ...], Size] = {}
+        """Size of the deployed student by the widths of its compactors, which alone determine it."""
 
     def sites(self, network: Embedder) -> Sequence[CompactorSite]:
         """Return the sites of compactors in a network, whether they are inserted or not."""
@@ -140,7 +142,10 @@ class CompactorMethod(CompressionMethod):
         return merged
 
     def _deployed_size(self, student: Embedder, widths: Sequence[int]) -> Size:
-        return deployed_size(self.merged_copy(student, widths), self.image_size)
+        key = tuple(widths)
+        if key not in self._sizes:
+            self._sizes[key] = deployed_size(self.merged_copy(student, widths), self.image_size)
+        return self._sizes[key]
 
     def _remove_rows(self, student: Embedder) -> list[ChannelSelection]:
         """Remove rows below the threshold, smallest first, and no more than the budget requires."""
