@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from benchmark.results.budgets import curves
 from benchmark.results.columns import columns, method_name, metrics, row_name
-from benchmark.results.comparison import CostGroup, Gain, equal_cost, gains, mean_ranks, resample
+from benchmark.results.comparison import CostGroup, Gain, compared, equal_cost, gains, mean_ranks
 from benchmark.results.format import MISSING, Cell, Notes, Table, TableRow, difference, percent, quantity
+from benchmark.results.inference import SeedSpread
 from benchmark.results.parts import NONSTANDARD, TeacherReport
 from benchmark.results.record import Record
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
@@ -49,17 +50,18 @@ class Board:
         self._baselines = {row.budget: row for row in reversed(rows) if row.method == BASELINE}
         self.curves = curves(rows)
         groups = equal_cost(rows)
-        best = {row: group[0] for group in groups for row in group}
-        pairs = [
-            (row, other)
-            for row in rows
-            for other in (self.reference(BASELINE, row), self.reference(TEACHER, row), best.get(row))
-        ]
-        resampled = resample(rows)
-        found = gains(pairs, resampled)
-        over_baseline, over_teacher, over_best = (dict(zip(rows, found[start::3], strict=True)) for start in range(3))
-        self._gains = {BASELINE: over_baseline, TEACHER: over_teacher}
-        self.groups = [CostGroup.of(group, [over_best[row] for row in group], resampled) for group in groups]
+        against = {
+            method: {row: other for row in rows if (other := self.reference(method, row))}
+            for method in (BASELINE, TEACHER)
+        }
+        pairs = [pair for of_method in against.values() for pair in of_method.items()]
+        spread = SeedSpread(rows)
+        found = gains([*pairs, *(pair for group in groups for pair in compared(group))], spread)
+        self._gains = {
+            method: {row: found.get((row, other)) for row, other in of_method.items()}
+            for method, of_method in against.items()
+        }
+        self.groups = [CostGroup.of(group, found, spread) for group in groups]
         self.references = [
             method for method in (BASELINE, TEACHER) if any(self.gain(method, row) is not None for row in rows)
         ]
@@ -84,7 +86,7 @@ class Board:
 
     def gain(self, method: str, row: Row) -> Gain | None:
         """Return the gain of a row over its reference row of `method`; None if it is not known."""
-        return self._gains[method][row]
+        return self._gains[method].get(row)
 
     def _table(self, ks: Sequence[int]) -> Table:
         placeholders = list(_placeholders(self.rows, ks, self.notes))  # first, so that their notes come first
@@ -165,9 +167,8 @@ def caption(board: Board) -> str:
         parts.append(f"Training steps were measured with {costs.batch} images on {markdown(costs.device)}, {threads}.")
     if board.references:
         parts.append(
-            "Differences of mAP are in points, with a 95 % confidence interval from a bootstrap over the queries, "
-            "paired by query, and over the seeds of rows with several. ≈ marks a difference that is not significant: "
-            "of the others, at most 5 % are expected to be false discoveries."
+            "Differences of mAP are in points, with a 95 % confidence interval for other queries and other seeds. ≈ "
+            "marks a difference that is not significant; at most 5 % of the others are expected to be due to chance."
         )
     return " ".join(parts)
 
@@ -187,7 +188,7 @@ def overview(datasets: Sequence[Sequence[Row]]) -> Table:
     for rows in datasets:
         of_methods.append({})
         for row in rows:
-            of_methods[-1].setdefault(row.method, []).append(row)
+            of_methods[-1].setdefault(row.label, []).append(row)
     methods = sorted(set().union(*of_methods), key=lambda name: (name != TEACHER, name != BASELINE, name))
     ranks = mean_ranks(datasets)
     table = []
@@ -208,10 +209,10 @@ def _summary_cell(rows: Sequence[Row]) -> Cell:
 def equal_cost_caption(groups: Sequence[CostGroup]) -> str:
     """Explain the tables of equal cost."""
     caption = "The MACs of the networks of a group lie within 5 % of each other."
-    if any(gain is not None for group in groups for gain in group.gains):
+    if any(group.ranks for group in groups):
         caption += (
-            " Differences from the best mAP are as above. The rank is its 95 % confidence interval in the same "
-            "bootstrap. Methods that share a letter cannot be told apart."
+            " Differences from the best mAP are in points, with a 95 % confidence interval for other queries and other "
+            "seeds, which is also stated for the rank. Methods that share a letter do not differ significantly."
         )
     return caption
 

@@ -10,22 +10,20 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.results.bootstrap import Interval, discoveries, intervals, p_values, resampled_means, seed_deviations
+from benchmark.results.inference import Differences, Interval, SeedSpread, discoveries, letters, rank_intervals
 from benchmark.results.rows import TEACHER, Row
 
 _BLOCK = 1_000
-"""Number of rows or gains that are computed together."""
+"""Number of gains that are computed together."""
 _EQUAL_COST = 1.05
 """Largest ratio of the MACs of a network to those of the cheapest network in its equal-cost group."""
 _RANK_DIGITS = 6
-_MOST_LETTERED = 100
-"""Largest number of rows of a group that are compared with each other."""
+_MOST_COMPARED = 60
+"""Largest number of rows of a group that are all compared with each other."""
 _DIVISIONS = 100
 """Largest number of ways to divide the seeds into halves that are tried."""
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
-Resampled = Mapping[Row, NDArray[np.float64]]
-"""The mAP of rows in every bootstrap resample. Rows without scores of each query are missing."""
+Pair = tuple[Row, Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,69 +38,52 @@ class Gain:
     @classmethod
     def between(cls, row: Row, other: Row) -> "Gain | None":
         """Return the gain of `row` over `other`; see `gains`. None if it is not known."""
-        return gains([(row, other)], resample([row, other]))[0]
+        return gains([(row, other)], SeedSpread([row, other])).get((row, other))
 
     @classmethod
     def from_differences(cls, differences: NDArray[np.float64]) -> Self:
-        """Return the gain with these (Q,) per-query differences, at least one.
-
-        Percentile bootstrap over the queries (Efron 1979; Sakai, Evaluating Evaluation Metrics based on the Bootstrap,
-        SIGIR 2006, for paired tests of retrieval systems).
-        """
-        means = resampled_means(differences[None])
-        return cls(float(differences.mean()), intervals(means)[0], discoveries(p_values(means))[0])
+        """Return the gain with these (Q,) per-query differences, at least one, by the uncertainty of the queries."""
+        found = Differences.of(differences[None])
+        return cls(float(found.means[0]), found.intervals()[0], discoveries(found.p_values())[0])
 
 
-def resample(rows: Iterable[Row]) -> dict[Row, NDArray[np.float64]]:
-    """Return the (RESAMPLES,) mAP of each row in bootstrap resamples of the queries and of the row's seeds.
+def gains(pairs: Iterable[Pair], spread: SeedSpread) -> dict[Pair, Gain]:
+    """Return the gain of the first row of each pair over the second, paired by query.
 
-    A resample has the same queries for all rows, and seeds that are drawn for each row. The average precision of a
-    query is its mean over the seeds; what the seeds drawn change is added to the mean over the queries. Rows without
-    scores of each query are missing.
-    """
-    found: dict[Row, NDArray[np.float64]] = {}
-    comparable: dict[object, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.counted is not None and any(row.counted[1]):
-            comparable[row.counted].append(row)
-    for of_queries in comparable.values():
-        for start in range(0, len(of_queries), _BLOCK):
-            block = of_queries[start : start + _BLOCK]
-            means = resampled_means(np.stack([_counted_precisions(row) for row in block]))
-            for row, of_row in zip(block, means, strict=True):
-                scores = [record.scores.symmetric.mAP for record in row.records]
-                found[row] = of_row + seed_deviations(scores, row.records[0].id)
-    return found
-
-
-def gains(pairs: Sequence[tuple[Row, Row | None]], resampled: Resampled) -> list[Gain | None]:
-    """Return the gain of each row over the other row of its pair, paired by query.
-
-    A gain is None if the rows are the same, if the other one is None, if a record lacks its per-query scores, or if the
-    rows were not scored on the same queries.
+    The average precision of a query is its mean over the seeds of a row. Pairs are missing if the rows are the same, if
+    a record lacks its per-query scores, or if the rows were not scored on the same queries.
 
     Args:
-        pairs: The rows to compare.
-        resampled: From `resample`, for these rows at least.
+        pairs: The rows to compare. A pair and its reverse are one comparison.
+        spread: The spread of the seeds on the leaderboard.
     """
-    found: list[Gain | None] = [None] * len(pairs)
-    known = [
-        (index, row, other)
-        for index, (row, other) in enumerate(pairs)
-        if other is not None and row in resampled and _same_queries(row, other)
-    ]
-    limits: list[Interval] = []
+    known: dict[frozenset[Row], Pair] = {}
+    wanted = [pair for pair in pairs if _same_queries(*pair)]
+    for pair in wanted:
+        known.setdefault(frozenset(pair), pair)
+    values = {row: _counted_precisions(row) for pair in known.values() for row in pair}
+    found: dict[frozenset[Row], tuple[float, Interval]] = {}
     p: list[float] = []
-    for start in range(0, len(known), _BLOCK):
-        block = known[start : start + _BLOCK]
-        differences = np.stack([resampled[row] - resampled[other] for _, row, other in block])
-        limits += intervals(differences)
-        p += p_values(differences).tolist()
-    significant = discoveries(np.array(p))
-    for (index, row, other), interval, discovery in zip(known, limits, significant, strict=True):
-        mean = float((_counted_precisions(row) - _counted_precisions(other)).mean())
-        found[index] = Gain(mean, interval, discovery)
-    return found
+    sizes: dict[int, list[Pair]] = defaultdict(list)
+    for pair in known.values():
+        sizes[len(values[pair[0]])].append(pair)
+    for of_size in sizes.values():
+        for start in range(0, len(of_size), _BLOCK):
+            block = of_size[start : start + _BLOCK]
+            by_query = np.stack([values[row] - values[other] for row, other in block])
+            estimate = Differences.of(by_query, [(spread.of(row), spread.of(other)) for row, other in block])
+            means = estimate.means.tolist()
+            found |= dict(zip(map(frozenset, block), zip(means, estimate.intervals(), strict=True), strict=True))
+            p += estimate.p_values().tolist()
+    significant = dict(zip(found, discoveries(np.array(p)), strict=True))
+    result: dict[Pair, Gain] = {}
+    for pair in wanted:
+        comparison = frozenset(pair)
+        mean, interval = found[comparison]
+        if known[comparison] != pair:
+            mean, interval = 0.0 - mean, Interval(-interval.high, -interval.low)
+        result[pair] = Gain(mean, interval, significant[comparison])
+    return result
 
 
 def query_differences(row: Row, other: Row) -> NDArray[np.float64] | None:
@@ -139,7 +120,8 @@ class CostGroup:
         rows: The rows, the best mAP first.
         gains: The gain of each row over the best; None for the best itself and for unknown gains.
         ranks: The 95 % confidence interval of each row's rank in the group, 1 for the best; empty if it is not known.
-        letters: For each row, the letters of the sets of rows that cannot be told apart; empty if they are not known.
+        letters: Letters for each row: two rows share one if their difference is not significant. Empty if a difference
+            is not known, or if there are too many rows.
         agreement: Kendall's tau between the rankings by two halves of the seeds, averaged over the ways to divide them;
             None if there are no two seeds that all rows have.
     """
@@ -151,39 +133,34 @@ class CostGroup:
     agreement: float | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Row], gains: Sequence[Gain | None], resampled: Resampled) -> Self:
-        """Return the group of these rows, the best first, with ranks and letters if all can be compared."""
+    def of(cls, rows: Sequence[Row], gains: Mapping[Pair, Gain], spread: SeedSpread) -> Self:
+        """Return the group of these rows, the best first.
+
+        Args:
+            rows: The rows.
+            gains: At least those of the pairs of `compared`.
+            spread: The spread of the seeds on the leaderboard.
+        """
+        over_best = [gains.get((row, rows[0])) for row in rows]
         agreement = _agreement(rows)
-        if not all(row in resampled and row.counted == rows[0].counted for row in rows):
-            return cls(rows, gains, agreement=agreement)
-        means = np.stack([resampled[row] for row in rows])
-        ranks = 1 + np.argsort(np.argsort(-means, axis=0), axis=0)
-        low, high = np.quantile(ranks, [0.025, 0.975], axis=1, method="nearest").tolist()
-        letters = _letters(means) if len(rows) <= _MOST_LETTERED else ()
-        return cls(rows, gains, list(zip(low, high, strict=True)), letters, agreement)
+        if not all(over_best[1:]):
+            return cls(rows, over_best, agreement=agreement)
+        by_query = np.stack([_counted_precisions(row) for row in rows])
+        names = [row.records[0].id for row in rows]
+        ranks = rank_intervals(by_query, [spread.of(row) for row in rows], names)
+        marks: Sequence[str] = ()
+        if len(rows) <= _MOST_COMPARED:
+            place = {row: number for number, row in enumerate(rows)}
+            different = [(place[a], place[b]) for a, b in compared(rows) if gains[a, b].significant]
+            marks = letters(len(rows), different)
+        return cls(rows, over_best, ranks, marks, agreement)
 
 
-def _letters(means: NDArray[np.float64]) -> list[str]:
-    """Return the letters of (N, RESAMPLES) systems, the best first: those that share one cannot be told apart.
-
-    A set of systems that cannot be told apart is a longest range of the order by mAP whose first and last do not differ
-    significantly, among all pairs of systems.
-    """
-    count = len(means)
-    pairs = list(combinations(range(count), 2))
-    p = np.concatenate([p_values(means[index] - means[index + 1 :]) for index in range(count - 1)])
-    different = dict(zip(pairs, discoveries(p), strict=True))
-    letters = [""] * count
-    reached = -1
-    sets = 0
-    for first in range(count):
-        last = next(other for other in range(count - 1, first - 1, -1) if not different.get((first, other)))
-        if last > reached:
-            for member in range(first, last + 1):
-                letters[member] += _LETTERS[sets % len(_LETTERS)]
-            reached = last
-            sets += 1
-    return letters
+def compared(rows: Sequence[Row]) -> list[Pair]:
+    """Return the pairs of a group that are compared: all pairs, or those with the best if there are many rows."""
+    if len(rows) > _MOST_COMPARED:
+        return [(row, rows[0]) for row in rows[1:]]
+    return [(second, first) for first, second in combinations(rows, 2)]
 
 
 def _agreement(rows: Sequence[Row]) -> float | None:
@@ -222,8 +199,8 @@ def equal_cost(rows: Iterable[Row]) -> list[list[Row]]:
 def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:
     """Return each method's rank by mean mAP (1 is the best), averaged over the boards; ties share their mean rank.
 
-    Only methods that are on every board are ranked, among each other. Of a method with several rows on a board, the
-    best one on the data of the board's first student counts.
+    Only methods that are on every board are ranked, among each other; with tuned arguments, a method counts as another
+    one. Of a method with several rows on a board, the best one on the data of the board's first student counts.
     """
     scores = [_best_scores(rows) for rows in boards]
     methods = sorted(set.intersection(*map(set, scores))) if scores else []
@@ -238,7 +215,7 @@ def _best_scores(rows: Sequence[Row]) -> dict[str, float]:
     students = [row for row in rows if row.method != TEACHER]
     for row in students:
         if same_data(row, students[0]):
-            scores[row.method] = max(row.mAP.mean, scores.get(row.method, 0.0))
+            scores[row.label] = max(row.mAP.mean, scores.get(row.label, 0.0))
     return scores
 
 

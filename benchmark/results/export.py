@@ -28,7 +28,7 @@ def leaderboard_csv(boards: Sequence[Board]) -> str:
     for board in boards:
         equal_cost = _equal_cost(board)
         for row in board.rows:
-            lines.append(_line(board, row) | equal_cost[row] | {"mean_rank": ranks.get(row.method)})
+            lines.append(_line(board, row) | equal_cost[row] | {"mean_rank": ranks.get(row.label)})
     text = io.StringIO()
     names = dict.fromkeys(name for line in lines for name in line)  # boards differ in the K of their Recall@K
     writer = csv.DictWriter(text, list(names), lineterminator="\n")

@@ -92,8 +92,7 @@ def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
         yield _Section(f"{name}-budgets", f"{name} at each budget", BUDGETS_CAPTION, budgets_table(board.curves))
     if board.groups:
         text, table = equal_cost_caption(board.groups), equal_cost_table(board.groups)
-        texts = {cost_range(group): agreement_text(group) for group in board.groups}
-        notes = [f"{costs}: {agreement}" for costs, agreement in texts.items() if agreement]
+        notes = [f"{cost_range(group)}: {note}" for group in board.groups if (note := agreement_text(group))]
         yield _Section(f"{name}-at-equal-cost", f"{name} at equal cost", text, table, notes=notes)
 
 

@@ -71,8 +71,11 @@ def test_caption_describes_training_steps(record):
 
 def test_caption_describes_gains(record, with_queries):
     records = [record("none"), record("kd")]
-    assert "from a bootstrap over the queries" in page_of(*map(with_queries, records)).partition("|")[0]
-    assert "bootstrap" not in page_of(*records)
+    assert (
+        "confidence interval for other queries and other seeds"
+        in page_of(*map(with_queries, records)).partition("|")[0]
+    )
+    assert "confidence interval" not in page_of(*records)
 
 
 def test_equal_cost_section(record):
