@@ -111,7 +111,7 @@ Arguments = Annotated[
     str | None,
     typer.Option(
         "--settings",
-        help="Arguments of the method: published (the default), tuned for the dataset, or a file of `benchmark tune`.",
+        help="Arguments of the method: published, or a file that `benchmark tune` has written.",
         show_default=False,
     ),
 ]

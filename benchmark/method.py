@@ -1,5 +1,6 @@
 """The contract between a distillation method and the training engine."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -158,6 +159,10 @@ class Range:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < math.inf:
+            raise ValueError(f"Range({self.low}, {self.high}): must have 0 < low < high")
 
 
 class Method(nn.Module):

@@ -90,9 +90,16 @@ class PluginRegistry(Generic[Base]):
         lacking += [member for member in ("card",) if member in base.__annotations__ and not hasattr(cls, member)]
         if lacking:
             raise UserError(f"{self.name} {name!r}: {_origin(cls)} must define {' and '.join(lacking)}")
-        for member in ("recipe", "presets", "method_arguments"):
+        for member in ("recipe", "presets", "search", "method_arguments"):
             if not isinstance(value := getattr(cls, member, {}), Mapping):
                 raise UserError(f"{self.name} {name!r}: {_origin(cls)}.{member} must be a mapping, not {value!r:.100}")
+        parameters = inspect.signature(cls).parameters
+        for argument in getattr(cls, "search", {}):
+            if argument not in parameters or not isinstance(parameters[argument].default, int | float):
+                raise UserError(
+                    f"{self.name} {name!r}: {_origin(cls)}.search names {argument!r}, which must be an argument of its "
+                    "constructor with a number as default"
+                )
 
     def discover(self) -> None:
         """Import every plugin once, and collect those that fail in `failures`."""

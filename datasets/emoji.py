@@ -41,7 +41,7 @@ class Emoji(RetrievalDataset):
     The identity is the symbol (a sequence of code points) and the camera is the vendor: Noto, Twemoji or Fluent. Only
     symbols that all three draw are used. A hash of the symbol without skin tones decides whether it is for training or
     test, so that all skin tones of a symbol are on one side. Queries are by Twemoji and the gallery is by the two
-    others. Symbols with a skin tone are no queries, but they are in the gallery, beside their versions in other tones.
+    others. Symbols with a skin tone are no queries, but they are in the gallery, together with those of other tones.
     """
 
     card: ClassVar[Card] = Card(

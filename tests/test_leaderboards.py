@@ -32,17 +32,18 @@ def test_records_and_pages_pass_the_check(folder, tmp_path):
     assert {path.name for path in generate(tmp_path)} == committed
 
 
-@pytest.mark.parametrize("folder", sorted((FOLDER / "studies").iterdir()), ids=lambda folder: folder.name)
-def test_page_of_a_study_follows_from_its_records(folder, tmp_path):
+@pytest.mark.parametrize("page", sorted((FOLDER / "studies").glob("*.md")), ids=lambda page: page.stem)
+def test_page_of_a_study_follows_from_its_records(page, tmp_path):
     spec = importlib.util.spec_from_file_location("study", FOLDER.parent / "tools" / "study.py")
     study = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(study)
-    page = (folder / "README.md").read_text(encoding="utf-8")
-    assert study.update(folder) == page
-    shutil.copytree(folder, tmp_path / "copy")
-    for record in (tmp_path / "copy" / "records").glob("*-seed0-*.json"):
+    text = page.read_text(encoding="utf-8")
+    assert study.update(page) == text
+    copy = Path(shutil.copy(page, tmp_path))
+    shutil.copytree(page.with_suffix(""), copy.with_suffix(""))
+    for record in copy.with_suffix("").glob("records/*-seed0-*.json"):
         record.unlink()
-    assert study.update(tmp_path / "copy") != page
+    assert study.update(copy) != text
 
 
 def test_recipe_hashes():

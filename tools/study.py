@@ -1,10 +1,11 @@
 """Write the table of a study into its page.
 
-    python tools/study.py leaderboards/studies/glyphs2
+    python tools/study.py leaderboards/studies/glyphs2.md
 
-A study is a folder with `suites/*.yaml`, each of which changes something, `records/` of their runs, and `README.md`.
-The table has a row for every suite and budget: what the first line of the suite's file says, the costs, and mean ±
-sample standard deviation over the seeds. It replaces what is between the lines `<!-- table -->` and `<!-- end -->`.
+A study is a page and a folder of the same name with `suites/*.yaml`, each of which changes something, and `records/` of
+their runs. The table has a row for every suite and budget: what the first line of the suite's file says, the costs, and
+mean ± sample standard deviation over the seeds. It replaces what is between the lines `<!-- table -->` and `<!-- end
+-->` of the page.
 """
 
 import argparse
@@ -27,8 +28,8 @@ def table(folder: Path) -> str:
     """Return the table of a study, from its suites and records."""
     records = {record.recipe_hash: record for record in load_records(folder / "records")}
     lines = []
-    for path in sorted((folder / "suites").glob("*.yaml")):
-        title = path.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ").removesuffix(".")
+    suites = {path.read_text(encoding="utf-8").split("\n", 1)[0].strip("# ."): path for path in folder.glob("suites/*")}
+    for title, path in sorted(suites.items()):
         recipes: dict[object, list[Recipe]] = {}
         for recipe in Grid.from_file(path).recipes():
             recipes.setdefault(recipe.budget, []).append(recipe)
@@ -51,20 +52,19 @@ def _line(title: str, records: list[Record], recipe: Recipe) -> list[str]:
     return [name, epochs, quantity(row.macs), percent(row.mAP), seeds, f"{minutes:.1f}"]
 
 
-def update(folder: Path) -> str:
-    """Return the page of a study with the present table."""
-    page = (folder / "README.md").read_text(encoding="utf-8")
-    return re.sub(
-        r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", lambda _: f"\n{table(folder)}\n\n", page, flags=re.DOTALL
-    )
+def update(page: Path) -> str:
+    """Return the text of a page with the table of its present records."""
+    text = page.read_text(encoding="utf-8")
+    new = f"\n{table(page.with_suffix(''))}\n\n"
+    return re.sub(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", lambda _: new, text, flags=re.DOTALL)
 
 
 def main() -> None:
     """Parse the command line, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of the study")
-    folder = parser.parse_args().folder
-    (folder / "README.md").write_text(update(folder), encoding="utf-8")
+    parser.add_argument("page", type=Path, help="page of the study")
+    page = parser.parse_args().page
+    page.write_text(update(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

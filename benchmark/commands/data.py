@@ -13,7 +13,7 @@ from benchmark.errors import UserError, nearest
 from benchmark.recipe.compose import parse_setting
 from benchmark.recipe.validate import validate_arguments
 from benchmark.registry import DATASETS
-from benchmark.utils.console import echo
+from benchmark.utils.console import echo, notify
 from benchmark.utils.writable import require_output
 
 
@@ -48,9 +48,11 @@ def prepare(name: str, archives: Sequence[Path], settings: Sequence[str], root: 
         root: The data root.
         download: Whether to download the archive first.
 
+    Packages that are unpacked already are left out, so that the command can be repeated.
+
     Raises:
-        UserError: An archive is missing, another one, damaged or unsafe, or would overwrite files. Of that archive, no
-            file is unpacked then.
+        UserError: An archive is missing, damaged, unsafe or of another dataset, or would overwrite files. No file of
+            this archive is unpacked then.
     """
     from benchmark.data.unpack import fetch, find_package, unpack
 
@@ -69,9 +71,12 @@ def prepare(name: str, archives: Sequence[Path], settings: Sequence[str], root: 
     if len(archives) > 1 and not card.packages:
         raise UserError(f"{archives[1]}: {name} has a single archive; name one file")
     if card.packages:
-        packages = [find_package(card, archive) for archive in archives]
-        for archive, package in zip(archives, packages, strict=True):
-            unpack(archive, root / name / package.folder)
+        packages = {find_package(card, archive): archive for archive in archives}
+        for package, archive in packages.items():
+            if (root / name / package.folder).is_dir():
+                notify(f"{archive.name}: {root / name / package.folder} exists already")
+            else:
+                unpack(archive, root / name / package.folder)
     elif archives:
         unpack(archives[0], root / name, dataset.required_paths)
     check(name, settings, root, decode=False)

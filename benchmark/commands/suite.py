@@ -75,7 +75,7 @@ def _suite(
             settings.append(f"runtime.threads={threads}")
         all_jobs.append(Job.of(recipe, options, config=grid.config, settings=settings))
     known = {record.id: record for record in load_records(records)}
-    finished = _finished(all_jobs, known, options)
+    finished = finished_jobs(all_jobs, known, options)
     pending = [job for job in all_jobs if job not in finished]
     console.print(f"{len(finished)} of {len(all_jobs)} runs are finished, {len(pending)} to run")
     if dry_run:
@@ -113,7 +113,7 @@ def _suite(
     return not failed
 
 
-def _finished(jobs: Sequence[Job], known: Mapping[str, Record], options: RunOptions) -> dict[Job, Record]:
+def finished_jobs(jobs: Sequence[Job], known: Mapping[str, Record], options: RunOptions) -> dict[Job, Record]:
     """Return the records of the finished runs, from the leaderboards or else from the run folders.
 
     Raises:

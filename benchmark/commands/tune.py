@@ -3,17 +3,24 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
+from benchmark.commands.suite import finished_jobs
 from benchmark.errors import UserError
+from benchmark.evaluation import TestSet
 from benchmark.recipe.settings import Tuned, TunedSettings, Tuning
 from benchmark.results.record import Record
 from benchmark.suite.executors import Processes
 from benchmark.suite.job import Job, RunOptions
 from benchmark.suite.scheduler import run_all
-from benchmark.suite.tuning import Arguments, Study, TuningGrid
+from benchmark.suite.tuning import Arguments, TuningGrid
 from benchmark.utils.console import Console
 from benchmark.utils.locks import locked
 from benchmark.utils.machine import cores
 from benchmark.utils.writable import require_output
+
+_REFUSED = "exit status 2: "
+"""Beginning of the failure of a run that ended with a UserError."""
 
 
 def tune(grid: TuningGrid, options: RunOptions, *, jobs: int, output: Path) -> bool:
@@ -35,10 +42,10 @@ def tune(grid: TuningGrid, options: RunOptions, *, jobs: int, output: Path) -> b
         UserError: A recipe is invalid, or the file is of another tuning.
     """
     require_output(output)
-    earlier = TunedSettings.read(output) if output.exists() else None
     console = Console(highlight=False, soft_wrap=True)
-    studies = {method: Study(method) for method in grid.methods}
-    tuning: Tuning | None = None
+    studies = {method: grid.study(method) for method in grid.methods}
+    tuning = _prepared(grid, options)
+    _earlier(tuning, output)
     folder = options.work_dir / "suite"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"executes a suite in {options.work_dir}"):
@@ -49,14 +56,12 @@ def tune(grid: TuningGrid, options: RunOptions, *, jobs: int, output: Path) -> b
             for method, study in studies.items():
                 record = records.get(method)
                 study.tell(None if record is None else record.scores.symmetric.mAP)
-            if tuning is None and (first := next(iter(records.values()), None)) is not None:
-                tuning = grid.describe(first.data.fingerprint or "", first.recipe.get("budget"))
-                _require_same(tuning, earlier, output)
     tuned = {method: study.result() for method, study in studies.items() if study.best is not None}
-    if tuning is not None:
-        methods = dict(sorted(((earlier.methods if earlier else {}) | tuned).items()))
+    if tuned:
         output.parent.mkdir(parents=True, exist_ok=True)
-        TunedSettings(tuning=tuning, methods=methods).write(output)
+        with locked(output.with_name(f".{output.name}.lock"), f"writes {output}"):
+            methods = dict(sorted((_earlier(tuning, output) | tuned).items()))
+            TunedSettings(tuning=tuning, methods=methods).write(output)
     for method in studies:
         console.print(f"{method}: {_summary(tuned.get(method))}")
     if tuned:
@@ -64,30 +69,71 @@ def tune(grid: TuningGrid, options: RunOptions, *, jobs: int, output: Path) -> b
     return len(tuned) == len(studies)
 
 
+def _prepared(grid: TuningGrid, options: RunOptions) -> Tuning:
+    """Prepare the images, and return what all trials have in common.
+
+    Raises:
+        UserError: The images are missing, or there are no validation images.
+    """
+    recipe = grid.recipe(grid.methods[0], grid.changes({}))
+    dataset = TestSet.from_recipe(recipe, options.data_root, torch.device("cpu")).dataset
+    dataset.prepare()
+    if not dataset.held_out:
+        raise UserError(
+            "tune: there are no validation images: add --set dataset.validation_fraction=0.2 to hold out a fifth of "
+            "the training identities"
+        )
+    return grid.describe(dataset.fingerprint())
+
+
+def _earlier(tuning: Tuning, output: Path) -> dict[str, Tuned]:
+    """Return the methods that the file has already.
+
+    Raises:
+        UserError: The file is of another tuning.
+    """
+    if not output.exists():
+        return {}
+    earlier = TunedSettings.read(output)
+    for name in Tuning.model_fields:
+        before, now = getattr(earlier.tuning, name), getattr(tuning, name)
+        if before != now:
+            raise UserError(
+                f"--output {output}: the file is of a tuning with {name} {before}, but this one has {now}; name "
+                "another file"
+            )
+    return dict(earlier.methods)
+
+
 def _run(
     grid: TuningGrid, proposed: Mapping[str, Arguments], options: RunOptions, jobs: int, console: Console
 ) -> dict[str, Record]:
-    """Run one trial of each method that is not finished, and return the records of those that succeeded."""
-    trials: dict[str, Job] = {}
+    """Run one trial of each method that is not finished, and return the records of those that succeeded.
+
+    A trial fails if its training refuses to go on, such as because its loss is not finite.
+
+    Raises:
+        UserError: A trial ended in another way, or has a record of other images.
+    """
+    trials: dict[Job, str] = {}
     for method, arguments in proposed.items():
         changes = grid.changes(arguments)
         recipe = grid.recipe(method, changes)
         if recipe.runtime.threads is None and jobs > 1:
             changes.append(f"runtime.threads={max(1, cores() // jobs)}")
-        trials[method] = Job.of(recipe, options, config=grid.config, settings=changes)
-    pending = [job for job in trials.values() if not job.record.exists()]
-    if pending:
-        run_all(pending, Processes(jobs), console)
-    return {method: Record.read(job.record) for method, job in trials.items() if job.record.exists()}
-
-
-def _require_same(tuning: Tuning, earlier: TunedSettings | None, output: Path) -> None:
-    if earlier is None:
-        return
-    for name in Tuning.model_fields:
-        before, now = getattr(earlier.tuning, name), getattr(tuning, name)
-        if before != now:
-            raise UserError(f"--output {output}: has arguments of another tuning, with {name} {before}, not {now}")
+        trials[Job.of(recipe, options, config=grid.config, settings=changes)] = method
+    finished = finished_jobs(list(trials), {}, options)
+    pending = [job for job in trials if job not in finished]
+    outcomes = run_all(pending, Processes(jobs), console) if pending else []
+    for outcome in outcomes:
+        if outcome.record is not None:
+            finished[outcome.job] = outcome.record
+        elif not (outcome.failure or "").startswith(_REFUSED):
+            raise UserError(
+                f"tune: {outcome.job.name} ended early: {outcome.failure}. Repeat the command to continue; its log is "
+                f"{outcome.job.log}"
+            )
+    return {trials[job]: record for job, record in finished.items()}
 
 
 def _summary(result: Tuned | None) -> str:

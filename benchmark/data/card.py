@@ -24,7 +24,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One of several archives that make up a dataset, each of which is unpacked into a folder of its own."""
+    """One of several archives that make up a dataset. Each is unpacked into another folder."""
 
     folder: str
     """The folder, relative to the dataset's."""

@@ -92,7 +92,7 @@ def _download(download: Download, target: Path) -> None:
 
 
 def find_package(card: Card, path: Path) -> Package:
-    """Return the package of a dataset that an archive is, by its SHA-256.
+    """Return which package of a dataset an archive is, by its SHA-256.
 
     Raises:
         UserError: The archive is missing, or none of the packages.
@@ -105,7 +105,7 @@ def find_package(card: Card, path: Path) -> Package:
         if package.sha256 == digest:
             return package
     names = ", ".join(package.name for package in card.packages)
-    raise UserError(f"{path} is none of {names}: it is damaged, or of another version. {card.obtain}")
+    raise UserError(f"{path} is none of {names}, or it is damaged or of another version. {card.obtain}")
 
 
 def unpack(path: Path, target: Path, expected: Sequence[str | tuple[str, ...]] = ()) -> None:

@@ -115,6 +115,6 @@ def _with_default_evaluation(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={
             "dataset": Component(name=recipe.dataset.name, **recipe.dataset.arguments | options),
-            "evaluate": recipe.evaluate.with_default_protocol(),
+            "evaluate": recipe.evaluate.of_training(),
         }
     )

@@ -7,22 +7,25 @@ names another backbone starts without the `args` below it, and `args: {}` remove
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
-from benchmark.recipe.sections import Component, Recipe
-from benchmark.recipe.settings import PUBLISHED, TUNED, tuned_arguments
+from benchmark.recipe.sections import Component, Recipe, Settings
+from benchmark.recipe.settings import PUBLISHED, TunedSettings
 from benchmark.recipe.validate import Keys, contains, is_section, validate
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 from benchmark.utils.mappings import merge
+from benchmark.utils.paths import user_path
 
 if TYPE_CHECKING:
     from benchmark.method import Method
 
+_BY_FILE = ("source", "study")
+"""Keys of the section `settings`, which follow from the file of tuned arguments."""
 _EMPTY_ARGS: tuple[dict[str, Any], ...] = ({"student": {"args": {}}}, {"teacher": {"network": {"args": {}}}})
 """Settings that remove the arguments of a network's backbone."""
 
@@ -49,6 +52,7 @@ def compose(
             mistake: the key, where it was given, and the nearest valid name.
     """
     layers = _read_layers(method, dataset, config, settings, seed)
+    chosen = _Chosen()
     user: dict[str, Any] = {}
     for layer in layers.in_order():
         user = _merge_layer(user, layer)
@@ -69,12 +73,14 @@ def compose(
     else:
         budget = user.get("budget", DATASETS.find(dataset_name).recipe.get("budget"))
         budget = budget if type(budget) in (int, float) else None  # the validation reports other types
-        tuned = _tuned_arguments(method_name, dataset_name, user, preset)
-        content = merge(_built_in(method_name, dataset_name, preset, budget), {"method": merge(tuned, preset)})
+        chosen = _Chosen.of(method_name, user, preset)
+        content = merge(
+            _built_in(method_name, dataset_name, preset, budget), {"method": merge(chosen.arguments, preset)}
+        )
         for layer in layers.in_order():
             content = _merge_layer(content, layer)
-        if user.get("settings", PUBLISHED) != PUBLISHED:
-            content["settings"] = TUNED
+        # What the file decides; a misspelled key remains, to be reported.
+        content["settings"] = {key: value for key, value in content["settings"].items() if key not in _BY_FILE}
     content, inherited = _resolve_like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:
@@ -84,7 +90,7 @@ def compose(
             return path, "--set"
         return path, layers.config_name if contains(layers.config, path) else "a built-in recipe"
 
-    return validate(content, origin)
+    return chosen.apply(validate(content, origin))
 
 
 def replay(content: Mapping[str, Any], place: str) -> Recipe:
@@ -118,7 +124,7 @@ def with_budget(budget: float | None) -> list[str]:
 
 
 def with_settings(source: str | None) -> list[str]:
-    """Return the settings for the option `--settings`: published, tuned or a file; None for no change."""
+    """Return the settings for the option `--settings`: published or a file; None for no change."""
     return [] if source is None else [f"settings={json.dumps(source, ensure_ascii=False)}"]
 
 
@@ -355,24 +361,62 @@ def _preset_arguments(method: str, section: Mapping[str, Any]) -> dict[str, Any]
     return merge(arguments, cls.presets[name])
 
 
-def _tuned_arguments(method: str, dataset: str, user: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tuned arguments of a method, and in a combination of each method, if the user chose them.
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The tuned arguments that the user chose, if any."""
 
-    Raises:
-        UserError: They are not known, or a preset is chosen too.
-    """
-    source = user.get("settings", PUBLISHED)
-    if source == PUBLISHED:
-        return {}
-    if not isinstance(source, str):
-        raise UserError(f"settings: must be published, tuned or a file, not {source!r:.200}")
-    if preset:
-        raise UserError(f"settings: {source} and method.preset both choose arguments; give one of them")
-    cls = METHODS.find(method)
-    if not cls.parts:
-        return dict(tuned_arguments(method, dataset, source, searched=bool(cls.search)))
-    parts = {part: tuned_arguments(part, dataset, source, bool(each.search)) for part, each in cls.parts.items()}
-    return {part: dict(arguments) for part, arguments in parts.items() if arguments}
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the method; in a combination, of each method."""
+    file: TunedSettings | None = None
+    path: Path = Path()
+
+    @classmethod
+    def of(cls, method: str, user: Mapping[str, Any], preset: Mapping[str, Any]) -> Self:
+        """Read the tuned arguments of a method that has a search space.
+
+        Raises:
+            UserError: The file cannot be read, is not valid or lacks the method, or a preset is chosen too.
+        """
+        section = user.get("settings", {})
+        source = section.get("source", PUBLISHED) if isinstance(section, Mapping) else section
+        if source == PUBLISHED:
+            return cls()
+        if not isinstance(source, str):
+            raise UserError(f"settings: must be published or a file, not {source!r:.200}")
+        if preset:
+            raise UserError(f"settings: {source} and method.preset both choose arguments; give one of them")
+        path = user_path(source)
+        file = TunedSettings.read(path)
+        method_class = METHODS.find(method)
+        arguments: Mapping[str, Any]
+        if not method_class.parts:
+            arguments = file.arguments(method, path) if method_class.search else {}
+        else:
+            tuned = {name: part for name, part in method_class.parts.items() if part.search}
+            arguments = {name: dict(file.arguments(name, path)) for name in tuned}
+        return cls(dict(arguments), file, path)
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the statement that it has tuned arguments, if any has not been changed by the user.
+
+        Raises:
+            UserError: The arguments were tuned for another dataset.
+        """
+        if self.file is None:
+            return recipe
+        self.file.require_dataset(recipe.dataset.name, recipe.recorded()["dataset"], self.path)
+        if not _overlap(self.arguments, recipe.method.arguments):
+            return recipe
+        return recipe.model_copy(update={"settings": Settings(source="tuned", study=self.file.hash)})
+
+
+def _overlap(chosen: Mapping[str, Any], final: Mapping[str, Any]) -> bool:
+    """Return whether nested mappings have a value in common."""
+    return any(
+        _overlap(value, final[name]) if isinstance(value, Mapping) else value == final[name]
+        for name, value in chosen.items()
+        if name in final
+    )
 
 
 def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -447,6 +491,8 @@ def _student_of(dataset: type[RetrievalDataset], budget: float) -> Mapping[str, 
 
 
 def _expand_names(content: dict[str, Any]) -> dict[str, Any]:
-    """Expand `method: kd` to `method: {name: kd}`, and the same for the dataset."""
+    """Expand `method: kd` to `method: {name: kd}`, and the same for the dataset and the settings."""
     short = {key: {"name": content[key]} for key in ("method", "dataset") if isinstance(content.get(key), str)}
+    if isinstance(source := content.get("settings"), str):
+        short["settings"] = {"source": source}
     return {**content, **short}

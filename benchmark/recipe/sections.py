@@ -20,8 +20,9 @@ Epochs = Annotated[int, Field(ge=0, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that numpy accepts
 
 PROTOCOL_KEYS = ("average_precision", "ties", "expansion", "reranking")
-BOARD_KEYS = ("images", *PROTOCOL_KEYS)
 """Keys of the section `evaluate` that replace rules of the dataset's protocol."""
+BOARD_KEYS = ("images", *PROTOCOL_KEYS)
+"""Keys of the section `evaluate` that select another leaderboard."""
 
 
 class Section(BaseModel):
@@ -181,8 +182,8 @@ class Evaluate(Section):
         changed = {key for key in BOARD_KEYS if getattr(self, key) != getattr(default, key)}
         return self.model_dump(mode="json", include=changed)
 
-    def with_default_protocol(self) -> Self:
-        """Return these settings with default values of the protocol settings."""
+    def of_training(self) -> Self:
+        """Return these settings with default values of those that do not change the training."""
         return self.model_copy(update={key: getattr(Evaluate(), key) for key in BOARD_KEYS})
 
 
@@ -204,6 +205,14 @@ class Runtime(Section):
     threads: int | None = Field(None, ge=1, le=4096)
     """Number of threads of CPU operators; None for one per core."""
     tensorboard: bool = False
+
+
+class Settings(Section):
+    """Whether the method has the arguments of its authors, or some that `benchmark tune` chose for the dataset."""
+
+    source: Literal["published", "tuned"] = "published"
+    study: str | None = None
+    """SHA-256 of the file of tuned arguments."""
 
 
 class Component(BaseModel):
@@ -232,8 +241,7 @@ class Recipe(Section):
     sets `method.target_macs` of a method that compresses; None to leave both as they are."""
     teacher: Teacher = Teacher()
     student: Network = Network()
-    settings: Literal["published", "tuned"] = "published"
-    """Whether the method has the arguments of its authors, or those that `benchmark tune` chose for this dataset."""
+    settings: Settings = Settings()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
@@ -264,7 +272,7 @@ class Recipe(Section):
                 "train": self.teacher.train,
                 "seed": self.teacher.seed,
                 "budget": None,
-                "settings": "published",
+                "settings": Settings(),
                 "teacher": self.teacher.model_copy(update={"train": Train()}),
                 "evaluate": self.evaluate
                 if self.evaluate.epoch == "best"

@@ -1,8 +1,9 @@
 """Files of tuned arguments, which `benchmark tune` writes."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,11 +11,10 @@ from benchmark.errors import UserError
 from benchmark.utils import strict_yaml
 from benchmark.utils.atomic import write_text
 
-PUBLISHED, TUNED = "published", "tuned"
+PUBLISHED = "published"
 HEADER = "# Arguments of methods that `benchmark tune` has chosen on the validation images.\n"
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Number = int | float | str | bool | None
+Score = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
@@ -22,13 +22,13 @@ class _Part(BaseModel):
 
 
 class Tuned(_Part):
-    """The tuned arguments of one method, and where they come from."""
+    """The tuned arguments of one method, and their provenance."""
 
-    arguments: dict[str, Number]
-    validation_mAP: Fraction
+    arguments: dict[str, int | float]
+    validation_mAP: Score
     """The highest mAP on the validation images among the trials."""
-    default_mAP: Fraction | None
-    """That of the default arguments; None if their training failed."""
+    default_mAP: Score | None
+    """The mAP of the first trial, which has the default arguments; None if its training failed."""
     failed: int = Field(ge=0)
     """Number of trials whose training failed."""
     study: str
@@ -39,15 +39,23 @@ class Tuning(_Part):
     """What all trials have in common."""
 
     dataset: str
+    options: dict[str, Any]
+    """Options of the dataset, without `validation_fraction`."""
     data: str
     """Fingerprint of the images."""
+    teacher: str
+    """The checkpoint of the teacher, or the hash of the recipe that trains it."""
     budget: float | None
     epochs: int
     trials: int
     """Number of trials of every method."""
     seed: int
+    config: str | None
+    """SHA-256 of the recipe file that was applied to every run."""
     changes: list[str]
     """Other changes of the recipe, as `key=value`."""
+    software: str
+    """Version of Optuna, on which the proposals depend."""
 
 
 class TunedSettings(_Part):
@@ -57,7 +65,7 @@ class TunedSettings(_Part):
     methods: dict[str, Tuned]
 
     @classmethod
-    def read(cls, path: Path) -> "TunedSettings":
+    def read(cls, path: Path) -> Self:
         """Read a file.
 
         Raises:
@@ -69,45 +77,54 @@ class TunedSettings(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise UserError(
-                f"settings {path}: {place}: {first['msg']}; run `benchmark tune` to write the file"
-            ) from error
+            raise UserError(f"settings {path}: {place}: {first['msg']}. Write it again by `benchmark tune`") from error
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        return HEADER + strict_yaml.dump(self.model_dump(mode="json"))
 
     def write(self, path: Path) -> None:
         """Write the file."""
-        write_text(path, HEADER + strict_yaml.dump(self.model_dump(mode="json")))
+        write_text(path, self.text())
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the content."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    def arguments(self, method: str, path: Path) -> Mapping[str, int | float]:
+        """Return the tuned arguments of a method.
+
+        Args:
+            method: Name of a method that has a search space.
+            path: Where the file was read, for error messages.
+
+        Raises:
+            UserError: The file lacks the method.
+        """
+        if method not in self.methods:
+            command = f"benchmark tune --methods {method} --dataset {self.tuning.dataset} --output {path}"
+            raise UserError(f"settings {path}: the file has no arguments of {method}. Tune it by `{command}`")
+        return self.methods[method].arguments
+
+    def require_dataset(self, name: str, options: Mapping[str, Any], path: Path) -> None:
+        """Check that the file is of a dataset with these options.
+
+        Raises:
+            UserError: It is not.
+        """
+        if self.tuning.dataset != name:
+            raise UserError(f"settings {path}: the file is of {self.tuning.dataset}, but the dataset is {name}")
+        options = comparable(options)
+        for option in sorted(options.keys() | self.tuning.options.keys()):
+            tuned, present = self.tuning.options.get(option), options.get(option)
+            if tuned != present:
+                raise UserError(
+                    f"settings {path}: the file was made with dataset.{option} {tuned}, but it is {present} now. Tune "
+                    "again with these images"
+                )
 
 
-def tuned_arguments(method: str, dataset: str, source: str, searched: bool) -> Mapping[str, Number]:
-    """Return the tuned arguments of a method on a dataset.
-
-    Args:
-        method: Name of the method.
-        dataset: Name of the dataset.
-        source: "tuned" for the file of the package, or a path.
-        searched: Whether the method has a search space. Others keep their defaults.
-
-    Raises:
-        UserError: There is no such file, it is not valid or of another dataset, or it lacks the method.
-    """
-    if source == TUNED and not searched:
-        return {}
-    path = _packaged(dataset) if source == TUNED else Path(source)
-    command = f"benchmark tune --methods {method} --dataset {dataset}"
-    if not path.is_file():
-        missing = f"the package has no tuned arguments for {dataset}" if source == TUNED else f"{path} does not exist"
-        raise UserError(f"settings: {missing}. Choose them by `{command}`, and give the file: --settings FILE")
-    content = TunedSettings.read(path)
-    if content.tuning.dataset != dataset:
-        raise UserError(f"settings {path}: of {content.tuning.dataset}, not of {dataset}")
-    if not searched:
-        return {}
-    if method not in content.methods:
-        raise UserError(f"settings {path}: {method} is not tuned; run `{command} --output {path}`")
-    return content.methods[method].arguments
-
-
-def _packaged(dataset: str) -> Path:
-    from benchmark import datasets
-
-    return Path(datasets.__path__[0]) / "settings" / f"{dataset}.yaml"
+def comparable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a dataset that tuned arguments depend on."""
+    return {name: value for name, value in options.items() if name != "validation_fraction"}

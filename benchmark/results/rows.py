@@ -71,7 +71,7 @@ class Row:
     @property
     def tuned(self) -> bool:
         """Whether the method has arguments that `benchmark tune` chose."""
-        return self.method != TEACHER and self.records[0].recipe.get("settings") == "tuned"
+        return self.method != TEACHER and self.records[0].recipe.get("settings", {}).get("source") == "tuned"
 
     @property
     def label(self) -> str:

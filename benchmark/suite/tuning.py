@@ -1,23 +1,24 @@
 """Tuning of methods: trials of their arguments, scored on the validation images."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.recipe import Recipe, compose, with_budget
-from benchmark.recipe.settings import Tuned, Tuning
+from benchmark.recipe.compose import parse_setting
+from benchmark.recipe.settings import Tuned, Tuning, comparable
 from benchmark.registry import METHODS
 
 _STARTUP = 5
 """Number of trials of random arguments, the defaults among them, before the sampler learns from the earlier ones."""
 _DIGITS = 3
-"""Significant digits of the arguments."""
+"""Significant digits of the proposed arguments."""
 
 Arguments = Mapping[str, float]
 
@@ -39,34 +40,37 @@ class Study:
 
     Args:
         method: Name of a method that has a search space.
+        defaults: The arguments of the first trial.
 
     Raises:
         UserError: Optuna is not installed.
     """
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, defaults: Arguments) -> None:
         try:
             import optuna  # an optional dependency
         except ImportError as error:
             raise UserError("tune needs Optuna: pip install 'retrieval-distill-benchmark[tune]'") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        method_class = METHODS.find(method)
         self.trials: list[Trial] = []
+        self.defaults = {name: defaults[name] for name in METHODS.find(method).search}
         self._optuna = optuna
         self._space: dict[str, Any] = {
-            name: optuna.distributions.FloatDistribution(values.low, values.high, log=True)
-            for name, values in method_class.search.items()
+            name: optuna.distributions.FloatDistribution(
+                min(values.low, self.defaults[name]), max(values.high, self.defaults[name]), log=True
+            )
+            for name, values in METHODS.find(method).search.items()
         }
         self._study = optuna.create_study(direction="maximize")
-        parameters = inspect.signature(method_class).parameters
-        self._study.enqueue_trial({name: parameters[name].default for name in self._space})
+        self._study.enqueue_trial(self.defaults)
 
     def ask(self) -> Arguments:
         """Return the arguments of the next trial."""
         sampler = self._optuna.samplers.TPESampler(n_startup_trials=_STARTUP, seed=len(self.trials))
         self._study.sampler = sampler
         self._trial = self._study.ask(self._space)
-        self._arguments = {name: float(f"{value:.{_DIGITS}g}") for name, value in self._trial.params.items()}
+        proposed = {name: float(f"{value:.{_DIGITS}g}") for name, value in self._trial.params.items()}
+        self._arguments = proposed if self.trials else self.defaults
         return self._arguments
 
     def tell(self, mAP: float | None) -> None:
@@ -106,7 +110,7 @@ class TuningGrid:
     """The methods to tune, and what all their trials have in common.
 
     Raises:
-        UserError: A method is unknown, is listed twice or has no search space.
+        UserError: A method is unknown, is listed twice or has no search space, or a setting is of a tuned argument.
     """
 
     methods: Sequence[str]
@@ -128,9 +132,15 @@ class TuningGrid:
             raise UserError("tune: no methods: give --methods NAME,... or --methods all")
         for name in names:
             if not METHODS.find(name).search:
-                raise UserError(f"tune: {name} has nothing to tune: its class has no `search`")
+                raise UserError(f"tune: {name} has no arguments to tune; leave it out")
             if names.count(name) > 1:
                 raise UserError(f"tune: {name} is listed twice; list it once")
+        for setting in self.settings:
+            given = parse_setting(setting).get("method")
+            for name in names:
+                taken = {"preset", *METHODS.find(name).search} & set(given if isinstance(given, Mapping) else ())
+                if taken:
+                    raise UserError(f"tune: --set {setting}: {name} has method.{min(taken)} tuned; leave it out")
         object.__setattr__(self, "methods", names)
 
     @cached_property
@@ -140,6 +150,10 @@ class TuningGrid:
             return self.epochs
         settings = [*with_budget(self.budget), *self.settings]
         return max(1, compose(self.methods[0], self.dataset, self.config, settings).train.schedule.epochs // 3)
+
+    def study(self, method: str) -> Study:
+        """Return the study of a method, without trials."""
+        return Study(method, self.recipe(method, self.changes({})).method.arguments)
 
     def changes(self, arguments: Arguments) -> list[str]:
         """Return the settings of a trial with these arguments of the method, as `key=value`."""
@@ -154,19 +168,19 @@ class TuningGrid:
         """
         return compose(method, self.dataset, self.config, [*with_budget(self.budget), *settings], self.seed)
 
-    def describe(self, data: str, budget: float | None) -> Tuning:
-        """Return what all trials have in common.
-
-        Args:
-            data: Fingerprint of the images.
-            budget: Budget of the trials, by the recipe.
-        """
+    def describe(self, data: str) -> Tuning:
+        """Return what all trials have in common; `data` is the fingerprint of the images."""
+        recipe = self.recipe(self.methods[0], self.changes({}))
         return Tuning(
             dataset=self.dataset,
+            options=comparable(recipe.recorded()["dataset"]),
             data=data,
-            budget=budget,
+            teacher=recipe.teacher.checkpoint or recipe.for_teacher().hash,
+            budget=recipe.budget,
             epochs=self.shortened,
             trials=self.trials,
             seed=self.seed,
+            config=None if self.config is None else hashlib.sha256(self.config.read_bytes()).hexdigest(),
             changes=list(self.settings),
+            software=f"optuna {version('optuna')}",
         )

@@ -20,7 +20,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("dataset.label", ""),
     ("dataset.validation_fraction", 0.0),
     ("budget", None),
-    ("settings", "published"),
+    ("settings", {"source": "published", "study": None}),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""
 

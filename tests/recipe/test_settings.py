@@ -4,9 +4,21 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.recipe import compose, with_settings
-from benchmark.recipe.settings import TunedSettings
+from benchmark.recipe.settings import TunedSettings, comparable
 
-TUNING = {"dataset": "glyphs2", "data": "ab" * 32, "budget": 0.42, "epochs": 20, "trials": 8, "seed": 0, "changes": []}
+TUNING = {
+    "dataset": "glyphs2",
+    "options": comparable(compose("none", "glyphs2").recorded()["dataset"]),
+    "data": "ab" * 32,
+    "teacher": "sha256:" + "0" * 64,
+    "budget": 0.42,
+    "epochs": 20,
+    "trials": 8,
+    "seed": 0,
+    "config": None,
+    "changes": [],
+    "software": "optuna 5.0.0",
+}
 RESULT = {"validation_mAP": 0.8, "default_mAP": None, "failed": 1, "study": "cd" * 32}
 METHODS = {
     "kd": {"arguments": {"weight": 3.0, "temperature": 5.0}, **RESULT},
@@ -40,10 +52,23 @@ def test_arguments_are_under_those_of_the_user(file):
 def test_recipe_states_that_the_arguments_are_tuned(file):
     recipe = tuned("kd", file)
     spelled_out = compose("kd", "glyphs2", settings=["method.weight=3", "method.temperature=5"])
-    assert (recipe.settings, spelled_out.settings) == ("tuned", "published")
+    assert (recipe.settings.source, spelled_out.settings.source) == ("tuned", "published")
+    assert recipe.settings.study == TunedSettings.read(file).hash
     assert recipe.method == spelled_out.method and recipe.hash != spelled_out.hash
     assert recipe.for_teacher().hash == spelled_out.for_teacher().hash
     assert str(file) not in recipe.yaml()
+
+
+def test_another_file_gives_another_recipe(file):
+    before = tuned("kd", file)
+    file.write_text(file.read_text().replace("trials: 8", "trials: 9"))
+    assert tuned("kd", file).method == before.method and tuned("kd", file).hash != before.hash
+
+
+@pytest.mark.parametrize("settings", [[], ["method.weight=1", "method.temperature=2"]], ids=["none", "kd"])
+def test_without_a_tuned_argument_it_is_the_published_recipe(file, settings):
+    method = "kd" if settings else "none"
+    assert tuned(method, file, *settings) == compose(method, "glyphs2")
 
 
 def test_saved_recipe_is_run_again_without_the_file(file, tmp_path):
@@ -60,25 +85,31 @@ def test_published_is_the_default(file):
     assert compose("kd", "glyphs2", settings=with_settings("published")) == compose("kd", "glyphs2")
 
 
-def test_methods_without_a_search_space_keep_their_arguments(file):
-    assert tuned("none", file).settings == tuned("none", "tuned").settings == "tuned"
-    with pytest.raises(UserError, match="tunde does not exist"):
-        tuned("none", "tunde")
-
-
 def test_methods_of_a_combination(file):
-    arguments = tuned("kd+rkd", file).method.arguments
-    assert (arguments["kd"]["weight"], arguments["rkd"]["angle_weight"]) == (3.0, 9.0)
+    recipe = tuned("kd+rkd", file)
+    assert (recipe.method.arguments["kd"]["weight"], recipe.method.arguments["rkd"]["angle_weight"]) == (3.0, 9.0)
+    assert recipe.settings.source == "tuned"
+
+
+def test_other_images_for_validation_are_accepted(file):
+    assert tuned("kd", file, "dataset.validation_fraction=0").settings.source == "tuned"
 
 
 @pytest.mark.parametrize(
     ("method", "dataset", "settings", "message"),
     [
-        ("sp", "glyphs2", [], "sp is not tuned; run `benchmark tune --methods sp --dataset glyphs2 --output"),
-        ("kd", "glyphs", [], "of glyphs2, not of glyphs"),
+        (
+            "sp",
+            "glyphs2",
+            [],
+            r"no arguments of sp\. Tune it by `benchmark tune --methods sp --dataset glyphs2 --output",
+        ),
+        ("kd", "glyphs", [], "the file is of glyphs2, but the dataset is glyphs"),
+        ("kd", "glyphs2", ["dataset.train_identities=90"], r"dataset\.train_identities 950, but it is 90 now"),
         ("kd", "glyphs2", ["method.preset=classification"], "both choose arguments"),
-        ("kd", "glyphs2", ["settings=7"], "must be published, tuned or a file, not 7"),
-        ("kd", "glyphs2", ["settings=absent.yaml"], "absent.yaml does not exist"),
+        ("kd", "glyphs2", ["settings.source=7"], "must be published or a file, not 7"),
+        ("kd", "glyphs2", ["settings=absent.yaml"], r"absent\.yaml cannot be read"),
+        ("none", "glyphs2", ["settings=absent.yaml"], r"absent\.yaml cannot be read"),
     ],
 )
 def test_rejects(file, method, dataset, settings, message):

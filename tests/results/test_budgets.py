@@ -44,7 +44,11 @@ def test_rows_of_a_curve_differ_only_in_what_the_budget_chooses(at_budgets, reco
 
 
 def test_tuned_rows_are_beside_published_ones(at_budgets):
-    records = [*at_budgets("kd"), *at_budgets("kd", shift=0.02, settings="tuned"), *at_budgets("none", shift=-0.02)]
+    records = [
+        *at_budgets("kd"),
+        *at_budgets("kd", shift=0.02, settings={"source": "tuned"}),
+        *at_budgets("none", shift=-0.02),
+    ]
     board = Board(group_records(records), None)
     assert [row.cells[0].text for row in budgets_table(board.curves).rows] == ["`kd` tuned", "`kd`", "`none`"]
     assert [curve.method for curve in board.curves].count("kd tuned") == 1

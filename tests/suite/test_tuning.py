@@ -4,13 +4,21 @@ import math
 import sys
 
 import pytest
+import torch
 
 from benchmark.commands import tune as tune_command
 from benchmark.errors import UserError
+from benchmark.evaluation import TestSet
+from benchmark.experiment.inputs import describe_data
+from benchmark.methods.at import AT
 from benchmark.methods.kd import KD
+from benchmark.recipe import compose
 from benchmark.recipe.settings import TunedSettings
+from benchmark.results.record import Record
 from benchmark.suite.scheduler import Outcome
 from benchmark.suite.tuning import Study, TuningGrid
+
+CPU = torch.device("cpu")
 
 
 def score(arguments):
@@ -19,8 +27,11 @@ def score(arguments):
     return 0.9 * math.exp(-distance / 4)
 
 
+DEFAULTS = {"weight": 1.0, "temperature": 2.0}
+
+
 def trials(count, scores=score):
-    study = Study("kd")
+    study = Study("kd", DEFAULTS)
     for _ in range(count):
         study.tell(scores(study.ask()))
     return study
@@ -28,7 +39,9 @@ def trials(count, scores=score):
 
 class TestStudy:
     def test_first_trial_has_the_default_arguments(self):
-        assert Study("kd").ask() == {"weight": 1.0, "temperature": 2.0}
+        assert Study("kd", DEFAULTS).ask() == DEFAULTS
+        exact = {"weight": 0.71234, "temperature": 20.0}  # a dataset may set others, even outside the search space
+        assert Study("kd", exact).ask() == exact
 
     def test_proposals_are_in_the_search_space(self):
         for trial in trials(12).trials:
@@ -61,7 +74,7 @@ class TestGrid:
     @pytest.mark.parametrize(
         ("methods", "message"),
         [
-            (["none"], "none has nothing to tune"),
+            (["none"], "none has no arguments to tune"),
             (["kd", "kd"], "kd is listed twice"),
             (["kdd"], "did you mean 'kd'"),
             ([], "no methods"),
@@ -71,6 +84,16 @@ class TestGrid:
         with pytest.raises(UserError, match=message):
             TuningGrid(methods=methods, dataset="glyphs2", trials=1)
 
+    @pytest.mark.parametrize("setting", ["method.weight=2", "method.preset=classification", "method={weight: 2}"])
+    def test_rejects_settings_of_tuned_arguments(self, setting):
+        with pytest.raises(UserError, match=r"kd has method\.(weight|preset) tuned; leave it out"):
+            TuningGrid(methods=["kd"], dataset="glyphs2", trials=1, settings=[setting])
+
+    def test_defaults_are_those_of_the_recipe(self):
+        grid = TuningGrid(methods=["at"], dataset="glyphs", trials=1)
+        assert grid.study("at").ask() == {"weight": compose("at", "glyphs").method.arguments["weight"]}
+        assert compose("at", "glyphs").method.arguments["weight"] != AT().weight
+
     def test_trials_are_shortened_and_do_not_use_the_test_images(self):
         grid = TuningGrid(methods=["kd"], dataset="glyphs2", trials=1, budget=0.3)
         recipe = grid.recipe("kd", grid.changes({"weight": 3.0}))
@@ -79,13 +102,15 @@ class TestGrid:
 
 
 @pytest.fixture
-def runs(record, monkeypatch):
+def runs(record, monkeypatch, data_root, tiny):
     """Replaces the runs of a round: writes made-up records, and counts them. Those of methods in `failing` fail."""
+
+    data = describe_data(TestSet.from_recipe(tiny("none", "dataset.validation_fraction=0.2"), data_root, CPU))
 
     class Runs:
         def __init__(self):
             self.count = 0
-            self.failing = set()
+            self.failing = {}
 
         def __call__(self, jobs, executor, console):
             executor.close()
@@ -95,9 +120,10 @@ def runs(record, monkeypatch):
                 if recipe.method.name not in self.failing:
                     arguments = recipe.method.arguments
                     mAP = score(arguments) if recipe.method.name == "kd" else 0.5
-                    made = record(recipe.method.name, mAP=mAP, recipe_hash=recipe.hash, id=job.id)
+                    made = record(recipe.method.name, mAP=mAP, recipe_hash=recipe.hash, id=job.id, data=data)
                     made.write(job.record)
-            return [Outcome(job, None) for job in jobs]
+            read = {job: Record.read(job.record) if job.record.exists() else None for job in jobs}
+            return [Outcome(job, read[job], self.failing.get(job.recipe.method.name)) for job in jobs]
 
     stub = Runs()
     monkeypatch.setattr(tune_command, "run_all", stub)
@@ -140,15 +166,31 @@ def test_methods_are_added_to_the_file(tune, runs, tmp_path):
     for method in ("sp", "kd"):
         assert tune("--methods", method, "--trials", "2")[0] == 0
     assert list(TunedSettings.read(tmp_path / "glyphs.yaml").methods) == ["kd", "sp"]
+    runs.count = 0
     code, _, err = tune("--methods", "kd", "--trials", "3")
-    assert code == 2 and "has arguments of another tuning, with trials 2, not 3" in err
+    assert code == 2 and "the file is of a tuning with trials 2, but this one has 3" in err
+    assert runs.count == 0, "it is refused before the first trial"
 
 
 def test_methods_whose_trials_all_fail_are_reported(tune, runs, tmp_path):
-    runs.failing = {"kd"}
+    runs.failing = {"kd": "exit status 2: benchmark: the loss is not finite"}
     code, out, _ = tune("--methods", "kd,sp", "--trials", "2")
     assert code == 1 and "kd: all trials failed" in out
     assert list(TunedSettings.read(tmp_path / "glyphs.yaml").methods) == ["sp"]
+
+
+def test_a_trial_that_is_killed_ends_the_tuning(tune, runs, tmp_path):
+    runs.failing = {"kd": "killed by SIGKILL: as happens when memory runs out"}
+    code, _, err = tune("--methods", "kd,sp", "--trials", "2")
+    assert code == 2 and "Repeat the command to continue" in err and "SIGKILL" in err
+    runs.failing, runs.count = {}, 0
+    assert tune("--methods", "kd,sp", "--trials", "2")[0] == 0
+    assert runs.count == 3
+
+
+def test_needs_validation_images(tune, runs):
+    code, _, err = tune("--methods", "kd", "--trials", "2", "--set", "dataset.validation_fraction=0")
+    assert code == 2 and "tune: there are no validation images" in err
 
 
 def test_missing_optuna(tune, monkeypatch):
@@ -171,4 +213,4 @@ def test_trains_and_reuses_the_arguments(command_line, tiny_config, data_root, t
     code, out, err = command_line(*run, *where)
     assert code == 0, err
     arguments = TunedSettings.read(file).methods["sp"].arguments
-    assert f"weight: {arguments['weight']}" in out and "settings: tuned" in out
+    assert f"weight: {arguments['weight']}" in out and "source: tuned" in out
