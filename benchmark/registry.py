@@ -95,10 +95,11 @@ class PluginRegistry(Generic[Base]):
                 raise UserError(f"{self.name} {name!r}: {_origin(cls)}.{member} must be a mapping, not {value!r:.100}")
         parameters = inspect.signature(cls).parameters
         for argument in getattr(cls, "search", {}):
-            if argument not in parameters or not isinstance(parameters[argument].default, int | float):
+            default = parameters[argument].default if argument in parameters else None
+            if not isinstance(default, int | float) or default <= 0:
                 raise UserError(
                     f"{self.name} {name!r}: {_origin(cls)}.search names {argument!r}, which must be an argument of its "
-                    "constructor with a number as default"
+                    "constructor with a positive number as default"
                 )
 
     def discover(self) -> None:

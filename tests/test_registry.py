@@ -174,6 +174,16 @@ class Mine(Method):
                 "from benchmark import *\n@METHODS.register_module('a')\nclass A(Method): recipe = 5",
                 "A.recipe must be a mapping, not 5",
             ),
+            (
+                "from benchmark import *\n@METHODS.register_module('a')\nclass A(Method):\n"
+                "    search = {'weihgt': Range(0.1, 1)}\n    def __init__(self, weight: float = 1.0): ...",
+                "A.search names 'weihgt', which must be an argument of its constructor with a positive number",
+            ),
+            (
+                "from benchmark import *\n@METHODS.register_module('a')\nclass A(Method):\n"
+                "    search = {'w': Range(0, 1)}",
+                "could not be imported in line 4: ValueError: Range(0, 1): must have 0 < low < high",
+            ),
             ("def :", "could not be imported: SyntaxError"),
             ("\0", "could not be imported: "),
             (
