@@ -61,7 +61,9 @@ def gains(pairs: Iterable[Pair], spread: SeedSpread) -> dict[Pair, Gain]:
     wanted = [pair for pair in pairs if _same_queries(*pair)]
     for pair in wanted:
         known.setdefault(frozenset(pair), pair)
-    values = {row: _counted_precisions(row) for pair in known.values() for row in pair}
+    rows = dict.fromkeys(row for pair in known.values() for row in pair)
+    values = {row: _counted_precisions(row) for row in rows}
+    variances = {row: spread.of(row) for row in rows}
     found: dict[frozenset[Row], tuple[float, Interval]] = {}
     p: list[float] = []
     sizes: dict[int, list[Pair]] = defaultdict(list)
@@ -71,7 +73,7 @@ def gains(pairs: Iterable[Pair], spread: SeedSpread) -> dict[Pair, Gain]:
         for start in range(0, len(of_size), _BLOCK):
             block = of_size[start : start + _BLOCK]
             by_query = np.stack([values[row] - values[other] for row, other in block])
-            estimate = Differences.of(by_query, [(spread.of(row), spread.of(other)) for row, other in block])
+            estimate = Differences.of(by_query, [(variances[row], variances[other]) for row, other in block])
             means = estimate.means.tolist()
             found |= dict(zip(map(frozenset, block), zip(means, estimate.intervals(), strict=True), strict=True))
             p += estimate.p_values().tolist()
