@@ -146,7 +146,7 @@ def test_broken_image_is_an_error_or_recorded(paths, tmp_path):
     threads = threading.active_count()
     with pytest.raises(BrokenImage, match=str(paths[5])):
         open_cached(paths, tmp_path)
-    assert threading.active_count() == threads, "the progress bar goes on beside the message"
+    assert threading.active_count() == threads, "the progress bar was not stopped"
     assert cache_folders(tmp_path) == []
     images = open_cached(paths, tmp_path, skip_broken=True)
     with pytest.raises(BrokenImage, match=str(paths[5])):
