@@ -20,6 +20,7 @@ from benchmark.results.record import Record
 from benchmark.results.rows import group_records
 from benchmark.results.store import load_records
 from benchmark.suite.grid import Grid
+from benchmark.utils.atomic import write_text
 
 HEADERS = ["run", "epochs", "MACs", "mAP", "mAP of each seed", "minutes of training"]
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="page of the study")
     page = parser.parse_args().page
-    page.write_text(update(page), encoding="utf-8")
+    write_text(page, update(page))
 
 
 if __name__ == "__main__":

@@ -68,12 +68,10 @@ def _suite(
     console = Console()
     records = options.leaderboards / "records"
     threads = max(1, cores() // jobs)
-    all_jobs = []
-    for recipe in recipes:
-        settings = list(grid.settings)
-        if recipe.runtime.threads is None and (jobs > 1 or ray is not None):
-            settings.append(f"runtime.threads={threads}")
-        all_jobs.append(Job.of(recipe, options, config=grid.config, settings=settings))
+    shared = threads if jobs > 1 or ray is not None else None
+    all_jobs = [
+        Job.of(recipe, options, config=grid.config, settings=grid.settings, threads=shared) for recipe in recipes
+    ]
     known = {record.id: record for record in load_records(records)}
     finished = finished_jobs(all_jobs, known, options)
     pending = [job for job in all_jobs if job not in finished]

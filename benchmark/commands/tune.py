@@ -115,13 +115,12 @@ def _run(
     Raises:
         UserError: A trial ended in another way, or has a record of other images.
     """
+    threads = max(1, cores() // jobs) if jobs > 1 else None
     trials: dict[Job, str] = {}
     for method, arguments in proposed.items():
         changes = grid.changes(arguments)
         recipe = grid.recipe(method, changes)
-        if recipe.runtime.threads is None and jobs > 1:
-            changes.append(f"runtime.threads={max(1, cores() // jobs)}")
-        trials[Job.of(recipe, options, config=grid.config, settings=changes)] = method
+        trials[Job.of(recipe, options, config=grid.config, settings=changes, threads=threads)] = method
     finished = finished_jobs(list(trials), {}, options)
     pending = [job for job in trials if job not in finished]
     outcomes = run_all(pending, Processes(jobs), console) if pending else []

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from benchmark.results.inference import Differences, Interval, SeedSpread, discoveries, letters, rank_intervals
 from benchmark.results.rows import TEACHER, Row
 
-_BLOCK = 1_000
-"""Number of gains that are computed together."""
+_BLOCK = 2**21
+"""Number of differences by query (8 bytes each) that are computed together."""
 _EQUAL_COST = 1.05
 """Largest ratio of the MACs of a network to those of the cheapest network in its equal-cost group."""
 _RANK_DIGITS = 6
@@ -69,9 +69,10 @@ def gains(pairs: Iterable[Pair], spread: SeedSpread) -> dict[Pair, Gain]:
     sizes: dict[int, list[Pair]] = defaultdict(list)
     for pair in known.values():
         sizes[len(values[pair[0]])].append(pair)
-    for of_size in sizes.values():
-        for start in range(0, len(of_size), _BLOCK):
-            block = of_size[start : start + _BLOCK]
+    for queries, of_size in sizes.items():
+        step = max(1, _BLOCK // queries)
+        for start in range(0, len(of_size), step):
+            block = of_size[start : start + step]
             by_query = np.stack([values[row] - values[other] for row, other in block])
             estimate = Differences.of(by_query, [(variances[row], variances[other]) for row, other in block])
             means = estimate.means.tolist()

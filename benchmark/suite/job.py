@@ -45,7 +45,13 @@ class Job:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, options: RunOptions, *, config: Path | None = None, settings: Sequence[str] = ()
+        cls,
+        recipe: Recipe,
+        options: RunOptions,
+        *,
+        config: Path | None = None,
+        settings: Sequence[str] = (),
+        threads: int | None = None,
     ) -> Self:
         """Return the job of a recipe.
 
@@ -53,7 +59,8 @@ class Job:
             recipe: The composed recipe.
             options: Options shared by all runs of the suite.
             config: The recipe file from which `recipe` is composed.
-            settings: The `key=value` settings from which `recipe` is composed, and any others for the command.
+            settings: The `key=value` settings from which `recipe` is composed.
+            threads: Number of threads of the run if the recipe leaves it open; None for one per core.
         """
         test = TestSet.from_recipe(recipe, options.data_root, torch.device("cpu"))
         recipe = resolved(recipe, test.dataset)
@@ -62,6 +69,8 @@ class Job:
         repeated = [] if config is None else [("--config", str(config))]
         repeated += [] if recipe.budget is None else [("--budget", str(recipe.budget))]
         repeated += [("--set", setting) for setting in settings]
+        if recipe.runtime.threads is None and threads is not None:
+            repeated.append(("--set", f"runtime.threads={threads}"))
         repeated += [("--plugin", str(path)) for path in options.plugins]
         command = [
             *(sys.executable, "-m", "benchmark", "run"),

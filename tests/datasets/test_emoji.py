@@ -67,5 +67,5 @@ def test_only_datasets_of_packages_take_several_archives(tmp_path, command_line)
     assert code == 2 and f"{tmp_path / 'b.zip'}: market1501 has a single archive" in err
 
 
-def test_packages_have_folders_of_their_own():
+def test_each_package_has_another_folder():
     assert [package.folder for package in Emoji.card.packages] == [folder.split("/")[0] for folder in FOLDERS.values()]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmark.results import comparison
 from benchmark.results.comparison import CostGroup, Gain, compared, equal_cost, gains, mean_ranks
 from benchmark.results.inference import SeedSpread
 from benchmark.results.rows import group_records
@@ -40,6 +41,14 @@ def test_a_gain_and_its_reverse_are_one_comparison(scored):
     gain, loss = found[kd, none], found[none, kd]
     assert (loss.mean, loss.interval.low, loss.interval.high) == (-gain.mean, -gain.interval.high, -gain.interval.low)
     assert found[kd, none] == gains([(kd, none)], SeedSpread([none, kd]))[kd, none]
+
+
+def test_gains_do_not_depend_on_the_size_of_the_blocks(scored, monkeypatch):
+    none, *others = group_records([scored("none", 0.6), *(scored(f"m{i}", 0.6, seed=i + 1) for i in range(5))])
+    pairs, spread = [(row, none) for row in others], SeedSpread(others)
+    expected = gains(pairs, spread)
+    monkeypatch.setattr(comparison, "_BLOCK", 2 * QUERIES)
+    assert gains(pairs, spread) == expected
 
 
 def test_chance_gains_of_many_rows_are_not_significant(scored):
