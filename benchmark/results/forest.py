@@ -43,6 +43,8 @@ def forest_svg(name: str, gains: Mapping[float, Mapping[str, Gain]]) -> str:
     with plot_style():
         figure = Figure(figsize=(_WIDTH, _MARGIN + _ROW * len(methods)), dpi=72)
         figure.text(0.018, 1 - 0.25 / figure.get_figheight(), f"Gain over the student alone on {name}", weight="bold")
+        subtitle = "bars: 95 % confidence intervals; in color: significant"
+        figure.text(0.018, 1 - 0.45 / figure.get_figheight(), subtitle, fontsize=9)
         low = min(gain.interval.low for of_methods in gains.values() for gain in of_methods.values())
         high = max(gain.interval.high for of_methods in gains.values() for gain in of_methods.values())
         bottom, height = 0.5 / figure.get_figheight(), 1 - _MARGIN / figure.get_figheight()
