@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from benchmark.data.card import Card as Card
     from benchmark.data.retrieval_dataset import RetrievalDataset as RetrievalDataset
     from benchmark.data.samples import Sample as Sample
+    from benchmark.deployment.student import Student as Student
+    from benchmark.deployment.student import load_student as load_student
     from benchmark.errors import UserError as UserError
     from benchmark.experiment.run import run as run
     from benchmark.method import Budget as Budget
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
     from benchmark.method import RecipePlan as RecipePlan
     from benchmark.model.embedder import Embedder as Embedder
     from benchmark.model.features import Features as Features
-    from benchmark.model.serialize import load_student as load_student
     from benchmark.model.surgery import ChannelSelection as ChannelSelection
     from benchmark.registry import DATASETS as DATASETS
     from benchmark.registry import METHODS as METHODS
@@ -82,10 +83,11 @@ _MODULES = {
     "RetrievalDataset": "data.retrieval_dataset",
     "Sample": "data.samples",
     "Scores": "retrieval",
+    "Student": "deployment.student",
     "UserError": "errors",
     "evaluate": "retrieval",
     "load_plugin": "registry",
-    "load_student": "model.serialize",
+    "load_student": "deployment.student",
     "run": "experiment.run",
 }
 """Public names, and the modules within this package that define them."""

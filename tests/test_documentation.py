@@ -115,7 +115,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Recor
     rows = [f"{image},{image.split('/')[0]}\n" for image in images]
     (folder / "my_images.csv").write_text("path,identity\n" + "".join(rows), encoding="utf-8")
     shoes = [f"data/shoes/{split}/{number}/{i}.jpg" for split, number in SHOES for i in range(2)]
-    for image in (*images, *shoes):
+    folder_of_images = [f"my_images/{image}" for image in images]
+    for image in (*images, *shoes, *folder_of_images):
         save_image(folder / image)
     save_embeddings(folder / "mine.npz")
     pretend_runs(folder, record)

@@ -113,6 +113,27 @@ def decode(path: Path, min_size: tuple[int, int] | None = None, background: Colo
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def from_pillow(image: Image.Image, background: Color = WHITE) -> Tensor:
+    """Convert an image of Pillow as `decode` does that of a file: to a (3, H, W) uint8 RGB tensor, upright.
+
+    Args:
+        image: The image, which is not changed.
+        background: What shows through transparent pixels.
+
+    Raises:
+        BrokenImage: The file from which Pillow reads the image is damaged, or the image has floating-point pixels or
+            too many.
+    """
+    try:
+        return torch.from_numpy(_upright_rgb(image, background)).permute(2, 0, 1)
+    except BrokenImage as error:
+        raise BrokenImage(f"the image cannot be read: {error}", error.remedy) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow reads the pixels only now, and raises many types of errors
+        raise BrokenImage("the image cannot be read: it is damaged or incomplete") from error
+
+
 def eval_transform(size: tuple[int, int]) -> nn.Module:
     """Return the transform for evaluation: resize a (3, H, W) uint8 image to (height, width)."""
     from torchvision.transforms import v2  # takes a second to import
@@ -180,14 +201,19 @@ def _pixels(file: Path | IO[bytes], min_size: tuple[int, int] | None, background
         if min_size is not None and image.format == "JPEG":
             height, width = reversed(min_size) if _orientation(image) in _SIDEWAYS else min_size
             image.draft(None, (width, height))
-        if image.width * image.height > MAX_PIXELS:
-            raise BrokenImage(
-                f"it has {image.width:,} x {image.height:,} pixels, which is more than {MAX_PIXELS / 1e6:,.0f} million",
-                "Scale it down",
-            )
-        image.load()  # in a PNG, the orientation may follow the pixels
-        operation = _UPRIGHT.get(_orientation(image))
-        return np.array(_to_rgb(image if operation is None else image.transpose(operation), background))
+        return _upright_rgb(image, background)
+
+
+def _upright_rgb(image: Image.Image, background: Color) -> np.ndarray:
+    """Return the pixels of an image as (H, W, 3) uint8 RGB, upright."""
+    if image.width * image.height > MAX_PIXELS:
+        raise BrokenImage(
+            f"it has {image.width:,} x {image.height:,} pixels, which is more than {MAX_PIXELS / 1e6:,.0f} million",
+            "Scale it down",
+        )
+    image.load()  # in a PNG, the orientation may follow the pixels
+    operation = _UPRIGHT.get(_orientation(image))
+    return np.array(_to_rgb(image if operation is None else image.transpose(operation), background))
 
 
 def _orientation(image: Image.Image) -> int:

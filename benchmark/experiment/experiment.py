@@ -24,7 +24,7 @@ from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import load_student, save_student
+from benchmark.model.serialize import load_network, save_student
 from benchmark.model.weights import load_weights
 from benchmark.recipe import Evaluate, Recipe
 from benchmark.recipe.sections import BOARD_KEYS
@@ -249,8 +249,8 @@ class Experiment:
             trained_embedding = student.features(images).embedding
             minimal = method.minimal_student(student) if method.compresses else None
             compact = _without_head(fold_batchnorm(method.compact(student), images[:2]))
-        save_student(compact, folder.student, recipe.image_size)
-        network = load_student(folder.student, self.device)
+        save_student(compact, folder.student, recipe.image_size, self.test.loading.background)
+        network = load_network(folder.student, self.device)
         with torch.inference_mode():
             difference = float((network(images) - trained_embedding).abs().max())
 
@@ -290,7 +290,7 @@ class Experiment:
             return self._teacher_from_weights(folder.checkpoint)
         else:
             record = self._read_record(folder)
-        deployed_teacher = load_student(folder.student, self.device)
+        deployed_teacher = load_network(folder.student, self.device)
         deployed_teacher.input_size = None  # it may have been trained with images of another size
         identities = len(self.dataset.labels)
         network = untrained(self.recipe.teacher.network, identities, deployed_teacher.statistics)

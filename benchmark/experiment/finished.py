@@ -12,7 +12,7 @@ from benchmark.experiment.inputs import TEACHER_FILE, Inputs, data_changes, desc
 from benchmark.experiment.networks import deploy_teacher, teacher_from_file
 from benchmark.experiment.published import teacher_path
 from benchmark.model.embedder import Embedder
-from benchmark.model.serialize import load_student
+from benchmark.model.serialize import load_network
 from benchmark.recipe import Recipe, compose
 from benchmark.results.record import Record
 from benchmark.utils.console import notify
@@ -88,7 +88,7 @@ class FinishedRun:
 
     def student(self, device: torch.device) -> Embedder:
         """Load the deployed student."""
-        return load_student(self.folder / "student.pt", device)
+        return load_network(self.folder / "student.pt", device)
 
     def teacher(self, test: TestSet) -> Embedder:
         """Load the deployed teacher of the student.
@@ -118,6 +118,6 @@ class FinishedRun:
                 f"the teacher in {folder.path} was trained again, on other images than {self.folder}: run both again "
                 "on the same images"
             )
-        teacher = load_student(folder.student, device)
+        teacher = load_network(folder.student, device)
         teacher.input_size = None  # it may have been trained with images of another size
         return teacher

@@ -12,7 +12,7 @@ from benchmark.experiment.published import teacher_path
 from benchmark.model.backbone import Statistics, pretrained_statistics
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import is_student, load_student
+from benchmark.model.serialize import is_student, load_network
 from benchmark.model.weight_file import read
 from benchmark.model.weights import fit_weights, load_weights
 from benchmark.recipe import Network
@@ -87,7 +87,7 @@ def teacher_from_file(settings: Network, path: Path, identities: int) -> Embedde
         network = untrained(settings, identities)
         notify(load_weights(network, path, trained=True))
         return network.eval()
-    network = load_student(path)
+    network = load_network(path)
     network.input_size = None  # the teacher's own image size may be another one
     _require_same_architecture(settings, network, path)
     return network
@@ -131,7 +131,7 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None, clas
         try:
             identities = 0
             if trained and is_student(read(path, "weights")):
-                _require_same_architecture(settings, load_student(path), path)
+                _require_same_architecture(settings, load_network(path), path)
             else:
                 with torch.device("meta"):
                     network = untrained(settings, identities=2)

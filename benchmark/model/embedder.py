@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.data.decode import WHITE, Color
 from benchmark.errors import UserError
 from benchmark.model.backbone import Statistics, build_backbone, pretrained_statistics, rgb
 from benchmark.model.features import Features, FeatureTaps
@@ -69,6 +70,8 @@ class Embedder(nn.Module):
         self.input_size: tuple[int, int] | None = None
         """(height, width) of the images for which a deployed network was trained, the only ones that `forward` accepts;
         None for any size."""
+        self.background: Color = WHITE
+        """What shows through transparent pixels of the images for which a deployed network was trained."""
         self.image_size = tuple(image_size) if image_size else None
         self.architecture: dict[str, Any] = {
             "backbone": backbone,

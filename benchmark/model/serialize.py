@@ -1,23 +1,30 @@
-"""Student files, which hold a deployed network."""
+"""Files that hold a deployed network: `student.pt`, or a folder with a configuration and safetensors."""
 
 import io
+import json
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import ValidationError
 from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame
 from torch import Tensor, nn
 
+from benchmark.data.decode import WHITE, Color
 from benchmark.errors import UserError
+from benchmark.model._student_format import Description, StudentConfig, StudentFile
 from benchmark.model.embedder import Embedder
 from benchmark.model.state_dicts import has_negative_variance
 from benchmark.model.weight_file import printable, read
-from benchmark.utils.atomic import atomic_path
+from benchmark.utils import strict_json
+from benchmark.utils.atomic import atomic_path, write_text
 
 FORMAT = 1
 """Version of the student file."""
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+"""The files of a student's folder, with the names that the Hugging Face Hub expects."""
 
 _CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
@@ -35,84 +42,9 @@ _MAX_TABLES = 2**28
 _ACTIVATION = {"type": "activation"}
 """Edit of timm's BatchNormAct2d whose batch norm was folded, so that only its activation remains."""
 
-Width = Annotated[int, Field(strict=True, ge=1, le=2**16)]
-Pixels = Annotated[int, Field(strict=True, ge=1, le=2**13)]
-Small = Annotated[int, Field(strict=True, ge=0, le=64)]
-Statistic = Annotated[float, Field(strict=True, ge=0, le=1)]
-Deviation = Annotated[float, Field(strict=True, ge=1e-3, le=1)]
-Name = Annotated[str, Field(max_length=256)]
 
-
-class _Part(BaseModel):
-    """A part of a student file: only the keys that are written, with strict types and bounds."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-
-
-class _Architecture(_Part):
-    backbone: Name
-    args: dict[Name, Any]
-    stem: Literal["imagenet", "no_pool", "stride1"]
-    last_stride: Literal[1, 2]
-    pool: Literal["avg", "gem"]
-    neck: Literal["linear", "bn", "none"]
-    dim: Width
-    image_size: tuple[Pixels, Pixels] | None = None
-    mean: tuple[Statistic, Statistic, Statistic] | None = None
-    std: tuple[Deviation, Deviation, Deviation] | None = None
-
-
-class _Convolution(_Part):
-    type: Literal["Conv2d", "Conv2dSame"]
-    in_channels: Width
-    out_channels: Width
-    kernel_size: tuple[Small, Small]
-    stride: tuple[Small, Small]
-    padding: tuple[Small, Small] | Literal["same", "valid"]
-    dilation: tuple[Small, Small]
-    groups: Width
-    bias: StrictBool
-
-
-class _Linear(_Part):
-    type: Literal["Linear"]
-    in_features: Width
-    out_features: Width
-    bias: StrictBool
-
-
-class _Norm(_Part):
-    type: Literal["BatchNorm1d", "BatchNorm2d"]
-    num_features: Width
-
-
-class _Blur(_Part):
-    type: Literal["BlurPool2d"]
-    channels: Width | None
-    filt_size: Annotated[int, Field(strict=True, ge=1, le=7)]
-    stride: Small
-    pad_mode: Literal["reflect", "constant", "replicate", "circular"]
-
-
-class _Plain(_Part):
-    type: Literal["Identity", "activation"]
-
-
-_Edit = Annotated[_Convolution | _Linear | _Norm | _Blur | _Plain, Field(discriminator="type")]
-
-
-class _StudentFile(_Part):
-    """The content of a student file."""
-
-    format: Literal[1]
-    architecture: _Architecture
-    image_size: tuple[Pixels, Pixels]
-    edits: dict[Name, _Edit]
-    weights: dict[Name, Tensor]
-
-
-def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> None:
-    """Write the embedding network of `student`, without its classifier head, atomically.
+def save_student(student: Embedder, path: Path, image_size: tuple[int, int], background: Color = WHITE) -> None:
+    """Write the embedding network of `student`, without its classifier head, to a file, atomically.
 
     The file holds the arguments of the original architecture, an edit for each layer that differs from it, and the
     weights.
@@ -121,27 +53,12 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> 
         student: The network.
         path: The file to write.
         image_size: (height, width) of test images, stored in the file.
+        background: What shows through transparent pixels of these images, stored in the file.
 
     Raises:
         TypeError: A layer differs from the original architecture in a way that no edit can describe.
     """
-    edits, weights = _edits(student), _embedding_weights(student)
-    shapes = {name: value.shape for name, value in weights.items()}
-    rebuilt = {name: value.shape for name, value in _rebuild(student.architecture, edits).state_dict().items()}
-    if unequal := shapes.items() ^ rebuilt.items():
-        names = ", ".join(sorted({name for name, _ in unequal}))
-        raise TypeError(f"a student file cannot describe the shapes of {names}")
-    content = {
-        "format": FORMAT,
-        "architecture": student.architecture,
-        "image_size": list(image_size),
-        "edits": edits,
-        "weights": weights,
-    }
-    try:
-        _StudentFile.model_validate(content)
-    except ValidationError as error:
-        raise TypeError(f"a student file cannot describe this network: {error}") from error
+    content = _describe(student, image_size, background) | {"weights": _embedding_weights(student)}
     # If the file cannot be written, torch.save to a path would hide the reason that the operating system gives.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -149,7 +66,32 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int]) -> 
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedder:
+def save_folder(student: Embedder, folder: Path, image_size: tuple[int, int], background: Color = WHITE) -> None:
+    """Write the embedding network of `student` to `config.json` and `model.safetensors` in a folder, each atomically.
+
+    Args:
+        student: The network.
+        folder: The folder, which is created if needed.
+        image_size: (height, width) of test images.
+        background: What shows through transparent pixels of these images.
+
+    Raises:
+        TypeError: A layer differs from the original architecture in a way that no edit can describe.
+    """
+    from safetensors.torch import save
+
+    content = _describe(student, image_size, background) | {"weights": weights_hash(student)}
+    # Copies, because safetensors refuses tensors that share memory or have the channels last.
+    weights = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in _embedding_weights(student).items()
+    }
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(save(weights))
+    write_text(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def load_network(path: Path, device: str | torch.device = "cpu") -> Embedder:
     """Load a deployed network in eval mode. The method that trained it is not needed.
 
     Args:
@@ -163,32 +105,39 @@ def load_student(path: str | Path, device: str | torch.device = "cpu") -> Embedd
     Raises:
         UserError: The file does not exist or is not a student file of this format.
     """
-    path = Path(path)
     content = read(path, "student file")
     if not is_student(content):
         raise UserError(f"{path} is not a student file of format {FORMAT}; it was not written by `benchmark run`")
     try:
-        file = _StudentFile.model_validate(content)
+        file = StudentFile.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = printable(".".join(map(str, first["loc"])))
-        raise UserError(f"{path} is not a valid student file: {key}: {printable(first['msg'])}") from error
-    architecture = file.architecture.model_dump(exclude_unset=True)
-    edits = {name: edit.model_dump() for name, edit in file.edits.items()}
+        raise _invalid(path, error) from error
+    return _restore(path, file, file.weights).to(device)
+
+
+def load_folder(folder: Path, device: str | torch.device = "cpu") -> Embedder:
+    """Load a deployed network that `save_folder` has written; see `load_network`.
+
+    Raises:
+        UserError: A file is missing or invalid, or the files do not belong together.
+    """
+    path = folder / CONFIG_FILE
     try:
-        with torch.device("meta"):
-            _check(_rebuild(architecture, edits), file)
-        student = _rebuild(architecture, edits)
-    except UserError as error:
-        raise UserError(f"{path} describes a network that cannot be built here: {error}") from error
-    except Exception as error:  # whatever a backbone or a layer raises for its arguments
-        reason = printable(f"{type(error).__name__}: {error}")
-        raise UserError(
-            f"{path} describes a network that cannot be built: the file is damaged or was changed ({reason})"
-        ) from error
-    student.load_state_dict(file.weights, strict=True)
-    student.input_size = file.image_size
-    return student.to(device).to(memory_format=torch.channels_last).eval()
+        content = strict_json.read(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not the configuration of a student: {error}") from error
+    if not is_student(content):
+        raise UserError(f"{path} is not the configuration of a student of format {FORMAT}: give another folder")
+    try:
+        config = StudentConfig.model_validate(content)
+    except ValidationError as error:
+        raise _invalid(path, error) from error
+    network = _restore(folder, config, read(folder / WEIGHTS_FILE, "student file"))
+    if weights_hash(network) != config.weights:
+        raise UserError(f"{folder / WEIGHTS_FILE} has other weights than {path} states: copy or download both again")
+    return network.to(device)
 
 
 def is_student(content: Any) -> bool:
@@ -199,22 +148,81 @@ def is_student(content: Any) -> bool:
     return type(version) is int and version == FORMAT
 
 
-def _check(network: Embedder, file: "_StudentFile") -> None:
+def _describe(student: Embedder, image_size: tuple[int, int], background: Color) -> dict[str, Any]:
+    """Return everything about a network but its weights, as the plain values of a `Description`."""
+    edits, weights = _edits(student), _embedding_weights(student)
+    shapes = {name: value.shape for name, value in weights.items()}
+    rebuilt = {name: value.shape for name, value in _rebuild(student.architecture, edits).state_dict().items()}
+    if unequal := shapes.items() ^ rebuilt.items():
+        names = ", ".join(sorted({name for name, _ in unequal}))
+        raise TypeError(f"a student file cannot describe the shapes of {names}")
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "architecture": student.architecture,
+        "image_size": list(image_size),
+        "edits": edits,
+    }
+    if background != WHITE:
+        content["background"] = list(background)
+    try:
+        Description.model_validate(content)
+    except ValidationError as error:
+        raise TypeError(f"a student file cannot describe this network: {error}") from error
+    return content
+
+
+def _restore(place: Path, description: Description, weights: dict[str, Tensor]) -> Embedder:
+    """Build the network of a file, in eval mode.
+
+    Args:
+        place: The file, for messages.
+        description: The network.
+        weights: The content of the file of weights.
+
+    Raises:
+        UserError: The network cannot be built, or the weights do not fit.
+    """
+    architecture = description.architecture.model_dump(exclude_unset=True)
+    edits = {name: edit.model_dump() for name, edit in description.edits.items()}
+    try:
+        with torch.device("meta"):
+            _check(_rebuild(architecture, edits), description.image_size, weights)
+        student = _rebuild(architecture, edits)
+    except UserError as error:
+        raise UserError(f"{place} describes a network that cannot be built here: {error}") from error
+    except Exception as error:  # whatever a backbone or a layer raises for its arguments
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise UserError(
+            f"{place} describes a network that cannot be built: the file is damaged or was changed ({reason})"
+        ) from error
+    student.load_state_dict(weights, strict=True)
+    student.input_size, student.background = description.image_size, description.background
+    return student.to(memory_format=torch.channels_last).eval()
+
+
+def _invalid(path: Path, error: ValidationError) -> UserError:
+    first = error.errors()[0]
+    key = printable(".".join(map(str, first["loc"])))
+    return UserError(f"{path} is not a valid student file: {key}: {printable(first['msg'])}")
+
+
+def _check(network: Embedder, image_size: tuple[int, int], weights: Mapping[str, Tensor]) -> None:
     """Check the weights of a student file, and that the network embeds images of the size in the file.
 
     Args:
         network: The rebuilt network, on the `meta` device.
-        file: The content of the file.
+        image_size: (height, width) of the images in pixels.
+        weights: The weights by name.
 
     Raises:
         UserError: Weights are missing, superfluous, of another shape or dtype, or not finite; or the network would take
             far more memory than its weights.
     """
     state = network.state_dict()
-    if different := sorted(state.keys() ^ file.weights.keys()):
+    if different := sorted(state.keys() ^ weights.keys()):
         kind = "no" if different[0] in state else "an unknown"
         raise UserError(f"the weights have {kind} tensor {printable(different[0])}")
-    for name, value in file.weights.items():
+    for name, value in weights.items():
         expected = state[name]
         if value.shape != expected.shape or value.dtype != expected.dtype:
             raise UserError(
@@ -231,7 +239,7 @@ def _check(network: Embedder, file: "_StudentFile") -> None:
             f"it computes tables of {tables / 2**20:,.0f} MiB, more than {_MAX_TABLES // 2**20} are possible"
         )
     with torch.no_grad():
-        output = network.eval()(torch.empty(1, 3, *file.image_size, dtype=torch.uint8, device="meta"))
+        output = network.eval()(torch.empty(1, 3, *image_size, dtype=torch.uint8, device="meta"))
     if output.shape != (1, network.dim):
         raise UserError(f"its output for an image is {tuple(output.shape)} instead of (1, {network.dim})")
 
@@ -257,18 +265,18 @@ def _edits(student: Embedder) -> dict[str, dict[str, Any]]:
         if any(True for _ in module.children()) or name.startswith("head"):
             continue
         before = original.get(name)
-        if before is not None and type(module) is type(before) and _describe(module) == _describe(before):
+        if before is not None and type(module) is type(before) and _layer(module) == _layer(before):
             continue
         if isinstance(before, BatchNormAct2d) and type(module) is type(before.act):
             edits[name] = _ACTIVATION
         elif before is None or type(module).__name__ not in _LAYERS:
             raise TypeError(f"layer {name} became a {type(module).__name__}, which a student file cannot describe")
         else:
-            edits[name] = _describe(module)
+            edits[name] = _layer(module)
     return edits
 
 
-def _describe(module: nn.Module) -> dict[str, Any]:
+def _layer(module: nn.Module) -> dict[str, Any]:
     kind = type(module).__name__
     fields = {field: getattr(module, field) for field in _LAYERS[kind][1]} if kind in _LAYERS else {}
     description = {"type": kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}

@@ -10,7 +10,7 @@ from benchmark.errors import UserError
 from benchmark.experiment.environment import device_name, use_threads
 from benchmark.experiment.report import latency_fields
 from benchmark.model import cost
-from benchmark.model.serialize import load_student
+from benchmark.model.serialize import load_network
 from benchmark.results.parts import Cost
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, record_name
@@ -62,5 +62,5 @@ def _is_on_leaderboard(record: Record, records: Path) -> bool:
 
 def _measure(student: Path, before: Cost, device: torch.device) -> Cost:
     use_threads(before.threads)
-    latencies = cost.latency(load_student(student, device), before.image_size, device)
+    latencies = cost.latency(load_network(student, device), before.image_size, device)
     return before.model_copy(update=latency_fields(latencies))

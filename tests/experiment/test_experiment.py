@@ -23,7 +23,7 @@ from benchmark.experiment.folders import student_folder
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.features import Features
-from benchmark.model.serialize import load_student, weights_hash
+from benchmark.model.serialize import load_network, weights_hash
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import METHODS
 from benchmark.results.consistency import violations
@@ -120,7 +120,7 @@ class TestFinishedRun:
 
     def test_record_describes_the_deployed_file(self, student, test_set):
         record = read(student)
-        network = load_student(student / "student.pt")
+        network = load_network(student / "student.pt")
         size = cost.count(network, (32, 32))
         assert (record.network.cost.parameters, record.network.cost.macs) == (size.parameters, size.macs)
         assert record.network.cost.flops == 2 * size.macs
@@ -267,8 +267,8 @@ class TestTeacher:
 class TestRecord:
     def test_asymmetric_scores(self, run, tiny, finished, teacher, test_set):
         experiment, record = run(tiny("pulled", SHORT), finished)
-        query = test_set.embed(load_student(experiment.folder.student), "query")
-        gallery = test_set.embed(load_student(teacher / "student.pt"), "gallery")
+        query = test_set.embed(load_network(experiment.folder.student), "query")
+        gallery = test_set.embed(load_network(teacher / "student.pt"), "gallery")
         assert test_set.score(query, gallery).mAP == pytest.approx(record.scores.asymmetric.mAP, abs=1e-6)
         assert record.scores.asymmetric_reason is None
 

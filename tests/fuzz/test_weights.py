@@ -15,7 +15,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import load_student, save_student
+from benchmark.model.serialize import load_network, save_student
 from benchmark.model.weights import fit_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -83,7 +83,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def read(path: Path) -> None:
-    load_student(path)
+    load_network(path)
 
 
 def fit(path: Path) -> None:

@@ -22,7 +22,7 @@ from benchmark.method import Method, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import load_student, save_student
+from benchmark.model.serialize import load_network, save_student
 from benchmark.model.surgery import ChannelSelection, prune_optimizer_state
 from benchmark.recipe import Optimizer, Task
 
@@ -90,7 +90,7 @@ class Rig:
         compact = fold_batchnorm(self.method.compact(self.student), self.images)
         compact.head = None
         save_student(compact, path, self.plan.image_size)
-        return load_student(path)
+        return load_network(path)
 
     def take_over(self, other: "Rig") -> None:
         """Load the state of another rig, as a resumed run does."""

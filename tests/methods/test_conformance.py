@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark import DATASETS, METHODS, load_student
+from benchmark import DATASETS, METHODS
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.method import KINDS
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import save_student
+from benchmark.model.serialize import load_network, save_student
 from benchmark.recipe import compose
 
 all_methods = pytest.mark.parametrize("name", METHODS.names())
@@ -217,7 +217,7 @@ def test_trainings_are_bit_identical(name, tiny, train_tiny, batches, tmp_path):
     save_student(compact, tmp_path / "student.pt", recipe.image_size)
     with torch.no_grad():
         tolerance = 1e-5 * max(10.0, float(before.abs().max()))
-        assert torch.allclose(load_student(tmp_path / "student.pt")(images), before, rtol=0, atol=tolerance)
+        assert torch.allclose(load_network(tmp_path / "student.pt")(images), before, rtol=0, atol=tolerance)
 
 
 def test_every_kind_is_trained():

@@ -11,7 +11,7 @@ from benchmark.model.cost import count
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
-from benchmark.model.serialize import load_student, save_student
+from benchmark.model.serialize import load_network, save_student
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 NETWORKS = {
@@ -64,10 +64,10 @@ def test_removing_zero_channels_does_not_change_the_output(name, tmp_path):
 
     save_student(fold_batchnorm(network, IMAGES), tmp_path / "student.pt", (32, 32))
     with torch.no_grad():
-        assert torch.allclose(load_student(tmp_path / "student.pt")(IMAGES), after[0], rtol=0, atol=1e-4)
+        assert torch.allclose(load_network(tmp_path / "student.pt")(IMAGES), after[0], rtol=0, atol=1e-4)
     save_student(network, tmp_path / "plain.pt", (32, 32))
     with torch.no_grad():
-        assert torch.allclose(load_student(tmp_path / "plain.pt")(IMAGES), after[0], rtol=0, atol=1e-5)
+        assert torch.allclose(load_network(tmp_path / "plain.pt")(IMAGES), after[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bottleneck", "basic", "blur_pool"])

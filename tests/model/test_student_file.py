@@ -10,11 +10,10 @@ import timm
 import torch
 from torch import nn
 
-import benchmark
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import load_student, save_student, weights_hash
+from benchmark.model.serialize import load_network, save_student, weights_hash
 from benchmark.model.surgery import keep_inputs, keep_outputs
 
 SMALL = {"channels": [8, 16, 32, 64]}
@@ -58,7 +57,7 @@ NETWORKS = {
 def test_round_trip(name, tmp_path):
     student = NETWORKS[name]().eval()
     save_student(student, tmp_path / "student.pt", (32, 32))
-    loaded = benchmark.load_student(tmp_path / "student.pt")
+    loaded = load_network(tmp_path / "student.pt")
     assert not loaded.training
     assert loaded.head is None
     torch.testing.assert_close(loaded(images()), student(images()), rtol=1e-4, atol=1e-5)
@@ -67,9 +66,9 @@ def test_round_trip(name, tmp_path):
 
 def test_round_trip_of_a_loaded_student(tmp_path):
     save_student(NETWORKS["pruned and folded"](), tmp_path / "a.pt", (32, 32))
-    loaded = load_student(tmp_path / "a.pt")
+    loaded = load_network(tmp_path / "a.pt")
     save_student(loaded, tmp_path / "b.pt", (32, 32))
-    assert weights_hash(load_student(tmp_path / "b.pt")) == weights_hash(loaded)
+    assert weights_hash(load_network(tmp_path / "b.pt")) == weights_hash(loaded)
 
 
 def test_file_content(tmp_path):
@@ -83,7 +82,7 @@ def test_image_size_of_the_network(tmp_path):
     network = Embedder("resnet14t", dim=8, image_size=(16, 16)).eval()
     save_student(network, tmp_path / "student.pt", (32, 32))
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    loaded = load_student(tmp_path / "student.pt")
+    loaded = load_network(tmp_path / "student.pt")
     assert loaded.image_size == (16, 16)
     assert torch.allclose(loaded(images), network(images), rtol=0, atol=1e-5)
 
@@ -124,7 +123,7 @@ def test_rejects_a_normalization_of_another_width(tmp_path):
 class TestInvalidFile:
     def expect(self, path: Path, message: str) -> None:
         with pytest.raises(UserError, match=message) as raised:
-            load_student(path)
+            load_network(path)
         assert str(path) in str(raised.value)
 
     def altered(self, tmp_path: Path, **changes: object) -> Path:
@@ -291,13 +290,13 @@ def test_opens_nothing_but_the_file(argument, tmp_path, reads_only, monkeypatch)
     )
     torch.save(timm.create_model("resnet26", num_classes=0, **SMALL).state_dict(), "other.pth")
     with reads_only(path), pytest.raises(UserError, match=f"'{argument}'"):
-        load_student(path)
+        load_network(path)
 
 
 def test_a_valid_file_opens_nothing_else(tmp_path, reads_only):
     save_student(NETWORKS["pruned and folded"](), tmp_path / "student.pt", (32, 32))
     with reads_only(tmp_path / "student.pt"):
-        load_student(tmp_path / "student.pt")
+        load_network(tmp_path / "student.pt")
 
 
 class TestInput:
@@ -306,7 +305,7 @@ class TestInput:
     @pytest.fixture
     def student(self, tmp_path):
         save_student(NETWORKS["plain"](), tmp_path / "student.pt", (32, 24))
-        return load_student(tmp_path / "student.pt")
+        return load_network(tmp_path / "student.pt")
 
     def test_is_shown(self, student):
         assert student.input_size == (32, 24)
@@ -342,7 +341,7 @@ class TestInput:
 def test_statistics_of_the_images_are_kept(tmp_path):
     network = Embedder("resnet26", SMALL, dim=12, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)).eval()
     save_student(network, tmp_path / "student.pt", (32, 32))
-    loaded = load_student(tmp_path / "student.pt")
+    loaded = load_network(tmp_path / "student.pt")
     assert loaded.statistics == network.statistics
     torch.testing.assert_close(loaded(images()), network(images()))
 
