@@ -179,20 +179,19 @@ class _RandomCrop(nn.Module):
     def __init__(self, size: tuple[int, int], pad: int, mode: Literal["constant", "edge", "reflect"]) -> None:
         super().__init__()
         self.size, self.pad = size, pad
-        self.sources: list[Tensor] | None = None
+        self.sources: list[np.ndarray] | None = None
         """For every row and every column of the padded image, the one that it repeats; None if the padding is black."""
         if mode != "constant":
-            positions = [torch.arange(float(length)) for length in size]
-            repeat = "replicate" if mode == "edge" else mode
-            self.sources = [F.pad(along[None], (pad, pad), repeat)[0].long() for along in positions]
+            self.sources = [np.pad(np.arange(length), pad, mode) for length in size]
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = self.size
-        top, left = (int(torch.randint(0, 2 * self.pad + 1, ())) for _ in range(2))
+        top, left = torch.randint(0, 2 * self.pad + 1, (2,)).tolist()
         if self.sources is None:
             return F.pad(image, (self.pad,) * 4)[:, top : top + height, left : left + width]
         rows, columns = self.sources
-        return image.index_select(1, rows[top : top + height]).index_select(2, columns[left : left + width])
+        # NumPy takes a fraction of the time of torch's `index_select`.
+        return torch.from_numpy(image.numpy().take(rows[top : top + height], 1).take(columns[left : left + width], 2))
 
 
 def _pixels(file: Path | IO[bytes], min_size: tuple[int, int] | None, background: Color) -> np.ndarray:
