@@ -189,6 +189,9 @@ class Method(nn.Module):
     """What the method compares: a key of `KINDS`."""
     compresses: ClassVar[bool] = False
     """Whether the student becomes smaller than the recipe describes it. Such a method implements `minimal_student`."""
+    budget_arguments: ClassVar[Mapping[str, Any]] = {}
+    """Of a method that compresses, arguments that a recipe with a budget sets in addition to `target_macs`, unless it
+    chooses a preset."""
     needs: Needs = Needs()
     """Requirements; an instance may change them according to its arguments."""
     aligned: bool = False

@@ -90,7 +90,7 @@ class PluginRegistry(Generic[Base]):
         lacking += [member for member in ("card",) if member in base.__annotations__ and not hasattr(cls, member)]
         if lacking:
             raise UserError(f"{self.name} {name!r}: {_origin(cls)} must define {' and '.join(lacking)}")
-        for member in ("recipe", "presets", "search", "method_arguments"):
+        for member in ("recipe", "presets", "search", "budget_arguments"):
             if not isinstance(value := getattr(cls, member, {}), Mapping):
                 raise UserError(f"{self.name} {name!r}: {_origin(cls)}.{member} must be a mapping, not {value!r:.100}")
         parameters = inspect.signature(cls).parameters

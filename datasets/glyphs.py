@@ -84,6 +84,7 @@ class Glyphs(RetrievalDataset):
     protocol = Protocol(camera_rule=True)
     recipe: ClassVar[Mapping[str, Any]] = {
         "image_size": (32, 32),
+        "budget": 0.42,
         # A ResNet-26 with bottlenecks of twice the standard width; the static student has the standard width.
         "teacher": {
             "network": _NETWORK | {"args": _ARGS | {"base_width": 128}},
@@ -109,20 +110,7 @@ class Glyphs(RetrievalDataset):
             "augment": {"pad": 2, "pad_mode": "edge", "flip": 0.0, "erase": 0.0},
         },
     }
-    method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Training is short, so candidate lists contain more channels, relative to the current width. The budget equals
-        # the cost of the static student, so that methods are compared at equal MACs. The queue is shorter because its
-        # default of 24,000 features exceeds the number of images.
-        "cdd": {"ratio": 0.75, "ratio_of": "current", "queue": 2048, "target_macs": 0.42},
-        **{rival: {"target_macs": 0.42} for rival in ("resrep", "uniform", "slimming")},
-        # A mean over the positions of a normalized map grows as maps shrink, here to 2 x 2. With the default weight of
-        # 1000, which suits larger maps, the student ends below `none`.
-        "at": {"weight": 100.0},
-        "darkrank": {"weight": 0.2},  # with a weight of 1, the student ends below `none` too
-        # Without gradient resetting, rows fluctuate around zero, by more at a higher learning rate: at 0.2, few fall
-        # below the published threshold of 0.001 before the learning rate decays.
-        "deap": {"threshold": 0.02, "target_macs": 0.42},
-    }
+    students: ClassVar[Mapping[float, Mapping[str, Any]]] = {0.42: {}}
 
     # Parameters of the rendering: lengths in pixels of the final image, colors and noise relative to white. Their names
     # and values are part of the hash in the folder's name.

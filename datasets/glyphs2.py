@@ -112,12 +112,6 @@ class Glyphs2(RetrievalDataset):
         0.3: {"args": {"channels": [5, 12, 23, 46]}},
         0.2: {"args": {"channels": [4, 8, 17, 34]}},
     }
-    method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Lists of unimportant channels that are long enough for every budget: of a narrow block, all channels but one.
-        # With nine tenths of the channels, compression ends at 33 % of the MACs. The default queue of 24,000 features
-        # exceeds the number of images.
-        "cdd": {"ratio": 0.97, "ratio_of": "current", "queue": 2048},
-    }
     content: ClassVar[str] = "4db9d8cc3345d3ab14f221a82c71521edfb2cdd3bc610550f48eb5d23cbb0e79"
     """Fingerprint of the images with the default options."""
 

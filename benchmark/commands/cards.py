@@ -157,7 +157,6 @@ def _dataset_card(dataset: "type[RetrievalDataset]") -> str:
         tabulate(counts, headers=("split", "images", "identities", "cameras"), missingval="?") if counts else "",
         _parameter_list("dataset", dataset),
         _yaml_section("Recipe of this dataset", dataset.recipe),
-        _yaml_section("Arguments of methods on this dataset", dataset.method_arguments),
     ]
     return "\n\n".join(filter(None, parts))
 

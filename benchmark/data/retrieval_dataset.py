@@ -77,8 +77,6 @@ class RetrievalDataset(ABC):
     """Whether `protocol` depends on the images, for example on whether they have cameras."""
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Recipe fragment for training on this dataset, merged over the defaults of the suite."""
-    method_arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Method name -> arguments tuned for this dataset, which the user's recipe can override."""
     students: ClassVar[Mapping[float, Mapping[str, Any]]] = {}
     """Changes to the recipe's `student` for each budget, the student's MACs as a fraction of the teacher's."""
     location_options: ClassVar[tuple[str, ...]] = ()

@@ -434,8 +434,7 @@ def _without_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
 def _built_in(method: str, dataset: str, preset: Mapping[str, Any], budget: float | None) -> dict[str, Any]:
     """Merge the defaults, the dataset's recipe, the student or the target of the budget, and the method's recipe.
 
-    The teacher is trained by the dataset's recipe, independent of the method. If a preset of a method is chosen, the
-    arguments that the dataset sets for this method are not used.
+    The teacher is trained by the dataset's recipe, independent of the method.
     """
     dataset_cls, method_cls = DATASETS.find(dataset), METHODS.find(method)
     fragment = dataset_cls.recipe
@@ -444,23 +443,20 @@ def _built_in(method: str, dataset: str, preset: Mapping[str, Any], budget: floa
     defaults = Recipe(dataset=Component(name=dataset), method=Component(name=method)).model_dump(exclude={"version"})
     content = _merge_layer(defaults, fragment)
     content["teacher"]["train"] = merge(content["train"], fragment.get("teacher", {}).get("train", {}))
-    arguments: Mapping[str, Any]
-    if method_cls.parts:
-        set_by_dataset = dataset_cls.method_arguments
-        arguments = {part: set_by_dataset[part] for part in method_cls.parts if part in set_by_dataset.keys() - preset}
-    else:
-        arguments = {} if preset else dataset_cls.method_arguments.get(method, {})
+    arguments: Mapping[str, Any] = {}
     if budget is not None:
-        targets = _targets(method_cls, budget)
+        targets = _targets(method_cls, budget, preset)
         if targets is None:
             content = _merge_layer(content, {"student": _student_of(dataset_cls, budget)})
         else:
-            arguments = merge(arguments, targets)
+            arguments = targets
     return merge(_merge_layer(content, method_cls.recipe), {"method": arguments})
 
 
-def _targets(method: "type[Method]", budget: float) -> dict[str, Any] | None:
+def _targets(method: "type[Method]", budget: float, preset: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the arguments that set the budget of a method that compresses; None for methods that do not.
+
+    If a preset of the method is chosen, the method's `budget_arguments` are not used.
 
     Raises:
         UserError: The method compresses without a target.
@@ -468,11 +464,11 @@ def _targets(method: "type[Method]", budget: float) -> dict[str, Any] | None:
     if not method.compresses:
         return None
     for name, part in method.parts.items():
-        if (targets := _targets(part, budget)) is not None:
+        if (targets := _targets(part, budget, preset.get(name, {}))) is not None:
             return {name: targets}
     if "target_macs" not in inspect.signature(method).parameters:
         raise UserError(f"budget: {method.name} compresses without a target for the MACs: set budget to null")
-    return {"target_macs": budget}
+    return {**({} if preset else method.budget_arguments), "target_macs": budget}
 
 
 def _student_of(dataset: type[RetrievalDataset], budget: float) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from benchmark.results.parts import NONSTANDARD, TeacherReport
 from benchmark.results.record import Record
 from benchmark.results.rows import BASELINE, TEACHER, Row, Statistic
 from benchmark.results.step_costs import StepCosts
+from benchmark.results.tuned import published_rows
 from benchmark.utils.escape import markdown, markdown_code
 
 _MAX_KS = 20
@@ -35,6 +36,8 @@ class Board:
         references: The reference methods for which the gain of at least one row is known.
         groups: The groups of rows of equal cost.
         curves: The methods that have rows at several budgets.
+        published: The row with published arguments of each tuned row that has one.
+        tuning_gains: The gains of tuned rows over published ones, as far as they are known.
         metrics: The numbers that the CSV file lists for every row.
         table: The table. It always has a row for the teacher and for the student trained alone.
         notes: The notes below the table.
@@ -49,6 +52,7 @@ class Board:
         self._place = {row: number for number, row in enumerate(rows)}
         self._baselines = {row.budget: row for row in reversed(rows) if row.method == BASELINE}
         self.curves = curves(rows)
+        self.published = published_rows(rows)
         groups = equal_cost(rows)
         against = {
             method: {row: other for row in rows if (other := self.reference(method, row))}
@@ -56,7 +60,9 @@ class Board:
         }
         pairs = [pair for of_method in against.values() for pair in of_method.items()]
         spread = SeedSpread(rows)
-        found = gains([*pairs, *(pair for group in groups for pair in compared(group))], spread)
+        of_tuning = list(self.published.items())
+        found = gains([*pairs, *of_tuning, *(pair for group in groups for pair in compared(group))], spread)
+        self.tuning_gains = {pair: found[pair] for pair in of_tuning if pair in found}
         self._gains = {
             method: {row: found.get((row, other)) for row, other in of_method.items()}
             for method, of_method in against.items()

@@ -25,7 +25,6 @@ class Swatches(RetrievalDataset):
         "student": {"backbone": "resnet18"},
         "train": {"schedule": {"epochs": 7}, "optimizer": {"lr": 0.2}, "sampler": {"images": 3}},
     }
-    method_arguments: ClassVar[dict[str, Any]] = {"mirror": {"shots": 5}}
 
     def __init__(self, root: Path, shades: tuple[int, ...] = (1, 2), gain: float = 1.0) -> None:
         super().__init__(root)

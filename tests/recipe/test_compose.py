@@ -30,10 +30,6 @@ class TestPrecedence:
     def test_method_over_dataset(self):
         assert compose("mirror", "swatches").train.schedule.epochs == 9
 
-    def test_method_arguments_of_the_dataset(self):
-        assert compose("mirror", "swatches").method.arguments["shots"] == 5
-        assert compose("mirror", "swatches", settings=["method.shots=4"]).method.arguments["shots"] == 4
-
     def test_config_over_method(self, config):
         recipe = compose("mirror", "swatches", config("train: {schedule: {epochs: 11}}"))
         assert recipe.train.schedule.epochs == 11
@@ -99,7 +95,7 @@ class TestPresets:
         assert preset.hash == explicit.hash
 
     def test_over_a_saved_recipe(self, config):
-        saved = config(compose("mirror", "swatches").yaml())
+        saved = config(compose("mirror", "swatches", settings=["method.shots=5"]).yaml())
         assert compose(config=saved, settings=["method.preset=published"]).method.arguments["shots"] == 5
         saved.write_text(saved.read_text().replace("shots: 5", ""))
         assert compose(config=saved, settings=["method.preset=published"]).method.arguments["shots"] == 3
@@ -113,16 +109,12 @@ class TestPresets:
         with pytest.raises(UserError, match="mirror has no preset"):
             compose("mirror", "swatches", settings=[f"method.preset={value}"])
 
-    @pytest.mark.parametrize("method", ["deap", "cdd"])
-    def test_replaces_the_arguments_of_the_dataset(self, method):
-        """Arguments that a preset does not name have the method's defaults, on any dataset."""
-        name = next(iter(METHODS.find(method).presets))
-        setting = [f"method.preset={name}"]
-        on_glyphs, on_veri = (compose(method, dataset, settings=setting) for dataset in ("glyphs", "veri776"))
-        assert on_glyphs.method == on_veri.method
-        assert on_glyphs.method != compose(method, "glyphs").method
-        combined = compose(f"{method}+kd", "glyphs", settings=[f"method.{method}.preset={name}"]).method.arguments
-        assert combined[method] == on_glyphs.method.arguments
+    def test_replaces_the_arguments_of_a_budget(self):
+        settings = ["budget=0.2", "method.preset=released"]
+        preset = compose("cdd", "glyphs2", settings=settings).method.arguments
+        assert (preset["lasso"], preset["ratio_of"], preset["target_macs"]) == (0.004, "initial", 0.2)
+        combined = compose("cdd+kd", "glyphs2", settings=["budget=0.2", "method.cdd.preset=released"])
+        assert combined.method.arguments["cdd"] == preset
 
 
 class TestLikeTeacher:
@@ -390,7 +382,7 @@ class TestBudget:
 
     @pytest.fixture(autouse=True)
     def students(self, monkeypatch):
-        widths = {0.4: {"args": {"base_width": 64}}, 0.2: {"args": {"base_width": 32}}}
+        widths = {0.42: {}, 0.4: {"args": {"base_width": 64}}, 0.2: {"args": {"base_width": 32}}}
         monkeypatch.setattr(DATASETS.find("glyphs"), "students", widths)
 
     @pytest.mark.parametrize(("budget", "width"), [(0.4, 64), (0.2, 32)])
@@ -407,6 +399,11 @@ class TestBudget:
         assert recipe.method.arguments["target_macs"] == 0.3
         assert recipe.student.args == recipe.teacher.network.args
 
+    def test_arguments_of_the_budget(self):
+        with_budget, without = (compose("cdd", "glyphs", settings=[f"budget={value}"]) for value in ("0.3", "null"))
+        changed = {**METHODS.find("cdd").budget_arguments, "target_macs": 0.3}
+        assert with_budget.method.arguments == {**without.method.arguments, **changed}
+
     def test_is_the_target_of_the_part_that_compresses(self):
         recipe = compose("kd+uniform", "glyphs", settings=["budget=0.3"])
         assert recipe.method.arguments["uniform"]["target_macs"] == 0.3
@@ -418,12 +415,12 @@ class TestBudget:
         assert compose("cdd", "glyphs", settings=settings).method.arguments["target_macs"] == 0.5
 
     def test_none_changes_nothing(self):
-        assert compose("kd", "glyphs").hash == compose("kd", "glyphs", settings=["budget=null"]).hash
+        assert compose("kd", "veri776").hash == compose("kd", "veri776", settings=["budget=null"]).hash
 
     @pytest.mark.parametrize(
         ("budget", "message"),
         [
-            ("0.3", "glyphs has no student of 0.3 times the teacher's MACs. Known: 0.4, 0.2."),
+            ("0.3", "glyphs has no student of 0.3 times the teacher's MACs. Known: 0.42, 0.4, 0.2."),
             ("0", "budget"),
             ("2", "budget"),
             ("[0.3]", "budget in --set"),
@@ -437,6 +434,6 @@ class TestBudget:
             compose("kd", "glyphs", settings=[f"budget={budget}"])
 
     def test_files_of_earlier_versions_have_none(self):
-        content = compose("kd", "glyphs").model_dump(mode="json")
+        content = compose("kd", "veri776").model_dump(mode="json")
         del content["budget"]
-        assert replay(content, "the file") == compose("kd", "glyphs")
+        assert replay(content, "the file") == compose("kd", "veri776")
