@@ -253,17 +253,18 @@ def train_tiny(data_root):
     from benchmark.engine.train import train
     from benchmark.evaluation import TestSet
     from benchmark.model.embedder import Embedder
+    from benchmark.model.residual_blocks import build
     from benchmark.registry import METHODS
 
-    def build(settings, seed: int) -> Embedder:
+    def initialize(settings, seed: int) -> Embedder:
         torch.manual_seed(seed)
-        return Embedder(**settings.model_dump(exclude={"weights"}), identities=40)
+        return build(**settings.model_dump(exclude={"weights"}), identities=40)
 
     def run(recipe, folder: Path, resume: bool = False, method=None) -> Trained:
         torch.set_num_threads(1)
         data = Glyphs(data_root, **recipe.dataset.arguments)
         method = method or METHODS.find(recipe.method.name)(**recipe.method.arguments)
-        student, teacher = build(recipe.student, recipe.seed), build(recipe.teacher.network, 100)
+        student, teacher = initialize(recipe.student, recipe.seed), initialize(recipe.teacher.network, 100)
         selection = train(
             student,
             teacher if method.needs.teacher else None,

@@ -30,6 +30,7 @@ from benchmark.engine.optimization import build_optimizer, learning_rates
 from benchmark.evaluation import TestSet
 from benchmark.methods.none import NoDistillation
 from benchmark.model.embedder import Embedder
+from benchmark.model.residual_blocks import build
 from benchmark.recipe import Recipe, compose
 from benchmark.utils.precision import uses_bfloat16
 
@@ -93,7 +94,7 @@ class Alternating:
 
 def build_network(recipe: Recipe, identities: int, device: torch.device) -> Embedder:
     torch.manual_seed(0)
-    network = Embedder(**recipe.student.model_dump(exclude={"weights"}), identities=identities)
+    network = build(**recipe.student.model_dump(exclude={"weights"}), identities=identities)
     return network.to(device).to(memory_format=torch.channels_last)
 
 

@@ -25,6 +25,7 @@ from benchmark.engine.optimization import build_optimizer
 from benchmark.engine.train import assemble, optim_wrapper
 from benchmark.experiment.environment import device_name
 from benchmark.model.embedder import Embedder
+from benchmark.model.residual_blocks import build
 from benchmark.recipe import Network, Recipe, compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.step_costs import StepCosts
@@ -36,7 +37,7 @@ BATCHES = 3
 
 def build_network(settings: Network, identities: int, device: torch.device) -> Embedder:
     """Build a network with random weights on the device."""
-    network = Embedder(**settings.model_dump(exclude={"weights"}), identities=identities)
+    network = build(**settings.model_dump(exclude={"weights"}), identities=identities)
     return network.to(device).to(memory_format=torch.channels_last)
 
 

@@ -1,6 +1,7 @@
 """The base class of methods that insert compactors into the student."""
 
 import copy
+import operator
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
@@ -30,16 +31,20 @@ class CompactorMethod(CompressionMethod):
         threshold: Rows with a smaller norm are removed.
         dynamic: Remove rows during training.
         budget: The cost at which compression ends; None for no limit.
+        fixed_widths: Number of rows of every compactor from the start, in which case nothing is removed; empty for all
+            rows.
     """
 
     strength: float
     """Weight of the lasso; set in `prepare`."""
 
-    def __init__(self, threshold: float, dynamic: bool, budget: Budget | None) -> None:
+    def __init__(
+        self, threshold: float, dynamic: bool, budget: Budget | None, fixed_widths: Sequence[int] = ()
+    ) -> None:
         super().__init__()
-        self.threshold, self.dynamic, self.budget = threshold, dynamic, budget
+        self.threshold, self.dynamic, self.budget, self.fixed_widths = threshold, dynamic, budget, fixed_widths
         self.step = 0
-        self.compressing = True
+        self.compressing = not fixed_widths
         self._sizes: dict[tuple[int, ...], Size] = {}
         """Size of the deployed student by the widths of its compactors, which alone determine it."""
 
@@ -65,6 +70,14 @@ class CompactorMethod(CompressionMethod):
                 f"{self.name}: the student must start with the teacher's architecture; leave `student` at "
                 "`{like: teacher}`, or give both the same backbone and args"
             )
+        possible = [site.width for site in sites]
+        if self.fixed_widths and not (
+            len(self.fixed_widths) == len(possible) and all(map(operator.le, self.fixed_widths, possible))
+        ):
+            raise UserError(
+                f"{self.name}: fixed_widths ({list(self.fixed_widths)}) must be a number for each compactor of the "
+                f"student, of at most {possible}"
+            )
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         super().prepare(student, teacher, plan)
@@ -72,6 +85,8 @@ class CompactorMethod(CompressionMethod):
         sites = self.sites(student)
         for site in sites:
             site.insert()
+        for site, width in zip(sites, self.fixed_widths, strict=bool(self.fixed_widths)):
+            site.keep(torch.arange(width))
         self.widths = [site.width for site in sites]
 
     def after_backward(self, student: Embedder) -> None:

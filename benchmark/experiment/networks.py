@@ -12,6 +12,7 @@ from benchmark.experiment.published import teacher_path
 from benchmark.model.backbone import Statistics, pretrained_statistics
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.residual_blocks import build
 from benchmark.model.serialize import is_student, load_network
 from benchmark.model.weight_file import read
 from benchmark.model.weights import fit_weights, load_weights
@@ -37,7 +38,7 @@ def untrained(settings: Network, identities: int, statistics: Statistics | None 
     if statistics is None and settings.weights != "random":
         statistics = pretrained_statistics(settings.backbone)
     mean, std = statistics or (None, None)
-    return Embedder(**settings.model_dump(exclude={"weights"}), identities=identities, mean=mean, std=std)
+    return build(**settings.model_dump(exclude={"weights"}), identities=identities, mean=mean, std=std)
 
 
 def initialized(settings: Network, identities: int, teacher: Embedder | None) -> Embedder:
@@ -52,7 +53,7 @@ def initialized(settings: Network, identities: int, teacher: Embedder | None) ->
         UserError: The weights cannot be loaded, or do not fit.
     """
     if settings.weights == "imagenet":
-        return Embedder(**settings.model_dump(exclude={"weights"}), identities=identities, pretrained=True)
+        return build(**settings.model_dump(exclude={"weights"}), identities=identities, pretrained=True)
     if settings.weights == "teacher":
         assert teacher is not None, "preflight refuses a teacher with weights: teacher"
         network, state = untrained(settings, identities, teacher.statistics), teacher.state_dict()

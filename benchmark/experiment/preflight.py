@@ -25,6 +25,7 @@ from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import stage_channels
+from benchmark.model.residual_blocks import build
 from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
 from benchmark.utils.paths import user_path
@@ -93,7 +94,7 @@ def meta_networks(recipe: Recipe) -> tuple[Embedder, Embedder]:
 def _meta_network(settings: Network) -> Embedder:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # `_size` refuses such networks
-        return Embedder(**settings.model_dump(exclude={"weights"}), identities=2)
+        return build(**settings.model_dump(exclude={"weights"}), identities=2)
 
 
 def _settings_of_resnets(key: str, settings: Network) -> str:

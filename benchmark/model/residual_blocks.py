@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +143,22 @@ def residual_blocks(network: Embedder) -> dict[str, nn.Module]:
     return blocks
 
 
+def build(*, inner_widths: Sequence[int] | None = None, **arguments: Any) -> Embedder:
+    """Build a network, perhaps with reduced inner widths, for which it has the first channels of the backbone.
+
+    Args:
+        inner_widths: See `set_inner_widths`; None for those of the backbone.
+        arguments: Arguments of `Embedder`.
+
+    Raises:
+        UserError: The backbone does not exist, or does not have what the arguments require.
+    """
+    network = Embedder(**arguments)
+    if inner_widths is not None:
+        set_inner_widths(network, inner_widths)
+    return network
+
+
 def narrowed_copy(network: Embedder, widths: Sequence[int]) -> Embedder:
     """Return a copy in eval mode with other inner widths, which keeps the first channels of each.
 
@@ -150,9 +167,32 @@ def narrowed_copy(network: Embedder, widths: Sequence[int]) -> Embedder:
         widths: A number of channels for each of `inner_widths(network)`.
     """
     narrow = copy.deepcopy(network).eval()
-    for inner, width in zip(inner_widths(narrow), widths, strict=True):
-        inner.keep(torch.arange(width))
+    set_inner_widths(narrow, widths)
     return narrow
+
+
+def set_inner_widths(network: Embedder, widths: Sequence[int]) -> None:
+    """Narrow a network in place to its first channels.
+
+    Args:
+        network: A network of residual blocks.
+        widths: A number of channels for each of `inner_widths(network)`.
+
+    Raises:
+        UserError: The numbers do not fit the network.
+    """
+    present = inner_widths(network)
+    if len(widths) != len(present):
+        raise UserError(
+            f"inner_widths: {len(widths)} numbers are given, but {network.architecture['backbone']} has {len(present)} "
+            "inner widths with these args"
+        )
+    for inner, width in zip(present, widths, strict=True):
+        if width > inner.width:
+            place = f"{inner.block_name}.{inner.conv_name}"
+            raise UserError(f"inner_widths: {place} has {inner.width} channels, which is fewer than {width}")
+        if width < inner.width:
+            inner.keep(torch.arange(width))
 
 
 def folded_copy(network: Embedder) -> Embedder:

@@ -16,6 +16,8 @@ from benchmark.utils.recipe_hash import recipe_hash
 # allocation of memory.
 Side = Annotated[int, Field(gt=0, le=8192)]
 """Height or width of an image in pixels."""
+Width = Annotated[int, Field(gt=0, le=65_536)]
+"""Number of channels."""
 Epochs = Annotated[int, Field(ge=0, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range that numpy accepts
 
@@ -45,6 +47,9 @@ class Network(Section):
     scale: float = Field(16.0, gt=0)
     image_size: tuple[Side, Side] | None = None
     """(height, width) in pixels to which the network resizes its input; None for no resizing."""
+    inner_widths: tuple[Width, ...] | None = None
+    """Number of channels of each inner width of the backbone's residual blocks, in order of execution, such as those
+    that a compressing method has found; None for those of the backbone."""
     weights: str = Field("imagenet", min_length=1)
     """Initial weights: `imagenet` (timm's pretrained weights), `random`, `teacher`, or a file."""
 
@@ -52,6 +57,8 @@ class Network(Section):
         """Return a display name: the backbone, and its non-default widths and input size."""
         widths, base = self.args.get("channels"), self.args.get("base_width")
         name = self.backbone + (f" {'-'.join(map(str, widths))}" if widths else "") + (f" w{base}" if base else "")
+        if self.inner_widths:
+            name += f" inner {'-'.join(map(str, self.inner_widths))}"
         if self.image_size:
             name += f" at {self.image_size[0]}x{self.image_size[1]}"
         return f"{name}, compressed" if compressed else name

@@ -11,8 +11,8 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.model.cost import LiveBytes, count
-from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.residual_blocks import build
 from benchmark.recipe import Network
 
 _MAX_PARAMETERS = 10**8
@@ -78,7 +78,7 @@ def _build(arguments: dict[str, Any], image_size: tuple[int, int], measured_at: 
     bounds = _bounds(arguments, image_size, measured_at)
     if bounds is not None:
         return bounds
-    network = Embedder(**arguments)
+    network = build(**arguments)
     generator = torch.Generator().manual_seed(0)
     for module in _batch_norms(network):
         # Random statistics, as after training: with those of a new network, a batch norm that must not be folded would
@@ -99,7 +99,7 @@ def _bounds(
     """Return the cost of a network that is too large to be run, by its shapes alone; None for any other network."""
     try:
         with torch.device("meta"):
-            network = Embedder(**arguments).eval().requires_grad_(False)
+            network = build(**arguments).eval().requires_grad_(False)
         with LiveBytes() as activations, torch.no_grad():
             network(torch.empty(2, 3, *image_size, dtype=torch.uint8, device="meta"))
         size = count(network, measured_at)

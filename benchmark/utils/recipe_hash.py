@@ -16,10 +16,13 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("teacher.train.sampler.views", 1),
     ("student.image_size", None),
     ("teacher.network.image_size", None),
+    ("student.inner_widths", None),
+    ("teacher.network.inner_widths", None),
     ("dataset.background", "white"),
     ("dataset.label", ""),
     ("dataset.validation_fraction", 0.0),
     ("budget", None),
+    ("method.fixed_widths", []),
     ("settings", {"source": "published", "study": None}),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""

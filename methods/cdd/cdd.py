@@ -74,6 +74,8 @@ class CDD(CompactorMethod):
         teacher_batch_statistics: Normalize the teacher's features with batch statistics, as the released code does.
         target_macs: Stop compressing when the student has this fraction of the teacher's MACs.
         target_params: Stop compressing when the student has this fraction of the teacher's parameters.
+        fixed_widths: Number of rows of every compactor from the start, such as those that an earlier run has found. The
+            student is then trained by the same losses without being compressed.
     """
 
     needs = Needs(classifier=True, same_backbone=True)
@@ -107,8 +109,9 @@ class CDD(CompactorMethod):
         teacher_batch_statistics: bool = False,
         target_macs: Fraction | None = None,
         target_params: Fraction | None = None,
+        fixed_widths: tuple[Annotated[int, Field(ge=1)], ...] = (),
     ) -> None:
-        super().__init__(threshold, dynamic, budget_from(self.name, target_macs, target_params))
+        super().__init__(threshold, dynamic, budget_from(self.name, target_macs, target_params), fixed_widths)
         if lasso == "auto" and not vanish_at > reset_from:
             raise UserError(f"{self.name}: vanish_at ({vanish_at}) must be greater than reset_from ({reset_from})")
         self.temperature, self.kl_weight, self.feature_weight = temperature, kl_weight, feature_weight

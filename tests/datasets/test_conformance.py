@@ -27,7 +27,7 @@ from benchmark.data.samples import SPLITS
 from benchmark.engine.optimization import build_optimizer
 from benchmark.engine.train import assemble, optim_wrapper
 from benchmark.errors import UserError
-from benchmark.model.embedder import Embedder
+from benchmark.model.residual_blocks import build
 from benchmark.recipe import compose
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.record import Record
@@ -249,7 +249,7 @@ class TestTraining:
             loading=test.loading,
         )
         student, teacher = (
-            Embedder(**network.model_dump(exclude={"weights"}), identities=labels)
+            build(**network.model_dump(exclude={"weights"}), identities=labels)
             for network in (recipe.student, recipe.teacher.network)
         )
         method = METHODS.find("kd")(**recipe.method.arguments)

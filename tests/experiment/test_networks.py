@@ -11,7 +11,8 @@ from benchmark.errors import UserError
 from benchmark.experiment.networks import check_files, deploy_teacher, initialized, teacher_from_file, untrained
 from benchmark.experiment.preflight import preflight
 from benchmark.model.embedder import IMAGENET_MEAN, IMAGENET_STD, Embedder
-from benchmark.model.serialize import save_student
+from benchmark.model.residual_blocks import inner_widths
+from benchmark.model.serialize import load_student, save_student
 from benchmark.recipe import Network
 
 SMALL = {"channels": [8, 16, 32, 64]}
@@ -63,6 +64,28 @@ class TestStatistics:
             shifted.std, torch.full((3, 1, 1), 255.0)
         )
         assert "mean" in shifted.architecture and "mean" not in network(1).architecture
+
+
+class TestInnerWidths:
+    def test_are_those_of_the_recipe(self, tmp_path):
+        found = [3, 4, *[5] * 12, 6, 7]  # a ResNet-26 has eight blocks of two inner widths
+        narrow = initialized(settings(inner_widths=found), 5, None).eval()
+        assert [inner.width for inner in inner_widths(narrow)] == found
+        save_student(narrow, tmp_path / "student.pt", (32, 32))
+        assert torch.allclose(load_student(tmp_path / "student.pt")(images()), narrow(images()), atol=1e-5)
+        assert settings(inner_widths=found).title() == "resnet26 8-16-32-64 inner 3-4-5-5-5-5-5-5-5-5-5-5-5-5-6-7"
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"inner_widths": [4]}, "inner_widths: 1 numbers are given, but resnet26 has 16 inner widths"),
+            ({"inner_widths": [9, *[2] * 15]}, "layer1.0.conv1 has 8 channels, which is fewer than 9"),
+            ({**VIT, "inner_widths": [4]}, "has no residual blocks"),
+        ],
+    )
+    def test_that_do_not_fit(self, changes, message):
+        with pytest.raises(UserError, match=message):
+            untrained(settings(**changes), 5)
 
 
 class TestTeacherFromFile:

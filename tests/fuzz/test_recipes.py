@@ -26,7 +26,7 @@ from benchmark.engine.optimization import build_optimizer, build_schedule
 from benchmark.engine.train import assemble
 from benchmark.errors import UserError
 from benchmark.experiment.preflight import preflight
-from benchmark.model.embedder import Embedder
+from benchmark.model.residual_blocks import build
 from benchmark.recipe import compose, student_only
 from benchmark.registry import METHODS
 
@@ -177,7 +177,7 @@ class TestCheckpoints:
         def load() -> None:
             content = read_checkpoint(checkpoint, training_hash(recipe, Glyphs), epochs=2)
             student, teacher = (
-                Embedder(**network.model_dump(exclude={"weights"}), identities=40)
+                build(**network.model_dump(exclude={"weights"}), identities=40)
                 for network in (recipe.student, recipe.teacher.network)
             )
             method = METHODS.find("cdd")(**recipe.method.arguments)

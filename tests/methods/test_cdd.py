@@ -300,3 +300,28 @@ def test_grouped_convolution_keeps_its_compactor(rig):
         assert isinstance(block.bn2, nn.Conv2d)
         assert block.bn2.kernel_size == (1, 1)
         assert block.bn2.out_channels < block.bn2.in_channels == block.conv2.out_channels
+
+
+class TestFixedWidths:
+    FOUND = (3, 5, 1, 16)
+
+    def test_are_trained_by_the_same_losses_and_remain(self, rig, tmp_path):
+        made, compressed = rig(CDD(fixed_widths=self.FOUND, reset_from=0.0)), rig(CDD())
+        assert [site.width for site in row_sites(made.student)] == list(self.FOUND)
+        losses = [set(each.step(number)) for each in (made, compressed) for number in range(3)]
+        assert losses == [losses[0]] * 6
+        with torch.no_grad():
+            made.compactors[0][:] = 0
+        assert made.end_epoch() == []
+        deployed = made.deploy(tmp_path / "student.pt")
+        assert [site.conv.out_channels for site in row_sites(made.teacher)] == WIDTHS
+        blocks = [deployed.backbone.get_submodule(site.block_name) for site in row_sites(made.teacher)]
+        assert [block.conv2.out_channels for block in blocks] == list(self.FOUND)
+
+    @pytest.mark.parametrize("widths", [(3, 5, 1), (3, 5, 1, 17)])
+    def test_that_do_not_fit(self, rig, widths):
+        made = rig(CDD())
+        with pytest.raises(
+            UserError, match=r"cdd: fixed_widths .* must be a number for each compactor .* \[8, 8, 16, 16\]"
+        ):
+            CDD(fixed_widths=widths).check(made.teacher, made.teacher, made.plan)
