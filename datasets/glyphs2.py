@@ -67,7 +67,7 @@ class Glyphs2(RetrievalDataset):
     """Characters across typefaces: retrieve the same character in other typefaces.
 
     The identity is the character (its code point) and the camera is the typeface, as in `glyphs`. The characters are
-    the 1,400 most distinct ones. Every image shows dark ink on a light background, 16 x 16 pixels, with rotation,
+    the most distinct ones. Every image shows dark ink on a light background, 16 x 16 pixels, with rotation,
     shift, scale, tint and noise. The shapes are part of the package and the noise comes from a counter-based generator,
     so that the images do not depend on the versions of any library.
 
@@ -84,7 +84,7 @@ class Glyphs2(RetrievalDataset):
         terms="DejaVu: Bitstream Vera license and public domain. STIX: SIL Open Font License 1.1. Free to share.",
         obtain="Part of the package; written to the data root on first use: `benchmark data check glyphs2`.",
         tree="glyphs2/{train,query,gallery}/<identity>_c<camera>.ppm",
-        splits={"train": Split(12757, 950, 16), "query": Split(1461, 450, 4), "gallery": Split(4542, 450, 12)},
+        splits={"train": Split(7241, 540, 16), "query": Split(1461, 450, 4), "gallery": Split(4542, 450, 12)},
     )
     protocol = Protocol(camera_rule=True)
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -97,7 +97,7 @@ class Glyphs2(RetrievalDataset):
             Glyphs.recipe["train"],
             {
                 "optimizer": {"weight_decay": 2e-3},
-                "schedule": {"epochs": 60},
+                "schedule": {"epochs": 90},
                 "sampler": {"identities": 48, "images": 2},
                 "augment": {"pad": 1},
             },
@@ -112,15 +112,15 @@ class Glyphs2(RetrievalDataset):
         0.3: {"args": {"channels": [5, 12, 23, 46]}},
         0.2: {"args": {"channels": [4, 8, 17, 34]}},
     }
-    content: ClassVar[str] = "4db9d8cc3345d3ab14f221a82c71521edfb2cdd3bc610550f48eb5d23cbb0e79"
+    content: ClassVar[str] = "6648fb4e4eba1567a7d4222dca82caaf926f2ed01a69c51da57454d3396d23d3"
     """Fingerprint of the images with the default options."""
 
     def __init__(
         self,
         root: Path,
-        train_identities: int = 950,
+        train_identities: int = 540,
         test_identities: int = 450,
-        validation_fraction: Fraction = 0.2,
+        validation_fraction: Fraction = 0.3,
     ) -> None:
         super().__init__(root, validation_fraction=validation_fraction)
         self.train_identities = train_identities
@@ -129,7 +129,7 @@ class Glyphs2(RetrievalDataset):
     @cached_property
     def folder(self) -> Path:
         sizes = (self.train_identities, self.test_identities)
-        return self.root / (self.name if sizes == (950, 450) else f"{self.name}-{sizes[0]}-{sizes[1]}")
+        return self.root / (self.name if sizes == (540, 450) else f"{self.name}-{sizes[0]}-{sizes[1]}")
 
     def prepare(self) -> None:
         """Write the images if they are missing.
