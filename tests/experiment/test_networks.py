@@ -12,7 +12,7 @@ from benchmark.experiment.networks import check_files, deploy_teacher, initializ
 from benchmark.experiment.preflight import preflight
 from benchmark.model.embedder import IMAGENET_MEAN, IMAGENET_STD, Embedder
 from benchmark.model.residual_blocks import inner_widths
-from benchmark.model.serialize import load_student, save_student
+from benchmark.model.serialize import load_network, save_student
 from benchmark.recipe import Network
 
 SMALL = {"channels": [8, 16, 32, 64]}
@@ -72,7 +72,7 @@ class TestInnerWidths:
         narrow = initialized(settings(inner_widths=found), 5, None).eval()
         assert [inner.width for inner in inner_widths(narrow)] == found
         save_student(narrow, tmp_path / "student.pt", (32, 32))
-        assert torch.allclose(load_student(tmp_path / "student.pt")(images()), narrow(images()), atol=1e-5)
+        assert torch.allclose(load_network(tmp_path / "student.pt")(images()), narrow(images()), atol=1e-5)
         assert settings(inner_widths=found).title() == "resnet26 8-16-32-64 inner 3-4-5-5-5-5-5-5-5-5-5-5-5-5-6-7"
 
     @pytest.mark.parametrize(
