@@ -84,7 +84,7 @@ class Glyphs2(RetrievalDataset):
         terms="DejaVu: Bitstream Vera license and public domain. STIX: SIL Open Font License 1.1. Free to share.",
         obtain="Part of the package; written to the data root on first use: `benchmark data check glyphs2`.",
         tree="glyphs2/{train,query,gallery}/<identity>_c<camera>.ppm",
-        splits={"train": Split(7241, 540, 16), "query": Split(1461, 450, 4), "gallery": Split(4542, 450, 12)},
+        splits={"train": Split(10339, 770, 16), "query": Split(1461, 450, 4), "gallery": Split(4542, 450, 12)},
     )
     protocol = Protocol(camera_rule=True)
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -112,13 +112,13 @@ class Glyphs2(RetrievalDataset):
         0.3: {"args": {"channels": [5, 12, 23, 46]}},
         0.2: {"args": {"channels": [4, 8, 17, 34]}},
     }
-    content: ClassVar[str] = "6648fb4e4eba1567a7d4222dca82caaf926f2ed01a69c51da57454d3396d23d3"
+    content: ClassVar[str] = "d2c4953371c1bf8f8d281ead40b4d7767db62f54e4d7aa1fc8eb0f43cdcbc17e"
     """Fingerprint of the images with the default options."""
 
     def __init__(
         self,
         root: Path,
-        train_identities: int = 540,
+        train_identities: int = 770,
         test_identities: int = 450,
         validation_fraction: Fraction = 0.3,
     ) -> None:
@@ -129,7 +129,7 @@ class Glyphs2(RetrievalDataset):
     @cached_property
     def folder(self) -> Path:
         sizes = (self.train_identities, self.test_identities)
-        return self.root / (self.name if sizes == (540, 450) else f"{self.name}-{sizes[0]}-{sizes[1]}")
+        return self.root / (self.name if sizes == (770, 450) else f"{self.name}-{sizes[0]}-{sizes[1]}")
 
     def prepare(self) -> None:
         """Write the images if they are missing.
