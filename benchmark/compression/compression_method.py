@@ -42,6 +42,23 @@ class CompressionMethod(Method):
     def plots(cls, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
         return {"compression.svg": compression_svg(metrics)}
 
+    def require_reachable(self, student: Embedder) -> None:
+        """Check that the smallest possible student meets the budget. Called after `prepare`.
+
+        Raises:
+            UserError: It does not.
+        """
+        if self.budget is None:
+            return
+        minimal = deployed_size(self.minimal_student(student), self.image_size)
+        if not self.budget.is_met(minimal, self.reference):
+            least = 100 * self.budget.cost(minimal) / self.budget.cost(self.reference)
+            cost = "MACs" if self.budget.kind == "macs" else "parameters"
+            raise UserError(
+                f"{self.name}: {100 * self.budget.target:g} % of the teacher's {cost} cannot be reached: {least:.1f} % "
+                "remain with one channel in each pruned width. Set a larger target or budget"
+            )
+
     def minimal_student(self, student: Embedder) -> Embedder:
         return narrowed_copy(student, [1] * len(inner_widths(student)))
 

@@ -12,7 +12,6 @@ from benchmark.evaluation import TestSet
 from benchmark.experiment.inputs import describe_data
 from benchmark.methods.at import AT
 from benchmark.methods.kd import KD
-from benchmark.recipe import compose
 from benchmark.recipe.settings import TunedSettings
 from benchmark.results.record import Record
 from benchmark.suite.scheduler import Outcome
@@ -89,15 +88,17 @@ class TestGrid:
         with pytest.raises(UserError, match=r"kd has method\.(weight|preset) tuned; leave it out"):
             TuningGrid(methods=["kd"], dataset="glyphs2", trials=1, settings=[setting])
 
-    def test_defaults_are_those_of_the_recipe(self):
-        grid = TuningGrid(methods=["at"], dataset="glyphs", trials=1)
-        assert grid.study("at").ask() == {"weight": compose("at", "glyphs").method.arguments["weight"]}
-        assert compose("at", "glyphs").method.arguments["weight"] != AT().weight
+    def test_defaults_are_those_of_the_recipe(self, tmp_path):
+        config = tmp_path / "mine.yaml"
+        config.write_text("method: {weight: 345.0}")
+        assert TuningGrid(methods=["at"], dataset="glyphs", trials=1).study("at").ask() == {"weight": AT().weight}
+        grid = TuningGrid(methods=["at"], dataset="glyphs", trials=1, config=config)
+        assert grid.study("at").ask() == {"weight": 345.0}
 
     def test_trials_are_shortened_and_do_not_use_the_test_images(self):
         grid = TuningGrid(methods=["kd"], dataset="glyphs2", trials=1, budget=0.3)
         recipe = grid.recipe("kd", grid.changes({"weight": 3.0}))
-        assert (recipe.train.schedule.epochs, recipe.evaluate.images) == (20, "validation")
+        assert (recipe.train.schedule.epochs, recipe.evaluate.images) == (30, "validation")
         assert (recipe.budget, recipe.method.arguments["weight"]) == (0.3, 3.0)
 
 
