@@ -4,57 +4,85 @@
 
 A study is a page and a folder of the same name with `suites/*.yaml`, each of which changes something, and `records/` of
 their runs. The table has a row for every title and budget: the first line of a suite's file, which several suites may
-share, the costs, and mean ± sample standard deviation over the seeds. It replaces what is between the lines
-`<!-- table -->` and `<!-- end -->` of the page.
+share, the costs, and mean ± sample standard deviation over the seeds. If there is a suite `reference.yaml`, a column
+states the differences from it with 95 % confidence intervals, and ≈ marks those that are not significant. The table
+replaces what is between the lines `<!-- table -->` and `<!-- end -->` of the page.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
 
 from benchmark.recipe import Recipe
-from benchmark.results.format import percent, quantity
+from benchmark.results.comparison import gains
+from benchmark.results.format import difference, percent, quantity
+from benchmark.results.inference import SeedSpread
 from benchmark.results.record import Record
-from benchmark.results.rows import Statistic
+from benchmark.results.rows import Row
 from benchmark.results.store import load_records
 from benchmark.suite.grid import Grid
 from benchmark.utils.atomic import write_text
 
 HEADERS = ["run", "epochs", "MACs", "mAP", "mAP of each seed", "minutes of training"]
+REFERENCE = "reference.yaml"
+"""The suite, if there is one, with whose only row the others are compared."""
 
 
-def table(folder: Path) -> str:
-    """Return the table of a study, from its suites and records."""
+@dataclass(frozen=True)
+class Entry:
+    """The runs of all suites of one title at one budget; `row` is None if none has been run."""
+
+    title: str
+    recipe: Recipe
+    row: Row | None
+    is_reference: bool
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return the rows of a study's table."""
     records = {record.recipe_hash: record for record in load_records(folder / "records")}
     suites: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("suites/*")):
         suites.setdefault(path.read_text(encoding="utf-8").split("\n", 1)[0].strip("# ."), []).append(path)
-    lines = []
+    found = []
     for title, paths in sorted(suites.items()):
         recipes: dict[object, list[Recipe]] = {}
         for recipe in (recipe for path in paths for recipe in Grid.from_file(path).recipes()):
             recipes.setdefault(recipe.budget, []).append(recipe)
         for of_budget in recipes.values():
-            found = [records[recipe.hash] for recipe in of_budget if recipe.hash in records]
-            lines.append(_line(title, sorted(found, key=lambda record: record.seed), of_budget[0]))
-    return tabulate(lines, HEADERS, tablefmt="github", disable_numparse=True)
+            first = of_budget[0]
+            done = sorted((records[recipe.hash] for recipe in of_budget if recipe.hash in records), key=_seed)
+            row = Row(folder.name, first.method.name, None, tuple(done)) if done else None
+            found.append(Entry(title, first, row, paths[0].name == REFERENCE))
+    return found
 
 
-def _line(title: str, records: Sequence[Record], recipe: Recipe) -> list[str]:
-    """Return the cells of one row: suites of one title at one budget."""
-    budget = "" if recipe.budget is None else f", {100 * recipe.budget:g} % of the MACs"
-    name = f"{title}{budget}"
-    epochs = str(recipe.train.schedule.epochs)
-    if not records:
-        return [name, epochs, *("-" for _ in HEADERS[2:])]
-    scores = [record.scores.symmetric.mAP for record in records]
-    macs = Statistic.of([record.network.cost.macs for record in records])
-    minutes = sum(record.timing.train_seconds for record in records) / len(records) / 60
-    seeds = ", ".join(f"{100 * score:.1f}" for score in scores)
-    return [name, epochs, quantity(macs), percent(Statistic.of(scores)), seeds, f"{minutes:.1f}"]
+def table(folder: Path) -> str:
+    """Return the table of a study, from its suites and records."""
+    found = entries(folder)
+    rows = [entry.row for entry in found if entry.row]
+    reference = next((entry.row for entry in found if entry.is_reference), None)
+    compared = gains([(row, reference) for row in rows], SeedSpread(rows)) if reference else {}
+    headers = [*HEADERS[:4], "against the reference", *HEADERS[4:]] if reference else HEADERS
+    lines = []
+    for entry in found:
+        budget = "" if entry.recipe.budget is None else f", {100 * entry.recipe.budget:g} % of the MACs"
+        cells = [f"{entry.title}{budget}", str(entry.recipe.train.schedule.epochs)]
+        if (row := entry.row) is None:
+            lines.append([*cells, *("-" for _ in headers[2:])])
+            continue
+        seeds = ", ".join(f"{100 * record.scores.symmetric.mAP:.1f}" for record in row.records)
+        minutes = sum(record.timing.train_seconds for record in row.records) / len(row.records) / 60
+        against = [difference(compared.get((row, reference)))] if reference else []
+        lines.append([*cells, quantity(row.macs), percent(row.mAP), *against, seeds, f"{minutes:.1f}"])
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+
+def _seed(record: Record) -> int:
+    return record.seed
 
 
 def update(page: Path) -> str:
