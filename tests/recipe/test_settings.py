@@ -105,7 +105,7 @@ def test_other_images_for_validation_are_accepted(file):
             r"no arguments of sp\. Tune it by `benchmark tune --methods sp --dataset glyphs2 --output",
         ),
         ("kd", "glyphs", [], "the file is of glyphs2, but the dataset is glyphs"),
-        ("kd", "glyphs2", ["dataset.train_identities=90"], r"dataset\.train_identities 950, but it is 90 now"),
+        ("kd", "glyphs2", ["dataset.train_identities=90"], r"dataset\.train_identities 770, but it is 90 now"),
         ("kd", "glyphs2", ["method.preset=classification"], "both choose arguments"),
         ("kd", "glyphs2", ["settings.source=7"], "must be published or a file, not 7"),
         ("kd", "glyphs2", ["settings=absent.yaml"], r"absent\.yaml cannot be read"),
