@@ -519,6 +519,34 @@ def inspect(
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    *,
+    to: Annotated[str, typer.Option("--to", help="Format: onnx, torch-export, openvino or tensorrt.")],
+    preprocessing: Annotated[
+        str,
+        typer.Option(
+            help="inside: the exported network takes uint8 pixels; beside: it takes normalized floats, which a file "
+            "next to it describes."
+        ),
+    ] = "inside",
+    output: Annotated[Path | None, typer.Option(show_default="RUN/exports/FORMAT", help="Folder to write.")] = None,
+    device: Device = "auto",
+    data_root: DataRoot,
+    leaderboards: Annotated[
+        Path, typer.Option(help="Folder of records, in which the record is updated if the run is there.")
+    ] = Path("leaderboards"),
+    plugin: Plugins,
+) -> None:
+    """Export the student of a run to another runtime, compare it with PyTorch on the test images, and measure it."""
+    from benchmark.commands.export import Options
+    from benchmark.commands.export import export as export_run
+
+    options = Options(to=to, preprocessing=preprocessing, output=output, device=device, data_root=data_root)
+    export_run(run, options, leaderboards)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of two or more finished runs.")],
     output: Annotated[Path, typer.Option(help="The plot to write, an .svg or .png.")] = Path("compare.svg"),

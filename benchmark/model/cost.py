@@ -4,7 +4,7 @@ import copy
 import statistics
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -66,13 +66,15 @@ class Latency:
 
 
 @torch.inference_mode()
-def latency(network: nn.Module, image_size: tuple[int, int], device: torch.device) -> dict[int, Latency]:
+def latency(
+    network: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: torch.device
+) -> dict[int, Latency]:
     """Measure the latency of a forward pass, with the current number of threads.
 
     It takes 20 passes, or as many as fit into three seconds, but at least three.
 
     Args:
-        network: On `device`, in eval mode.
+        network: Maps (B, 3, H, W) uint8 images on `device` to embeddings; in eval mode.
         image_size: (height, width).
         device: Where `network` is.
 

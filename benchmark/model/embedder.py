@@ -122,13 +122,13 @@ class Embedder(nn.Module):
             UserError: The images have another type, shape or, for a deployed network, size.
         """
         self._check_input(images)
-        embedding = self.neck(self._pooled(images))
+        embedding = self.embed_normalized(self.normalize(images))
         self._taps.clear()
         return embedding
 
     def features(self, images: Tensor) -> Features:
         """Compute the pooled feature, embedding, logits and tapped feature maps of (B, 3, H, W) uint8 RGB images."""
-        pooled = self._pooled(images)
+        pooled = self._pooled(self.normalize(images))
         embedding = self.neck(pooled)
         logits = embedding[:, :0] if self.head is None else self.head(embedding)
         return Features(pooled, embedding, logits, self._taps.collect())
@@ -169,12 +169,20 @@ class Embedder(nn.Module):
         if remedy is not None:
             raise UserError(f"the network expects {self._expected_input()}, not {actual}: {remedy}")
 
-    def _pooled(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
+        """Convert (B, 3, H, W) pixels from 0 to 255 to the float32 input of the backbone: resized and normalized."""
         images = images.float()
         if self.image_size and images.shape[2:] != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bilinear", antialias=True)
-        normalized = (images - self.mean) / self.std
-        maps = self.backbone.forward_features(normalized.contiguous(memory_format=torch.channels_last))
+        return (images - self.mean) / self.std
+
+    def embed_normalized(self, pixels: Tensor) -> Tensor:
+        """Return the (B, dim) embeddings of what `normalize` returns."""
+        embedding: Tensor = self.neck(self._pooled(pixels))
+        return embedding
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        maps = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))
         return self.backbone.forward_head(maps, pre_logits=True)
 
 

@@ -220,6 +220,27 @@ class DeployCheck(FrozenModel):
     images: Count
 
 
+class Export(FrozenModel):
+    """The student in another runtime.
+
+    `runtime` is the name and version of the package that executed it; `bytes` is the size of the files. `preprocessing`
+    is "inside" if the exported network normalizes pixels. `max_abs_difference` is the largest difference between its
+    embeddings and those of PyTorch, both of unit length, over all `images` of the test set. `latency_ms` and
+    `latency_range_ms` are as in `Cost`, and include the normalization of pixels.
+    """
+
+    runtime: Text
+    preprocessing: Literal["inside", "beside"]
+    bytes: Count
+    images: Count
+    max_abs_difference: NonNegative
+    mAP: Fraction
+    latency_ms: dict[IntegerKey, Latency]
+    latency_range_ms: dict[IntegerKey, tuple[Latency, Latency]]
+    device: Text
+    threads: Positive
+
+
 class Budget(FrozenModel):
     """Cost that a compressed student was to reach; `target` and `reached` are fractions of the teacher's cost."""
 

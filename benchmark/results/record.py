@@ -10,12 +10,13 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from benchmark.errors import UserError
-from benchmark.results.fields import FrozenModel, Name, RecordId, Seed, Sha256, Text, Time, Values, explain
+from benchmark.results.fields import FrozenModel, Label, Name, RecordId, Seed, Sha256, Text, Time, Values, explain
 from benchmark.results.parts import (
     Budget,
     Data,
     DeployCheck,
     Environment,
+    Export,
     Network,
     Savings,
     ScoreReport,
@@ -40,7 +41,8 @@ class Record(FrozenModel):
     `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
     `variant` holds the non-default dataset options and evaluation settings by recipe key, such as
     `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher, and
-    `selected` if the network of the last epoch was deployed.
+    `selected` if the network of the last epoch was deployed. `exports` holds what `benchmark export` has measured, by
+    format.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -64,6 +66,7 @@ class Record(FrozenModel):
     selected: Selected | None = None
     environment: Environment
     timing: Timing
+    exports: dict[Label, Export] = Field(default_factory=dict)
 
     @staticmethod
     def make_id(recipe_hash: str, role: str) -> str:
@@ -156,11 +159,13 @@ def _check_version(place: str, version: object) -> None:
 
 _NUMBERS = re.compile(r"\[\n[-+.\deE,\snul]*\]")
 """A list of numbers and nulls, as `json.dumps` indents it."""
-# Fields that may differ between two runs of one recipe: when and where it ran, and measured times and memory.
+# Fields that may differ between two runs of one recipe: when and where it ran, measured times and memory, and what was
+# measured after the run.
 _VARYING: dict[str, Any] = {
     "created": True,
     "commit": True,
     "timing": True,
+    "exports": True,
     "environment": True,
     "data": {"versions", "reading", "skipped"},  # files that are not used do not matter
     "network": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},

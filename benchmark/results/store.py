@@ -30,6 +30,12 @@ def add_record(record: Record, folder: Path) -> Path:
     return path
 
 
+def has_record(record: Record, folder: Path) -> bool:
+    """Whether `folder` has the record of this very run, not of a repetition with the same recipe."""
+    path = folder / record_name(record)
+    return path.exists() and Record.read(path).created == record.created
+
+
 def load_records(folder: Path) -> list[Record]:
     """Load all records in `folder`, sorted by board, method and seed; an absent folder holds none.
 

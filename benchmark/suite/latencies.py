@@ -13,7 +13,7 @@ from benchmark.model import cost
 from benchmark.model.serialize import load_network
 from benchmark.results.parts import Cost
 from benchmark.results.record import Record
-from benchmark.results.store import add_record, record_name
+from benchmark.results.store import add_record, has_record
 from benchmark.suite.job import Job
 from benchmark.utils.console import Console
 
@@ -39,7 +39,7 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
     for path in track(paths, "latencies", console=console, transient=True, disable=not console.is_terminal):
         try:
             record = Record.read(path)
-            if record.network.cost.device != device_name(device) or not _is_on_leaderboard(record, records):
+            if record.network.cost.device != device_name(device) or not has_record(record, records):
                 continue
             measured = _measure(path.with_name("student.pt"), record.network.cost, device)
         except UserError as error:
@@ -52,12 +52,6 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
         record = record.model_copy(update=update)
         record.write(path)
         add_record(record, records)
-
-
-def _is_on_leaderboard(record: Record, records: Path) -> bool:
-    """Whether `records` holds the record of this run, not of a repetition with the same recipe."""
-    path = records / record_name(record)
-    return path.exists() and Record.read(path).created == record.created
 
 
 def _measure(student: Path, before: Cost, device: torch.device) -> Cost:

@@ -1,0 +1,149 @@
+"""`benchmark export`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.box import HORIZONTALS
+from rich.table import Table
+from torch.nn import functional as F
+
+from benchmark.deployment.export import ExportedStudent, export_student
+from benchmark.deployment.runtimes import find_format
+from benchmark.deployment.student import Student
+from benchmark.errors import UserError
+from benchmark.evaluation import TestSet
+from benchmark.experiment.environment import choose_device, device_name, use_threads
+from benchmark.experiment.finished import FinishedRun
+from benchmark.experiment.report import latency_fields
+from benchmark.model import cost
+from benchmark.results.parts import Export
+from benchmark.results.record import Record
+from benchmark.results.store import add_record, has_record
+from benchmark.utils.atomic import temporary_folder
+from benchmark.utils.console import Console
+from benchmark.utils.precision import full_precision
+from benchmark.utils.writable import require_writable
+
+TOLERANCE = 1e-3
+"""Largest difference of an embedding of unit length, and of the mAP, from those of PyTorch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options of `benchmark export`."""
+
+    to: str
+    """Name of the format."""
+    preprocessing: str
+    """Where pixels are normalized; see `export_student`."""
+    output: Path | None
+    """The folder to write; None for a folder in the folder of the run."""
+    device: str
+    data_root: Path
+    """Folder of all datasets."""
+
+
+def export(run: Path, options: Options, leaderboards: Path) -> None:
+    """Export the student of a run, check it on the test images, measure its latency, and add both to the record.
+
+    Nothing is written unless the exported student agrees with PyTorch.
+
+    Args:
+        run: Folder of a finished run.
+        options: Format, and where to write it.
+        leaderboards: Folder of records, in which the record is updated if it is there.
+
+    Raises:
+        UserError: The run or a package is missing, the network cannot be exported, or the exported one differs.
+    """
+    runtime = find_format(options.to)
+    device = choose_device(options.device)
+    finished = FinishedRun(run, options.data_root)
+    record = Record.read(run / "record.json")
+    folder = options.output or run / "exports" / options.to
+    require_writable(folder, "--output")
+    test = finished.test_set(None, (), device)
+    use_threads(record.network.cost.threads)  # with those that PyTorch was measured with
+    student = Student(finished.student(device), record)
+    with temporary_folder(folder) as temporary:
+        exported = export_student(
+            student, temporary, runtime, preprocessing=options.preprocessing, threads=torch.get_num_threads()
+        )
+        parity = compare(test, student, exported)
+        if not (parity.max_abs_difference <= TOLERANCE and abs(parity.mAP - parity.expected_mAP) <= TOLERANCE):
+            raise UserError(
+                f"--to {options.to}: the exported student differs from PyTorch: embeddings by up to "
+                f"{parity.max_abs_difference:.2g}, mAP {parity.mAP:.4f} instead of {parity.expected_mAP:.4f}, where "
+                f"{TOLERANCE:g} is allowed; use another format"
+            )
+        latency = cost.latency(exported, student.image_size, device)
+        files = sorted(path for path in temporary.iterdir() if not path.name.startswith("."))
+        measured = Export(
+            runtime=runtime.title(),
+            preprocessing=options.preprocessing,
+            bytes=sum(path.stat().st_size for path in files),
+            images=parity.images,
+            max_abs_difference=parity.max_abs_difference,
+            mAP=parity.mAP,
+            **latency_fields(latency),
+            device=device_name(device),
+            threads=torch.get_num_threads(),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            path.replace(folder / path.name)
+    record = record.model_copy(update={"exports": record.exports | {options.to: measured}})
+    record.write(run / "record.json")
+    if has_record(record, leaderboards / "records"):
+        add_record(record, leaderboards / "records")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_table(record, options.to))
+    console.print(str(folder / runtime.file))
+
+
+class Parity(NamedTuple):
+    """An exported student and PyTorch on the same images."""
+
+    images: int
+    """Number of images."""
+    max_abs_difference: float
+    """Largest difference of embeddings of unit length; NaN if an embedding is."""
+    mAP: float
+    """Mean average precision of the exported student."""
+    expected_mAP: float
+    """That of the student in PyTorch."""
+
+
+def compare(test: TestSet, student: Student, exported: ExportedStudent) -> Parity:
+    """Compare an exported student with PyTorch on all test images."""
+    splits = ["query"] if test.protocol.query_in_gallery else ["query", "gallery"]
+    with full_precision(student.device):
+        expected = [test.embed(student, split) for split in splits]
+    actual = [test.embed(exported, split) for split in splits]
+    differences = [
+        (mine.vectors - F.normalize(theirs.vectors)).abs().max() for mine, theirs in zip(actual, expected, strict=True)
+    ]
+    return Parity(
+        images=sum(map(len, actual)),
+        max_abs_difference=float(torch.stack(differences).max()),
+        mAP=test.score(actual[0], actual[-1]).mAP,
+        expected_mAP=test.score(expected[0], expected[-1]).mAP,
+    )
+
+
+def _table(record: Record, name: str) -> Table:
+    """Return a table of the student in PyTorch and in another runtime."""
+    measured = record.exports[name]
+    table = Table(title=f"{record.method} on {record.board}, {name}", box=HORIZONTALS)
+    for column in ("", "mAP", "difference", *(f"ms, batch {batch}" for batch in measured.latency_ms)):
+        table.add_column(column, justify="right" if column else "left")
+    rows = (
+        ("PyTorch", record.scores.symmetric.mAP, "", record.network.cost.latency_ms),
+        (measured.runtime, measured.mAP, f"{measured.max_abs_difference:.1e}", measured.latency_ms),
+    )
+    for title, mAP, difference, latency in rows:
+        times = (f"{latency[batch]:.2f}" if batch in latency else "" for batch in measured.latency_ms)
+        table.add_row(title, f"{100 * mAP:.2f}", difference, *times)
+    return table
