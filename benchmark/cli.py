@@ -547,6 +547,43 @@ def export(
 
 
 @app.command()
+@_resumable("repeat the command to continue")
+def embed(
+    folder: Annotated[Path, typer.Argument(help="Folder of images; those in folders below it are embedded, too.")],
+    *,
+    student: Annotated[str, typer.Option(help="Folder of a run or of a student, a student.pt, or hf-hub:OWNER/NAME.")],
+    output: Annotated[
+        Path, typer.Option(help="A .npz file for the embeddings, or a folder for an index that can be searched.")
+    ],
+    index: Annotated[str, typer.Option(help="Kind of faiss index: flat, hnsw or ivfpq.")] = "flat",
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images embedded at a time.")] = 64,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded, instead of stopping.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Embed the images of a folder; a repetition embeds only those that are new or have changed."""
+    from benchmark.commands.search import embed as embed_folder
+
+    embed_folder(folder, student, output, index=index, batch_size=batch_size, skip_broken=skip_broken, device=device)
+
+
+@app.command()
+def search(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images to search for.")],
+    *,
+    index: Annotated[Path, typer.Option(help="Folder that `benchmark embed` has written.")],
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Number of similar images to show.")] = 20,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("search.html"),
+    device: Device = "auto",
+) -> None:
+    """Write a web page of the images of an index that are most similar to given images."""
+    from benchmark.commands.search import search as search_index
+
+    search_index(images, index, count=count, output=output, device=device)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of two or more finished runs.")],
     output: Annotated[Path, typer.Option(help="The plot to write, an .svg or .png.")] = Path("compare.svg"),

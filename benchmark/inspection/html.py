@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -79,12 +79,12 @@ def inspection_page(inspection: Inspection, *, title: str, facts: Mapping[str, s
         network_colors=(PALETTE[0], ACCENT),
         marks=MARKS,
         sections=sections,
-        thumbnails=_thumbnails(inspection, names.background_color),
+        thumbnails=thumbnails(_shown_paths(inspection), names.background_color),
         names=names,
     )
 
 
-class _Thumbnail(NamedTuple):
+class Thumbnail(NamedTuple):
     """An image as the background of a CSS class, so that any number of elements can show it."""
 
     css_class: str
@@ -92,22 +92,27 @@ class _Thumbnail(NamedTuple):
     """Base64 of the file; empty for a broken image."""
 
 
-def _thumbnails(inspection: Inspection, background: Color) -> dict[Path, _Thumbnail]:
-    """Return the thumbnails of all images on the page, by path."""
+def _shown_paths(inspection: Inspection) -> list[Path]:
+    """Return the paths of all images on the page."""
     queries = (*inspection.worst, *inspection.drops)
     lists = [ranked for query in queries for ranked in (query.student, query.teacher) if ranked is not None]
     samples = [query.sample for query in queries] + [entry.sample for ranked in lists for entry in ranked.entries]
-    thumbnails: dict[Path, _Thumbnail] = {}
-    for path in dict.fromkeys(sample.path for sample in samples):
+    return [sample.path for sample in samples]
+
+
+def thumbnails(paths: Iterable[Path], background: Color) -> dict[Path, Thumbnail]:
+    """Return the thumbnails of images, by path."""
+    made: dict[Path, Thumbnail] = {}
+    for path in dict.fromkeys(paths):
         image = thumbnail(path, background)
         if image is None:
-            thumbnails[path] = _Thumbnail("broken", "")
+            made[path] = Thumbnail("broken", "")
             continue
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=80, optimize=True)
         jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
-        thumbnails[path] = _Thumbnail(f"i{len(thumbnails)}", jpeg)
-    return thumbnails
+        made[path] = Thumbnail(f"i{len(made)}", jpeg)
+    return made
 
 
 SIDE = 96

@@ -220,7 +220,7 @@ def require_approximable(protocol: Protocol) -> None:
     for setting in ("tracks", "expansion", "reranking"):
         if getattr(protocol, setting):
             raise ValueError(f"approximate search does not support protocols with {setting}: use the exact search")
-    _import_faiss()
+    import_faiss()
 
 
 def choose_index(kind: str, images: int, dimension: int) -> tuple[str, str]:
@@ -242,7 +242,7 @@ def choose_index(kind: str, images: int, dimension: int) -> tuple[str, str]:
         return "Flat", ""
     if kind == "hnsw":
         return "HNSW32", f"efSearch={_HNSW_CANDIDATES}"
-    training = len(range(0, images, _training_step(images, dimension)))
+    training = len(range(0, images, training_step(images, dimension)))
     bits = next((bits for bits in (8, 6, 4) if training >= _TRAINING_PER_CENTROID * 2**bits), None)
     if bits is None:
         raise ValueError(
@@ -255,7 +255,7 @@ def choose_index(kind: str, images: int, dimension: int) -> tuple[str, str]:
     return f"IVF{lists},PQ{codes}x{bits}", f"nprobe={min(lists, max(8, lists // 8))}"
 
 
-def _import_faiss() -> Any:
+def import_faiss() -> Any:
     try:
         import faiss  # optional, so imported only when needed
     except ImportError as error:
@@ -263,14 +263,14 @@ def _import_faiss() -> Any:
     return faiss
 
 
-def _training_step(images: int, dimension: int) -> int:
+def training_step(images: int, dimension: int) -> int:
     """Return n such that every n-th of the gallery vectors is used for training."""
     return -(-4 * images * dimension // _TRAINING_BYTES)
 
 
 def _build_index(gallery: Tensor, index: str, parameters: str) -> Any:
     """Return the faiss index of (G, D) vectors, normalized."""
-    faiss = _import_faiss()
+    faiss = import_faiss()
     images, dimension = gallery.shape
     try:
         built = faiss.index_factory(dimension, index, faiss.METRIC_INNER_PRODUCT)
@@ -279,7 +279,7 @@ def _build_index(gallery: Tensor, index: str, parameters: str) -> Any:
         if hasattr(built, "do_polysemous_training"):
             built.do_polysemous_training = False  # for a filter that is not used here; takes most of the training
         if not built.is_trained:
-            built.train(_unit(gallery[:: _training_step(images, dimension)]))
+            built.train(_unit(gallery[:: training_step(images, dimension)]))
         for rows in _chunks.chunks(images, 4 * max(1, dimension)):
             built.add(_unit(gallery[rows]))
     except RuntimeError as error:
