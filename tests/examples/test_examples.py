@@ -1,11 +1,16 @@
 """The scripts in examples/."""
 
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -20,7 +25,11 @@ def load(name: str) -> ModuleType:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"score_embeddings", "distill_own_folder"}
+    assert {path.stem for path in EXAMPLES.iterdir() if path.is_file()} == {
+        "score_embeddings",
+        "distill_own_folder",
+        "search_own_folder",
+    }
 
 
 @pytest.mark.parametrize("cameras", [False, True])
@@ -41,14 +50,63 @@ def test_scoring_random_embeddings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "100 queries" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_distilling_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def save_images(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for identity in range(8):
-        (tmp_path / "images" / f"{identity}").mkdir(parents=True)
+        (folder / f"{identity}").mkdir(parents=True)
         pattern = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         for number in range(4):
-            Image.fromarray(pattern).resize((32, 32)).save(tmp_path / "images" / f"{identity}" / f"{number}.png")
+            image = Image.fromarray(pattern).resize((32 + number, 32))  # not four times the same file
+            image.save(folder / f"{identity}" / f"{number}.png")
+
+
+@pytest.mark.slow
+def test_from_installation_to_a_search_page(tmp_path: Path) -> None:
+    """The commands of the script, with stand-ins for `pip` and for the installed `benchmark`."""
+    save_images(tmp_path / "images")
+    programs = {"pip": 'echo "$@" > installed', "benchmark": f'exec {sys.executable} -m benchmark "$@"'}
+    for name, line in programs.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    network = {"backbone": "resnet10t", "weights": "random", "last_stride": 2}
+    train = {
+        "schedule": {"epochs": 1, "warmup_epochs": 0, "constant_until": 1},
+        "sampler": {"identities": 2, "images": 4},
+    }
+    recipe = {
+        "image_size": [32, 32],
+        "teacher": {"network": network, "train": train},
+        "student": network,
+        "train": train,
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+
+    query = tmp_path / "images" / "7" / "0.png"
+    script = EXAMPLES / "search_own_folder.sh"
+    done = subprocess.run(
+        [script, tmp_path / "images", query, "--config", "small.yaml", "--device", "cpu"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "BENCHMARK_DATA": str(tmp_path / "data"),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "installed").read_text() == "install .[ann,onnx]\n"
+    assert len(list(tmp_path.glob("runs/folder/kd/seed0-*/exports/onnx/student.onnx"))) == 1
+    page = (tmp_path / "search.html").read_text()
+    assert page.count("<li") == 20 and re.search(r"rank 1, similarity 1\.000: 7/\d\.png", page)
+    commands = [line for line in script.read_text().splitlines() if line.startswith(("pip", "benchmark"))]
+    assert len(commands) <= 10
+
+
+@pytest.mark.slow
+def test_distilling_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_images(tmp_path / "images")
     small = ["--teacher", "resnet10t", "--student", "resnet10t", "--weights", "random", "--size", "32"]
     short = ["--epochs", "1", "--identities", "2", "--work-dir", str(tmp_path / "runs")]
     records = load("distill_own_folder").main([str(tmp_path / "images"), *small, *short])
