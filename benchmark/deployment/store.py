@@ -114,7 +114,11 @@ class EmbeddingStore:
             raise UserError(f"{folder}: a name with invisible or undecodable characters: rename the folder")
         wanted = Description(folder=root, weights=weights_hash(student.network), dim=student.dim)
         if not (path / STORE_FILE).exists():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            # An interruption may have left the student and temporary files.
+            ours = path.is_dir() and all(
+                each.name == _STUDENT_FOLDER or each.name.startswith(".") for each in path.iterdir()
+            )
+            if path.exists() and not ours:
                 raise UserError(f"{path} exists and has other content: choose another folder")
             student.save_pretrained(path / _STUDENT_FOLDER)
             write_text(path / STORE_FILE, json.dumps(wanted.model_dump(), indent=2) + "\n")

@@ -118,6 +118,15 @@ def test_interruption_loses_one_file_of_embeddings(tiny_student, pictures, monke
     assert same(store, tiny_student, folder)
 
 
+def test_interruption_before_the_first_image(tiny_student, pictures, monkeypatch, tmp_path):
+    folder = pictures(2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_text", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        EmbeddingStore.open(tmp_path / "store", folder, tiny_student)
+    assert not (tmp_path / "store" / "store.json").exists()
+    assert EmbeddingStore.open(tmp_path / "store", folder, tiny_student).update(tiny_student).embedded == 2
+
+
 def test_broken_images(tiny_student, pictures, tmp_path):
     store = EmbeddingStore.open(tmp_path / "store", folder := pictures(6), tiny_student)
     bad = image_files(folder)[2]
