@@ -526,8 +526,8 @@ def export(
     preprocessing: Annotated[
         str,
         typer.Option(
-            help="inside: the exported network takes uint8 pixels; beside: it takes normalized floats, which a file "
-            "next to it describes."
+            help="Where pixels are normalized. With inside, the exported network takes uint8 pixels; with outside, it "
+            "takes normalized floats, and a file in the same folder describes them."
         ),
     ] = "inside",
     output: Annotated[Path | None, typer.Option(show_default="RUN/exports/FORMAT", help="Folder to write.")] = None,

@@ -80,11 +80,10 @@ def test_methods_have_records_at_every_budget(method, budget):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_cdd_saves_half_of_the_cost_and_loses_at_most_three_points(seed):
-    recipe = compose("cdd", "glyphs2", seed=seed)
-    (record,) = (each for each in load_records(FOLDER / "records") if each.recipe_hash == recipe.hash)
+def test_archived_cdd_saves_half_of_the_cost_and_loses_at_most_two_points(seed):
+    (record,) = (each for each in RECORDS if (each.method, each.seed, each.role) == ("cdd", seed, "student"))
     assert record.teacher is not None and record.saved is not None
     assert record.teacher.scores.mAP >= 0.70
     assert min(record.saved.parameters, record.saved.macs) >= 0.5
-    assert record.scores.symmetric.mAP >= record.teacher.scores.mAP - 0.03
+    assert record.scores.symmetric.mAP >= record.teacher.scores.mAP - 0.02
     assert record.deploy.max_abs_difference <= 1e-4

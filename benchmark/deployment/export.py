@@ -15,7 +15,7 @@ from benchmark.errors import UserError, nearest
 from benchmark.utils.atomic import write_text
 from benchmark.utils.escape import terminal
 
-PREPROCESSING = ("inside", "beside")
+PREPROCESSING = ("inside", "outside")
 """Where pixels are normalized: in the exported network, or by the program that uses it."""
 DESCRIPTION_FILE = "preprocessing.json"
 """Describes the input of an exported network, next to it."""
@@ -34,7 +34,7 @@ class ExportedStudent:
 
     def __init__(self, student: Student, runtime: Runtime, preprocessing: str) -> None:
         self.runtime = runtime
-        self._normalize = student.network.normalize if preprocessing == "beside" else None
+        self._normalize = student.network.normalize if preprocessing == "outside" else None
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.runtime(images if self._normalize is None else self._normalize(images))
@@ -51,8 +51,8 @@ def export_student(
         student: The student, on the device on which the exported network runs.
         folder: An existing folder for the network and `DESCRIPTION_FILE`, which describes its input.
         runtime: The format.
-        preprocessing: "inside": the input are uint8 pixels of the student's size. "beside": it is what
-            `DESCRIPTION_FILE` describes, normalized floats.
+        preprocessing: "inside" to take uint8 pixels of the student's size as input; "outside" to take normalized
+            floats, as `DESCRIPTION_FILE` describes.
         threads: Number of CPU threads of the runtime.
 
     Raises:
@@ -72,9 +72,10 @@ def export_student(
     except UserError:
         raise
     except Exception as error:  # exporters raise many types, and the cause is the most precise
-        while error.__cause__ is not None:
-            error = error.__cause__  # type: ignore[assignment]
-        reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:_LONGEST] or type(cause).__name__
         backbone = student.network.architecture["backbone"]
         raise UserError(f"{backbone} cannot be exported to {runtime.file}: {terminal(reason)}") from error
     write_text(folder / DESCRIPTION_FILE, json.dumps(_describe(student, example, preprocessing), indent=2) + "\n")
@@ -123,7 +124,7 @@ class _WithinImage(nn.Module):
 def _describe(student: Student, example: Tensor, preprocessing: str) -> dict[str, Any]:
     """Return how an image becomes the input of the exported network."""
     resizes = [list(student.image_size)]
-    if preprocessing == "beside" and student.network.image_size not in (None, student.image_size):
+    if preprocessing == "outside" and student.network.image_size not in (None, student.image_size):
         resizes.append(list(example.shape[2:]))
     steps: list[dict[str, Any]] = [
         {"step": "turn upright", "by": "EXIF orientation"},
@@ -131,7 +132,7 @@ def _describe(student: Student, example: Tensor, preprocessing: str) -> dict[str
         {"step": "convert", "to": "RGB"},
         *({"step": "resize", "size": size, "interpolation": "bilinear", "antialias": True} for size in resizes),
     ]
-    if preprocessing == "beside":
+    if preprocessing == "outside":
         steps += [
             {"step": "divide", "by": 255},
             {"step": "normalize", "mean": list(student.mean), "std": list(student.std)},

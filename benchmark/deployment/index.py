@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from benchmark.deployment.store import EmbeddingStore
 from benchmark.errors import UserError, nearest
 from benchmark.results.fields import Count, FrozenModel, explain
-from benchmark.retrieval.approximate import INDEXES, choose_index, import_faiss, training_step
+from benchmark.retrieval.approximate import INDEXES, choose_index, import_faiss, trained_index, training_step
 from benchmark.utils import strict_json
 from benchmark.utils.atomic import atomic_path, write_text
 
@@ -117,13 +119,7 @@ def build_index(store: EmbeddingStore, kind: str) -> None:
         index = _load(store)
         trained_on, parameters, present = before.trained_on, before.parameters, len(before.shards)
     else:
-        index = faiss.index_factory(store.description.dim, factory, faiss.METRIC_INNER_PRODUCT)
-        if hasattr(index, "do_polysemous_training"):
-            index.do_polysemous_training = False  # for a filter that is not used here
-        if not index.is_trained:
-            step = training_step(len(store), store.description.dim)
-            parts = [torch.from_numpy(store.vectors(shard)[-shard.start % step :: step]) for shard in store.shards]
-            index.train(torch.cat(parts).numpy())
+        index = trained_index(factory, store.description.dim, lambda: _training_vectors(store))
     for shard in store.shards[present:]:
         index.add(store.vectors(shard))
     # The description last: if it is missing, or names other files, the index is not used.
@@ -132,6 +128,11 @@ def build_index(store: EmbeddingStore, kind: str) -> None:
         faiss.write_index(index, str(temporary))
     content = {"kind": kind, "parameters": parameters, "trained_on": trained_on, "shards": versions}
     write_text(store.path / DESCRIPTION_FILE, json.dumps(content) + "\n")
+
+
+def _training_vectors(store: EmbeddingStore) -> NDArray[np.float32]:
+    step = training_step(len(store), store.description.dim)
+    return np.concatenate([store.vectors(shard)[-shard.start % step :: step] for shard in store.shards])
 
 
 def _describe(store: EmbeddingStore) -> Description | None:

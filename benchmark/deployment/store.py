@@ -281,7 +281,7 @@ class EmbeddingStore:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Return the size of a file and the time of its last change, by which changes are noticed."""
+    """Return the size of a file and the time of its last change; an image with other values has changed."""
     try:
         status = path.stat()
     except OSError as error:

@@ -230,7 +230,7 @@ class Export(FrozenModel):
     """
 
     runtime: Text
-    preprocessing: Literal["inside", "beside"]
+    preprocessing: Literal["inside", "outside"]
     bytes: Count
     images: Count
     max_abs_difference: NonNegative

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -263,6 +264,26 @@ def import_faiss() -> Any:
     return faiss
 
 
+def trained_index(index: str, dimension: int, vectors: Callable[[], Any], parameters: str = "") -> Any:
+    """Return a faiss index without vectors, trained if its kind needs that.
+
+    Args:
+        index: Description for faiss's index factory.
+        dimension: Length of a vector.
+        vectors: Returns the (N, dimension) float32 vectors for the training.
+        parameters: Further parameters of the index, for faiss's ParameterSpace.
+    """
+    faiss = import_faiss()
+    built = faiss.index_factory(dimension, index, faiss.METRIC_INNER_PRODUCT)
+    if parameters:
+        faiss.ParameterSpace().set_index_parameters(built, parameters)
+    if hasattr(built, "do_polysemous_training"):
+        built.do_polysemous_training = False  # for a filter that is not used here; takes most of the training
+    if not built.is_trained:
+        built.train(vectors())
+    return built
+
+
 def training_step(images: int, dimension: int) -> int:
     """Return n such that every n-th of the gallery vectors is used for training."""
     return -(-4 * images * dimension // _TRAINING_BYTES)
@@ -270,16 +291,9 @@ def training_step(images: int, dimension: int) -> int:
 
 def _build_index(gallery: Tensor, index: str, parameters: str) -> Any:
     """Return the faiss index of (G, D) vectors, normalized."""
-    faiss = import_faiss()
     images, dimension = gallery.shape
     try:
-        built = faiss.index_factory(dimension, index, faiss.METRIC_INNER_PRODUCT)
-        if parameters:
-            faiss.ParameterSpace().set_index_parameters(built, parameters)
-        if hasattr(built, "do_polysemous_training"):
-            built.do_polysemous_training = False  # for a filter that is not used here; takes most of the training
-        if not built.is_trained:
-            built.train(_unit(gallery[:: training_step(images, dimension)]))
+        built = trained_index(index, dimension, lambda: _unit(gallery[:: training_step(images, dimension)]), parameters)
         for rows in _chunks.chunks(images, 4 * max(1, dimension)):
             built.add(_unit(gallery[rows]))
     except RuntimeError as error:

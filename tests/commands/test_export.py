@@ -46,11 +46,11 @@ def test_record_states_parity_and_latency(export, student, finished, to):
 
 def test_exports_of_a_run_are_kept(export, student, tmp_path):
     folder = tmp_path / "new" / "folder"
-    for to, preprocessing in (("onnx", "inside"), ("torch-export", "beside")):
+    for to, preprocessing in (("onnx", "inside"), ("torch-export", "outside")):
         code, _, err = export(student, "--to", to, "--preprocessing", preprocessing, "--output", folder)
         assert code == 0, err
     exports = Record.read(student / "record.json").exports
-    assert exports["torch-export"].preprocessing == "beside" and exports["onnx"].preprocessing == "inside"
+    assert exports["torch-export"].preprocessing == "outside" and exports["onnx"].preprocessing == "inside"
     assert {path.name for path in folder.iterdir()} == {"student.onnx", "student.pt2", "preprocessing.json"}
 
 
@@ -89,7 +89,7 @@ def test_record_of_another_run_is_kept(export, student, finished, tmp_path):
     ("arguments", "message"),
     [
         (("--to", "onx"), "--to onx: choose onnx, torch-export, openvino, tensorrt; did you mean 'onnx'"),
-        (("--to", "onnx", "--preprocessing", "no"), "--preprocessing no: choose inside or beside"),
+        (("--to", "onnx", "--preprocessing", "no"), "--preprocessing no: choose inside or outside"),
         (("--to", "tensorrt"), "--to tensorrt needs tensorrt: pip install"),
     ],
 )

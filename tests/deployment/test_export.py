@@ -20,7 +20,7 @@ from benchmark.model.layers import GeM
 
 RUNNABLE = [TorchExport, Onnx, OpenVino]
 runnable = pytest.mark.parametrize("runtime", RUNNABLE, ids=lambda runtime: runtime.__name__)
-preprocessings = pytest.mark.parametrize("preprocessing", ["inside", "beside"])
+preprocessings = pytest.mark.parametrize("preprocessing", ["inside", "outside"])
 
 FAMILIES = {
     "resnet, gem": {"backbone": "test_resnet", "pool": "gem", "neck": "bn"},
@@ -172,7 +172,7 @@ def test_network_that_cannot_be_exported(tiny_student, tmp_path):
 
 
 def test_unknown_preprocessing(tiny_student, tmp_path):
-    with pytest.raises(UserError, match="--preprocessing insde: choose inside or beside; did you mean 'inside'"):
+    with pytest.raises(UserError, match="--preprocessing insde: choose inside or outside; did you mean 'inside'"):
         export_student(tiny_student, tmp_path, TorchExport, preprocessing="insde")
 
 

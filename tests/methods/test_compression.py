@@ -15,6 +15,7 @@ from benchmark.methods.slimming import Slimming
 from benchmark.methods.uniform import Uniform
 from benchmark.model.cost import count
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.residual_blocks import inner_widths
 
 COMPACTORS: dict[str, Callable[[], Method]] = {
     "cdd": lambda: CDD(reset_from=0.0),
@@ -206,6 +207,16 @@ def test_unreachable_budget_is_refused_before_the_training(tiny, train_tiny, tmp
     with pytest.raises(UserError, match=r": 1 % of the teacher's MACs cannot be reached: \d+\.\d % remain"):
         train_tiny(tiny(name, target), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("method", [Slimming, Uniform])
+def test_smallest_student_has_one_channel_of_every_inner_width(rig, method):
+    made = rig(method(target_macs=0.01), **NETWORKS["basic"])
+    made.end_epoch(2)
+    assert {inner.width for inner in inner_widths(made.student)} == {1}
+    assert made.step()
+    minimal = made.method.minimal_student(rig(method(), **NETWORKS["basic"]).student)
+    assert [inner.width for inner in inner_widths(minimal)] == [inner.width for inner in inner_widths(made.student)]
 
 
 @pytest.mark.parametrize("method", [CDD, DEAP])
