@@ -29,6 +29,7 @@ from benchmark.evaluation import TestSet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
+from benchmark.utils.memory import keep_freed_memory
 from benchmark.utils.precision import uses_bfloat16
 
 
@@ -112,6 +113,7 @@ def train(
         **_validation(recipe, test),
     )
     del content  # as large as the networks; the hook frees it once it is loaded
+    keep_freed_memory()
     try:
         runner.train()
     finally:
