@@ -140,6 +140,9 @@ Plugins = Annotated[
     ),
 ]
 DatasetName = Annotated[str, typer.Argument(help="A registered dataset; `benchmark list datasets`.")]
+UpdatedLeaderboards = Annotated[
+    Path, typer.Option(help="Folder of records, in which the record is updated if the run is there.")
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
 
@@ -533,9 +536,7 @@ def export(
     output: Annotated[Path | None, typer.Option(show_default="RUN/exports/FORMAT", help="Folder to write.")] = None,
     device: Device = "auto",
     data_root: DataRoot,
-    leaderboards: Annotated[
-        Path, typer.Option(help="Folder of records, in which the record is updated if the run is there.")
-    ] = Path("leaderboards"),
+    leaderboards: UpdatedLeaderboards = Path("leaderboards"),
     plugin: Plugins,
 ) -> None:
     """Export the student of a run to another runtime, compare it with PyTorch on the test images, and measure it."""
@@ -544,6 +545,27 @@ def export(
 
     options = Options(to=to, preprocessing=preprocessing, output=output, device=device, data_root=data_root)
     export_run(run, options, leaderboards)
+
+
+@app.command()
+def latency(
+    run: RunFolder,
+    *,
+    runtime: Annotated[
+        str, typer.Option(help="pytorch, or a format of `benchmark export`, to which the student is exported.")
+    ] = "pytorch",
+    device: Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, show_default="one per core", help="Number of CPU threads.")
+    ] = None,
+    data_root: DataRoot,
+    leaderboards: UpdatedLeaderboards = Path("leaderboards"),
+    plugin: Plugins,
+) -> None:
+    """Measure the latency of a run's student on this machine, and add it to the run's record."""
+    from benchmark.commands.latency import latency as measure
+
+    measure(run, runtime=runtime, device=device, threads=threads, data_root=data_root, leaderboards=leaderboards)
 
 
 @app.command()

@@ -14,10 +14,9 @@ from benchmark.deployment.runtimes import find_format
 from benchmark.deployment.student import Student
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
-from benchmark.experiment.environment import choose_device, device_name, use_threads
+from benchmark.experiment.environment import choose_device, use_threads
 from benchmark.experiment.finished import FinishedRun
-from benchmark.experiment.report import latency_fields
-from benchmark.model import cost
+from benchmark.experiment.report import measured_latency
 from benchmark.results.parts import Export
 from benchmark.results.record import Record
 from benchmark.results.store import add_record, has_record
@@ -78,7 +77,6 @@ def export(run: Path, options: Options, leaderboards: Path) -> None:
                 f"{parity.max_abs_difference:.2g}, mAP {parity.mAP:.4f} instead of {parity.expected_mAP:.4f}, where "
                 f"{TOLERANCE:g} is allowed; use another format"
             )
-        latency = cost.latency(exported, student.image_size, device)
         files = sorted(path for path in temporary.iterdir() if not path.name.startswith("."))
         measured = Export(
             runtime=runtime.title(),
@@ -87,9 +85,7 @@ def export(run: Path, options: Options, leaderboards: Path) -> None:
             images=parity.images,
             max_abs_difference=parity.max_abs_difference,
             mAP=parity.mAP,
-            **latency_fields(latency),
-            device=device_name(device),
-            threads=torch.get_num_threads(),
+            **measured_latency(exported, student.image_size, device),
         )
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:

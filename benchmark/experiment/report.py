@@ -1,12 +1,13 @@
 """The content of a run's record."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmark.data.check import is_published
 from benchmark.engine.best_epoch import Selection
@@ -19,6 +20,7 @@ from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
+from benchmark.model.latency import latency
 from benchmark.model.serialize import weights_hash
 from benchmark.recipe import Recipe
 from benchmark.results import parts
@@ -120,16 +122,13 @@ class Report:
         """Count and measure the cost of a deployed network, on the run's device."""
         image_size = self.test.loading.size
         size = cost.count(deployed, image_size)
-        latency = cost.latency(deployed, image_size, self.device)
         return parts.Cost(
             parameters=size.parameters,
             macs=size.macs,
             flops=2 * size.macs,
             image_size=image_size,
-            **latency_fields(latency),
+            **measured_latency(deployed, image_size, self.device),
             peak_memory_mb=cost.peak_memory(deployed, image_size, self.device),
-            device=device_name(self.device),
-            threads=torch.get_num_threads(),
         )
 
     def _variant(self, recipe: Recipe) -> dict[str, Any]:
@@ -140,11 +139,24 @@ class Report:
         return variant | ({} if is_published(dataset, split_sizes(dataset)) else parts.NONSTANDARD)
 
 
-def latency_fields(latencies: Mapping[int, cost.Latency]) -> dict[str, Any]:
-    """Return latencies by batch size as the fields of a record's `Cost`."""
+def measured_latency(
+    network: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: torch.device
+) -> dict[str, Any]:
+    """Measure the latency of a network, and return it as the fields of `parts.Timed`.
+
+    Args:
+        network: Maps (B, 3, H, W) uint8 images on `device` to embeddings; in eval mode.
+        image_size: (height, width).
+        device: Where `network` is.
+    """
+    measured = latency(network, image_size, device)
     return {
-        "latency_ms": {str(batch): latency.median for batch, latency in latencies.items()},
-        "latency_range_ms": {str(batch): (latency.low, latency.high) for batch, latency in latencies.items()},
+        "latency_ms": {str(batch): each.median for batch, each in measured.of_batch.items()},
+        "latency_range_ms": {str(batch): (each.low, each.high) for batch, each in measured.of_batch.items()},
+        "latency_quartiles_ms": {str(batch): each.quartiles for batch, each in measured.of_batch.items()},
+        "load": measured.load,
+        "device": device_name(device),
+        "threads": measured.threads,
     }
 
 

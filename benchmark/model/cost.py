@@ -1,12 +1,9 @@
-"""The cost of a network: parameters, multiply-accumulates (MACs), latency and peak memory."""
+"""The cost of a network: parameters, multiply-accumulates (MACs) and peak memory."""
 
 import copy
-import statistics
-import time
 import weakref
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +12,6 @@ from torch.utils._pytree import tree_leaves
 
 BATCHES = (1, 64)
 """Batch sizes at which latency is measured. Peak memory is measured at the last of them."""
-WARMUP_PASSES = 2
-"""Forward passes that precede the timed ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,52 +42,6 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
         shapes(torch.empty(1, 3, *image_size, dtype=torch.uint8, device="meta"))
     parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("head."))
     return Size(parameters, counter.get_total_flops() // 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Times of forward passes in milliseconds: the median, and the 10th and 90th percentile."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, times: Sequence[float]) -> Self:
-        """Return the latency of passes that took these times in seconds."""
-        milliseconds = [1000 * seconds for seconds in times]
-        low, *_, high = statistics.quantiles(milliseconds, n=10, method="inclusive")
-        return cls(statistics.median(milliseconds), low, high)
-
-
-@torch.inference_mode()
-def latency(
-    network: Callable[[Tensor], Tensor], image_size: tuple[int, int], device: torch.device
-) -> dict[int, Latency]:
-    """Measure the latency of a forward pass, with the current number of threads.
-
-    It takes 20 passes, or as many as fit into three seconds, but at least three.
-
-    Args:
-        network: Maps (B, 3, H, W) uint8 images on `device` to embeddings; in eval mode.
-        image_size: (height, width).
-        device: Where `network` is.
-
-    Returns:
-        The latency for each batch size of `BATCHES`.
-    """
-    result = {}
-    for batch in BATCHES:
-        images = torch.zeros(batch, 3, *image_size, dtype=torch.uint8, device=device)
-        times: list[float] = []
-        while len(times) < WARMUP_PASSES + 3 or (len(times) < WARMUP_PASSES + 20 and sum(times) < 3):
-            _synchronize(device)
-            start = time.perf_counter()
-            network(images)
-            _synchronize(device)
-            times.append(time.perf_counter() - start)
-        result[batch] = Latency.of(times[WARMUP_PASSES:])
-    return result
 
 
 @torch.inference_mode()
@@ -140,8 +89,3 @@ class LiveBytes(TorchDispatchMode):
 
     def _free(self, size: int) -> None:
         self.now -= size
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -182,11 +182,12 @@ def _latency_cell(row: Row, batch: int, one_device: bool, notes: Notes) -> Cell:
     ranges = [f"{low:.3g} to {high:.3g} ms (seed {seed})" for seed, (low, high) in _known(unstable)]
     if ranges:
         text = (
-            f"Unstable latency of {row_name(row)} for a batch of {batch}, probably on a busy machine; "
-            f"10th to 90th percentile: {', '.join(ranges)}."
+            f"Unstable latency of {row_name(row)} for a batch of {batch}, probably on a busy machine, which is not "
+            f"compared; 10th to 90th percentile: {', '.join(ranges)}."
         )
         marks.append(notes.number(text))
-    return Cell.of(row.latency(batch), milliseconds, marks)
+    stable = row.stable_latency(batch)
+    return Cell(milliseconds(row.latency(batch)), tuple(marks), None if stable is None else stable.mean)
 
 
 def _known(ranges: Mapping[int, tuple[float, float] | None]) -> list[tuple[int, tuple[float, float]]]:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.results.format import MISSING, milliseconds, percent, quantity
-from benchmark.results.parts import Cost, Scores
+from benchmark.results.parts import BUSY, Cost, Scores
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction
 from benchmark.results.rows import BASELINE, Row, Statistic
@@ -78,6 +78,8 @@ def _caption(record: Record) -> str:
         for batch in map(int, record.network.cost.latency_ms)
         if (limits := record.network.cost.unstable_range(batch))
     ]
+    if (load := record.network.cost.load or 0.0) > BUSY:
+        lines.append(f"other processes used {load:.1f} cores while the latency was measured")
     if record.saved and record.saved.ceiling_macs is not None:
         ceilings = (record.saved.ceiling_parameters, record.saved.ceiling_macs)
         lines.append(f"this architecture can save at most {' / '.join(map(_percent, ceilings))} %")

@@ -50,7 +50,7 @@ COSTS: Mapping[str, Cost] = {
         "size of the deployed network in float32 (bytes)",
         lambda row: row.statistic(lambda record: 4 * record.network.cost.parameters),
     ),
-    "latency": Cost("latency", "latency of one image (ms)", lambda row: row.latency(1), milliseconds),
+    "latency": Cost("latency", "latency of one image (ms)", lambda row: row.stable_latency(1), milliseconds),
 }
 """The costs by name."""
 
@@ -71,7 +71,7 @@ class Mark(NamedTuple):
 def frontier_svgs(boards: Mapping[str, Sequence[Row]], cost: str = "macs") -> dict[str, str]:
     """Return the plot of every leaderboard, by its name. Many are drawn by one process per core.
 
-    Rows whose cost is not known are left out, and leaderboards that have no others.
+    Rows whose cost is not known are left out, as are unstable latencies, and leaderboards that have no others.
 
     Args:
         boards: The rows of each leaderboard.

@@ -24,6 +24,7 @@ from benchmark.results.budgets import BUDGETS_CAPTION, budgets_table
 from benchmark.results.format import Table
 from benchmark.results.markdown import GENERATED
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
+from benchmark.results.runtimes import RUNTIMES_CAPTION, runtimes_table
 from benchmark.results.tuned import TUNED_CAPTION, tuned_table
 from benchmark.utils.escape import unescape_markdown
 
@@ -92,12 +93,14 @@ def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
     if board.curves:
         yield _Section(f"{name}-budgets", f"{name} at each budget", BUDGETS_CAPTION, budgets_table(board.curves))
     if board.published:
-        table = tuned_table(board.published, board.tuning_gains)
-        yield _Section(f"{name}-tuned", f"{name} with published and tuned arguments", TUNED_CAPTION, table)
+        tuned = tuned_table(board.published, board.tuning_gains)
+        yield _Section(f"{name}-tuned", f"{name} with published and tuned arguments", TUNED_CAPTION, tuned)
     if board.groups:
-        text, table = equal_cost_caption(board.groups), equal_cost_table(board.groups)
+        text, groups = equal_cost_caption(board.groups), equal_cost_table(board.groups)
         notes = [f"{cost_range(group)}: {note}" for group in board.groups if (note := agreement_text(group))]
-        yield _Section(f"{name}-at-equal-cost", f"{name} at equal cost", text, table, notes=notes)
+        yield _Section(f"{name}-at-equal-cost", f"{name} at equal cost", text, groups, notes=notes)
+    if runtimes := runtimes_table(board.rows):
+        yield _Section(f"{name}-runtimes", f"{name} in other runtimes", RUNTIMES_CAPTION, runtimes)
 
 
 def _reported_section(name: str, reported: Reported) -> _Section:

@@ -25,6 +25,7 @@ from benchmark.results.parts import DEFAULT_RULES
 from benchmark.results.record import Record
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
 from benchmark.results.rows import Row
+from benchmark.results.runtimes import RUNTIMES_CAPTION, runtimes_table
 from benchmark.results.store import record_name
 from benchmark.results.tuned import TUNED_CAPTION, tuned_table
 from benchmark.utils.escape import markdown, markdown_code
@@ -79,6 +80,7 @@ def dataset_page(board: Board, reported: Reported | None = None) -> str:
         *_at_each_budget(board),
         *_tuning(board),
         *_equal_cost(board.groups),
+        *_runtimes(board),
         "## Data",
         _data(board.rows),
         _time(board.rows),
@@ -146,6 +148,11 @@ def _equal_cost(groups: Sequence[CostGroup]) -> list[str]:
     for group in groups:
         parts += [f"### {cost_range(group)}", _markdown(equal_cost_table([group])), agreement_text(group)]
     return parts
+
+
+def _runtimes(board: Board) -> list[str]:
+    table = runtimes_table(board.rows)
+    return ["## In other runtimes", RUNTIMES_CAPTION, _markdown(table)] if table else []
 
 
 def _reported(reported: Reported) -> list[str]:

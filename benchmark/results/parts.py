@@ -24,6 +24,7 @@ from benchmark.results.fields import (
     RecordId,
     Sha256,
     Text,
+    Time,
     Values,
 )
 
@@ -50,8 +51,12 @@ _EARLIER_REASONS = (
 )
 """Reasons as earlier versions worded them, with the current wording, so that a rerun agrees with an earlier record."""
 
-_STABLE = 1.5
-"""Largest ratio of the 90th to the 10th percentile of stable latencies."""
+_STABLE_SPREAD = 0.2
+"""Largest difference between the quartiles of stable latencies, as a fraction of the median."""
+_STABLE_RATIO = 1.5
+"""Largest ratio of the 90th to the 10th percentile of stable latencies whose quartiles are not known."""
+BUSY = 0.5
+"""Number of processor cores used by other processes from which a measurement is marked."""
 
 Phrases = Annotated[tuple[Text, ...], Field(max_length=100)]
 
@@ -107,37 +112,51 @@ class Network(FrozenModel):
     weights: Sha256
 
 
-class Cost(FrozenModel):
+class Timed(FrozenModel):
+    """Latencies of a network, measured on `device` with `threads` threads.
+
+    `latency_ms` is the median time per batch in milliseconds, by batch size ("1", "64"), `latency_range_ms` the 10th
+    and 90th percentile of these times, and `latency_quartiles_ms` their quartiles. `load` is the mean number of
+    processor cores that other processes used in the meantime. The first records lack range, quartiles and load.
+    """
+
+    latency_ms: dict[IntegerKey, Latency]
+    latency_range_ms: dict[IntegerKey, tuple[Latency, Latency]] | None = None
+    latency_quartiles_ms: dict[IntegerKey, tuple[Latency, Latency]] | None = None
+    load: NonNegative | None = None
+    device: Text
+    threads: Positive
+
+    def unstable_range(self, batch: int) -> tuple[float, float] | None:
+        """Return the range of latencies of a batch size in milliseconds if they differ too much to be compared.
+
+        That is, their quartiles differ by more than 20 % of the median or, if the quartiles are not known, their 10th
+        and 90th percentile by half. Then the machine was probably busy, and the median may be far from what the network
+        needs. None if the latencies are stable or their range is not known.
+        """
+        low, high = (self.latency_range_ms or {}).get(str(batch), (0.0, 0.0))
+        if quartiles := (self.latency_quartiles_ms or {}).get(str(batch)):
+            unstable = quartiles[1] - quartiles[0] > _STABLE_SPREAD * self.latency_ms.get(str(batch), 0.0)
+            return (low or quartiles[0], high or quartiles[1]) if unstable else None
+        return (low, high) if high > _STABLE_RATIO * low else None
+
+    @property
+    def measured_on(self) -> str:
+        """Where the latencies were measured, such as "cpu, 2 threads"."""
+        return f"{self.device}, {self.threads} thread{'' if self.threads == 1 else 's'}"
+
+
+class Cost(Timed):
     """Cost of the deployed network: counted (parameters, macs, flops = 2 x macs) and measured (the rest).
 
-    `latency_ms` is the median time per batch in milliseconds, by batch size ("1", "64"), and `latency_range_ms` the
-    10th and 90th percentile of these times; the first records lack it. `image_size` is (height, width) in pixels;
-    latency and peak memory were measured on `device` with `threads` threads.
+    `image_size` is (height, width) in pixels. Peak memory was measured on the device of the latencies.
     """
 
     parameters: Count
     macs: Count
     flops: Count
     image_size: tuple[Pixels, Pixels]
-    latency_ms: dict[IntegerKey, Latency]
-    latency_range_ms: dict[IntegerKey, tuple[Latency, Latency]] | None = None
     peak_memory_mb: NonNegative
-    device: Text
-    threads: Positive
-
-    def unstable_range(self, batch: int) -> tuple[float, float] | None:
-        """Return the range of latencies of a batch size in milliseconds if they differ by more than half.
-
-        Then the machine was probably busy, and the median may be far from what the network needs. None if the latencies
-        are stable or their range is not known.
-        """
-        low, high = (self.latency_range_ms or {}).get(str(batch), (0.0, 0.0))
-        return (low, high) if high > _STABLE * low else None
-
-    @property
-    def measured_on(self) -> str:
-        """Where latency and peak memory were measured, such as "cpu, 2 threads"."""
-        return f"{self.device}, {self.threads} thread{'' if self.threads == 1 else 's'}"
 
 
 class Scores(FrozenModel):
@@ -220,13 +239,13 @@ class DeployCheck(FrozenModel):
     images: Count
 
 
-class Export(FrozenModel):
+class Export(Timed):
     """The student in another runtime.
 
     `runtime` is the name and version of the package that executed it; `bytes` is the size of the files. `preprocessing`
     is "inside" if the exported network normalizes pixels. `max_abs_difference` is the largest difference between its
-    embeddings and those of PyTorch, both of unit length, over all `images` of the test set. `latency_ms` and
-    `latency_range_ms` are as in `Cost`, and include the normalization of pixels.
+    embeddings and those of PyTorch, both of unit length, over all `images` of the test set. The latencies include the
+    normalization of pixels.
     """
 
     runtime: Text
@@ -235,10 +254,18 @@ class Export(FrozenModel):
     images: Count
     max_abs_difference: NonNegative
     mAP: Fraction
-    latency_ms: dict[IntegerKey, Latency]
-    latency_range_ms: dict[IntegerKey, tuple[Latency, Latency]]
-    device: Text
-    threads: Positive
+
+
+class RuntimeLatency(Timed):
+    """Latencies of the student that `benchmark latency` has measured.
+
+    `runtime` is "pytorch" or the format of an export, and `version` the name and version of the package that executed
+    it.
+    """
+
+    runtime: Label
+    version: Text
+    created: Time
 
 
 class Budget(FrozenModel):

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,10 +18,12 @@ from benchmark.results.parts import (
     Environment,
     Export,
     Network,
+    RuntimeLatency,
     Savings,
     ScoreReport,
     Selected,
     TeacherReport,
+    Timed,
     Timing,
 )
 from benchmark.utils import strict_json
@@ -42,7 +44,7 @@ class Record(FrozenModel):
     `variant` holds the non-default dataset options and evaluation settings by recipe key, such as
     `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher, and
     `selected` if the network of the last epoch was deployed. `exports` holds what `benchmark export` has measured, by
-    format.
+    format, and `latencies` what `benchmark latency` has measured, on any device and in any runtime.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -67,6 +69,7 @@ class Record(FrozenModel):
     environment: Environment
     timing: Timing
     exports: dict[Label, Export] = Field(default_factory=dict)
+    latencies: Annotated[tuple[RuntimeLatency, ...], Field(max_length=100)] = ()
 
     @staticmethod
     def make_id(recipe_hash: str, role: str) -> str:
@@ -161,13 +164,15 @@ _NUMBERS = re.compile(r"\[\n[-+.\deE,\snul]*\]")
 """A list of numbers and nulls, as `json.dumps` indents it."""
 # Fields that may differ between two runs of one recipe: when and where it ran, measured times and memory, and what was
 # measured after the run.
+_MEASURED = {*Timed.model_fields, "peak_memory_mb"}
 _VARYING: dict[str, Any] = {
     "created": True,
     "commit": True,
     "timing": True,
     "exports": True,
+    "latencies": True,
     "environment": True,
     "data": {"versions", "reading", "skipped"},  # files that are not used do not matter
-    "network": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
-    "teacher": {"cost": {"latency_ms", "latency_range_ms", "peak_memory_mb", "device", "threads"}},
+    "network": {"cost": _MEASURED},
+    "teacher": {"cost": _MEASURED},
 }

@@ -148,6 +148,11 @@ class Row:
             return None
         return self.statistic(lambda record: record.network.cost.latency_ms.get(str(batch)))
 
+    def stable_latency(self, batch: int) -> Statistic | None:
+        """Return the latency if it can be compared: None if the times of a record spread too much."""
+        stable = all(record.network.cost.unstable_range(batch) is None for record in self.records)
+        return self.latency(batch) if stable else None
+
     def saved(self, field: str) -> Statistic | None:
         """Return a field of `Savings`, such as "macs" or "ceiling_macs"."""
         return self.statistic(lambda record: None if record.saved is None else getattr(record.saved, field))

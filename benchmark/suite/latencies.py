@@ -8,8 +8,7 @@ from rich.progress import track
 
 from benchmark.errors import UserError
 from benchmark.experiment.environment import device_name, use_threads
-from benchmark.experiment.report import latency_fields
-from benchmark.model import cost
+from benchmark.experiment.report import measured_latency
 from benchmark.model.serialize import load_network
 from benchmark.results.parts import Cost
 from benchmark.results.record import Record
@@ -56,5 +55,4 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
 
 def _measure(student: Path, before: Cost, device: torch.device) -> Cost:
     use_threads(before.threads)
-    latencies = cost.latency(load_network(student, device), before.image_size, device)
-    return before.model_copy(update=latency_fields(latencies))
+    return before.model_copy(update=measured_latency(load_network(student, device), before.image_size, device))

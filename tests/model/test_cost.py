@@ -1,13 +1,11 @@
-"""Parameters, MACs, memory and latency against values computed by hand."""
-
-from types import SimpleNamespace
+"""Parameters, MACs and memory against values computed by hand."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from benchmark.model import cost
-from benchmark.model.cost import count, latency, peak_memory
+from benchmark.model.cost import count, peak_memory
 from benchmark.model.embedder import Embedder
 
 CPU = torch.device("cpu")
@@ -88,24 +86,3 @@ def test_peak_memory_ignores_views():
             return maps.view(-1).view_as(maps).relu_()
 
     assert peak_memory(Views(), (16, 16), CPU) == 4 * 64 * 3 * 16 * 16 / 2**20
-
-
-def test_latency_is_a_median_and_a_range(monkeypatch):
-    """Of 20 passes after the warm-up, or of those within three seconds."""
-    clock, passes = [0.0], []
-
-    class Slow(nn.Module):
-        def forward(self, images: Tensor) -> None:
-            passes.append(len(images))
-            number = passes.count(len(images))
-            seconds = 0.001 if len(images) == 1 else 0.7
-            clock[0] += 10 * seconds if number in (1, 2, 5) else number * seconds  # warm-up and an outlier
-
-    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    measured = latency(Slow(), (4, 4), CPU)
-    assert (passes.count(1), passes.count(64)) == (22, 5)
-    durations = sorted([10, *(number for number in range(3, 23) if number != 5)])
-    assert {batch: each.median for batch, each in measured.items()} == pytest.approx(
-        {1: (durations[9] + durations[10]) / 2, 64: 700 * 4}
-    )
-    assert (measured[1].low, measured[1].high) == pytest.approx((4.9 + 0.9, 20.1))

@@ -173,10 +173,20 @@ def test_note_on_an_unstable_latency(record, edit):
     board = board_of(*(edit(record("kd", seed=seed), {"network.cost.latency_range_ms": ranges}) for seed in (0, 1)))
     notes = notes_of(board, "kd")
     assert notes["ms, batch 1"] == [
-        "Unstable latency of `kd` for a batch of 1, probably on a busy machine; 10th to 90th percentile: "
-        "1.1 to 21.3 ms (seed 0), 1.1 to 21.3 ms (seed 1)."
+        "Unstable latency of `kd` for a batch of 1, probably on a busy machine, which is not compared; 10th to 90th "
+        "percentile: 1.1 to 21.3 ms (seed 0), 1.1 to 21.3 ms (seed 1)."
     ]
     assert "ms, batch 64" not in notes
+    (index,) = (number for number, header in enumerate(board.table.headers) if header == "ms, batch 1")
+    assert {row.method: row.cells[index].sort_key for row in board.table.rows}["kd"] is None
+
+
+@pytest.mark.parametrize(("quartiles", "unstable"), [((1.0, 1.1), False), ((0.9, 1.2), True)])
+def test_quartiles_decide_if_they_are_known(record, edit, quartiles, unstable):
+    latencies = {"latency_ms": {"1": 1.0}, "latency_range_ms": {"1": [0.5, 2.0]}}
+    latencies["latency_quartiles_ms"] = {"1": list(quartiles)}
+    changed = edit(record("kd"), {f"network.cost.{key}": value for key, value in latencies.items()})
+    assert (board_of(changed).rows[0].stable_latency(1) is None) == unstable
 
 
 def test_overview(record):

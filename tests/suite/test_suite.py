@@ -178,7 +178,8 @@ import sys
 from pathlib import Path
 
 from benchmark.method import Method
-from benchmark.model import cost
+from benchmark.experiment import report
+from benchmark.model.latency import Latencies, Latency
 from benchmark.registry import METHODS
 from benchmark.evaluation import TestSet
 from benchmark.experiment.inputs import describe_data
@@ -209,7 +210,8 @@ if sys.argv[1] == "run":
         file.write(f"{os.getppid()}\\n")
     Record.write = traced_write
 else:
-    cost.latency = lambda *_: {batch: cost.Latency(ms, ms, ms) for batch, ms in ((1, 123.0), (64, 456.0))}
+    of_batch = {batch: Latency(ms, ms, ms, (ms, ms)) for batch, ms in ((1, 123.0), (64, 456.0))}
+    report.latency = lambda *_: Latencies(of_batch, 1, 0.0)
 '''
 
 
