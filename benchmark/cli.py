@@ -493,6 +493,15 @@ def inspect(
     *,
     worst: Annotated[int, typer.Option(min=1, help="Number of queries to show, lowest average precision first.")] = 20,
     neighbors: Annotated[int, typer.Option(min=1, help="Number of gallery images to show per query.")] = 12,
+    projection: Annotated[str, typer.Option("--map", help="Map of the embeddings: pca, tsne, or none.")] = "pca",
+    explained: Annotated[
+        int,
+        typer.Option(
+            "--saliency",
+            min=0,
+            help="Number of queries of which the page shows the parts that make the first result similar.",
+        ),
+    ] = 3,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -513,6 +522,8 @@ def inspect(
         run,
         worst=worst,
         neighbors=neighbors,
+        projection=projection,
+        explained=explained,
         output=output,
         dataset=dataset,
         settings=settings,

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from PIL import Image
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
 
 from benchmark.data.decode import BrokenImage, Color, decode
+from benchmark.inspection.embedding_map import EmbeddingMap
 from benchmark.inspection.inspect import BINS, InspectedQuery, Inspection
+from benchmark.inspection.saliency import Saliency
 from benchmark.plots.style import ACCENT, NEUTRAL, PALETTE
 from benchmark.plots.web import render
 
@@ -50,7 +54,15 @@ class _Section(NamedTuple):
     queries: Sequence[InspectedQuery]
 
 
-def inspection_page(inspection: Inspection, *, title: str, facts: Mapping[str, str], names: LabelNames) -> str:
+def inspection_page(
+    inspection: Inspection,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    names: LabelNames,
+    embedding_map: EmbeddingMap | None = None,
+    saliencies: Mapping[tuple[Path, Path], Saliency] | None = None,
+) -> str:
     """Render the inspection as one HTML page that loads no other file. Every image is embedded once.
 
     Args:
@@ -58,6 +70,8 @@ def inspection_page(inspection: Inspection, *, title: str, facts: Mapping[str, s
         title: Title of the page, such as "kd on glyphs".
         facts: Further information about the run by name, such as its seed and folder.
         names: Display names of identities and cameras.
+        embedding_map: A map of the student's embeddings, if it is to be shown.
+        saliencies: Saliency by the paths of a query and of a gallery image in its ranked list by the student.
     """
     sections = [_Section("worst", f"Worst queries ({len(inspection.worst)})", "Lowest AP first.", inspection.worst)]
     networks = {"network": inspection.student}
@@ -81,6 +95,9 @@ def inspection_page(inspection: Inspection, *, title: str, facts: Mapping[str, s
         sections=sections,
         thumbnails=thumbnails(_shown_paths(inspection), names.background_color),
         names=names,
+        embedding_map=embedding_map,
+        palette=PALETTE,
+        overlays=_overlays(saliencies or {}, names.background_color),
     )
 
 
@@ -90,6 +107,40 @@ class Thumbnail(NamedTuple):
     css_class: str
     jpeg: str
     """Base64 of the file; empty for a broken image."""
+
+
+class _Overlay(NamedTuple):
+    """Two images under their saliency, as base64 of JPEGs."""
+
+    query: str
+    match: str
+
+
+def _overlays(saliencies: Mapping[tuple[Path, Path], Saliency], background: Color) -> dict[tuple[Path, Path], _Overlay]:
+    """Return the pairs of images that can be decoded. Colors of a pair have the same scale."""
+    overlays = {}
+    for paths, maps in saliencies.items():
+        images = [thumbnail(path, background) for path in paths]
+        highest = max(float(values.max()) for values in maps)
+        drawn = [_jpeg(_under(image, values, highest)) for image, values in zip(images, maps, strict=True) if image]
+        if len(drawn) == len(paths):
+            overlays[paths] = _Overlay(*drawn)
+    return overlays
+
+
+def _under(image: Image.Image, values: Tensor, highest: float) -> Image.Image:
+    """Return an image, scaled up to `SIDE`, of which the parts with low values are dark."""
+    image = ImageOps.contain(image, (SIDE, SIDE))
+    share = (values / highest).clamp(0, 1) if highest > 0 else torch.zeros_like(values)
+    light = Image.fromarray((share * 255).byte().cpu().numpy()).resize(image.size, Image.Resampling.BICUBIC)
+    return Image.composite(image, ImageEnhance.Brightness(image).enhance(_DIMMED), light)
+
+
+def _jpeg(image: Image.Image) -> str:
+    """Return an image as base64 of a JPEG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80, optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _shown_paths(inspection: Inspection) -> list[Path]:
@@ -108,15 +159,14 @@ def thumbnails(paths: Iterable[Path], background: Color) -> dict[Path, Thumbnail
         if image is None:
             made[path] = Thumbnail("broken", "")
             continue
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=80, optimize=True)
-        jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
-        made[path] = Thumbnail(f"i{len(made)}", jpeg)
+        made[path] = Thumbnail(f"i{len(made)}", _jpeg(image))
     return made
 
 
 SIDE = 96
 """Maximum side length of a thumbnail in pixels."""
+_DIMMED = 0.25
+"""Brightness of parts that do not contribute to a similarity."""
 
 
 def thumbnail(path: Path, background: Color) -> Image.Image | None:

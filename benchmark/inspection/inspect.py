@@ -49,6 +49,11 @@ class RankedList:
             entries.append(Entry(gallery[index], rank if relevance >= 0 else None, similarity, relevance))
         return cls(scores.average_precision[row].item(), int(scores.first_match_rank[row]), tuple(entries))
 
+    @property
+    def first(self) -> Entry | None:
+        """The entry at rank 1; None if all entries are ignored."""
+        return next((entry for entry in self.entries if entry.rank == 1), None)
+
 
 @dataclass(frozen=True, slots=True)
 class InspectedQuery:

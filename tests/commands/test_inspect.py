@@ -29,6 +29,23 @@ def test_page_and_image(inspect, student, teacher, tmp_path):
     assert "teacher on glyphs" in (tmp_path / "teacher.html").read_text()
 
 
+def test_map_and_saliency(inspect, student, tmp_path):
+    page = tmp_path / "page.html"
+    code, _, err = inspect(student, "--worst", 2, "--saliency", 1, "--map", "tsne", "--output", page)
+    assert code == 0, err
+    text = page.read_text()
+    assert "t-SNE of the student" in text and "<circle" in text
+    assert 1 <= text.count("<details>") <= 4
+    assert inspect(student, "--worst", 2, "--saliency", 0, "--map", "none", "--output", page)[0] == 0
+    text = page.read_text()
+    assert "<details>" not in text and 'id="map"' not in text
+
+
+def test_unknown_map(inspect, student):
+    code, _, err = inspect(student, "--map", "tsn")
+    assert code == 2 and "--map tsn: choose pca, tsne or none; did you mean 'tsne'?" in err
+
+
 def test_ranked_tracks_are_shown_by_one_image_each(inspect, student, tmp_path):
     folder = tmp_path / "data" / "veri776" / "VeRi"
     names = {"train": ["0001_c001_00000000_0.jpg"], "query": [], "test": []}
