@@ -20,6 +20,7 @@ from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate, evaluate
 from benchmark.utils.console import progress
 from benchmark.utils.distributed import share
 from benchmark.utils.paths import user_path
+from benchmark.utils.precision import full_precision
 
 
 class TestSet:
@@ -143,7 +144,7 @@ class TestSet:
             UserError: An image is broken without `skip_broken`, all images are broken, or an embedding is not finite.
         """
         vectors, positions = [], []
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(torch.device(self.loading.device)):
             for batch in progress(self.loader(split), f"embedding {split}"):
                 vectors.append(network(batch.images.to(self.loading.device, non_blocking=True)).float())
                 positions.append(batch.indices)

@@ -236,6 +236,8 @@ class Method(nn.Module):
     def loss(self, student: Features, teacher: Features | Any, batch: Batch) -> dict[str, Tensor]:
         """Compute the loss terms that are added to the task loss. Called at every step; every method defines it.
 
+        All outputs are in float32 and autocast is disabled, whatever the precision of the networks' forward passes.
+
         Args:
             student: Outputs of the student for the batch, with gradient.
             teacher: Outputs of the teacher for the batch, without gradient; None if the run has no teacher.

@@ -32,7 +32,7 @@ from benchmark.methods.none import NoDistillation
 from benchmark.model.embedder import Embedder
 from benchmark.model.residual_blocks import build
 from benchmark.recipe import Recipe, compose
-from benchmark.utils.precision import uses_bfloat16
+from benchmark.utils.precision import autocast_dtype
 
 TARGET = 1.03
 """Maximum ratio of the engine's time to that of the plain loop."""
@@ -106,12 +106,12 @@ def build_plain_step(recipe: Recipe, identities: int, steps: int, device: torch.
     rates = iter(learning_rates(settings.optimizer, settings.schedule, steps))
     task = TaskLoss(settings.task)
     task.epoch = settings.task.triplet.from_epoch
-    bfloat16 = uses_bfloat16(recipe.runtime.amp, device)
+    precision = autocast_dtype(recipe.runtime.amp, device)
 
     def step(batch: Batch) -> None:
         optimizer.param_groups[0]["lr"] = float(next(rates))
         images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             loss = sum(task(student.features(images), labels).values())
         loss.backward()
         optimizer.step()

@@ -17,7 +17,7 @@ from benchmark.results.rows import group_records
 from benchmark.results.store import load_records, record_name
 from benchmark.utils.console import Console
 from benchmark.utils.mappings import merge
-from benchmark.utils.precision import uses_bfloat16
+from benchmark.utils.precision import autocast_dtype
 
 
 def reproduce(
@@ -110,7 +110,7 @@ def _other_seeds(record: Record, path: Path) -> tuple[Record, ...]:
 def _differences(record: Record, experiment: Experiment) -> Iterator[str]:
     """Yield each difference in machine, software and data between the record and this process."""
     use_threads(experiment.recipe.runtime.threads)  # `environment` reads the current number
-    current = environment(experiment.device, uses_bfloat16(experiment.recipe.runtime.amp, experiment.device))
+    current = environment(experiment.device, autocast_dtype(experiment.recipe.runtime.amp, experiment.device))
     for name, before in record.environment:
         if before != (now := getattr(current, name)):
             yield f"{name}: {before} in the record, {now} here"

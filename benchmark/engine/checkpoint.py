@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.best_epoch import is_state
-from benchmark.engine.compat import load_checkpoint
+from benchmark.engine.compat import DistillOptimWrapper, load_checkpoint
 from benchmark.engine.distiller import Distiller
 from benchmark.errors import UserError
 from benchmark.recipe import Component, Evaluate, Recipe
@@ -33,6 +33,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "random": Tensor,
     "cuda_random": (Tensor, type(None)),
     "best": (dict, type(None)),
+    "scaler": dict,
 }
 """Type of each value."""
 
@@ -64,7 +65,8 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
     if path.exists() and not path.is_file():  # a named pipe would be waited for
         raise _refused(path, "is not a regular file")
     content = load_checkpoint(path, torch.device("cpu"))
-    missing: dict[str, Any] = {"format": FORMAT, "recipe": training, "best": None}  # in checkpoints of earlier versions
+    # Keys that checkpoints of earlier versions lack.
+    missing: dict[str, Any] = {"format": FORMAT, "recipe": training, "best": None, "scaler": {}}
     if not isinstance(content, dict) or not _TYPES.keys() <= content.keys() | missing.keys():
         raise _refused(path, "is not the checkpoint of a training")
     content = missing | content
@@ -104,15 +106,18 @@ def load_model_state(path: Path, model: Distiller, content: Mapping[str, Any]) -
 
 
 def load_optimization_state(
-    path: Path, optimizer: torch.optim.Optimizer, schedulers: list[_ParamScheduler], content: Mapping[str, Any]
+    path: Path, wrapper: DistillOptimWrapper, schedulers: list[_ParamScheduler], content: Mapping[str, Any]
 ) -> None:
-    """Load the states of the optimizer and the schedules.
+    """Load the states of the optimizer, of the scale of its losses, and of the schedules.
 
     Raises:
         UserError: The content does not fit.
     """
+    optimizer = wrapper.optimizer
     with _fitting(path):
         optimizer.load_state_dict(content["optimizer"])
+        if content["scaler"]:  # of a training in float16; `auto` may choose another precision on another machine
+            wrapper.scaler.load_state_dict(content["scaler"])
         for scheduler, state in zip(schedulers, content["schedulers"], strict=True):
             scheduler.load_state_dict(state)
         for parameter, state in optimizer.state.items():

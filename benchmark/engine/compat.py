@@ -4,7 +4,9 @@ For each workaround, `tests/engine/test_compat.py` shows what happens without it
 """
 
 import logging
+import math
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,10 @@ from torch import nn
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_path
 
+CPU = torch.device("cpu")
+# mmengine's schedulers count the optimizer's steps, of which a scaler may skip the first ones.
+warnings.filterwarnings("ignore", r"Detected call of `scheduler.step\(\)` before", UserWarning)
+
 
 class InitializedModel(BaseModel):
     """A model that already has its initial weights.
@@ -33,30 +39,61 @@ class InitializedModel(BaseModel):
 
 
 class DistillOptimWrapper(OptimWrapper):
-    """An optimizer with bfloat16 autocast on any device, and a callback between backward pass and step.
+    """An optimizer with autocast on any device, and a callback between backward pass and step.
 
-    mmengine's `AmpOptimWrapper` refuses CPUs. bfloat16 has the exponent range of float32, so the loss is not
-    scaled.
+    mmengine's `AmpOptimWrapper` refuses CPUs, and leaves the gradients scaled until they are clipped. Here, they are
+    complete before the callback.
+
+    float16 has a small range, so the loss is multiplied by a scale that is as large as the gradients allow. If a
+    gradient exceeds the range, the scale is halved and the optimizer skips the step. The callback is then called with
+    gradients of zero, because methods count the steps.
 
     Args:
         before_step: Called once the gradients are complete, before they are clipped.
-        autocast: Device type to autocast on; None for float32.
+        device: Device of the training.
+        autocast: bfloat16, float16, or float32 for no autocast.
     """
 
-    def __init__(self, *args: Any, before_step: Callable[[], None], autocast: str | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        before_step: Callable[[], None],
+        device: torch.device = CPU,
+        autocast: torch.dtype = torch.float32,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.before_step = before_step
+        self.device = device
         self.autocast = autocast
+        self.scaler = torch.amp.GradScaler(device.type, enabled=autocast == torch.float16)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        enabled = self.autocast is not None
-        with super().optim_context(model), torch.autocast(self.autocast or "cpu", torch.bfloat16, enabled=enabled):
+        enabled = self.autocast != torch.float32
+        dtype = self.autocast if enabled else torch.bfloat16  # torch refuses float32 even if autocast is disabled
+        with super().optim_context(model), torch.autocast(self.device.type, dtype, enabled=enabled):
             yield
 
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        super().backward(self.scaler.scale(loss), **kwargs)
+
     def step(self, **kwargs: Any) -> None:
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+            self._clear_overflow()
         self.before_step()
-        super().step(**kwargs)
+        if self.clip_grad_kwargs:
+            self._clip_grad()
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+    def _clear_overflow(self) -> None:
+        """Set all gradients to zero if one of them is not finite. Waits for the device, as the scaler does anyway."""
+        groups = self.optimizer.param_groups
+        gradients = [each.grad for group in groups for each in group["params"] if each.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients, math.inf).isfinite():
+            torch._foreach_zero_(gradients)
 
 
 class QuietRunner(Runner):

@@ -16,6 +16,7 @@ from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.recipe import Task
+from benchmark.utils.precision import full_precision, upcast
 
 
 class TaskLoss:
@@ -38,7 +39,7 @@ class TaskLoss:
         """
         triplet = self.task.triplet
         smoothing = self.task.label_smoothing
-        terms = {"identity": F.cross_entropy(features.logits.float(), labels, label_smoothing=smoothing)}
+        terms = {"identity": F.cross_entropy(upcast(features.logits), labels, label_smoothing=smoothing)}
         if triplet.weight and self.epoch >= triplet.from_epoch:
             compared = features.pooled if triplet.feature == "pooled" else features.embedding
             distance = batch_hard_triplet(compared, labels, triplet.margin, triplet.normalize)
@@ -90,14 +91,17 @@ class Distiller(InitializedModel):
         if mode == "tensor":
             return self.student(images)
         if mode == "predict":
-            return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
+            with full_precision(images.device):
+                return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
         batch = Batch(images, labels, cameras, indices)
         student, teacher = self.student_features(images), None
         if self.teacher_features is not None:
             with torch.no_grad():
                 teacher = self.teacher_features(images)
-        terms = self.task(student, labels)
-        added = self.method.loss(student, teacher, batch)
+        with full_precision(images.device):
+            student, teacher = student.upcast(), teacher and teacher.upcast()
+            terms = self.task(student, labels)
+            added = self.method.loss(student, teacher, batch)
         _check_terms(added, terms)
         terms |= added
         # mmengine adds up the terms whose names begin with "loss", and only logs the others.

@@ -121,7 +121,7 @@ class CheckpointHook(Hook):
         if content is None:
             return
         load_model_state(self.path, runner.model, content)
-        load_optimization_state(self.path, runner.optim_wrapper.optimizer, runner.param_schedulers, content)
+        load_optimization_state(self.path, runner.optim_wrapper, runner.param_schedulers, content)
         if content["threads"] != (threads := torch.get_num_threads()):
             notify(
                 f"resumed with {threads} threads instead of {content['threads']}: the result will not be bit-identical"
@@ -154,6 +154,7 @@ class CheckpointHook(Hook):
                 "student": model.student.state_dict(),
                 "method": model.method.state_dict(),
                 "optimizer": runner.optim_wrapper.optimizer.state_dict(),
+                "scaler": runner.optim_wrapper.scaler.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
                 "threads": torch.get_num_threads(),
                 "random": torch.get_rng_state(),

@@ -30,7 +30,7 @@ from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
 from benchmark.utils.memory import keep_freed_memory
-from benchmark.utils.precision import uses_bfloat16
+from benchmark.utils.precision import autocast_dtype
 
 
 def train(
@@ -157,7 +157,8 @@ def optim_wrapper(
         optimizer,
         clip_grad={"max_norm": clip} if clip else None,
         before_step=lambda: distiller.method.after_backward(distiller.student),
-        autocast=device.type if uses_bfloat16(recipe.runtime.amp, device) else None,
+        device=device,
+        autocast=autocast_dtype(recipe.runtime.amp, device),
     )
 
 

@@ -29,12 +29,12 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
-def environment(device: torch.device, bfloat16: bool) -> Environment:
+def environment(device: torch.device, precision: torch.dtype) -> Environment:
     """Return software versions, hardware and precision for a record.
 
     Args:
         device: Device of the training.
-        bfloat16: Whether the training used bfloat16 autocast.
+        precision: The training's `autocast_dtype`.
     """
     import benchmark.engine  # noqa: F401, I001  # makes the import of mmengine safe
     import mmengine
@@ -47,7 +47,7 @@ def environment(device: torch.device, bfloat16: bool) -> Environment:
         platform=platform.platform(),
         device=device_name(device),
         threads=torch.get_num_threads(),
-        precision="bfloat16" if bfloat16 else "float32",
+        precision=str(precision).removeprefix("torch."),
     )
 
 

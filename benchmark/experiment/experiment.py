@@ -34,6 +34,7 @@ from benchmark.results.record import Record
 from benchmark.retrieval import Scores
 from benchmark.utils.atomic import sweep, write_text
 from benchmark.utils.console import notify
+from benchmark.utils.precision import full_precision, tf32_products
 from benchmark.version import commit
 
 CHECKED_IMAGES = 256
@@ -152,9 +153,8 @@ class Experiment:
         self, recipe: Recipe, folder: RunFolder, train: Callable[[], Record], trainings: Sequence[Training]
     ) -> Record:
         use_threads(self.recipe.runtime.threads)
-        torch.backends.cuda.matmul.fp32_precision = "tf32"  # the default of convolutions
         try:
-            with folder.locked():
+            with folder.locked(), tf32_products():
                 sweep(self.dataset.root)
                 if (record := self._begin(recipe, folder, trainings)) is not None:
                     return record
@@ -245,13 +245,14 @@ class Experiment:
             epochs = recipe.train.schedule.epochs
             notify(f"{title}: epoch {selection.epoch} of {epochs} has the highest validation mAP, {selection.mAP:.4f}")
         images = self.test.first_queries(CHECKED_IMAGES)
-        with torch.no_grad():  # not inference mode, whose tensors lack the version counters that taps read
+        # Not in inference mode, whose tensors lack the version counters that taps read.
+        with torch.no_grad(), full_precision(self.device):
             trained_embedding = student.features(images).embedding
             minimal = method.minimal_student(student) if method.compresses else None
             compact = _without_head(fold_batchnorm(method.compact(student), images[:2]))
         save_student(compact, folder.student, recipe.image_size, self.test.loading.background)
         network = load_network(folder.student, self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(self.device):
             difference = float((network(images) - trained_embedding).abs().max())
 
         query, gallery = self.test.embed(network, "query"), self.test.embed(network, "gallery")

@@ -26,7 +26,7 @@ from benchmark.recipe import Recipe
 from benchmark.results import parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Embeddings, Scores
-from benchmark.utils.precision import uses_bfloat16
+from benchmark.utils.precision import autocast_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class Report:
             deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.checked_images),
             budget=_budget(deployed.cost, distillation) if distillation else None,
             selected=parts.Selected(**asdict(deployed.selection)) if deployed.selection else None,
-            environment=environment(self.device, uses_bfloat16(recipe.runtime.amp, self.device)),
+            environment=environment(self.device, autocast_dtype(recipe.runtime.amp, self.device)),
             timing=parts.Timing(
                 train_seconds=sum(row.get("seconds", 0.0) for row in read_metrics(folder.path)),
                 evaluate_seconds=time.perf_counter() - deployed.trained_at,

@@ -14,6 +14,7 @@ from benchmark.errors import UserError
 from benchmark.model.backbone import Statistics, build_backbone, pretrained_statistics, rgb
 from benchmark.model.features import Features, FeatureTaps
 from benchmark.model.layers import CosineHead, GeM
+from benchmark.utils.precision import full_precision, upcast
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of RGB values in 0 .. 1."""
@@ -130,8 +131,7 @@ class Embedder(nn.Module):
         """Compute the pooled feature, embedding, logits and tapped feature maps of (B, 3, H, W) uint8 RGB images."""
         pooled = self._pooled(self.normalize(images))
         embedding = self.neck(pooled)
-        logits = embedding[:, :0] if self.head is None else self.head(embedding)
-        return Features(pooled, embedding, logits, self._taps.collect())
+        return Features(pooled, embedding, self._logits(embedding), self._taps.collect())
 
     def tap(self, names: Sequence[str]) -> None:
         """Include these feature maps in the output of `features`.
@@ -180,6 +180,18 @@ class Embedder(nn.Module):
         """Return the (B, dim) embeddings of what `normalize` returns."""
         embedding: Tensor = self.neck(self._pooled(pixels))
         return embedding
+
+    # In bfloat16, cosines would have steps of 0.004 to 0.008, and logits of scale 16 such of 0.06 to 0.12. The context
+    # has a lock, which torch.compile does not support.
+    @torch.compiler.disable
+    def _logits(self, embedding: Tensor) -> Tensor:
+        """Return the (B, identities) logits of (B, dim) embeddings in full precision; (B, 0) without a head."""
+        embedding = upcast(embedding)
+        if self.head is None:
+            return embedding[:, :0]
+        with full_precision(embedding.device):
+            logits: Tensor = self.head(embedding)
+        return logits
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         maps = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))

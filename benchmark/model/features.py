@@ -1,7 +1,7 @@
 """Outputs of a network: what methods read, and how feature maps are taken from the stages of a backbone."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, nearest
+from benchmark.utils.precision import upcast
 
 if TYPE_CHECKING:
     from benchmark.model.embedder import Embedder
@@ -27,6 +28,27 @@ class Features:
     """(B, identities): output of the classifier head, used in training only; (B, 0) if the network has no head."""
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     """Feature maps by the stage or module name with which they were requested."""
+
+    def upcast(self) -> "Features":
+        """Return the outputs in float32 or float64. Feature maps are converted when they are read, to save memory."""
+        pooled, embedding, logits = map(upcast, (self.pooled, self.embedding, self.logits))
+        return Features(pooled, embedding, logits, _Upcast(self.taps))
+
+
+class _Upcast(Mapping[str, Tensor]):
+    """Tensors by name that are in float32 or float64 when they are read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return upcast(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _ascending(stages: tuple[int, ...]) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.utils.precision import upcast
+
 
 class GeM(nn.Module):
     """Generalized-mean pooling with a learnable exponent: `(mean x^p)^(1/p)`.
@@ -23,8 +25,8 @@ class GeM(nn.Module):
         self.flatten = flatten
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Pool (B, C, H, W) feature maps in float32."""
-        powers = maps.float().clamp(min=self.eps).pow(self.exponent)
+        """Pool (B, C, H, W) feature maps in float32 or float64."""
+        powers = upcast(maps).clamp(min=self.eps).pow(self.exponent)
         return powers.mean((2, 3), keepdim=not self.flatten).pow(1 / self.exponent)
 
 

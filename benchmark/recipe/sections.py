@@ -200,7 +200,9 @@ class Runtime(Section):
     The number of threads changes the last digits of a result, and is stated in the record.
     """
 
-    amp: Literal["auto", "bf16", "off"] = "auto"
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    """Precision of the networks' forward passes: bfloat16, float16 with a scaled loss, or float32; see
+    `autocast_dtype`. Logits, losses and evaluation are computed in float32."""
     compile: str | None = None
     """A torch.compile backend, such as `inductor`."""
     workers: int | None = Field(None, ge=0, le=1024)

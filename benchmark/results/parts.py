@@ -289,7 +289,7 @@ class Environment(FrozenModel):
     platform: Text
     device: Text
     threads: Positive
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "float16"]
 
 
 class Selected(FrozenModel):

@@ -1,26 +1,45 @@
-"""Choice of bfloat16 autocast, and full float32 precision for parts of a step that uses bfloat16 or TF32."""
+"""Choice of the precision of a training, and full float32 precision for parts of a step that uses less."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
+    {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+)
+"""Precision of a training by the value of `runtime.amp`; `auto` chooses one of them."""
 
-def uses_bfloat16(amp: str, device: torch.device) -> bool:
-    """Whether to train with bfloat16 autocast.
+
+def autocast_dtype(amp: str, device: torch.device) -> torch.dtype:
+    """Return the dtype to which convolutions and products of a training are cast; float32 for no autocast.
 
     Args:
-        amp: "bf16", "off", or "auto": bfloat16 if the hardware computes in it natively.
+        amp: A key of `DTYPES`, or "auto": bfloat16 if the hardware computes in it natively, else float16 on CUDA
+            devices, else float32.
         device: Device of the training.
     """
     if amp != "auto":
-        return amp == "bf16"
+        return DTYPES[amp]
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Let float32 products on CUDA devices use TF32, as convolutions do by default."""
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def upcast(x: Tensor) -> Tensor:

@@ -108,10 +108,10 @@ def test_autocast_refuses_the_cpu_upstream(monkeypatch):
         AmpOptimWrapper(optimizer=optimizer, dtype="bfloat16")
 
 
-@pytest.mark.parametrize(("autocast", "dtype"), [("cpu", torch.bfloat16), (None, torch.float32)])
-def test_autocast_on_the_cpu(autocast, dtype):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_autocast_on_the_cpu(dtype):
     layer = nn.Linear(2, 2)
-    wrapper = DistillOptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1), before_step=list, autocast=autocast)
+    wrapper = DistillOptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1), before_step=list, autocast=dtype)
     with wrapper.optim_context(layer):
         assert layer(torch.ones(1, 2)).dtype == dtype
     assert layer(torch.ones(1, 2)).dtype == torch.float32
@@ -129,7 +129,6 @@ def test_gradients_are_edited_before_they_are_clipped():
     wrapper = DistillOptimWrapper(
         torch.optim.SGD(layer.parameters(), lr=0.5),
         before_step=edit,
-        autocast=None,
         accumulative_counts=2,
         clip_grad={"max_norm": 1.0},
     )
@@ -140,6 +139,40 @@ def test_gradients_are_edited_before_they_are_clipped():
         wrapper.update_params(loss)
     assert seen == [3.0]  # accumulated over two batches
     assert float(layer.weight.detach()) == pytest.approx(0.5)
+
+
+class TestLossScale:
+    """Training in float16, whose gradients are scaled."""
+
+    @staticmethod
+    def step(*factors: float) -> tuple[list[float], list[float], DistillOptimWrapper]:
+        """Take a step for each factor of the loss; return the gradients that the callback sees, and the weights."""
+        layer, seen, weights = nn.Linear(1, 1, bias=False), [], []
+        layer.weight.data.fill_(0.0)
+        wrapper = DistillOptimWrapper(
+            torch.optim.SGD(layer.parameters(), lr=0.5),
+            before_step=lambda: seen.append(float(layer.weight.grad)),
+            autocast=torch.float16,
+            clip_grad={"max_norm": 0.25},
+        )
+        for factor in factors:
+            with wrapper.optim_context(layer):
+                loss = factor * layer(torch.full((1, 1), -1.0)).float().sum()
+            wrapper.update_params(loss)
+            weights.append(float(layer.weight.detach()))
+        return seen, weights, wrapper
+
+    def test_callback_and_clipping_get_the_unscaled_gradient(self):
+        seen, weights, wrapper = self.step(0.5, 0.25)
+        assert seen == [-0.5, -0.25]
+        assert weights == pytest.approx([0.125, 0.25], rel=1e-5)
+        assert wrapper.scaler.get_scale() == 2.0**16
+
+    def test_step_whose_gradient_exceeds_the_range_is_skipped(self):
+        seen, weights, wrapper = self.step(4.0, 0.25)
+        assert seen == [0.0, -0.25]  # 4 * 65536 is more than float16 has
+        assert weights == pytest.approx([0.0, 0.125], rel=1e-5)
+        assert wrapper.scaler.get_scale() == 2.0**15
 
 
 def test_run_writes_folders_and_an_empty_config_upstream(tmp_path):

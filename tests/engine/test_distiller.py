@@ -12,6 +12,7 @@ from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
+from benchmark.model.layers import CosineHead
 from benchmark.recipe import Task, Triplet
 
 NETWORK = {"backbone": "resnet14t", "args": {"channels": [8, 8, 8, 8], "stem_width": 8}, "dim": 4, "identities": 3}
@@ -81,6 +82,20 @@ class TestDistiller:
         model(*batch, mode="loss")
         ((_, teacher, _),) = model.method.calls
         assert teacher is None
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_losses_are_in_full_precision(self, batch, dtype):
+        """Logits, too: those of a cosine head would have large steps."""
+        model = build()
+        model.student.head = CosineHead(4, 3, scale=16.0)
+        model.student.tap(["stage3"])
+        with torch.autocast("cpu", dtype):
+            terms = model(*batch, mode="loss")
+        ((student, teacher, _),) = model.method.calls
+        outputs = [student.pooled, student.embedding, student.logits, *student.taps.values(), teacher.logits]
+        assert {value.dtype for value in (*outputs, *terms.values())} == {torch.float32}
+        assert torch.equal(student.pooled, student.pooled.to(dtype)), "the backbone is in low precision"
+        assert torch.equal(student.logits, model.student.head(student.embedding))
 
     def test_teacher_is_not_a_submodule(self, batch):
         """Adapters are trained, the teacher is not."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmark.data.batch import PKBatchSampler
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
 from benchmark.engine.hooks import CheckpointHook, RetrievalMetric
@@ -121,6 +122,19 @@ class TestResume:
         resumed = train_tiny(recipe, tmp_path / "killed", resume=True)
         assert identical(straight, resumed)
         assert without_times(tmp_path / "killed") == without_times(tmp_path / "straight")
+
+    @pytest.mark.slow
+    def test_scale_of_the_loss(self, tiny, train_tiny, tmp_path, monkeypatch):
+        monkeypatch.setattr(PKBatchSampler, "__len__", lambda self: 1)  # a step of float16 is slow on a CPU
+        recipe = tiny("none", "runtime.amp=fp16", "train.sampler.identities=2")
+        straight = train_tiny(recipe, tmp_path / "straight")
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(recipe, tmp_path / "killed", method=interrupted(NoDistillation(), 2))
+        resumed = train_tiny(recipe, tmp_path / "killed", resume=True)
+        assert identical(straight, resumed)
+        scales = [load_checkpoint(tmp_path / name / LAST_CHECKPOINT, CPU)["scaler"] for name in ("straight", "killed")]
+        assert scales[0] == scales[1]
+        assert scales[0]["scale"] < 2**16, "no step exceeded the range of float16"
 
     def test_random_state(self, tiny, train_tiny, tmp_path):
         """Without it, a random loss would repeat the draws of the first epochs."""

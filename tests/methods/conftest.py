@@ -238,7 +238,7 @@ def rig(glyphs, batches) -> Callable[..., Rig]:
         distiller = Distiller(small, large if method.needs.teacher else None, method, TaskLoss(Task()))
         rate = Optimizer(type=optimizer, lr=plan.learning_rate(0))
         wrapper = DistillOptimWrapper(
-            build_optimizer(distiller, rate), before_step=lambda: method.after_backward(small), autocast=None
+            build_optimizer(distiller, rate), before_step=lambda: method.after_backward(small)
         )
         return Rig(method, small, large, plan, distiller, wrapper, batches)
 

@@ -1,4 +1,4 @@
-"""Full float32 precision within a context."""
+"""The precision of a training, and full float32 precision within a context."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -6,7 +6,7 @@ from threading import Event
 import pytest
 import torch
 
-from benchmark.utils.precision import full_precision, upcast, uses_bfloat16
+from benchmark.utils.precision import autocast_dtype, full_precision, tf32_products, upcast
 
 MATMUL, CONV = torch.backends.cuda.matmul, torch.backends.cudnn.conv
 
@@ -59,10 +59,25 @@ def test_upcast():
         assert upcast(torch.ones(2, dtype=dtype)).dtype == torch.float32
 
 
-def test_bfloat16_is_automatic_where_it_is_fast(monkeypatch):
-    cpu = torch.device("cpu")
-    assert uses_bfloat16("bf16", cpu)
-    assert not uses_bfloat16("off", cpu)
-    for fast in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
-        assert uses_bfloat16("auto", cpu) == fast
+def test_chosen_precision():
+    for amp, dtype in {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}.items():
+        assert autocast_dtype(amp, torch.device("cpu")) == dtype
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_automatic_precision(monkeypatch, fast):
+    """bfloat16 where it is fast, and half precision on every GPU."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
+    assert autocast_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32)
+    assert autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if fast else torch.float16)
+    assert autocast_dtype("auto", torch.device("mps")) == torch.float32
+
+
+def test_tf32_is_restored():
+    before = MATMUL.fp32_precision
+    with pytest.raises(KeyError), tf32_products():
+        assert MATMUL.fp32_precision == "tf32"
+        raise KeyError
+    assert MATMUL.fp32_precision == before
+    assert not torch.backends.cuda.matmul.allow_tf32  # the older interface works, too
