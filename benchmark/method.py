@@ -84,7 +84,7 @@ class RecipePlan:
     views: int
     """Augmented views of each image in a batch; the views of an image are consecutive."""
     epochs: int
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adam", "adamw"]
     momentum: float
     """Momentum of SGD; 0 for other optimizers."""
     weight_decay: float

@@ -25,10 +25,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 
+from benchmark.data.augment import train_transform
 from benchmark.data.batch import Draw, PKBatchSampler
 from benchmark.data.batch_loader import BatchLoader
 from benchmark.data.card import Card
-from benchmark.data.decode import train_transform
 from benchmark.data.images import Images
 from benchmark.data.loaders import TrainingImages
 from benchmark.data.retrieval_dataset import RetrievalDataset

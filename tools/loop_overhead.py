@@ -25,8 +25,8 @@ from benchmark.data.batch import Batch
 from benchmark.data.loaders import Loading
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine import train as engine
-from benchmark.engine.distiller import TaskLoss
 from benchmark.engine.optimization import build_optimizer, learning_rates
+from benchmark.engine.task import TaskLoss
 from benchmark.evaluation import TestSet
 from benchmark.methods.none import NoDistillation
 from benchmark.model.embedder import Embedder

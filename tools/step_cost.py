@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from benchmark.data.augment import train_transform
 from benchmark.data.batch import Batch
-from benchmark.data.decode import train_transform
 from benchmark.data.loaders import Loading, train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.optimization import build_optimizer

@@ -87,7 +87,7 @@ def check_lasso(method: str, lasso: float | Literal["auto"], optimizer: str) -> 
     Args:
         method: Name of the method, for messages.
         lasso: A number, or `auto`.
-        optimizer: "sgd" or "adamw".
+        optimizer: "sgd", "adam" or "adamw".
 
     Raises:
         UserError: The weight is `auto`, and the optimizer is not SGD.

@@ -2,11 +2,10 @@
 
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor, nn
 
@@ -139,59 +138,6 @@ def eval_transform(size: tuple[int, int]) -> nn.Module:
     from torchvision.transforms import v2  # takes a second to import
 
     return v2.Resize(size, antialias=True)
-
-
-def train_transform(
-    size: tuple[int, int],
-    pad: int = 0,
-    flip: float = 0.0,
-    erase: float = 0.0,
-    pad_mode: Literal["constant", "edge", "reflect"] = "constant",
-) -> nn.Module:
-    """Return the augmentation of a resized (3, H, W) uint8 image: random crop, horizontal flip and erasing.
-
-    Args:
-        size: (height, width) of the image in pixels, which augmentation does not change.
-        pad: Pixels to add on every side before a random crop back to `size`.
-        flip: Probability of a horizontal flip.
-        erase: Probability of erasing a random rectangle of 2 to 40 % of the area (Zhong et al., AAAI 2020).
-        pad_mode: What padding adds: black, the color of the edge, or the reflected image.
-    """
-    from torchvision.transforms import v2
-
-    steps: list[nn.Module] = []
-    if pad:
-        steps.append(_RandomCrop(size, pad, pad_mode))
-    if flip:
-        steps.append(v2.RandomHorizontalFlip(flip))
-    if erase:
-        fill = list(IMAGENET_MEAN_COLOR)
-        steps.append(v2.RandomErasing(erase, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=fill))
-    return v2.Compose(steps) if steps else nn.Identity()
-
-
-class _RandomCrop(nn.Module):
-    """Crop padded images as `torchvision.transforms.v2.RandomCrop` does, with the same random numbers, but faster.
-
-    Torchvision's takes about 0.1 ms per image, which is a large part of a training step on small images.
-    """
-
-    def __init__(self, size: tuple[int, int], pad: int, mode: Literal["constant", "edge", "reflect"]) -> None:
-        super().__init__()
-        self.size, self.pad = size, pad
-        self.sources: list[np.ndarray] | None = None
-        """For every row and every column of the padded image, the one that it repeats; None if the padding is black."""
-        if mode != "constant":
-            self.sources = [np.pad(np.arange(length), pad, mode) for length in size]
-
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = self.size
-        top, left = torch.randint(0, 2 * self.pad + 1, (2,)).tolist()
-        if self.sources is None:
-            return F.pad(image, (self.pad,) * 4)[:, top : top + height, left : left + width]
-        rows, columns = self.sources
-        # NumPy takes a fraction of the time of torch's `index_select`.
-        return torch.from_numpy(image.numpy().take(rows[top : top + height], 1).take(columns[left : left + width], 2))
 
 
 def _pixels(file: Path | IO[bytes], min_size: tuple[int, int] | None, background: Color) -> np.ndarray:

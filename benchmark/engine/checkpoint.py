@@ -27,6 +27,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "structure": dict,
     "student": dict,
     "method": dict,
+    "task": dict,
     "optimizer": dict,
     "schedulers": list,
     "threads": int,
@@ -66,7 +67,7 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
         raise _refused(path, "is not a regular file")
     content = load_checkpoint(path, torch.device("cpu"))
     # Keys that checkpoints of earlier versions lack.
-    missing: dict[str, Any] = {"format": FORMAT, "recipe": training, "best": None, "scaler": {}}
+    missing: dict[str, Any] = {"format": FORMAT, "recipe": training, "best": None, "scaler": {}, "task": {}}
     if not isinstance(content, dict) or not _TYPES.keys() <= content.keys() | missing.keys():
         raise _refused(path, "is not the checkpoint of a training")
     content = missing | content
@@ -101,6 +102,7 @@ def load_model_state(path: Path, model: Distiller, content: Mapping[str, Any]) -
         model.method.restore(model.student, content["structure"])
         model.student.load_state_dict(content["student"], strict=True)
         model.method.load_state_dict(content["method"], strict=True)
+        model.task.load_state_dict(content["task"], strict=True)
     if any(not _is_finite(value) for value in model.student.state_dict().values()):
         raise _refused(path, "has weights that are NaN or infinite")
 

@@ -6,45 +6,15 @@ from typing import Any
 import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmark.data.batch import Batch
 from benchmark.engine.compat import InitializedModel
+from benchmark.engine.task import TaskLoss
 from benchmark.errors import UserError
-from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
-from benchmark.recipe import Task
-from benchmark.utils.precision import full_precision, upcast
-
-
-class TaskLoss:
-    """Identity cross-entropy with label smoothing plus batch-hard triplet loss; the same for every method.
-
-    Luo et al., Bag of Tricks and a Strong Baseline for Deep Person Re-identification, CVPRW 2019.
-    """
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.epoch = 1
-        """The current epoch, counted from 1."""
-
-    def __call__(self, features: Features, labels: Tensor) -> dict[str, Tensor]:
-        """Return the weighted terms, each a scalar, by name.
-
-        Args:
-            features: Outputs of the student.
-            labels: (B,) int64.
-        """
-        triplet = self.task.triplet
-        smoothing = self.task.label_smoothing
-        terms = {"identity": F.cross_entropy(upcast(features.logits), labels, label_smoothing=smoothing)}
-        if triplet.weight and self.epoch >= triplet.from_epoch:
-            compared = features.pooled if triplet.feature == "pooled" else features.embedding
-            distance = batch_hard_triplet(compared, labels, triplet.margin, triplet.normalize)
-            terms["triplet"] = triplet.weight * distance
-        return terms
+from benchmark.utils.precision import full_precision
 
 
 class Distiller(InitializedModel):

@@ -79,6 +79,31 @@ class StructureHook(Hook):
             gc.collect()  # frees the last step's graph, which has the old shapes and may be in a reference cycle
 
 
+class FreezeHook(Hook):
+    """Keeps the backbone as it is for the first epochs: neither its weights nor its batch norms are updated.
+
+    Args:
+        epochs: Number of epochs.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.frozen: list[torch.nn.Parameter] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx:
+            return
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
+        self.frozen = []
+        if runner.epoch < self.epochs:
+            backbone = runner.model.student.backbone.eval()
+            self.frozen = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+            for parameter in self.frozen:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+
 class SkippedHook(Hook):
     """Writes the list of skipped images after every epoch, for runs that are resumed."""
 
@@ -153,6 +178,7 @@ class CheckpointHook(Hook):
                 "structure": model.method.structure(),
                 "student": model.student.state_dict(),
                 "method": model.method.state_dict(),
+                "task": model.task.state_dict(),
                 "optimizer": runner.optim_wrapper.optimizer.state_dict(),
                 "scaler": runner.optim_wrapper.scaler.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],

@@ -1,6 +1,7 @@
 """Training of one network by one method, with an mmengine Runner."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,17 @@ import torch
 from mmengine.visualization import Visualizer
 
 from benchmark.compression.compression_method import CompressionMethod
-from benchmark.data.decode import train_transform
+from benchmark.data.augment import train_transform
 from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.best_epoch import BestEpoch, Selection
 from benchmark.engine.checkpoint import load_model_state, read_checkpoint, training_hash
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner
-from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.engine.distiller import Distiller
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.engine.hooks import (
     CheckpointHook,
+    FreezeHook,
     ProgressHook,
     RetrievalMetric,
     SkippedHook,
@@ -25,6 +27,7 @@ from benchmark.engine.hooks import (
 )
 from benchmark.engine.optimization import build_optimizer, build_schedule
 from benchmark.engine.plan import training_plan
+from benchmark.engine.task import task_loss
 from benchmark.evaluation import TestSet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
@@ -67,11 +70,11 @@ def train(
     settings, device = recipe.train, torch.device(test.loading.device)
     loader = train_loader(
         test.dataset,
-        train_transform(recipe.image_size, **settings.augment.model_dump()),
+        train_transform(recipe.image_size, **settings.augment.model_dump(exclude={"load_size"})),
         identities=settings.sampler.identities,
         images=settings.sampler.images,
         seed=recipe.seed,
-        loading=test.loading,
+        loading=replace(test.loading, size=settings.augment.load_size or recipe.image_size),
         views=settings.sampler.views,
     )
     distiller = assemble(student, teacher, method, recipe=recipe, dataset=test.dataset, steps_per_epoch=len(loader)).to(
@@ -99,6 +102,7 @@ def train(
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
         custom_hooks=[
             StructureHook(compiled=recipe.runtime.compile is not None),
+            FreezeHook(settings.schedule.frozen_epochs),
             progress,
             SkippedHook(folder),
             CheckpointHook(checkpoint, training, content, best),
@@ -145,7 +149,7 @@ def assemble(
     student.tap(method.student_taps)
     if teacher is not None:
         teacher.tap(method.teacher_taps)
-    return Distiller(student, teacher, method, TaskLoss(recipe.train.task), recipe.runtime.compile)
+    return Distiller(student, teacher, method, task_loss(recipe, student, len(dataset.labels)), recipe.runtime.compile)
 
 
 def optim_wrapper(

@@ -16,7 +16,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmark.data.augment import train_transform
+from benchmark.engine.task import TaskLoss, task_loss
 from benchmark.errors import UserError, nearest
 from benchmark.experiment.networks import NAMED_WEIGHTS, check_files
 from benchmark.experiment.published import teacher_path
@@ -24,7 +27,7 @@ from benchmark.method import Method, RecipePlan
 from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
-from benchmark.model.features import stage_channels
+from benchmark.model.features import Features, stage_channels
 from benchmark.model.residual_blocks import build
 from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
@@ -68,6 +71,12 @@ def preflight(recipe: Recipe) -> Preflight:
     sizes = [_size(key, settings, network, recipe.image_size) for key, settings, network in networks]
     _check_weights(recipe)
     _check_padding(recipe)
+    for key, network, built, part in (
+        ("teacher.train", recipe.teacher.network, teacher, recipe.for_teacher()),
+        ("train", recipe.student, student, recipe),
+    ):
+        if key == "train" or recipe.teacher.checkpoint is None:
+            _check_training(key, network, built, part)
     check_pairing(method, teacher, student, recipe)
     classifier = method.needs.teacher and method.needs.classifier
     check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint, classifier)
@@ -253,6 +262,65 @@ def _check_padding(recipe: Recipe) -> None:
                 f"{key}.augment.pad: {train.augment.pad} pixels are too many for {height}x{width} images; set it to "
                 f"{most} or fewer{mode}"
             )
+
+
+def _check_training(key: str, settings: Network, network: Embedder, recipe: Recipe) -> None:
+    """Check that the augmentation, the losses and the learning rates of a training are possible.
+
+    Args:
+        key: Where the settings of the training are.
+        settings: The architecture of the trained network.
+        network: The trained network, on the `meta` device.
+        recipe: The recipe that has these settings in its section `train`.
+    """
+    train = recipe.train
+    try:
+        transform = train_transform(recipe.image_size, **train.augment.model_dump(exclude={"load_size"}))
+        with torch.random.fork_rng(devices=[]):
+            task = task_loss(recipe, network, identities=2)
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
+    _try_losses(key, task, network)
+    image = torch.zeros(3, *(train.augment.load_size or recipe.image_size), dtype=torch.uint8)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            augmented = transform(image)
+    except Exception as error:  # torchvision raises many types
+        raise UserError(f"{key}.augment: an image of {_size_text(image)} pixels: {error}") from error
+    if augmented.shape != (3, *recipe.image_size) or augmented.dtype != torch.uint8:
+        raise UserError(
+            f"{key}.augment: the transforms turn an image of {_size_text(image)} pixels into one of "
+            f"{_size_text(augmented)} and type {str(augmented.dtype).removeprefix('torch.')}; image_size is "
+            f"{recipe.image_size[0]}x{recipe.image_size[1]} with type uint8"
+        )
+    if train.task.margin is not None and settings.head != "cosine":
+        network_key = "student" if key == "train" else "teacher.network"
+        raise UserError(f"{key}.task.margin: needs cosines as logits: set {network_key}.head=cosine")
+    compresses = key == "train" and METHODS.find(recipe.method.name).compresses
+    if compresses and (train.schedule.frozen_epochs or not train.optimizer.lr_times.backbone):
+        name = "schedule.frozen_epochs" if train.schedule.frozen_epochs else "optimizer.lr_times.backbone"
+        raise UserError(f"{key}.{name}: {recipe.method.name} compresses the backbone, which has to be trained")
+    if recipe.method.name == "none" and not (train.task.identity or train.task.triplet.weight or train.task.losses):
+        raise UserError(f"{key}.task: there is no loss: set {key}.task.identity=1")
+
+
+def _try_losses(key: str, task: TaskLoss, network: Embedder) -> None:
+    """Compute the losses that the recipe names, because some check their arguments only then."""
+    if not task.losses:
+        return
+    labels = torch.tensor([0, 0, 1, 1])
+    with torch.random.fork_rng(devices=[]):
+        pooled, embedding, logits = (
+            torch.randn(len(labels), size) for size in (network.backbone.num_features, network.dim, 2)
+        )
+        try:
+            task(Features(pooled, embedding, logits), labels)
+        except Exception as error:  # any type
+            raise UserError(f"{key}.task.losses: {type(error).__name__}: {error}") from error
+
+
+def _size_text(image: Tensor) -> str:
+    return "x".join(map(str, image.shape[-2:]))
 
 
 def _check_runtime(runtime: Runtime) -> None:

@@ -56,7 +56,7 @@ class Training:
     def checkpoint_bytes(self) -> int:
         """Size of a checkpoint in bytes, without the state of the method."""
         optimizer = self.recipe.train.optimizer
-        moments = 2 if optimizer.type == "adamw" else int(optimizer.momentum > 0)
+        moments = int(optimizer.momentum > 0) if optimizer.type == "sgd" else 2
         return 4 * self.size.parameters * (1 + moments)
 
 

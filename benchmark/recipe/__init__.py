@@ -15,6 +15,8 @@ from benchmark.recipe.compose import with_settings as with_settings
 from benchmark.recipe.sections import Augment as Augment
 from benchmark.recipe.sections import Component as Component
 from benchmark.recipe.sections import Evaluate as Evaluate
+from benchmark.recipe.sections import Margin as Margin
+from benchmark.recipe.sections import MetricLoss as MetricLoss
 from benchmark.recipe.sections import Network as Network
 from benchmark.recipe.sections import Optimizer as Optimizer
 from benchmark.recipe.sections import Recipe as Recipe

@@ -1,6 +1,7 @@
 """The sections of a recipe: keys, types, ranges and defaults."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -75,18 +76,58 @@ class Triplet(Section):
     """First epoch of the triplet loss, counted from 1."""
 
 
+class Margin(Section):
+    """A margin between the cosine of an image's identity and those of the others; needs `head: cosine`."""
+
+    type: Literal["arcface", "cosface", "circle"]
+    margin: float = Field(gt=0, le=3)
+
+
+class Mined(BaseModel):
+    """A miner of pytorch-metric-learning: its name, and its arguments as further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str
+
+
+class MetricLoss(Mined):
+    """A loss of pytorch-metric-learning: its name, and its arguments as further keys."""
+
+    weight: float = Field(1.0, gt=0)
+    feature: Literal["pooled", "embedding"] = "embedding"
+    miner: Mined | None = None
+
+
 class Task(Section):
     """The loss of the retrieval task, the same for every method."""
 
+    identity: float = Field(1.0, ge=0)
+    """Weight of the cross-entropy of the identities."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    margin: Margin | None = None
     triplet: Triplet = Triplet()
+    losses: tuple[MetricLoss, ...] = ()
+    """Further losses."""
+
+
+class LearningRates(Section):
+    """Multiples of the learning rate for the parts of the training. With 0, a part keeps its initial weights."""
+
+    backbone: float = Field(1.0, ge=0, le=1000)
+    neck: float = Field(1.0, ge=0, le=1000)
+    head: float = Field(1.0, ge=0, le=1000)
+    method: float = Field(1.0, ge=0, le=1000)
+    """Parameters of the method, such as of adapters between feature maps."""
+    task: float = Field(1.0, ge=0, le=1000)
+    """Parameters of the losses of the task, such as proxies."""
 
 
 class Optimizer(Section):
-    """SGD or AdamW."""
+    """SGD, Adam (with weight decay as a part of the gradient) or AdamW."""
 
-    type: Literal["sgd", "adamw"] = "sgd"
+    type: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.01, gt=0)
+    lr_times: LearningRates = LearningRates()
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
@@ -100,7 +141,10 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """Linear warm-up from `warmup_factor`, a constant part, and a cosine to `final_factor`, updated at every step."""
+    """Linear warm-up from `warmup_factor`, a constant part, and a decay, updated at every step.
+
+    The decay is a cosine to `final_factor`, or a multiplication by `gamma` at the end of each epoch in `milestones`.
+    """
 
     epochs: int = Field(120, ge=1, le=100_000)
     warmup_epochs: Epochs = 10
@@ -108,6 +152,19 @@ class Schedule(Section):
     constant_until: Epochs = 40
     """Epoch at which the cosine begins."""
     final_factor: float = Field(1e-5, ge=0, le=1)
+    decay: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[Epochs, ...] = ()
+    gamma: float = Field(0.1, gt=0, le=1)
+    frozen_epochs: Epochs = 0
+    """Number of epochs at the beginning in which the backbone is not trained, and its batch norms are not updated."""
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_steps(self) -> Self:
+        if (self.decay == "steps") != bool(self.milestones):
+            raise ValueError("decay: steps needs milestones, such as [40, 90], and a cosine has none")
+        if any(first >= second for first, second in pairwise((0, *self.milestones))):
+            raise ValueError("milestones must be ascending epochs above 0")
+        return self
 
 
 class Sampler(Section):
@@ -123,13 +180,23 @@ class Sampler(Section):
         return self.identities * self.images * self.views
 
 
+class Transform(BaseModel):
+    """A transform of `torchvision.transforms.v2`: its name, and its arguments as further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str
+
+
 class Augment(Section):
-    """Padding and random crop, horizontal flip, and random erasing."""
+    """Padding and random crop, horizontal flip, further transforms, and random erasing, in this order."""
 
     pad: int = Field(10, ge=0, le=8192)
     pad_mode: Literal["constant", "edge", "reflect"] = "constant"
     flip: float = Field(0.5, ge=0, le=1)
     erase: float = Field(0.5, ge=0, le=1)
+    load_size: tuple[Side, Side] | None = None
+    """(height, width) to which training images are resized before the transforms; None for the recipe's size."""
+    transforms: tuple[Transform, ...] = ()
 
 
 class Train(Section):

@@ -1,7 +1,7 @@
 """Choice of the precision of a training, and full float32 precision for parts of a step that uses less."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final
@@ -54,7 +54,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Use it for products between features: in bfloat16, they changed the nearest neighbors of half the rows of a batch,
     and the mAP by tenths of a point.
     """
-    with _FULL_PRECISION, torch.autocast(device.type, enabled=False):
+    with ExitStack() as stack:
+        stack.enter_context(_FULL_PRECISION)
+        if device.type != "meta":  # which has no autocast
+            stack.enter_context(torch.autocast(device.type, enabled=False))
         yield
 
 

@@ -5,6 +5,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_ADDED_TO_TRAINING: tuple[tuple[str, Any], ...] = (
+    ("sampler.views", 1),
+    ("optimizer.lr_times", {"backbone": 1.0, "neck": 1.0, "head": 1.0, "method": 1.0, "task": 1.0}),
+    ("augment.load_size", None),
+    ("augment.transforms", []),
+    ("task.identity", 1.0),
+    ("task.margin", None),
+    ("task.losses", []),
+    ("schedule.decay", "cosine"),
+    ("schedule.milestones", []),
+    ("schedule.gamma", 0.1),
+    ("schedule.frozen_epochs", 0),
+)
+"""Such keys of the sections `train` and `teacher.train`."""
 _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("evaluate.average_precision", "rectangular"),
     ("evaluate.ties", "pessimistic"),
@@ -12,8 +26,6 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("evaluate.reranking", None),
     ("evaluate.epoch", "last"),
     ("evaluate.images", "test"),
-    ("train.sampler.views", 1),
-    ("teacher.train.sampler.views", 1),
     ("student.image_size", None),
     ("teacher.network.image_size", None),
     ("student.inner_widths", None),
@@ -24,6 +36,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("budget", None),
     ("method.fixed_widths", []),
     ("settings", {"source": "published", "study": None}),
+    *((f"{train}.{key}", value) for train in ("train", "teacher.train") for key, value in _ADDED_TO_TRAINING),
 )
 """Keys that were added to the recipe format later, each with the value that older recipes imply."""
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data.decode import decode, eval_transform, train_transform
+from benchmark.data.augment import train_transform
+from benchmark.data.decode import decode, eval_transform
 from benchmark.data.images import Images
 from benchmark.data.loaders import EvaluationImages, Loading, eval_loader, train_loader
 from benchmark.errors import UserError

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import RandomCrop
 
-from benchmark.data.decode import IMAGENET_MEAN_COLOR, eval_transform, train_transform
+from benchmark.data.augment import train_transform
+from benchmark.data.decode import IMAGENET_MEAN_COLOR, eval_transform
+from benchmark.errors import UserError
 
 IMAGE = torch.arange(3 * 20 * 10, dtype=torch.int64).reshape(3, 20, 10).remainder(251).to(torch.uint8)
 
@@ -47,6 +49,34 @@ def test_edge_padding_repeats_the_border():
     white = torch.full((3, 20, 10), 255, dtype=torch.uint8)
     transform = train_transform((20, 10), pad=4, pad_mode="edge")
     assert all((transform(white) == 255).all() for _ in range(20))
+
+
+def test_named_transforms():
+    spec = (
+        {"type": "RandomResizedCrop", "size": [20, 10], "scale": [0.5, 1.0], "interpolation": "bicubic"},
+        {"type": "RandomApply", "transforms": [{"type": "ColorJitter", "brightness": 0.5}], "p": 0.5},
+        {"type": "AutoAugment", "policy": "imagenet"},
+    )
+    views = augmented(transforms=spec)
+    assert all(view.shape == IMAGE.shape and view.dtype == torch.uint8 for view in views)
+    assert len({view.numpy().tobytes() for view in views}) > 40
+    jitter = augmented(1, transforms=[{"type": "RandomVerticalFlip", "p": 1.0}])
+    assert torch.equal(jitter[0], IMAGE.flip(-2))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"type": "RandomResizeCrop"}, "v2 has no 'RandomResizeCrop'; did you mean 'RandomResizedCrop'"),
+        ({"type": "Transform"}, "v2 has no 'Transform'"),
+        ({"type": "ColorJitter", "bright": 1}, "ColorJitter: .*'bright'.*; it has"),
+        ({"type": "AutoAugment", "policy": "coco"}, "AutoAugment: 'coco' is not a valid"),
+        ({"type": "Resize", "size": 3, "interpolation": "best"}, "Resize: 'best' is not a valid"),
+    ],
+)
+def test_impossible_transforms(spec, message):
+    with pytest.raises(UserError, match=message):
+        train_transform((20, 10), transforms=[spec])
 
 
 def test_flip_is_horizontal():

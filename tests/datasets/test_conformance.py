@@ -18,9 +18,9 @@ import torch
 
 from benchmark import evaluation
 from benchmark.data import files
+from benchmark.data.augment import train_transform
 from benchmark.data.card import Card
 from benchmark.data.check import check, sizes, unmatched_queries
-from benchmark.data.decode import train_transform
 from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS

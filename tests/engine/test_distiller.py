@@ -3,17 +3,16 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benchmark.data.batch import Batch
-from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.engine.distiller import Distiller
+from benchmark.engine.task import TaskLoss
 from benchmark.errors import UserError
-from benchmark.losses import batch_hard_triplet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.layers import CosineHead
-from benchmark.recipe import Task, Triplet
+from benchmark.recipe import Task
 
 NETWORK = {"backbone": "resnet14t", "args": {"channels": [8, 8, 8, 8], "stem_width": 8}, "dim": 4, "identities": 3}
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -116,40 +115,3 @@ class TestDistiller:
         assert torch.equal(index, batch.indices)
         assert torch.equal(vectors, expected)
         assert torch.equal(model(*batch, mode="tensor"), expected)
-
-
-class TestTaskLoss:
-    @staticmethod
-    def features(dtype: torch.dtype = torch.float32) -> Features:
-        generator = torch.Generator().manual_seed(0)
-        pooled, embedding, logits = (torch.randn(6, size, generator=generator).to(dtype) for size in (8, 4, 3))
-        return Features(pooled, embedding, logits, {})
-
-    def test_identity_term_is_cross_entropy_with_smoothing(self):
-        terms = TaskLoss(Task(label_smoothing=0.2))(self.features(), LABELS)
-        log = F.log_softmax(self.features().logits, dim=1)
-        expected = -(0.8 * log[range(6), LABELS] + 0.2 * log.mean(dim=1)).mean()
-        assert torch.allclose(terms["identity"], expected)
-
-    @pytest.mark.parametrize("feature", ["pooled", "embedding"])
-    @pytest.mark.parametrize("normalize", [False, True])
-    def test_triplet_term(self, feature, normalize):
-        triplet = Triplet(weight=2.0, margin=0.7, feature=feature, normalize=normalize)
-        terms = TaskLoss(Task(triplet=triplet))(self.features(), LABELS)
-        expected = 2 * batch_hard_triplet(getattr(self.features(), feature), LABELS, 0.7, normalize)
-        assert expected > 0
-        assert torch.equal(terms["triplet"], expected)
-
-    def test_first_epoch_of_the_triplet_term(self):
-        loss = TaskLoss(Task(triplet=Triplet(from_epoch=3)))
-        present = []
-        for loss.epoch in (1, 2, 3, 4):
-            present.append("triplet" in loss(self.features(), LABELS))
-        assert present == [False, False, True, True]
-
-    def test_triplet_weight_of_zero(self):
-        assert set(TaskLoss(Task(triplet=Triplet(weight=0.0)))(self.features(), LABELS)) == {"identity"}
-
-    def test_bfloat16_features(self):
-        terms = TaskLoss(Task())(self.features(torch.bfloat16), LABELS)
-        assert all(term.dtype == torch.float32 for term in terms.values())

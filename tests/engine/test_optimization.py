@@ -81,11 +81,73 @@ def test_training_uses_the_rates_of_the_plan(tiny, train_tiny, tmp_path):
     assert used == [method.plan.learning_rate(step) for step in range(method.plan.steps)]
 
 
+def test_steps():
+    schedule = Schedule(epochs=6, warmup_epochs=1, decay="steps", milestones=(2, 4), gamma=0.5)
+    rates = learning_rates(Optimizer(lr=0.4), schedule, STEPS)
+    assert rates[:STEPS] == pytest.approx(by_equation(0.4, Schedule(epochs=1, warmup_epochs=1)), rel=1e-9)
+    expected = np.repeat([0.4, 0.2, 0.2, 0.1, 0.1], STEPS)
+    assert rates[STEPS:] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"decay": "steps"}, {"milestones": (4,)}, {"decay": "steps", "milestones": (4, 2)}],
+)
+def test_milestones_without_steps(wrong):
+    with pytest.raises(ValueError, match="milestones"):
+        Schedule(**wrong)
+
+
+def parts_model():
+    """Modules with the names of the parts of a distiller."""
+    student = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("backbone", "neck", "head")})
+    return nn.ModuleDict({"student": student, "method": nn.Linear(2, 2), "task": nn.Linear(2, 2)})
+
+
+def test_learning_rates_of_parts():
+    model = parts_model()
+    settings = Optimizer(lr=0.1, lr_times={"backbone": 0.1, "neck": 1.5, "head": 1.5, "task": 0.0})
+    optimizer = build_optimizer(model, settings)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"student.backbone": 0.01, "student.neck": 0.15, "student.head": 0.15, "method": 0.1}
+    for name, parameter in model.named_parameters():
+        assert rates.get(id(parameter)) == pytest.approx(expected.get(name.rpartition(".")[0]))
+    schedule = Schedule(epochs=3, warmup_epochs=1, constant_until=2)
+    first, *_ = [group["lr"] for group in optimizer.param_groups]
+    assert first == pytest.approx(learning_rates(settings, schedule, STEPS)[STEPS])  # of the backbone
+
+
+def test_one_group_if_the_rates_are_equal():
+    assert len(build_optimizer(parts_model(), Optimizer(lr=0.1)).param_groups) == 1
+
+
+def test_frozen_epochs(tiny, train_tiny, tmp_path):
+    """The backbone keeps its weights and statistics for one epoch of two; the neck does not."""
+    states = []
+
+    class Noting(NoDistillation):
+        def after_epoch(self, student, progress):
+            states.append({name: value.clone() for name, value in student.state_dict().items()})
+            return []
+
+    changes = ["train.schedule.epochs=2", "train.schedule.warmup_epochs=0", "train.schedule.frozen_epochs=1"]
+    method = Noting()
+    method.prepare = lambda student, *_: states.append({n: v.clone() for n, v in student.state_dict().items()})
+    train_tiny(tiny("none", *changes), tmp_path, method=method)
+    start, frozen, trained = states
+    for name, value in start.items():
+        if name.startswith("backbone."):
+            assert torch.equal(frozen[name], value), name
+    assert any(not torch.equal(frozen[name], value) for name, value in start.items() if name.startswith("neck."))
+    assert not torch.equal(trained["backbone.conv1.0.weight"], start["backbone.conv1.0.weight"])
+
+
 def test_optimizer_has_the_trainable_parameters():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].requires_grad_(False)
     sgd = build_optimizer(model, Optimizer(lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01))
     adamw = build_optimizer(model, Optimizer(type="adamw", lr=0.1, weight_decay=0.02))
+    assert type(build_optimizer(model, Optimizer(type="adam"))) is torch.optim.Adam
     for optimizer in (sgd, adamw):
         assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model[0].parameters()]
     assert isinstance(adamw, torch.optim.AdamW)

@@ -268,3 +268,35 @@ def test_the_constructor_of_a_method_draws_by_the_seed(tiny, monkeypatch):
     first, again, other = (preflight(tiny("kd", f"seed={seed}")).method.adapter.weight for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (
+            "kd",
+            ["train.augment.transforms=[{type: Blur}]"],
+            "^train.augment.transforms: .* has no 'Blur'",
+        ),
+        (
+            "kd",
+            ["teacher.train.augment.transforms=[{type: Resize, size: [8, 8]}]"],
+            "^teacher.train.augment: the transforms turn an image of 32x32 pixels into one of 8x8 and type uint8",
+        ),
+        ("kd", ["train.augment.load_size=[40, 40]", "train.augment.pad=0"], "^train.augment: the .* 40x40 pixels"),
+        ("kd", ["train.task.losses=[{type: Proxy}]"], "^train.task.losses: pytorch_metric_learning.losses has no"),
+        ("kd", ["train.task.losses=[{type: CircleLoss, gamma: a}]"], "^train.task.losses: "),
+        ("kd", ["train.task.margin={type: arcface, margin: 0.5}", "student.head=linear"], "set student.head=cosine"),
+        ("cdd", ["train.schedule.frozen_epochs=1"], "^train.schedule.frozen_epochs: cdd compresses the backbone"),
+        ("cdd", ["train.optimizer.lr_times.backbone=0"], "^train.optimizer.lr_times.backbone: cdd compresses"),
+        ("none", ["train.task.identity=0", "train.task.triplet.weight=0"], "^train.task: there is no loss"),
+    ],
+)
+def test_impossible_training(tiny, method, settings, message):
+    with pytest.raises(UserError, match=message):
+        preflight(tiny(method, *settings))
+
+
+def test_training_on_crops(tiny):
+    crop = "train.augment.transforms=[{type: RandomResizedCrop, size: [32, 32]}]"
+    preflight(tiny("kd", "train.augment.load_size=[40, 40]", "train.augment.pad=0", crop))

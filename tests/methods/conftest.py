@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.data.augment import train_transform
 from benchmark.data.batch import Batch
-from benchmark.data.decode import train_transform
 from benchmark.data.loaders import Loading, train_loader
 from benchmark.datasets.glyphs import Glyphs
 from benchmark.engine.compat import DistillOptimWrapper
-from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.engine.distiller import Distiller
 from benchmark.engine.optimization import build_optimizer
+from benchmark.engine.task import TaskLoss
 from benchmark.method import Method, Plan, Progress
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
