@@ -11,6 +11,7 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from torch import Tensor
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.engine.average import WeightAverage
 from benchmark.engine.best_epoch import is_state
 from benchmark.engine.compat import DistillOptimWrapper, load_checkpoint
 from benchmark.engine.distiller import Distiller
@@ -28,6 +29,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "student": dict,
     "method": dict,
     "task": dict,
+    "average": (dict, type(None)),
     "optimizer": dict,
     "schedulers": list,
     "threads": int,
@@ -67,7 +69,14 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
         raise _refused(path, "is not a regular file")
     content = load_checkpoint(path, torch.device("cpu"))
     # Keys that checkpoints of earlier versions lack.
-    missing: dict[str, Any] = {"format": FORMAT, "recipe": training, "best": None, "scaler": {}, "task": {}}
+    missing: dict[str, Any] = {
+        "format": FORMAT,
+        "recipe": training,
+        "best": None,
+        "scaler": {},
+        "task": {},
+        "average": None,
+    }
     if not isinstance(content, dict) or not _TYPES.keys() <= content.keys() | missing.keys():
         raise _refused(path, "is not the checkpoint of a training")
     content = missing | content
@@ -105,6 +114,16 @@ def load_model_state(path: Path, model: Distiller, content: Mapping[str, Any]) -
         model.task.load_state_dict(content["task"], strict=True)
     if any(not _is_finite(value) for value in model.student.state_dict().values()):
         raise _refused(path, "has weights that are NaN or infinite")
+
+
+def load_average(path: Path, average: WeightAverage, content: Mapping[str, Any]) -> None:
+    """Load the average of the weights, after the structure of the student.
+
+    Raises:
+        UserError: The content does not fit.
+    """
+    with _fitting(path):
+        average.load(content["average"])
 
 
 def load_optimization_state(

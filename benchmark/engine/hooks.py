@@ -14,8 +14,15 @@ from mmengine.runner import Runner
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from benchmark.engine.average import WeightAverage
 from benchmark.engine.best_epoch import BestEpoch
-from benchmark.engine.checkpoint import FORMAT, load_model_state, load_optimization_state, load_random_state
+from benchmark.engine.checkpoint import (
+    FORMAT,
+    load_average,
+    load_model_state,
+    load_optimization_state,
+    load_random_state,
+)
 from benchmark.engine.compat import save_checkpoint
 from benchmark.engine.files import note_skipped, read_metrics, write_metrics
 from benchmark.errors import UserError
@@ -58,21 +65,31 @@ class StructureHook(Hook):
 
     Args:
         compiled: Whether forward passes are compiled; a structural change then discards the compiled code.
+        average: The average of the student's weights, if there is one.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self, compiled: bool = False) -> None:
+    def __init__(self, compiled: bool = False, average: WeightAverage | None = None) -> None:
         self.compiled = compiled
+        self.average = average
 
     def before_train_epoch(self, runner: Runner) -> None:
         runner.train_dataloader.batch_sampler.set_epoch(runner.epoch)
         runner.model.task.epoch = runner.epoch + 1
 
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        if self.average is not None:
+            self.average.update(runner.iter + 1)
+
     def after_train_epoch(self, runner: Runner) -> None:
         progress = Progress(epoch=runner.epoch + 1, epochs=runner.max_epochs, step=runner.iter)
         changes = runner.model.method.after_epoch(runner.model.student, progress)
         prune_optimizer_state(runner.optim_wrapper.optimizer, changes)
+        if self.average is not None:
+            self.average.follow(changes)
         if changes:
             if self.compiled:
                 torch.compiler.reset()  # otherwise torch stops compiling after eight changes of shape
@@ -123,22 +140,32 @@ class CheckpointHook(Hook):
     step, and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after
     the epoch's validation, so the checkpoint includes structural changes and the metrics file the scores.
 
-    If the best epoch is to be deployed, the checkpoint of the last epoch has the weights of the best one.
+    If the best epoch is to be deployed, the checkpoint of the last epoch has the weights of the best one. If the
+    weights are averaged, the average is validated, and the checkpoint of the last epoch has it as weights.
 
     Args:
         path: The checkpoint.
         training: The training's `training_hash`.
         content: The content of the checkpoint to continue from; None to start the training.
         best: The best epoch; None to deploy the last one.
+        average: The average of the student's weights, if there is one.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, path: Path, training: str, content: Mapping[str, Any] | None, best: BestEpoch | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        training: str,
+        content: Mapping[str, Any] | None,
+        best: BestEpoch | None,
+        average: WeightAverage | None = None,
+    ) -> None:
         self.path = path
         self.training = training
         self.content = content
         self.best = best
+        self.average = average
 
     def before_run(self, runner: Runner) -> None:
         # Not in `before_train`, because other hooks read the epoch and step there.
@@ -146,6 +173,8 @@ class CheckpointHook(Hook):
         if content is None:
             return
         load_model_state(self.path, runner.model, content)
+        if self.average is not None:
+            load_average(self.path, self.average, content)
         load_optimization_state(self.path, runner.optim_wrapper, runner.param_schedulers, content)
         if content["threads"] != (threads := torch.get_num_threads()):
             notify(
@@ -157,13 +186,21 @@ class CheckpointHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         epoch = runner.epoch + 1
         if runner.val_loop is None or (epoch % runner.val_interval and epoch < runner.max_epochs):
+            if self.average is not None and epoch == runner.max_epochs:
+                self.average.swap()
             self._save(runner, epoch)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        if self.average is not None:
+            self.average.swap()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if self.best is not None and metrics:
             self.best.consider(runner.model.student, runner.model.method, runner.epoch, metrics["mAP"])
             if runner.epoch == runner.max_epochs:
                 self.best.restore(runner.model.student, runner.model.method)
+        if self.average is not None and runner.epoch < runner.max_epochs:
+            self.average.swap()
         self._save(runner, runner.epoch)
 
     def _save(self, runner: Runner, epoch: int) -> None:
@@ -186,6 +223,7 @@ class CheckpointHook(Hook):
                 "random": torch.get_rng_state(),
                 "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
                 "best": None if self.best is None else self.best.state,
+                "average": None if self.average is None else self.average.values,
             },
             self.path,
         )

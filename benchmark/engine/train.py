@@ -12,6 +12,7 @@ from benchmark.compression.compression_method import CompressionMethod
 from benchmark.data.augment import train_transform
 from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.engine.average import WeightAverage
 from benchmark.engine.best_epoch import BestEpoch, Selection
 from benchmark.engine.checkpoint import load_model_state, read_checkpoint, training_hash
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner
@@ -90,6 +91,7 @@ def train(
             return BestEpoch(content["best"]).selection
 
     best = BestEpoch(content and content["best"]) if recipe.evaluate.epoch == "best" else None
+    average = None if settings.ema is None else WeightAverage(student, settings.ema)
     optimizer = build_optimizer(distiller, settings.optimizer)
     progress = ProgressHook(title, folder, settings.sampler.batch_size)
     runner = QuietRunner(
@@ -101,11 +103,11 @@ def train(
         param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
         custom_hooks=[
-            StructureHook(compiled=recipe.runtime.compile is not None),
+            StructureHook(recipe.runtime.compile is not None, average),
             FreezeHook(settings.schedule.frozen_epochs),
             progress,
             SkippedHook(folder),
-            CheckpointHook(checkpoint, training, content, best),
+            CheckpointHook(checkpoint, training, content, best, average),
         ],
         visualizer=Visualizer(
             name=f"{folder.name}-{time.time_ns()}",  # unique, because mmengine keeps visualizers by name

@@ -36,7 +36,7 @@ def keep_channels(norm: _BatchNorm, index: Tensor) -> list[ChannelSelection]:
     """Keep the channels `index` (int64) of a batch norm: scale, shift and running statistics."""
     for name, value in norm.named_buffers(recurse=False):
         if value.dim():  # all but the scalar counter of batches
-            setattr(norm, name, _select(value, 0, index))
+            setattr(norm, name, select(value, 0, index))
     norm.num_features = len(index)
     return [_narrow(parameter, 0, index) for parameter in norm.parameters(recurse=False)]
 
@@ -47,19 +47,19 @@ def prune_optimizer_state(optimizer: torch.optim.Optimizer, changes: list[Channe
         state = optimizer.state.get(change.parameter, {})
         for name, value in state.items():
             if isinstance(value, Tensor) and value.dim() == change.parameter.dim():
-                state[name] = _select(value, change.dim, change.index)
+                state[name] = select(value, change.dim, change.index)
 
 
 def _narrow(parameter: Tensor, dim: int, index: Tensor) -> ChannelSelection:
     assert isinstance(parameter, nn.Parameter)
     # The Parameter object stays the same, because optimizers, schedulers and weight averages refer to it.
     parameter.grad = None
-    parameter.data = _select(parameter.data, dim, index)
+    parameter.data = select(parameter.data, dim, index)
     return ChannelSelection(parameter, dim, index)
 
 
-def _select(value: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Apply `index_select` and keep the channels-last memory format."""
+def select(value: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return the entries `index` of a tensor along a dimension, and keep the channels-last memory format."""
     selected = value.index_select(dim, index.to(value.device))
     channels_last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
     return selected.contiguous(memory_format=torch.channels_last) if channels_last else selected

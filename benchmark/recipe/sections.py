@@ -207,6 +207,9 @@ class Train(Section):
     schedule: Schedule = Schedule()
     sampler: Sampler = Sampler()
     augment: Augment = Augment()
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is validated and deployed; None for the weights of
+    the last step."""
 
 
 class Teacher(Section):

@@ -7,6 +7,7 @@ from typing import Any
 
 _ADDED_TO_TRAINING: tuple[tuple[str, Any], ...] = (
     ("sampler.views", 1),
+    ("ema", None),
     ("optimizer.lr_times", {"backbone": 1.0, "neck": 1.0, "head": 1.0, "method": 1.0, "task": 1.0}),
     ("augment.load_size", None),
     ("augment.transforms", []),

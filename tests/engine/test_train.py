@@ -124,6 +124,19 @@ class TestResume:
         assert without_times(tmp_path / "killed") == without_times(tmp_path / "straight")
 
     @pytest.mark.slow
+    def test_average_of_the_weights(self, tiny, train_tiny, tmp_path):
+        recipe = tiny("cdd", "train.schedule.epochs=3", "train.ema=0.9", "evaluate.every=2", HELD_OUT, *SHRINKING)
+        straight = train_tiny(recipe, tmp_path / "straight")
+        for epoch in (2, 3):
+            with pytest.raises(KeyboardInterrupt):
+                method = interrupted(CDD(**recipe.method.arguments), epoch)
+                train_tiny(recipe, tmp_path / "killed", resume=True, method=method)
+        assert identical(straight, train_tiny(recipe, tmp_path / "killed", resume=True))
+        assert without_times(tmp_path / "killed") == without_times(tmp_path / "straight")
+        again = train_tiny(recipe, tmp_path / "killed", resume=True)  # from the checkpoint of the last epoch
+        assert identical(straight, again)
+
+    @pytest.mark.slow
     def test_scale_of_the_loss(self, tiny, train_tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(PKBatchSampler, "__len__", lambda self: 1)  # a step of float16 is slow on a CPU
         recipe = tiny("none", "runtime.amp=fp16", "train.sampler.identities=2")
