@@ -457,6 +457,26 @@ def evaluate(
     flip: Annotated[
         bool, typer.Option("--flip", help="Flip test-time augmentation: average an image and its mirror image.")
     ] = False,
+    embedding: Annotated[
+        list[str],
+        typer.Option(
+            default_factory=list,
+            show_default="that of the run",
+            metavar="FORMAT[,FORMAT...]",
+            help="How gallery embeddings are stored: float32, float16, int8, binary, pca:64, pq:32x8 or matryoshka:64. "
+            "Several are compared in one table; repeatable.",
+        ),
+    ],
+    train_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .npz file with embeddings of training images, from which int8, pca and pq are learned, unless "
+            "--embeddings has them as the array train."
+        ),
+    ] = None,
+    clustering: Annotated[
+        bool, typer.Option("--clustering", help="Also cluster the gallery by k-means: NMI and AMI of the clusters.")
+    ] = False,
     index: Annotated[
         str | None,
         typer.Option(help="Compare approximate search by a faiss index with the exact search: flat, hnsw or ivfpq."),
@@ -472,8 +492,18 @@ def evaluate(
         raise UserError("give either --run FOLDER or --embeddings FILE, and not both")
     from benchmark.commands.evaluate import Options, evaluate_file, evaluate_run
 
-    options = Options(data_root=data_root, settings=settings, device=device, index=index, output=output)
+    options = Options(
+        data_root=data_root,
+        settings=settings,
+        device=device,
+        embedding=embedding,
+        index=index,
+        clustering=clustering,
+        output=output,
+    )
     if run is not None:
+        if train_embeddings is not None:
+            raise UserError("--train-embeddings: only for --embeddings; the training images of a run are embedded here")
         if protocol is not None:
             raise UserError(f"--protocol {protocol}: only for --embeddings; use --dataset to change a run's protocol")
         evaluate_run(run, options, dataset=dataset, gallery=gallery, flip=flip)
@@ -484,7 +514,7 @@ def evaluate(
             raise UserError(
                 "--dataset, --gallery and --flip: only for --run, because --embeddings are not computed here"
             )
-        evaluate_file(embeddings, protocol, options)
+        evaluate_file(embeddings, protocol, options, training=train_embeddings)
 
 
 @app.command()

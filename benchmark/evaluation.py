@@ -16,7 +16,8 @@ from benchmark.data.samples import Sample
 from benchmark.errors import UserError
 from benchmark.recipe import Recipe
 from benchmark.registry import DATASETS
-from benchmark.retrieval import Embeddings, Protocol, Scores, evaluate, evaluate_sharded
+from benchmark.retrieval import EmbeddingFormat, Embeddings, Protocol, Scores, evaluate, evaluate_sharded
+from benchmark.retrieval.embedding_format import FLOAT32
 from benchmark.utils.console import progress
 from benchmark.utils.distributed import share
 from benchmark.utils.paths import user_path
@@ -33,6 +34,7 @@ class TestSet:
         protocol: Evaluation settings; the dataset's protocol if None.
         held_out: Whether to take the dataset's validation images instead of its test images; each searches all others
             (leave-one-out), without re-ranking.
+        embedding: Format in which the gallery is stored; see `stored`.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class TestSet:
         protocol: Protocol | None = None,
         *,
         held_out: bool = False,
+        embedding: EmbeddingFormat = FLOAT32,
     ) -> None:
         protocol = protocol or dataset.protocol
         self.dataset = dataset
         self.loading = loading
         self.batch_size = batch_size
         self.held_out = held_out
+        self.embedding = embedding
         self.protocol = protocol.for_validation() if held_out else protocol
 
     @classmethod
@@ -86,6 +90,7 @@ class TestSet:
             evaluate.batch_size,
             evaluate.protocol(dataset.protocol),
             held_out=evaluate.images == "validation",
+            embedding=evaluate.embedding_format,
         )
 
     def validation(self) -> "TestSet":
@@ -143,14 +148,62 @@ class TestSet:
         Raises:
             UserError: An image is broken without `skip_broken`, all images are broken, or an embedding is not finite.
         """
+        return self._with_labels(*self._embed(network, self.loader(split), split))
+
+    def embed_training(self, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Embed the training images, without augmentation.
+
+        Args:
+            network: Maps (B, 3, H, W) uint8 images to (B, D) embeddings.
+
+        Returns:
+            (N, D) float32 embeddings on the device, of all images on every process.
+
+        Raises:
+            UserError: An image is broken without `skip_broken`, or all images are broken.
+        """
+        samples = self.dataset.train
+        decoded = self.loading.images(samples, f"{self.dataset.name}-train", self.dataset.contents)
+        loader = eval_loader(EvaluationImages(samples, decoded), range(len(samples)), self.batch_size, self.loading)
+        return self._embed(network, loader, "training")[0]
+
+    def _embed(self, network: Callable[[Tensor], Tensor], loader: BatchLoader, split: str) -> tuple[Tensor, Tensor]:
+        """Return (N, D) float32 embeddings of the images of a loader, and their (N,) positions."""
         vectors, positions = [], []
         with torch.inference_mode(), full_precision(torch.device(self.loading.device)):
-            for batch in progress(self.loader(split), f"embedding {split}"):
+            for batch in progress(loader, f"embedding {split}"):
                 vectors.append(network(batch.images.to(self.loading.device, non_blocking=True)).float())
                 positions.append(batch.indices)
         if not vectors:
             raise self._unreadable(split)
-        return self._with_labels(torch.cat(vectors), torch.cat(positions))
+        return torch.cat(vectors), torch.cat(positions)
+
+    def stored(
+        self,
+        embedding: EmbeddingFormat,
+        network: Callable[[Tensor], Tensor],
+        query: Embeddings,
+        gallery: Embeddings,
+    ) -> tuple[Embeddings, Embeddings]:
+        """Return queries and gallery as they are compared if the gallery is stored in a format.
+
+        Args:
+            embedding: The format. What it learns is learned on the training images.
+            network: The network that embedded the gallery.
+            query: Queries, as embedded.
+            gallery: Gallery, as embedded.
+
+        Raises:
+            UserError: The format cannot store these embeddings, or there are too few training images.
+        """
+        if embedding == FLOAT32:
+            return query, gallery
+        training = self.embed_training(network) if embedding.learned else None
+        try:
+            codec = embedding.fit(gallery.vectors.shape[1], training)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"evaluate.embedding: {embedding}: {error}") from error
+        return codec.query(query), codec.gallery(gallery)
 
     def score(self, query: Embeddings, gallery: Embeddings | None, keep: int = 0) -> Scores:
         """Score embeddings by the protocol.

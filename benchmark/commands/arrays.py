@@ -1,6 +1,7 @@
 """Arrays of embeddings and labels in a .npz file."""
 
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from benchmark.utils.console import notify
 
 _NAMES = tuple(f"{split}{label}" for split in ("query", "gallery") for label in ("", "_ids", "_cams", "_tracks"))
 """Names of all arrays that a file can have."""
+_TRAINING = ("train", "embeddings")
+"""Names of the array of training embeddings; `benchmark embed` writes the second."""
 _SAVE = "save all arrays to a .npz file with numpy.savez"
 
 
@@ -22,34 +25,28 @@ class ArrayFile:
         path: The file.
         protocol: The evaluation rules, which determine the arrays.
         dataset: Name of the dataset that has the protocol, for messages.
+        training: Whether to also read the embeddings of training images, the array `train`, if the file has them.
 
     Raises:
         UserError: The file cannot be read, is not a .npz file, or lacks an array.
     """
 
-    def __init__(self, path: Path, protocol: Protocol, dataset: str) -> None:
+    def __init__(self, path: Path, protocol: Protocol, dataset: str, *, training: bool = False) -> None:
         self.path = path
+        self.names: Sequence[str] = ()
         splits = ["query"] if protocol.query_in_gallery else ["query", "gallery"]
         needed = [split + label for split in splits for label in ("", "_ids", *["_cams"] * protocol.camera_rule)]
         needed += ["gallery_tracks"] * (protocol.tracks and "gallery" in splits)
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "not a regular file"
-            raise UserError(f"--embeddings {path} is {kind}: {_SAVE}")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self.names = [name.removesuffix(".npy") for name in archive.namelist()]
-                if repeated := [name for name in needed if self.names.count(name) > 1]:
-                    raise UserError(f"{path} has the array {repeated[0]!r} twice: {_SAVE}")
-                if protocol.query_in_gallery:
-                    self._refuse_gallery(dataset)
-                self._require(needed)
-                self.arrays = {name: self._read(archive, name) for name in needed}
-        except OSError as error:
-            raise UserError(f"--embeddings {path} cannot be read: {error.strerror or error}") from error
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # zipfile, the decompressors and numpy raise many types for a damaged file
-            raise self._unreadable() from error
+
+        def choose(names: Sequence[str]) -> list[str]:
+            self.names = names
+            if protocol.query_in_gallery:
+                self._refuse_gallery(dataset)
+            wanted = [*needed, *(_TRAINING[:1] if training and _TRAINING[0] in names else ())]
+            self._require(wanted)
+            return wanted
+
+        self.arrays = _read_arrays(path, "--embeddings", choose)
 
     def embeddings(self, split: str) -> Embeddings:
         """Return the embeddings of "query" or "gallery".
@@ -62,6 +59,11 @@ class ArrayFile:
             return Embeddings(self.arrays[split], self.arrays[f"{split}_ids"], cameras, tracks)
         except ValueError as error:
             raise UserError(f"{self.path}: {split}: {error}") from error
+
+    @property
+    def training(self) -> Any | None:
+        """The embeddings of training images; None if the file has none, or they were not wanted."""
+        return self.arrays.get(_TRAINING[0])
 
     def _refuse_gallery(self, dataset: str) -> None:
         superfluous = sorted(name for name in self.names if name.startswith("gallery"))
@@ -82,22 +84,66 @@ class ArrayFile:
         if others:
             notify(f"{self.path}: arrays that the protocol does not use: {', '.join(others[:20])}")
 
-    def _read(self, archive: zipfile.ZipFile, name: str) -> Any:
-        """Return an array of numbers. Its size is compared with the file's before memory is allocated."""
-        entry = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
-        with archive.open(entry) as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(file)
-            size = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
-        if dtype.hasobject:
-            raise UserError(f"{self.path}: {name} has Python objects, not numbers: convert it with numpy.asarray")
-        if size != entry.file_size:
-            raise self._unreadable()
-        with archive.open(entry) as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
 
-    def _unreadable(self) -> UserError:
-        single = self.path.suffix == ".npy"
+def read_training(path: Path) -> Any:
+    """Return the embeddings of training images in a .npz file: its array `train`, or `embeddings`.
+
+    Raises:
+        UserError: The file cannot be read, is not a .npz file, or has neither array.
+    """
+
+    def choose(names: Sequence[str]) -> list[str]:
+        if found := [name for name in _TRAINING if name in names]:
+            return found[:1]
+        listed = ", ".join(names[:20]) or "none"
+        raise UserError(f"--train-embeddings {path}: no array {' or '.join(_TRAINING)}. The file has: {listed}.")
+
+    (array,) = _read_arrays(path, "--train-embeddings", choose).values()
+    return array
+
+
+def _read_arrays(path: Path, option: str, choose: Callable[[Sequence[str]], list[str]]) -> dict[str, Any]:
+    """Return arrays of a .npz file by name.
+
+    Args:
+        path: The file.
+        option: The option that named it, for messages.
+        choose: Returns the names of the arrays to read, given those of all arrays.
+
+    Raises:
+        UserError: The file cannot be read, is not a .npz file, or has an array twice.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise UserError(f"{option} {path} is {kind}: {_SAVE}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            chosen = choose(names)
+            if repeated := [name for name in chosen if names.count(name) > 1]:
+                raise UserError(f"{path} has the array {repeated[0]!r} twice: {_SAVE}")
+            return {name: _read_array(archive, name, path) for name in chosen}
+    except OSError as error:
+        raise UserError(f"{option} {path} cannot be read: {error.strerror or error}") from error
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, the decompressors and numpy raise many types for a damaged file
+        single = path.suffix == ".npy"
         reason = "has a single array" if single else "is not a readable .npz file"
-        return UserError(f"--embeddings {self.path} {reason}: {_SAVE}")
+        raise UserError(f"{option} {path} {reason}: {_SAVE}") from error
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
+    """Return an array of numbers. Its size is compared with the file's before memory is allocated."""
+    entry = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        size = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
+    if dtype.hasobject:
+        raise UserError(f"{path}: {name} has Python objects, not numbers: convert it with numpy.asarray")
+    if size != entry.file_size:
+        raise ValueError("the size of the array is not that of its entry")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

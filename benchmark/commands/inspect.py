@@ -110,7 +110,8 @@ def _search(test: TestSet, network: Embedder, neighbors: int) -> _Searched:
     """Search the gallery, and keep the first `neighbors` of every ranked list."""
     query = test.embed(network, "query")
     gallery = query if test.protocol.query_in_gallery else test.embed(network, "gallery")
-    return _Searched(test.score(query, gallery, keep=neighbors), query, gallery)
+    scores = test.score(*test.stored(test.embedding, network, query, gallery), keep=neighbors)
+    return _Searched(scores, query, gallery)
 
 
 def _explain(test: TestSet, network: Embedder, queries: Sequence[InspectedQuery]) -> dict[tuple[Path, Path], Saliency]:

@@ -256,7 +256,7 @@ class Experiment:
             difference = float((network(images) - trained_embedding).abs().max())
 
         query, gallery = self.test.embed(network, "query"), self.test.embed(network, "gallery")
-        scores = self.test.score(query, gallery)
+        scores = self.test.score(*self.test.stored(recipe.evaluate.embedding_format, network, query, gallery))
         note_skipped(folder.path, self.test.images.images.broken())
         require_unchanged(self.dataset)
         return Deployed(
@@ -342,7 +342,9 @@ class Experiment:
             return None, NOT_ALIGNED
         if student.network.dim != teacher.deployed.dim:
             return None, f"embeddings differ in size: {student.network.dim} and {teacher.deployed.dim}"
-        return self.test.score(student.query, self.test.embed(teacher.deployed, "gallery")), None
+        gallery = self.test.embed(teacher.deployed, "gallery")
+        embedding = self.recipe.evaluate.embedding_format
+        return self.test.score(*self.test.stored(embedding, teacher.deployed, student.query, gallery)), None
 
 
 def _without_head(network: Embedder) -> Embedder:

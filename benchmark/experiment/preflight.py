@@ -31,6 +31,8 @@ from benchmark.model.features import Features, stage_channels
 from benchmark.model.residual_blocks import build
 from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
+from benchmark.retrieval import EmbeddingFormat
+from benchmark.retrieval.approximate import NEEDS_FAISS
 from benchmark.utils.paths import user_path
 
 _ANY_BACKBONE = {"stem": "imagenet", "last_stride": 2, "pool": "avg"}
@@ -71,6 +73,7 @@ def preflight(recipe: Recipe) -> Preflight:
     sizes = [_size(key, settings, network, recipe.image_size) for key, settings, network in networks]
     _check_weights(recipe)
     _check_padding(recipe)
+    _check_embedding(recipe.evaluate.embedding_format, student.dim)
     for key, network, built, part in (
         ("teacher.train", recipe.teacher.network, teacher, recipe.for_teacher()),
         ("train", recipe.student, student, recipe),
@@ -262,6 +265,16 @@ def _check_padding(recipe: Recipe) -> None:
                 f"{key}.augment.pad: {train.augment.pad} pixels are too many for {height}x{width} images; set it to "
                 f"{most} or fewer{mode}"
             )
+
+
+def _check_embedding(embedding: EmbeddingFormat, dim: int) -> None:
+    """Check that the gallery of a student with embeddings of `dim` values can be stored in a format."""
+    if embedding.kind == "pq" and find_spec("faiss") is None:
+        raise UserError(f"evaluate.embedding: {embedding} {NEEDS_FAISS}")
+    try:
+        embedding.require(dim)
+    except ValueError as error:
+        raise UserError(f"evaluate.embedding: {embedding}: {error}") from error
 
 
 def _check_training(key: str, settings: Network, network: Embedder, recipe: Recipe) -> None:

@@ -156,6 +156,10 @@ def _problems(training: Training, dataset: RetrievalDataset) -> Iterator[str]:
             f"{training.key}.sampler.identities: a batch of {recipe.train.sampler.identities} identities cannot be "
             f"drawn from the {identities} training identities of {dataset.name}: set it to {identities} or fewer"
         )
+    try:
+        recipe.evaluate.embedding_format.require_training(len(dataset.train))
+    except ValueError as error:
+        yield f"evaluate.embedding: {recipe.evaluate.embedding}: {error}"
     if training.folder.checkpoint.exists():
         from benchmark.engine.checkpoint import read_checkpoint, training_hash  # imports mmengine
 

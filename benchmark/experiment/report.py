@@ -110,6 +110,8 @@ class Report:
             saved=_saved(deployed, distillation.teacher.cost) if distillation else None,
             deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.checked_images),
             budget=_budget(deployed.cost, distillation) if distillation else None,
+            embedding=recipe.evaluate.embedding,
+            bytes_per_image=recipe.evaluate.embedding_format.bytes_per_image(deployed.network.dim),
             selected=parts.Selected(**asdict(deployed.selection)) if deployed.selection else None,
             environment=environment(self.device, autocast_dtype(recipe.runtime.amp, self.device)),
             timing=parts.Timing(

@@ -4,10 +4,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from benchmark.errors import UserError
 from benchmark.registry import DATASETS
+from benchmark.retrieval.embedding_format import FLOAT32, EmbeddingFormat
 from benchmark.retrieval.protocol import AveragePrecision, Protocol, Ties
 from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
 from benchmark.utils import strict_yaml
@@ -26,6 +27,9 @@ PROTOCOL_KEYS = ("average_precision", "ties", "expansion", "reranking")
 """Keys of the section `evaluate` that replace rules of the dataset's protocol."""
 BOARD_KEYS = ("images", *PROTOCOL_KEYS)
 """Keys of the section `evaluate` that select another leaderboard."""
+
+Format = Annotated[str, AfterValidator(lambda text: str(EmbeddingFormat.parse(text)))]
+"""A format of stored embeddings, as `EmbeddingFormat.parse` reads it."""
 
 
 class Section(BaseModel):
@@ -234,6 +238,9 @@ class Evaluate(Section):
     images: Literal["test", "validation"] = "test"
     """The images on which the finished run is scored. `benchmark tune` scores on the validation images, each of which
     searches all others, without re-ranking."""
+    embedding: Format = str(FLOAT32)
+    """The format in which the student's gallery is stored when the finished run is scored: see
+    `benchmark.retrieval.EmbeddingFormat`."""
     average_precision: AveragePrecision = "rectangular"
     """This key and the following ones replace rules of the dataset's protocol. Runs with non-default values are ranked
     on separate leaderboards."""
@@ -253,6 +260,11 @@ class Evaluate(Section):
             raise UserError(f"evaluate: {error}") from error
         return protocol.for_validation() if self.images == "validation" else protocol
 
+    @property
+    def embedding_format(self) -> EmbeddingFormat:
+        """The format in which the gallery is stored."""
+        return EmbeddingFormat.parse(self.embedding)
+
     def non_default(self) -> dict[str, Any]:
         """Return the settings that select another leaderboard than the defaults do, as plain values."""
         default = Evaluate()
@@ -261,7 +273,7 @@ class Evaluate(Section):
 
     def of_training(self) -> Self:
         """Return these settings with default values of those that do not change the training."""
-        return self.model_copy(update={key: getattr(Evaluate(), key) for key in BOARD_KEYS})
+        return self.model_copy(update={key: getattr(Evaluate(), key) for key in (*BOARD_KEYS, "embedding")})
 
 
 class Runtime(Section):
@@ -343,7 +355,8 @@ class Recipe(Section):
         return strict_yaml.dump(self.model_dump(mode="json"))
 
     def for_teacher(self) -> "Recipe":
-        """Return the recipe that trains this recipe's teacher, without a method."""
+        """Return the recipe that trains this recipe's teacher, without a method, and scores it in float32."""
+        evaluate = self.evaluate.model_copy(update={"embedding": str(FLOAT32)})
         return self.model_copy(
             update={
                 "method": Component(name="none"),
@@ -353,9 +366,7 @@ class Recipe(Section):
                 "budget": None,
                 "settings": Settings(),
                 "teacher": self.teacher.model_copy(update={"train": Train()}),
-                "evaluate": self.evaluate
-                if self.evaluate.epoch == "best"
-                else self.evaluate.model_copy(update={"every": 0}),
+                "evaluate": evaluate if evaluate.epoch == "best" else evaluate.model_copy(update={"every": 0}),
             }
         )
 

@@ -50,7 +50,7 @@ class Board:
         self.devices = sorted({device for row in rows for device in row.devices})
         self._teacher_rows = {record.id: row for row in rows if row.method == TEACHER for record in row.records}
         self._place = {row: number for number, row in enumerate(rows)}
-        self._baselines = {row.budget: row for row in reversed(rows) if row.method == BASELINE}
+        self._baselines = {(row.budget, row.embedding): row for row in reversed(rows) if row.method == BASELINE}
         self.curves = curves(rows)
         self.published = published_rows(rows)
         groups = equal_cost(rows)
@@ -78,14 +78,15 @@ class Board:
         self.table = self._table(ks)
 
     def reference(self, method: str, row: Row) -> Row | None:
-        """Return the row of `method` that a row is compared with: of the same teacher, or of the same budget.
+        """Return the row of `method` that a row is compared with.
 
-        None if there is no such row, or the row itself is of this method.
+        It has the same teacher, or the same budget and the same format of embeddings. None if there is no such row, or
+        the row itself is of this method.
         """
         if row.method == method:
             return None
         if method == BASELINE:
-            return self._baselines.get(row.budget, self._baselines.get(None))
+            return self._baselines.get((row.budget, row.embedding), self._baselines.get((None, row.embedding)))
         own = [record.teacher.record for record in row.records if record.teacher is not None]
         known = {self._teacher_rows[each] for each in own if each in self._teacher_rows}
         return min(known, key=self._place.__getitem__, default=None)

@@ -24,7 +24,7 @@ class Curve:
     """The rows of one method, with equal settings, at several budgets.
 
     Attributes:
-        method: Name of the method, followed by "tuned" if its arguments are.
+        method: Name of the method, followed by what distinguishes its rows; see `Row.label`.
         rows: The rows by budget, the largest first.
     """
 

@@ -45,6 +45,7 @@ def metrics(ks: Sequence[int], costs: StepCosts | None) -> list[Metric]:
         Metric("parameters", "count", lambda row: row.parameters),
         Metric("macs", "count", lambda row: row.macs),
         Metric("flops", "count", lambda row: row.flops),
+        Metric("bytes_per_image", "bytes", lambda row: row.bytes_per_image),
         Metric("saved_parameters", "fraction", lambda row: row.saved("parameters")),
         Metric("saved_macs", "fraction", lambda row: row.saved("macs")),
         *(Metric(f"latency_batch_{n}", "ms", partial(Row.latency, batch=n)) for n in LATENCY_BATCHES),
@@ -84,6 +85,7 @@ def columns(
         Column("parameters", lambda row: Cell.of(row.parameters, quantity)),
         Column("MACs", lambda row: Cell.of(row.macs, quantity)),
         Column("FLOPs", lambda row: Cell.of(row.flops, quantity)),
+        Column("bytes per image", lambda row: Cell.of(row.bytes_per_image, quantity)),
         Column("saved (parameters / MACs)", partial(_saved_cell, notes=notes)),
         *(
             Column(f"ms, batch {n}", partial(_latency_cell, batch=n, one_device=one_device, notes=notes))
@@ -105,8 +107,8 @@ def method_name(method: str) -> str:
 
 
 def row_name(row: Row) -> str:
-    """Return the name of a row's method as Markdown, with "tuned" if its arguments are."""
-    return f"{method_name(row.method)}{' tuned' if row.tuned else ''}"
+    """Return the name of a row's method as Markdown, followed by what distinguishes the row."""
+    return " ".join([method_name(row.method), *map(markdown, row.distinction)])
 
 
 def _networks(row: Row) -> str:

@@ -186,24 +186,28 @@ def _seed_score(row: Row, seed: int) -> float:
 
 
 def equal_cost(rows: Iterable[Row]) -> list[list[Row]]:
-    """Group students of equal cost, for `CostGroup`: two or more rows each, the cheapest group first."""
+    """Group students of equal cost, for `CostGroup`: two or more rows each, the cheapest group first.
+
+    Rows whose galleries are stored in different formats are in different groups.
+    """
     groups: list[list[Row]] = []
-    latest: dict[object, list[Row]] = {}  # the most expensive group so far, by the data
+    latest: dict[object, list[Row]] = {}  # the most expensive group so far, by the data and the format
     for row in sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.macs.mean):
-        group = latest.get(row.images)
+        group = latest.get(key := (row.images, row.embedding))
         if group is not None and row.macs.mean <= _EQUAL_COST * group[0].macs.mean:
             group.append(row)
         else:
-            latest[row.images] = [row]
-            groups.append(latest[row.images])
+            latest[key] = [row]
+            groups.append(latest[key])
     return [sorted(group, key=lambda row: (-row.mAP.mean, row.method)) for group in groups if len(group) > 1]
 
 
 def mean_ranks(boards: Sequence[Sequence[Row]]) -> dict[str, float]:
     """Return each method's rank by mean mAP (1 is the best), averaged over the boards; ties share their mean rank.
 
-    Only methods that are on every board are ranked, among each other; with tuned arguments, a method counts as another
-    one. Of a method with several rows on a board, the best one on the data of the board's first student counts.
+    Only methods that are on every board are ranked, among each other; with tuned arguments, or another format of
+    embeddings, a method counts as another one. Of a method with several rows on a board, the best one on the data of
+    the board's first student counts.
     """
     scores = [_best_scores(rows) for rows in boards]
     methods = sorted(set.intersection(*map(set, scores))) if scores else []

@@ -9,6 +9,7 @@ from math import isclose, nan
 
 from benchmark.results.parts import Budget, Cost, Data, Savings, Scores
 from benchmark.results.record import Record
+from benchmark.retrieval.embedding_format import FLOAT32, EmbeddingFormat
 from benchmark.utils.escape import terminal
 from benchmark.utils.recipe_hash import recipe_hash
 from benchmark.utils.strict_json import shown
@@ -38,6 +39,7 @@ def violations(record: Record) -> Iterator[Violation]:
     yield from _data(record.data)
     yield from _report(record)
     yield from _cost("network.cost", record.network.cost)
+    yield from _embedding(record)
     is_student = record.role == "student"
     for part in ("teacher", "saved"):
         if (getattr(record, part) is not None) != is_student:
@@ -151,6 +153,24 @@ def _counts_at_k(field: str, scores: Scores) -> Iterator[Violation]:
         if not found - _ROUNDING <= limit <= k * found + _ROUNDING:
             limits = f"{limit}, which is recall.1" if k == 1 else f"{limit / k} to {limit}, given recall.{k}"
             yield Violation(f"{field}.precision.{k}", found, limits)
+
+
+def _embedding(record: Record) -> Iterator[Violation]:
+    """Check the format of the gallery, which the recipe states unless it is older, and its size."""
+    section = record.recipe.get("evaluate")
+    expected = section.get("embedding", str(FLOAT32)) if isinstance(section, Mapping) else str(FLOAT32)
+    if record.embedding != expected:
+        yield Violation("embedding", record.embedding, f"{expected}, as in the recipe")
+        return
+    try:
+        embedding = EmbeddingFormat.parse(record.embedding)
+        embedding.require(record.network.embedding)
+    except ValueError as error:
+        yield Violation("embedding", record.embedding, f"another format: {error}")
+        return
+    size = embedding.bytes_per_image(record.network.embedding)
+    if record.gallery_bytes != size:
+        yield Violation("bytes_per_image", record.gallery_bytes, f"{size}, the size of {record.embedding}")
 
 
 def _cost(field: str, cost: Cost) -> Iterator[Violation]:

@@ -11,6 +11,7 @@ from benchmark.results.parts import BUSY, Cost, Scores
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction
 from benchmark.results.rows import BASELINE, Row, Statistic
+from benchmark.retrieval.embedding_format import FLOAT32
 
 
 def result_table(record: Record) -> Table:
@@ -55,7 +56,9 @@ def conclusion(record: Record, rows: Sequence[Row]) -> str:
         comparisons.append(f"{_points(mAP - teacher.scores.mAP)} the teacher")
     own = next((row for row in rows if record.id in {each.id for each in row.records}), None)
     for row in rows:
-        if own and (row.method, row.board, row.budget) == (BASELINE, own.board, own.budget) and own.method != BASELINE:
+        if own is None or own.method == BASELINE:
+            break
+        if (row.method, row.board, row.budget, row.embedding) == (BASELINE, own.board, own.budget, own.embedding):
             seeds = f"{len(row.records)} seed{'' if len(row.records) == 1 else 's'}"
             comparisons.append(f"{_points(mAP - row.mAP.mean)} the student trained alone ({seeds})")
             break
@@ -73,6 +76,8 @@ def _caption(record: Record) -> str:
         "scores and savings (parameters / MACs) in %",
         f"latency in ms for a batch of 1 / 64 on {record.network.cost.measured_on}",
     ]
+    if record.embedding != str(FLOAT32):
+        lines.append(f"gallery in {record.embedding}: {record.gallery_bytes:,} bytes per image")
     lines += [
         f"unstable latency, batch of {batch}: {limits[0]:.3g} to {limits[1]:.3g} ms; the machine was probably busy"
         for batch in map(int, record.network.cost.latency_ms)

@@ -42,6 +42,7 @@ def _line(board: Board, row: Row) -> dict[str, Any]:
         "board": csv_cell(board.name),
         "method": csv_cell(row.method),
         "settings": "tuned" if row.tuned else "published",
+        "embedding": csv_cell(row.embedding),
         "teacher": None if row.teacher is None else csv_cell(row.teacher),
         "network": "; ".join(map(csv_cell, row.networks)),
         "latency_device": "; ".join(map(csv_cell, row.devices)),

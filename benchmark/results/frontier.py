@@ -50,6 +50,9 @@ COSTS: Mapping[str, Cost] = {
         "size of the deployed network in float32 (bytes)",
         lambda row: row.statistic(lambda record: 4 * record.network.cost.parameters),
     ),
+    "bytes-per-image": Cost(
+        "the size of embeddings", "size of the embedding of a gallery image (bytes)", lambda row: row.bytes_per_image
+    ),
     "latency": Cost("latency", "latency of one image (ms)", lambda row: row.stable_latency(1), milliseconds),
 }
 """The costs by name."""

@@ -63,9 +63,29 @@ def without_plots(page: str) -> str:
     return re.sub(r"(data:image/svg\+xml;base64,)[A-Za-z0-9+/=]*", r"\1", page)
 
 
+class Limit(NamedTuple):
+    """A budget by which a reader filters the rows of a table."""
+
+    label: str
+    header: str
+    """The column whose values are at most the budget."""
+    unit: float = 1.0
+    """What a budget of 1 stands for."""
+
+
+_LIMITS = (
+    Limit("Million MACs", "MACs", 1e6),
+    Limit("bytes per image", "bytes per image"),
+    Limit("ms for one image", "ms, batch 1"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """A table with its title, caption, plot and notes; `page` is the Markdown page with the details."""
+    """A table with its title, caption, plot and notes.
+
+    `page` is the Markdown page with the details, and `limits` are the budgets by which its rows are filtered.
+    """
 
     id: str
     title: str
@@ -75,6 +95,7 @@ class _Section:
     plot: str | None = None
     plot_text: str = ""
     notes: Sequence[str] = ()
+    limits: Sequence[Limit] = ()
 
 
 def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
@@ -89,6 +110,7 @@ def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
         plot=base64.b64encode(plot.encode()).decode(),
         plot_text=unescape_markdown(plot_description(board)),
         notes=board.notes.texts,
+        limits=_LIMITS,
     )
     if board.curves:
         yield _Section(f"{name}-budgets", f"{name} at each budget", BUDGETS_CAPTION, budgets_table(board.curves))

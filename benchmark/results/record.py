@@ -10,7 +10,19 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from benchmark.errors import UserError
-from benchmark.results.fields import FrozenModel, Label, Name, RecordId, Seed, Sha256, Text, Time, Values, explain
+from benchmark.results.fields import (
+    FrozenModel,
+    Label,
+    Name,
+    Positive,
+    RecordId,
+    Seed,
+    Sha256,
+    Text,
+    Time,
+    Values,
+    explain,
+)
 from benchmark.results.parts import (
     Budget,
     Data,
@@ -26,6 +38,7 @@ from benchmark.results.parts import (
     Timed,
     Timing,
 )
+from benchmark.retrieval.embedding_format import FLOAT32
 from benchmark.utils import strict_json
 from benchmark.utils.atomic import write_text
 from benchmark.utils.escape import terminal
@@ -43,7 +56,9 @@ class Record(FrozenModel):
     `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
     `variant` holds the non-default dataset options and evaluation settings by recipe key, such as
     `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher, and
-    `selected` if the network of the last epoch was deployed. `exports` holds what `benchmark export` has measured, by
+    `selected` if the network of the last epoch was deployed. `embedding` is the format in which the student's gallery
+    was stored for the scores, see `benchmark.retrieval.EmbeddingFormat`, and `bytes_per_image` the size of a stored
+    embedding; the first records, all of float32, lack both. `exports` holds what `benchmark export` has measured, by
     format, and `latencies` what `benchmark latency` has measured, on any device and in any runtime.
     """
 
@@ -66,6 +81,8 @@ class Record(FrozenModel):
     deploy: DeployCheck
     budget: Budget | None
     selected: Selected | None = None
+    embedding: Text = str(FLOAT32)
+    bytes_per_image: Positive | None = None
     environment: Environment
     timing: Timing
     exports: dict[Label, Export] = Field(default_factory=dict)
@@ -104,6 +121,11 @@ class Record(FrozenModel):
             return name
         digest = hashlib.sha256(json.dumps(self.variant, sort_keys=True).encode()).hexdigest()[:12]
         return f"{name.encode()[: _LONGEST_BOARD - 13].decode(errors='ignore')}-{digest}"
+
+    @property
+    def gallery_bytes(self) -> int:
+        """Bytes of the stored embedding of one gallery image."""
+        return 4 * self.network.embedding if self.bytes_per_image is None else self.bytes_per_image
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of `deterministic()`; equal for two bit-identical runs of one recipe and seed."""

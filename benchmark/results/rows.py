@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.results.record import Record
+from benchmark.retrieval.embedding_format import FLOAT32
 from benchmark.utils.recipe_hash import significant
 
 TEACHER = "teacher"
@@ -74,9 +75,19 @@ class Row:
         return self.method != TEACHER and self.records[0].recipe.get("settings", {}).get("source") == "tuned"
 
     @property
+    def embedding(self) -> str:
+        """The format in which the gallery is stored, such as "int8"."""
+        return self.records[0].embedding
+
+    @property
     def label(self) -> str:
-        """The name in plots: the method's, and "tuned" if its arguments are."""
-        return f"{self.method} tuned" if self.tuned else self.method
+        """The name in plots: the method's, followed by `distinction`."""
+        return " ".join([self.method, *self.distinction])
+
+    @property
+    def distinction(self) -> list[str]:
+        """What distinguishes the row from those of its method: "tuned" arguments, and another format than float32."""
+        return ["tuned"] * self.tuned + ([self.embedding] if self.embedding != str(FLOAT32) else [])
 
     @cached_property
     def networks(self) -> list[str]:
@@ -107,6 +118,11 @@ class Row:
     def flops(self) -> Statistic:
         """FLOPs of the deployed network."""
         return Statistic.of([record.network.cost.flops for record in self.records])
+
+    @cached_property
+    def bytes_per_image(self) -> Statistic:
+        """Bytes of the stored embedding of one gallery image."""
+        return Statistic.of([record.gallery_bytes for record in self.records])
 
     @cached_property
     def asymmetric_mAP(self) -> Statistic | None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmark.results.columns import method_name
+from benchmark.results.columns import row_name
 from benchmark.results.comparison import Gain
 from benchmark.results.format import MISSING, Cell, Table, TableRow, difference, percent, quantity
 from benchmark.results.rows import TEACHER, Row
@@ -44,7 +44,7 @@ def tuned_table(pairs: Mapping[Row, Row], gains: Mapping[tuple[Row, Row], Gain])
     for tuned, published in sorted(pairs.items(), key=_order):
         gain = gains.get((tuned, published))
         cells = [
-            Cell(method_name(tuned.method)),
+            Cell(row_name(published)),
             Cell(MISSING if tuned.budget is None else f"{100 * tuned.budget:.3g} %", sort_key=tuned.budget),
             Cell.of(published.mAP, percent),
             Cell.of(tuned.mAP, percent),

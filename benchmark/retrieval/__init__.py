@@ -10,7 +10,7 @@ Score embeddings::
     scores.mAP, scores.recall[1], scores.average_precision
 
 `evaluate_sharded` does the same for lists shared among the processes of torch.distributed, and `evaluate_approximately`
-searches a faiss index instead of the whole gallery.
+searches a faiss index instead of the whole gallery. `EmbeddingFormat` stores a gallery in fewer bytes.
 
 All names are imported on first use, so that the `Protocol` of a dataset does not import torch.
 """
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from benchmark.retrieval._tracks import Tracks as Tracks
     from benchmark.retrieval.approximate import ApproximateScores as ApproximateScores
     from benchmark.retrieval.approximate import evaluate_approximately as evaluate_approximately
+    from benchmark.retrieval.clustering import ClusteringScores as ClusteringScores
+    from benchmark.retrieval.clustering import clustering_scores as clustering_scores
+    from benchmark.retrieval.embedding_format import EmbeddingFormat as EmbeddingFormat
     from benchmark.retrieval.embeddings import Embeddings as Embeddings
     from benchmark.retrieval.protocol import Protocol as Protocol
     from benchmark.retrieval.reranking import KReciprocal as KReciprocal
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "ApproximateScores": "approximate",
+    "ClusteringScores": "clustering",
+    "EmbeddingFormat": "embedding_format",
     "Embeddings": "embeddings",
     "KReciprocal": "reranking",
     "Matches": "_matching",
@@ -55,6 +60,7 @@ _MODULES = {
     "Tracks": "_tracks",
     "average_precision": "_ranking",
     "average_precision_at_r": "_ranking",
+    "clustering_scores": "clustering",
     "evaluate": "_evaluate",
     "evaluate_approximately": "approximate",
     "evaluate_sharded": "_evaluate",

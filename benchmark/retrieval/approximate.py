@@ -28,6 +28,8 @@ from benchmark.retrieval.embeddings import Embeddings
 from benchmark.retrieval.protocol import Protocol
 from benchmark.retrieval.scores import PerQueryResults
 
+NEEDS_FAISS = "needs faiss: pip install 'retrieval-distill-benchmark[ann]'"
+"""What faiss is missing for follows from the text before."""
 INDEXES = ("flat", "hnsw", "ivfpq")
 """Kinds of index that `choose_index` configures."""
 _SAMPLE = 256
@@ -260,7 +262,7 @@ def import_faiss() -> Any:
     try:
         import faiss  # optional, so imported only when needed
     except ImportError as error:
-        raise ImportError("approximate search needs faiss: pip install 'retrieval-distill-benchmark[ann]'") from error
+        raise ImportError(NEEDS_FAISS) from error
     return faiss
 
 

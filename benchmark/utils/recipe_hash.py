@@ -27,6 +27,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("evaluate.reranking", None),
     ("evaluate.epoch", "last"),
     ("evaluate.images", "test"),
+    ("evaluate.embedding", "float32"),
     ("student.image_size", None),
     ("teacher.network.image_size", None),
     ("student.inner_widths", None),

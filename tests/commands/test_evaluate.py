@@ -11,10 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmark import evaluation  # not TestSet, which pytest would take for a class of tests
 from benchmark.results.record import Record
+
+FORMATS = {"float32": 64, "float16": 32, "int8": 16, "binary": 2, "pq:4x4": 2, "matryoshka:8": 32}
+"""Bytes of an embedding of 16 values."""
 
 
 @pytest.fixture
@@ -115,6 +120,45 @@ class TestRun:
         assert approximate["neighbor_recall"] == 1
         assert min(approximate["seconds"].values()) > 0
 
+    @pytest.mark.parametrize("name", [*FORMATS, "pca:16"])
+    def test_format_of_embeddings(self, scores_of, student, recorded, name: str):
+        written = scores_of("--run", student, "--embedding", name)
+        assert (written["embedding"], written["bytes_per_image"]) == (name, FORMATS.get(name, 64))
+        limits = {"float32": 0, "float16": 1e-3, "int8": 0.01, "matryoshka:8": 0.5, "binary": 0.6, "pq:4x4": 0.6}
+        assert abs(written["scores"]["mAP"] - recorded.mAP) <= limits.get(name, 0.1)
+
+    def test_formats_in_one_table(self, evaluate, scores_of, student, recorded):
+        options = ["--embedding", "float32,int8", "--embedding", "binary, int8", "--clustering"]
+        code, out, _ = evaluate("--run", student, *options)
+        assert code == 0 and re.search(r"embedding +bytes +mAP +R@1 +NMI +AMI", out)
+        rows = re.findall(r"^ *(float32|int8|binary) +(\d+) +([\d.]+) +[\d.]+ +[\d.]+ +-?[\d.]+ *$", out, re.MULTILINE)
+        assert [row[:2] for row in rows] == [("float32", "64"), ("int8", "16"), ("binary", "2")]
+        assert rows[0][2] == f"{100 * recorded.mAP:.2f}"
+        written = scores_of("--run", student, *options)["embeddings"]
+        assert list(written) == ["float32", "int8", "binary"]
+        assert written["float32"]["scores"]["mAP"] == recorded.mAP
+        for content in written.values():
+            assert len(content["per_query"]["average_precision"]) == recorded.queries
+            assert 0 < content["clustering"]["AMI"] < content["clustering"]["NMI"] < 1
+
+    def test_format_of_embeddings_as_a_setting(self, scores_of, student):
+        setting = scores_of("--run", student, "--set", "evaluate.embedding=int8")
+        assert setting == scores_of("--run", student, "--embedding", "int8")
+
+    def test_format_is_learned_from_the_training_images_of_the_run(self, scores_of, student, monkeypatch):
+        seen = []
+        original = evaluation.TestSet.embed_training
+
+        def embed_training(self, network):
+            seen.append(original(self, network))
+            return seen[-1]
+
+        monkeypatch.setattr(evaluation.TestSet, "embed_training", embed_training)
+        scores_of("--run", student, "--embedding", "int8")
+        scores_of("--run", student, "--embedding", "int8", "--set", "dataset.test_identities=12")
+        assert len(seen) == 2 and torch.equal(*seen)
+        assert len(seen[0]) == Record.read(student / "record.json").data.splits["train"].images
+
     @pytest.mark.slow
     def test_several_processes(self, student, data_root, tmp_path):
         """Neither list can be divided evenly among three processes."""
@@ -148,6 +192,17 @@ class TestRun:
                 ["--run", "RUN", "--index", "flat", "--set", "evaluate.reranking.k1=4"],
                 "--index flat: approximate search does not support protocols with reranking: use the exact search",
             ),
+            (["--run", "RUN", "--embedding", "int9"], "--embedding int9: should be one of float32, "),
+            (["--run", "RUN", "--embedding", "int8,"], "--embedding : should be one of float32, "),
+            (
+                ["--run", "RUN", "--embedding", "int8", "--embedding", "pca:17"],
+                "--embedding pca:17: embeddings have only",
+            ),
+            (["--run", "RUN", "--embedding", "pq:3x4"], "pq:3x4: cannot divide embeddings of 16 values into 3 equal"),
+            (["--run", "RUN", "--embedding", "pq:4x12"], "--embedding pq:4x12: takes at least 4096 training images"),
+            (["--run", "RUN", "--set", "evaluate.embedding=int9"], "evaluate.embedding in --set: should be one of"),
+            (["--run", "RUN", "--index", "flat", "--embedding", "int8"], "--index flat: it has its own format"),
+            (["--run", "RUN", "--train-embeddings", "x.npz"], "--train-embeddings: only for --embeddings"),
             (["--run", "nowhere"], "nowhere is not the folder of a run: it has no recipe.yaml"),
         ],
     )
@@ -155,12 +210,13 @@ class TestRun:
         code, _, err = evaluate(*(student if option == "RUN" else option for option in options))
         assert code == 2 and message in err and "Traceback" not in err
 
-    def test_index_in_several_processes(self, evaluate, student, monkeypatch):
+    @pytest.mark.parametrize("option", ["--index flat", "--embedding int8", "--clustering"])
+    def test_options_of_a_single_process(self, evaluate, student, monkeypatch, option: str):
         launcher = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
         for name, value in launcher.items():
             monkeypatch.setenv(name, value)
-        code, _, err = evaluate("--run", student, "--index", "flat")
-        assert code == 2 and "--index flat: only in a single process" in err
+        code, _, err = evaluate("--run", student, *option.split())
+        assert code == 2 and f"{option}: only in a single process" in err
 
     def test_unfinished_run(self, evaluate, student, tmp_path):
         (tmp_path / "recipe.yaml").write_text((student / "recipe.yaml").read_text())
@@ -194,6 +250,45 @@ class TestEmbeddings:
         recall = float(rows["recall of the 10 nearest"].split()[1])
         assert {"R@1", "R@5", "R@10", "seconds to build the index", "seconds to search and score"} < rows.keys()
         assert (exact == approximate and recall == 100) if index == "flat" else (approximate > 0 and 10 < recall <= 100)
+
+    @pytest.mark.parametrize("name", ["float16", "int8", "binary", "pca:4", "pq:4x4", "matryoshka:4"])
+    def test_format_of_embeddings(self, evaluate, scores_of, embeddings, tmp_path, name: str):
+        """Training embeddings are an array of the file, or in a file of their own, as `benchmark embed` writes it."""
+        training = np.random.default_rng(1).normal(size=(50, 8))
+        arguments = ["--protocol", "market1501", "--embedding", name]
+        if name in ("int8", "pca:4", "pq:4x4"):
+            code, _, err = evaluate("--embeddings", embeddings, *arguments)
+            assert code == 2 and f"--embedding {name}: it is learned from embeddings of training images, and" in err
+            np.savez(tmp_path / "training.npz", embeddings=training, paths=np.array(["a.png"]))
+            apart = scores_of("--embeddings", embeddings, *arguments, "--train-embeddings", tmp_path / "training.npz")
+            np.savez(embeddings, **np.load(embeddings), train=training)
+            assert scores_of("--embeddings", embeddings, *arguments) == apart
+        written = scores_of("--embeddings", embeddings, *arguments)
+        assert written["embedding"] == name and 0 < written["scores"]["mAP"] < 1
+
+    def test_queries_in_the_gallery(self, scores_of, embeddings):
+        arrays = {name: array for name, array in np.load(embeddings).items() if not name.startswith("gallery")}
+        np.savez(embeddings, **arrays)
+        results = scores_of("--embeddings", embeddings, "--protocol", "cub200", "--embedding", "float32,float16,binary")
+        scores = {name: content["scores"]["mAP"] for name, content in results["embeddings"].items()}
+        assert scores["float16"] == pytest.approx(scores["float32"], abs=1e-3) and scores["binary"] < 1
+
+    @pytest.mark.parametrize(
+        ("arrays", "name", "message"),
+        [
+            ({"vectors": np.ones((9, 8))}, "int8", "no array train or embeddings. The file has: vectors."),
+            ({"train": np.ones((9, 7))}, "int8", "the training embeddings have 7 values, and the others 8"),
+            ({"train": np.ones((3, 8))}, "pca:4", "--embedding pca:4: takes at least 4 training images to learn"),
+            ({"train": np.array([["a"] * 8])}, "int8", "which is not a number"),
+            ({"train": np.ones((9, 8))}, "float16", "float16 is not learned: leave the option out"),
+        ],
+    )
+    def test_mistakes_of_training_embeddings(self, evaluate, embeddings, tmp_path, arrays, name, message):
+        file = tmp_path / "training.npz"
+        np.savez(file, **arrays)
+        options = ["--protocol", "market1501", "--embedding", name, "--train-embeddings", file]
+        code, _, err = evaluate("--embeddings", embeddings, *options)
+        assert code == 2 and message in err and "Traceback" not in err
 
     def test_missing_faiss(self, evaluate, embeddings, monkeypatch):
         monkeypatch.setitem(sys.modules, "faiss", None)

@@ -326,6 +326,7 @@ OTHER_CHOICES: dict[str, Any] = {
     "average_precision": "trapezoid",
     "ties": "optimistic",
     "epoch": "best",
+    "embedding": "pq:32x8",
     "inner_widths": [2, 3],
 }
 WITHOUT_EFFECT = {

@@ -10,6 +10,8 @@ import pytest
 
 from benchmark.results.record import Record
 from benchmark.results.store import load_records
+from benchmark.retrieval import EmbeddingFormat
+from benchmark.utils.recipe_hash import recipe_hash
 
 COMMITTED = Path(__file__).parents[2] / "leaderboards" / "archive" / "records"
 
@@ -46,6 +48,28 @@ def _with_queries(record: Record, values: Sequence[float | None] | None = None) 
 def edit() -> Callable[..., Record]:
     """`edit(record, {"network.weights": "b" * 64})` returns the record with values at dotted keys replaced."""
     return _edit
+
+
+def _stored(record: Record, embedding: str) -> Record:
+    """Return the record of a run that differs in the format of the gallery."""
+    recipe = record.recipe | {"evaluate": {"embedding": embedding}}
+    size = EmbeddingFormat.parse(embedding).bytes_per_image(record.network.embedding)
+    digest = recipe_hash(recipe)
+    return record.model_copy(
+        update={
+            "recipe": recipe,
+            "recipe_hash": digest,
+            "id": Record.make_id(digest, record.role),
+            "embedding": embedding,
+            "bytes_per_image": size,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def stored() -> Callable[..., Record]:
+    """`stored(record, "int8")` returns the record of a run with its gallery in another format."""
+    return _stored
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ def test_cells(record):
         ("parameters", "1.10 M"),
         ("MACs", "22.0 M"),
         ("FLOPs", "44.0 M"),
+        ("bytes per image", "512"),
         ("saved (parameters / MACs)", "63.3 / 63.3"),
         ("ms, batch 1", "2.20"),
         ("ms, batch 64", "110"),
@@ -65,6 +66,20 @@ def test_cells(record):
     assert (teacher["mAP"], teacher["saved (parameters / MACs)"], teacher["training step"]) == ("73.5", "-", "-")
     assert sort_keys(board.table, "parameters") == [3_000_000, 1_100_000]
     assert set(board.table.headers) - set(board.table.numeric) == {"method", "teacher", "student", "seeds"}
+
+
+def test_formats_of_embeddings_are_compared_with_their_own_kind(record, stored):
+    """A student is compared with `none` in the same format, and its rows are told apart by the format."""
+    records = [record("none", mAP=0.6), stored(record("none", mAP=0.5), "int8"), record("kd", mAP=0.7)]
+    board = board_of(*records, stored(record("kd", mAP=0.65), "int8"), stored(record("kd", mAP=0.4), "pq:16x8"))
+    rows = {row.label: row for row in board.rows}
+    assert [(row["method"], row["bytes per image"]) for row in texts(board.table)[1:]] == [
+        *[("`none`", "512"), ("`none` int8", "128"), ("`kd`", "512"), ("`kd` int8", "128"), ("`kd` pq:16x8", "16")]
+    ]
+    assert board.reference("none", rows["kd"]) is rows["none"]
+    assert board.reference("none", rows["kd int8"]) is rows["none int8"]
+    assert board.reference("none", rows["kd pq:16x8"]) is None
+    assert [{row.label for row in group.rows} for group in board.groups] == [{"kd", "none"}, {"kd int8", "none int8"}]
 
 
 def test_rows_are_compared_with_their_own_teacher(record, edit, with_queries):

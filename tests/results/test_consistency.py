@@ -48,6 +48,25 @@ def test_finds_an_edit(committed, edit, changes, fields):
 
 
 @pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"embedding": "float16"}, "embedding", "embedding is float16, expected float32, as in the recipe"),
+        ({"bytes_per_image": 128}, "bytes_per_image", "bytes_per_image is 128, expected 768, the size of float32"),
+    ],
+)
+def test_finds_another_format_of_embeddings(committed, edit, changes, field, message):
+    assert wrong(edit(committed("kd"), changes)) == {field: message}
+
+
+def test_format_of_embeddings_follows_from_the_recipe(committed, edit, stored):
+    record = stored(committed("kd"), "pq:32x8")
+    assert wrong(record) == {} and record.gallery_bytes == 32
+    assert wrong(edit(record, {"bytes_per_image": 64})).keys() == {"bytes_per_image"}
+    assert wrong(edit(record, {"network.embedding": 100})).keys() == {"embedding"}
+    assert wrong(stored(record, "pq:32x8").model_copy(update={"embedding": "pq"})).keys() == {"embedding"}
+
+
+@pytest.mark.parametrize(
     ("changes", "fields"),
     [
         ({"recall.5": 0.0}, {"recall.5", "precision.5"}),

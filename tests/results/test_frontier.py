@@ -64,6 +64,13 @@ def test_costs_of_a_row(record, edit, cost, value):
     assert COSTS[cost].of(row) == Statistic(value, 0.0)
 
 
+def test_bytes_of_a_stored_embedding(record, stored):
+    (row,) = group_records([stored(record("kd", seed=seed), "int8") for seed in (0, 1)])
+    assert COSTS["bytes-per-image"].of(row) == Statistic(128.0, 0.0)
+    svg = frontier_svgs({"glyphs": [row]}, "bytes-per-image")["glyphs"]
+    assert "<svg" in svg
+
+
 def test_rows_of_unknown_cost_are_left_out(record, edit):
     of_seeds = [record("kd", seed=0), edit(record("kd", seed=1), {"network.cost.device": "another"})]
     assert frontier_svgs({"glyphs": group_records(of_seeds)}, "latency") == {}

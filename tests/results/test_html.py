@@ -189,6 +189,22 @@ type("nothing");
 observe("nothing");
 type("");
 observe("emptied");
+const [macs, bytes, milliseconds] = section.querySelectorAll("input[type=number]");
+function limit(field, value) {
+  field.value = value;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+}
+limit(macs, "19");
+observe("at most 19 M MACs");
+seen.best = [section.querySelector("output").value, section.querySelectorAll(".best").length];
+limit(bytes, "100");
+observe("and 100 bytes");
+limit(macs, "");
+limit(bytes, "512");
+limit(milliseconds, "1.85");
+observe("at most 1.85 ms");
+limit(bytes, "");
+limit(milliseconds, "");
 const wanted = button("MACs");
 wanted.focus();
 seen.focus = document.activeElement === wanted && wanted.tabIndex === 0;
@@ -294,6 +310,13 @@ def test_filter_hides_rows(seen):
     assert order(seen, "filtered and sorted") == ["kd", "rkd"]
     assert order(seen, "nothing") == []
     assert order(seen, "emptied") == ["kd", "pkt", "none", "rkd", "teacher"]
+
+
+def test_budgets_hide_rows_and_mark_the_best(seen):
+    assert sorted(order(seen, "at most 19 M MACs")) == ["kd", "none", "rkd"]
+    assert seen["best"] == ["3 of 5 rows, best: rkd", 1]
+    assert order(seen, "and 100 bytes") == []
+    assert order(seen, "at most 1.85 ms") == ["none"]
 
 
 def test_plot_is_drawn(seen):

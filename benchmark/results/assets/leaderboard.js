@@ -1,5 +1,5 @@
 "use strict";
-// Tables sort by a click on a header, and a text field filters their rows by method.
+// Tables sort by a click on a header, and fields filter their rows by method and by budgets.
 
 const texts = new Intl.Collator("en", { numeric: true });
 
@@ -31,11 +31,28 @@ for (const section of document.querySelectorAll("section")) {
   }));
   const filter = section.querySelector("input");
   const count = section.querySelector("output");
+  const limits = [...section.querySelectorAll("input[type=number]")];
+  const score = headers.findIndex((header) => header.textContent === "mAP");
+  function isWithin(row, limit) {
+    const value = sortKey(row, limit.dataset.column);
+    return limit.value === "" || (value !== null && value <= limit.value * limit.dataset.unit);
+  }
   function update() {
     const pattern = filter.value.trim().toLowerCase();
-    for (const row of rows) row.hidden = !row.dataset.method.toLowerCase().includes(pattern);
-    count.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+    for (const row of rows) {
+      const isNamed = row.dataset.method.toLowerCase().includes(pattern);
+      row.hidden = !(isNamed && limits.every((limit) => isWithin(row, limit)));
+      row.classList.remove("best");
+    }
+    const visible = rows.filter((row) => !row.hidden);
+    count.value = `${visible.length} of ${rows.length} rows`;
+    const scored = visible.filter((row) => limits.some((limit) => limit.value !== "") && sortKey(row, score) !== null);
+    if (scored.length === 0) return;
+    const best = scored.reduce((one, other) => (sortKey(other, score) - sortKey(one, score) > 0 ? other : one));
+    best.classList.add("best");
+    const name = [...best.cells[0].childNodes].filter((node) => node.nodeName !== "SUP");  // without notes
+    count.value += `, best: ${name.map((node) => node.textContent).join("").trim()}`;
   }
-  filter.addEventListener("input", update);
+  for (const field of [filter, ...limits]) field.addEventListener("input", update);
   update();  // a browser keeps the text of the field when the reader comes back to the page
 }
