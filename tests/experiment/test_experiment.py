@@ -30,6 +30,8 @@ from benchmark.results.consistency import violations
 from benchmark.results.parts import NOT_ALIGNED
 from benchmark.results.rebuild import rebuilt_violations
 from benchmark.results.record import Record
+from benchmark.results.rows import group_records
+from benchmark.retrieval import EmbeddingFormat
 
 CPU = torch.device("cpu")
 BOARD = "glyphs-test_identities-20-train_identities-40"
@@ -271,6 +273,10 @@ class TestRecord:
         gallery = test_set.embed(load_network(teacher / "student.pt"), "gallery")
         assert test_set.score(query, gallery).mAP == pytest.approx(record.scores.asymmetric.mAP, abs=1e-6)
         assert record.scores.asymmetric_reason is None
+        _, in_bits = run(tiny("pulled", SHORT, "evaluate.embedding=binary"), finished)
+        signs = EmbeddingFormat.parse("binary").fit(16)
+        expected = test_set.score(signs.query(query), signs.gallery(gallery)).mAP
+        assert in_bits.scores.asymmetric.mAP == pytest.approx(expected, abs=1e-6)
 
     def test_embeddings_of_different_sizes(self, run, tiny, finished):
         _, record = run(tiny("pulled", "student.dim=8", SHORT), finished)
@@ -381,6 +387,25 @@ class TestEvaluationSettings:
         _, replayed = run(compose(config=recipe))
         assert (replayed.id, replayed.created, replayed.scores) == (record.id, record.created, record.scores)
         assert run(compose(config=student / "recipe.yaml"))[1].id == default.id
+
+    def test_format_of_the_gallery(self, run, student, finished, tmp_path, monkeypatch, test_set):
+        shutil.copytree(finished / "runs", tmp_path / "runs")
+        monkeypatch.setattr(QuietRunner, "train", lambda _: pytest.fail("trained again"))
+        _, default = run(compose(config=student / "recipe.yaml"))
+        again, record = run(compose(config=student / "recipe.yaml", settings=["evaluate.embedding=int8"]))
+
+        assert (default.embedding, default.bytes_per_image) == ("float32", 64)
+        assert (record.embedding, record.bytes_per_image) == ("int8", 16)
+        assert record.network.weights == default.network.weights and record.teacher == default.teacher
+        assert record.board == default.board and len(group_records([default, record])) == 2
+        assert list(violations(record)) == list(violations(default)) == []
+        assert list(rebuilt_violations(record)) == []
+
+        network = load_network(again.folder.student)
+        codec = EmbeddingFormat.parse("int8").fit(16, test_set.embed_training(network))
+        query, gallery = (test_set.embed(network, split) for split in ("query", "gallery"))
+        scores = test_set.score(codec.query(query), codec.gallery(gallery))
+        assert record.scores.symmetric.mAP == scores.mAP != default.scores.symmetric.mAP
 
     @pytest.mark.slow
     def test_a_given_teacher_is_evaluated_again(self, run, tiny, teacher):

@@ -112,6 +112,8 @@ def test_backbone_without_feature_maps(network, backbone, reason):
             ["teacher.train.augment.pad=32", "teacher.train.augment.pad_mode=reflect"],
             "teacher.train.augment.pad: 32 .*set it to 31 or fewer with pad_mode: reflect",
         ),
+        ("none", ["evaluate.embedding=pca:17"], "evaluate.embedding: pca:17: embeddings have only 16 values"),
+        ("none", ["evaluate.embedding=pq:3x4"], "evaluate.embedding: pq:3x4: cannot divide embeddings of 16 values"),
         ("cdd", ["method.queue=10"], "queue .10. must hold at least a batch of 32 images"),
         ("cdd", ["method.neighbours=500"], "neighbours .500. must not exceed the batch size .32."),
     ],

@@ -29,6 +29,7 @@ class Named:
     name = "own"
     evaluation_options = ()
     validation_fraction = 0.0
+    train = range(40)
 
     def __init__(self, identities: int) -> None:
         self.labels = dict.fromkeys(range(identities))
@@ -59,6 +60,11 @@ class TestTrainings:
             require_ready(trainings("evaluate.every=1"), Named(8))
         with pytest.raises(UserError, match=r"evaluate\.epoch: best: nothing is validated"):
             require_ready(trainings("evaluate.epoch=best"), Named(8))
+
+    def test_format_of_embeddings_needs_training_images(self, trainings):
+        assert require_ready(trainings("evaluate.embedding=pq:4x5"), Named(8)) == []
+        with pytest.raises(UserError, match=r"evaluate\.embedding: pq:4x6: takes at least 64 training images to learn"):
+            require_ready(trainings("evaluate.embedding=pq:4x6"), Named(8))
 
     def test_sampler_that_cannot_be_filled(self, trainings):
         """Both keys are named, because the teacher has its own sampler."""
