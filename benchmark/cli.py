@@ -415,7 +415,9 @@ def leaderboard(
     ] = False,
     against: Annotated[
         str | None,
-        typer.Option(help="Write only plots of mAP against another cost: parameters, bytes or latency."),
+        typer.Option(
+            help="Write only plots of mAP against another cost: parameters, bytes, bytes-per-image or latency."
+        ),
     ] = None,
 ) -> None:
     """Generate the leaderboards from the records: Markdown pages, a web page, plots and a CSV file."""
