@@ -576,6 +576,12 @@ def export(
             "takes normalized floats, and a file in the same folder describes them."
         ),
     ] = "inside",
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Quantize the network to int8, with ranges of training images; only with --to onnx."
+        ),
+    ] = False,
     output: Annotated[Path | None, typer.Option(show_default="RUN/exports/FORMAT", help="Folder to write.")] = None,
     device: Device = "auto",
     data_root: DataRoot,
@@ -586,7 +592,7 @@ def export(
     from benchmark.commands.export import Options
     from benchmark.commands.export import export as export_run
 
-    options = Options(to=to, preprocessing=preprocessing, output=output, device=device, data_root=data_root)
+    options = Options(to=to, preprocessing=preprocessing, int8=int8, output=output, device=device, data_root=data_root)
     export_run(run, options, leaderboards)
 
 

@@ -162,10 +162,29 @@ class TestSet:
         Raises:
             UserError: An image is broken without `skip_broken`, or all images are broken.
         """
+        return self._embed(network, self._training_loader(step=1), "training")[0]
+
+    def training_images(self, count: int) -> Tensor:
+        """Return about `count` training images, evenly spaced and without augmentation.
+
+        Returns:
+            (N, 3, H, W) uint8 on the device; N is at most `count`.
+
+        Raises:
+            UserError: An image is broken without `skip_broken`, or all images are broken.
+        """
+        loader = self._training_loader(step=-(-len(self.dataset.train) // count))
+        images = [batch.images for batch in loader if len(batch.images)]
+        if not images:
+            raise self._unreadable("training")
+        return torch.cat(images).to(self.loading.device)
+
+    def _training_loader(self, step: int) -> BatchLoader:
+        """Return a loader of every `step`-th training image, in order."""
         samples = self.dataset.train
         decoded = self.loading.images(samples, f"{self.dataset.name}-train", self.dataset.contents)
-        loader = eval_loader(EvaluationImages(samples, decoded), range(len(samples)), self.batch_size, self.loading)
-        return self._embed(network, loader, "training")[0]
+        positions = range(0, len(samples), step)
+        return eval_loader(EvaluationImages(samples, decoded), positions, self.batch_size, self.loading)
 
     def _embed(self, network: Callable[[Tensor], Tensor], loader: BatchLoader, split: str) -> tuple[Tensor, Tensor]:
         """Return (N, D) float32 embeddings of the images of a loader, and their (N,) positions."""

@@ -10,7 +10,8 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from benchmark.deployment.export import ExportedStudent, export_student
-from benchmark.deployment.runtimes import find_format
+from benchmark.deployment.int8 import CALIBRATION_IMAGES
+from benchmark.deployment.runtimes import Onnx, find_format
 from benchmark.deployment.student import Student
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
@@ -26,7 +27,7 @@ from benchmark.utils.precision import full_precision
 from benchmark.utils.writable import require_writable
 
 TOLERANCE = 1e-3
-"""Largest difference of an embedding of unit length, and of the mAP, from those of PyTorch."""
+"""Largest difference of an embedding of unit length, and of the mAP, from those of PyTorch, in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +38,25 @@ class Options:
     """Name of the format."""
     preprocessing: str
     """Where pixels are normalized; see `export_student`."""
+    int8: bool
+    """Whether to quantize the network, with ranges of the training images."""
     output: Path | None
     """The folder to write; None for a folder in the folder of the run."""
     device: str
     data_root: Path
     """Folder of all datasets."""
 
+    @property
+    def name(self) -> str:
+        """Name of the folder and of the entry in the record."""
+        return f"{self.to}-int8" if self.int8 else self.to
+
 
 def export(run: Path, options: Options, leaderboards: Path) -> None:
     """Export the student of a run, check it on the test images, measure its latency, and add both to the record.
 
-    Nothing is written unless the exported student agrees with PyTorch.
+    Nothing is written unless a student in float32 agrees with PyTorch. One in int8 is another network, whose mAP is
+    compared.
 
     Args:
         run: Folder of a finished run.
@@ -58,20 +67,29 @@ def export(run: Path, options: Options, leaderboards: Path) -> None:
         UserError: The run or a package is missing, the network cannot be exported, or the exported one differs.
     """
     runtime = find_format(options.to)
+    if options.int8 and runtime is not Onnx:
+        raise UserError(f"--int8: only with --to onnx, not {options.to}")
     device = choose_device(options.device)
     finished = FinishedRun(run, options.data_root)
     record = Record.read(run / "record.json")
-    folder = options.output or run / "exports" / options.to
+    folder = options.output or run / "exports" / options.name
     require_writable(folder, "--output")
     test = finished.test_set(None, (), device)
     use_threads(record.network.cost.threads)  # with those that PyTorch was measured with
     student = Student(finished.student(device), record)
     with temporary_folder(folder) as temporary:
         exported = export_student(
-            student, temporary, runtime, preprocessing=options.preprocessing, threads=torch.get_num_threads()
+            student,
+            temporary,
+            runtime,
+            preprocessing=options.preprocessing,
+            threads=torch.get_num_threads(),
+            calibration=test.training_images(CALIBRATION_IMAGES) if options.int8 else None,
         )
         parity = compare(test, student, exported)
-        if not (parity.max_abs_difference <= TOLERANCE and abs(parity.mAP - parity.expected_mAP) <= TOLERANCE):
+        if not options.int8 and not (
+            parity.max_abs_difference <= TOLERANCE and abs(parity.mAP - parity.expected_mAP) <= TOLERANCE
+        ):
             raise UserError(
                 f"--to {options.to}: the exported student differs from PyTorch: embeddings by up to "
                 f"{parity.max_abs_difference:.2g}, mAP {parity.mAP:.4f} instead of {parity.expected_mAP:.4f}, where "
@@ -81,6 +99,7 @@ def export(run: Path, options: Options, leaderboards: Path) -> None:
         measured = Export(
             runtime=runtime.title(),
             preprocessing=options.preprocessing,
+            precision="int8" if options.int8 else "float32",
             bytes=sum(path.stat().st_size for path in files),
             images=parity.images,
             max_abs_difference=parity.max_abs_difference,
@@ -90,12 +109,15 @@ def export(run: Path, options: Options, leaderboards: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             path.replace(folder / path.name)
-    record = record.model_copy(update={"exports": record.exports | {options.to: measured}})
+    record = record.model_copy(update={"exports": record.exports | {options.name: measured}})
     record.write(run / "record.json")
     if has_record(record, leaderboards / "records"):
         add_record(record, leaderboards / "records")
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_table(record, options.to))
+    console.print(_table(record, options.name, (run / "student.pt").stat().st_size))
+    if options.int8:
+        change = 100 * (parity.mAP - parity.expected_mAP)
+        console.print(f"int8 changes the mAP by {change:+.2f} points")
     console.print(str(folder / runtime.file))
 
 
@@ -129,17 +151,24 @@ def compare(test: TestSet, student: Student, exported: ExportedStudent) -> Parit
     )
 
 
-def _table(record: Record, name: str) -> Table:
-    """Return a table of the student in PyTorch and in another runtime."""
+def _table(record: Record, name: str, size: int) -> Table:
+    """Return a table of the student in PyTorch and in another runtime; one in int8 also in float32, if it is known.
+
+    Args:
+        record: The record.
+        name: The export, a key of `Record.exports`.
+        size: Bytes of `student.pt`.
+    """
     measured = record.exports[name]
     table = Table(title=f"{record.method} on {record.board}, {name}", box=HORIZONTALS)
-    for column in ("", "mAP", "difference", *(f"ms, batch {batch}" for batch in measured.latency_ms)):
+    for column in ("", "bytes", "mAP", "difference", *(f"ms, batch {batch}" for batch in measured.latency_ms)):
         table.add_column(column, justify="right" if column else "left")
-    rows = (
-        ("PyTorch", record.scores.symmetric.mAP, "", record.network.cost.latency_ms),
-        (measured.runtime, measured.mAP, f"{measured.max_abs_difference:.1e}", measured.latency_ms),
-    )
-    for title, mAP, difference, latency in rows:
+    rows = [("PyTorch", size, record.scores.symmetric.mAP, "", record.network.cost.latency_ms)]
+    for each in dict.fromkeys((name.removesuffix("-int8"), name)):
+        if (export := record.exports.get(each)) is not None:
+            title = export.runtime + (", int8" if export.precision == "int8" else "")
+            rows.append((title, export.bytes, export.mAP, f"{export.max_abs_difference:.1e}", export.latency_ms))
+    for title, size, mAP, difference, latency in rows:
         times = (f"{latency[batch]:.2f}" if batch in latency else "" for batch in measured.latency_ms)
-        table.add_row(title, f"{100 * mAP:.2f}", difference, *times)
+        table.add_row(title, f"{size:,}", f"{100 * mAP:.2f}", difference, *times)
     return table

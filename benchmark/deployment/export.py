@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.deployment.int8 import quantize
 from benchmark.deployment.runtimes import INPUT, OUTPUT, Runtime
 from benchmark.deployment.student import Student
 from benchmark.errors import UserError, nearest
@@ -41,7 +42,13 @@ class ExportedStudent:
 
 
 def export_student(
-    student: Student, folder: Path, runtime: type[Runtime], *, preprocessing: str = "inside", threads: int = 1
+    student: Student,
+    folder: Path,
+    runtime: type[Runtime],
+    *,
+    preprocessing: str = "inside",
+    threads: int = 1,
+    calibration: Tensor | None = None,
 ) -> ExportedStudent:
     """Export a student to files in a folder, and load them.
 
@@ -54,6 +61,8 @@ def export_student(
         preprocessing: "inside" to take uint8 pixels of the student's size as input; "outside" to take normalized
             floats, as `DESCRIPTION_FILE` describes.
         threads: Number of CPU threads of the runtime.
+        calibration: (N, 3, H, W) uint8 training images to quantize the network to int8 with, which only ONNX supports;
+            None for float32.
 
     Raises:
         UserError: The network cannot be exported, or the runtime cannot use the device.
@@ -68,6 +77,11 @@ def export_student(
     try:
         with torch.no_grad():
             runtime.write(_Exportable(student, preprocessing), example, folder)
+            if calibration is not None:
+                quantize(
+                    folder / runtime.file,
+                    calibration if preprocessing == "inside" else student.network.normalize(calibration),
+                )
         exported = ExportedStudent(student, runtime(folder, student.device, threads), preprocessing)
     except UserError:
         raise

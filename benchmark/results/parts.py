@@ -243,13 +243,14 @@ class Export(Timed):
     """The student in another runtime.
 
     `runtime` is the name and version of the package that executed it; `bytes` is the size of the files. `preprocessing`
-    is "inside" if the exported network normalizes pixels. `max_abs_difference` is the largest difference between its
-    embeddings and those of PyTorch, both of unit length, over all `images` of the test set. The latencies include the
-    normalization of pixels.
+    is "inside" if the exported network normalizes pixels; `precision` is that of its computations. The largest
+    difference between its embeddings and those of PyTorch, both of unit length, over all `images` of the test set is
+    `max_abs_difference`. The latencies include the normalization of pixels.
     """
 
     runtime: Text
     preprocessing: Literal["inside", "outside"]
+    precision: Literal["float32", "int8"] = "float32"
     bytes: Count
     images: Count
     max_abs_difference: NonNegative

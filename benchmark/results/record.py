@@ -59,7 +59,8 @@ class Record(FrozenModel):
     `selected` if the network of the last epoch was deployed. `embedding` is the format in which the student's gallery
     was stored for the scores, see `benchmark.retrieval.EmbeddingFormat`, and `bytes_per_image` the size of a stored
     embedding; the first records, all of float32, lack both. `exports` holds what `benchmark export` has measured, by
-    format, and `latencies` what `benchmark latency` has measured, on any device and in any runtime.
+    format, such as "onnx" and "onnx-int8", and `latencies` what `benchmark latency` has measured, on any device and in
+    any runtime.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -44,6 +44,22 @@ def test_record_states_parity_and_latency(export, student, finished, to):
     assert load_student(student).record == record
 
 
+def test_int8(export, student):
+    """Beside the student in float32, which it is not compared with to three digits."""
+    assert export(student, "--to", "onnx")[0] == 0
+    code, out, err = export(student, "--to", "onnx", "--int8")
+    assert code == 0, err
+    exports = Record.read(student / "record.json").exports
+    whole, quantized = exports["onnx"], exports["onnx-int8"]
+    assert (whole.precision, quantized.precision) == ("float32", "int8")
+    assert quantized.max_abs_difference > 1e-3 and abs(quantized.mAP - whole.mAP) < 0.1
+    assert quantized.bytes == sum(path.stat().st_size for path in (student / "exports" / "onnx-int8").iterdir())
+    assert quantized.bytes < whole.bytes
+    assert f"{whole.runtime} " in out and f"{quantized.runtime}, int8" in out
+    change = float(re.search(r"int8 changes the mAP by ([-+][\d.]+) points", out)[1])
+    assert change == pytest.approx(100 * (quantized.mAP - whole.mAP), abs=0.02)
+
+
 def test_exports_of_a_run_are_kept(export, student, tmp_path):
     folder = tmp_path / "new" / "folder"
     for to, preprocessing in (("onnx", "inside"), ("torch-export", "outside")):
@@ -90,6 +106,7 @@ def test_record_of_another_run_is_kept(export, student, finished, tmp_path):
     [
         (("--to", "onx"), "--to onx: choose onnx, torch-export, openvino, tensorrt; did you mean 'onnx'"),
         (("--to", "onnx", "--preprocessing", "no"), "--preprocessing no: choose inside or outside"),
+        (("--to", "openvino", "--int8"), "--int8: only with --to onnx, not openvino"),
         (("--to", "tensorrt"), "--to tensorrt needs tensorrt: pip install"),
     ],
 )

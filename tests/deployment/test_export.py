@@ -6,6 +6,7 @@ from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -59,6 +60,12 @@ def difference(student: Student, exported, count: int) -> float:
     return float((embeddings - expected).abs().max())
 
 
+def cosines(student: Student, exported, count: int) -> torch.Tensor:
+    batch = images(student, count)
+    with torch.no_grad():
+        return F.cosine_similarity(student(batch), exported(batch))
+
+
 def build(**options) -> Student:
     torch.manual_seed(0)
     network = Embedder(**{"dim": 12, **options})
@@ -87,6 +94,38 @@ def test_own_resolution_of_the_network(preprocessing, tmp_path):
     assert difference(student, exported, 3) < 1e-5
 
 
+class TestInt8:
+    @preprocessings
+    def test_embeddings_are_similar(self, tiny_student, preprocessing, tmp_path):
+        calibration = images(tiny_student, 40)
+        exported = export_student(tiny_student, tmp_path, Onnx, preprocessing=preprocessing, calibration=calibration)
+        for count in (1, 2, 5):
+            assert cosines(tiny_student, exported, count).min() > 0.98
+            assert exported(images(tiny_student, count)).norm(dim=1) == pytest.approx(np.ones(count), abs=1e-5)
+        assert difference(tiny_student, exported, 5) > 1e-4
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["preprocessing.json", "student.onnx"]
+
+    def test_weights_are_off_by_half_a_level(self, tiny_student, tmp_path):
+        """Every output channel has 64 levels on either side of zero, the largest weight at one end."""
+        export_student(tiny_student, tmp_path, Onnx, calibration=images(tiny_student, 40))
+        graph = onnx.load(tmp_path / Onnx.file).graph
+        arrays = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+        sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+        quantized = []
+        for node in graph.node:
+            if node.op_type == "Conv":
+                codes, scale, zero = (arrays[name] for name in sources[node.input[1]].input)
+                assert codes.dtype == np.int8 and np.abs(codes).max() <= 64 and not zero.any()
+                quantized.append(codes * scale.reshape(-1, 1, 1, 1))
+        convolutions = [module for module in tiny_student.network.modules() if isinstance(module, nn.Conv2d)]
+        assert len(quantized) == len(convolutions) > 5
+        for module in convolutions:
+            weight = module.weight.detach().numpy()
+            level = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 64
+            similar = [each - weight for each in quantized if each.shape == weight.shape]
+            assert any((np.abs(each) <= 0.501 * level).all() for each in similar)
+
+
 def write_again(content: bytes, network, example, folder) -> None:
     (folder / Onnx.file).write_bytes(content)
 
@@ -109,6 +148,8 @@ def test_families(family, tmp_path, monkeypatch):
         if runtime is Onnx:  # which OpenVINO converts: exporting it again would take most of the time
             content = (tmp_path / Onnx.file).read_bytes()
             monkeypatch.setattr(Onnx, "write", partial(write_again, content))
+    quantized = export_student(student, tmp_path, Onnx, calibration=images(student, 40))
+    assert cosines(student, quantized, 3).min() > 0.85
 
 
 def follow(steps: list[dict], path) -> np.ndarray:
