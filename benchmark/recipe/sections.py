@@ -239,8 +239,8 @@ class Evaluate(Section):
     """The images on which the finished run is scored. `benchmark tune` scores on the validation images, each of which
     searches all others, without re-ranking."""
     embedding: Format = str(FLOAT32)
-    """The format in which the student's gallery is stored when the finished run is scored: see
-    `benchmark.retrieval.EmbeddingFormat`."""
+    """The format in which galleries are stored when the finished run is scored, such as `int8`: see
+    `benchmark.retrieval.EmbeddingFormat`. Validations, and the scores of the teacher, are of float32."""
     average_precision: AveragePrecision = "rectangular"
     """This key and the following ones replace rules of the dataset's protocol. Runs with non-default values are ranked
     on separate leaderboards."""

@@ -46,7 +46,7 @@ def conclusion(record: Record, rows: Sequence[Row]) -> str:
     Args:
         record: The record of the student.
         rows: The rows of the leaderboards. The student without distillation is compared if it is on the same board, at
-            the same budget.
+            the same budget, with a gallery in the same format.
     """
     mAP, teacher = record.scores.symmetric.mAP, record.teacher
     beginning, comparisons = "The student", []
@@ -55,13 +55,12 @@ def conclusion(record: Record, rows: Sequence[Row]) -> str:
         beginning = f"With {_percent(share)} % of the teacher's MACs, the student"
         comparisons.append(f"{_points(mAP - teacher.scores.mAP)} the teacher")
     own = next((row for row in rows if record.id in {each.id for each in row.records}), None)
-    for row in rows:
-        if own is None or own.method == BASELINE:
-            break
-        if (row.method, row.board, row.budget, row.embedding) == (BASELINE, own.board, own.budget, own.embedding):
+    if own is not None and own.method != BASELINE:
+        wanted = (BASELINE, own.board, own.budget, own.embedding)
+        alone = [row for row in rows if (row.method, row.board, row.budget, row.embedding) == wanted]
+        for row in alone[:1]:
             seeds = f"{len(row.records)} seed{'' if len(row.records) == 1 else 's'}"
             comparisons.append(f"{_points(mAP - row.mAP.mean)} the student trained alone ({seeds})")
-            break
     return f"{beginning} has an mAP of {_percent(mAP)}{', ' * bool(comparisons)}{' and '.join(comparisons)}."
 
 

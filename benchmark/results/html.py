@@ -63,7 +63,7 @@ def without_plots(page: str) -> str:
     return re.sub(r"(data:image/svg\+xml;base64,)[A-Za-z0-9+/=]*", r"\1", page)
 
 
-class Limit(NamedTuple):
+class _Limit(NamedTuple):
     """A budget by which a reader filters the rows of a table."""
 
     label: str
@@ -74,9 +74,9 @@ class Limit(NamedTuple):
 
 
 _LIMITS = (
-    Limit("Million MACs", "MACs", 1e6),
-    Limit("bytes per image", "bytes per image"),
-    Limit("ms for one image", "ms, batch 1"),
+    _Limit("Million MACs", "MACs", 1e6),
+    _Limit("bytes per image", "bytes per image"),
+    _Limit("ms for one image", "ms, batch 1"),
 )
 
 
@@ -95,7 +95,7 @@ class _Section:
     plot: str | None = None
     plot_text: str = ""
     notes: Sequence[str] = ()
-    limits: Sequence[Limit] = ()
+    limits: Sequence[_Limit] = ()
 
 
 def _board_sections(board: Board, plot: str) -> Iterator[_Section]:

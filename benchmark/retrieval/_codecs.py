@@ -20,37 +20,37 @@ _LEVELS = 255
 _KMEANS_ITERATIONS = 25
 
 
-def fit(format: EmbeddingFormat, dim: int, training: Any = None) -> "Codec":
+def fit(embedding: EmbeddingFormat, dim: int, training: Any = None) -> "Codec":
     """Return the encoder of a format; see `EmbeddingFormat.fit`."""
-    format.require(dim)
+    embedding.require(dim)
     vectors = None
-    if format.learned:
+    if embedding.learned:
         if training is None:
             raise ValueError("needs embeddings of training images, from which the format is learned")
         listed = Embeddings(training, torch.zeros(len(training), dtype=torch.int64, device=_device(training)))
         if listed.vectors.shape[1] != dim:
             raise ValueError(f"the training embeddings have {listed.vectors.shape[1]} values, and the others {dim}")
-        format.require_training(len(listed))
+        embedding.require_training(len(listed))
         vectors = _unit(listed.vectors, listed.scale)
-    return _CODECS[format.kind].fit(format, dim, vectors)
+    return _CODECS[embedding.kind].fit(embedding, dim, vectors)
 
 
 class Codec(ABC):
     """Encodes embeddings in a format.
 
     Args:
-        format: The format.
+        embedding: The format.
         dim: Size of the embeddings.
     """
 
-    def __init__(self, format: EmbeddingFormat, dim: int) -> None:
-        self.format = format
+    def __init__(self, embedding: EmbeddingFormat, dim: int) -> None:
+        self.format = embedding
         self.dim = dim
 
     @classmethod
-    def fit(cls, format: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
+    def fit(cls, embedding: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
         """Learn the format from (N, dim) training vectors of unit length; None if nothing is learned."""
-        return cls(format, dim)
+        return cls(embedding, dim)
 
     @abstractmethod
     def encode(self, vectors: Floats) -> NDArray[Any]:
@@ -99,15 +99,15 @@ class _Float(Codec):
 
 
 class _Int8(Codec):
-    def __init__(self, format: EmbeddingFormat, dim: int, low: Floats, high: Floats) -> None:
-        super().__init__(format, dim)
+    def __init__(self, embedding: EmbeddingFormat, dim: int, low: Floats, high: Floats) -> None:
+        super().__init__(embedding, dim)
         self.low = low
         self.step = (high - low) / np.float32(_LEVELS)
 
     @classmethod
-    def fit(cls, format: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
+    def fit(cls, embedding: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
         assert training is not None
-        return cls(format, dim, training.min(axis=0), training.max(axis=0))
+        return cls(embedding, dim, training.min(axis=0), training.max(axis=0))
 
     def encode(self, vectors: Floats) -> NDArray[Any]:
         # A dimension without a range has one level.
@@ -132,17 +132,17 @@ class _Binary(Codec):
 
 
 class _Pca(Codec):
-    def __init__(self, format: EmbeddingFormat, dim: int, mean: Floats, components: Floats) -> None:
-        super().__init__(format, dim)
+    def __init__(self, embedding: EmbeddingFormat, dim: int, mean: Floats, components: Floats) -> None:
+        super().__init__(embedding, dim)
         self.mean = mean
         self.components = components
 
     @classmethod
-    def fit(cls, format: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
+    def fit(cls, embedding: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
         from sklearn.decomposition import PCA  # slow to import
 
-        pca = PCA(format.size, svd_solver="covariance_eigh").fit(training)
-        return cls(format, dim, pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
+        pca = PCA(embedding.size, svd_solver="covariance_eigh").fit(training)
+        return cls(embedding, dim, pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
 
     def encode(self, vectors: Floats) -> NDArray[Any]:
         return self.project(vectors)
@@ -155,18 +155,18 @@ class _Pca(Codec):
 
 
 class _Pq(Codec):
-    def __init__(self, format: EmbeddingFormat, dim: int, quantizer: Any) -> None:
-        super().__init__(format, dim)
+    def __init__(self, embedding: EmbeddingFormat, dim: int, quantizer: Any) -> None:
+        super().__init__(embedding, dim)
         self.quantizer = quantizer
         """A trained `faiss.ProductQuantizer`."""
 
     @classmethod
-    def fit(cls, format: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
-        quantizer = import_faiss().ProductQuantizer(dim, format.size, format.bits)
+    def fit(cls, embedding: EmbeddingFormat, dim: int, training: Floats | None) -> Self:
+        quantizer = import_faiss().ProductQuantizer(dim, embedding.size, embedding.bits)
         quantizer.cp.niter = _KMEANS_ITERATIONS
         quantizer.cp.min_points_per_centroid = 1  # it warns of fewer on the standard error, without saying what of
         quantizer.train(training)
-        return cls(format, dim, quantizer)
+        return cls(embedding, dim, quantizer)
 
     def encode(self, vectors: Floats) -> NDArray[Any]:
         codes: NDArray[Any] = self.quantizer.compute_codes(vectors)
