@@ -1,6 +1,8 @@
 """`benchmark export`."""
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,12 @@ from benchmark import load_student
 from benchmark.deployment.export import ExportedStudent
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
+
+
+@pytest.fixture
+def finished(finished, tmp_path) -> Path:
+    """A copy, because exports are added to its runs."""
+    return Path(shutil.copytree(finished, tmp_path / "finished"))
 
 
 @pytest.fixture
