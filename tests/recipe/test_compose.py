@@ -308,8 +308,20 @@ OTHER_VALUES: dict[str, Any] = {
     "image_size": [8, 8],
     "student.image_size": [8, 8],
     "teacher.network.image_size": [8, 8],
-    "train.optimizer.clip_grad": 1.0,
-    "teacher.train.optimizer.clip_grad": 1.0,
+    **{
+        f"{train}.{key}": value
+        for train in ("train", "teacher.train")
+        for key, value in {
+            "ema": 0.5,
+            "augment.load_size": [8, 8],
+            "augment.transforms": [{"type": "RandomGrayscale"}],
+            "optimizer.clip_grad": 1.0,
+            "optimizer.lr_times.neck": 2.0,
+            "optimizer.lr_times.head": 2.0,
+            "task.margin": {"type": "arcface", "margin": 0.5},
+            "task.losses": [{"type": "CircleLoss"}],
+        }.items()
+    },
 }
 OTHER_CHOICES: dict[str, Any] = {
     "background": "black",
@@ -359,11 +371,19 @@ class TestHash:
         changed = compose("mirror", "swatches", settings=[f"{key}={WITHOUT_EFFECT[key]}"])
         assert changed.hash == compose("mirror", "swatches").hash
 
+    def test_decay_and_milestones(self):
+        for train in ("train", "teacher.train"):
+            settings = [f"{train}.schedule.decay=steps", f"{train}.schedule.milestones=[4]"]
+            changed = compose("mirror", "swatches", settings=settings).hash
+            assert changed != compose("mirror", "swatches", settings=[settings[0], f"{settings[1][:-2]}5]"]).hash
+            assert changed != compose("mirror", "swatches").hash
+
     def test_depends_on_every_other_value(self, values):
         hashes = {compose("mirror", "swatches").hash: "no change"}
         for key, value in values.items():
-            # A budget needs a student of the dataset, and settings need a file.
-            if key not in WITHOUT_EFFECT and key != "budget" and not key.startswith("settings"):
+            # A budget needs a student of the dataset, settings need a file, and milestones belong to a decay in steps.
+            together = ("budget", "settings.source", "settings.study")
+            if key not in (*WITHOUT_EFFECT, *together) and not key.endswith(("schedule.decay", "schedule.milestones")):
                 changed = compose("mirror", "swatches", settings=[f"{key}={json.dumps(self.other(key, value))}"])
                 assert changed.hash not in hashes, f"{key} gives the hash of {hashes.get(changed.hash)}"
                 hashes[changed.hash] = key

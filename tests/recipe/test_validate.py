@@ -60,7 +60,7 @@ def test_unknown_key_of_a_dataclass(mistakes):
         ("seed='1'", "seed in --set: should be a valid integer, not '1'"),
         ("seed=-1", "seed in --set: should be greater than or equal to 0, not -1"),
         ("train.optimizer.nesterov=1", "train.optimizer.nesterov in --set: should be true or false, not 1"),
-        ("train.optimizer.type=sgdd", "train.optimizer.type in --set: should be 'sgd' or 'adamw', not 'sgdd'"),
+        ("train.optimizer.type=sgdd", "train.optimizer.type in --set: should be 'sgd', 'adam' or 'adamw', not 'sgdd'"),
         ("train.optimizer.lr=.inf", "train.optimizer.lr in --set: should be a finite number, not inf"),
         ("image_size=32", "image_size in --set: should be a list, not 32"),
         ("image_size=[1, 2, 3]", "image_size in --set: should have at most 2 entries, not [1, 2, 3]"),
