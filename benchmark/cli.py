@@ -17,6 +17,7 @@ import typer
 
 from benchmark.data import default_data_root
 from benchmark.errors import UserError
+from benchmark.utils.launch import launch
 from benchmark.utils.lifetime import BROKEN_PIPE, interruption, is_broken_pipe, notes
 from benchmark.utils.machine import shortage
 from benchmark.utils.paths import user_path
@@ -61,13 +62,24 @@ def _require_folder(path: Path) -> Path:
     return path
 
 
+_SHARED = ("run", "evaluate")
+"""Commands that several processes can share."""
+
+
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and commit.")
     ] = False,
 ) -> None:
     """Options that come before the command."""
+    started = launch()
+    if started.processes > 1 and context.invoked_subcommand not in _SHARED:
+        raise UserError(
+            f"{started.processes} processes were started, and `benchmark {context.invoked_subcommand}` is for a single "
+            f"one: start it without the launcher; {' and '.join(_SHARED)} share their work among processes"
+        )
     for argument in sys.argv[1:]:
         if not argument or re.fullmatch("--[a-z-]+=", argument):  # such as `--data-root "$UNSET"`
             raise UserError(f"an empty argument{f', {argument}' if argument else ''}: give a value, or leave it out")
@@ -115,7 +127,7 @@ Arguments = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu, cuda, cuda:1, xpu or mps.")]
 DataRoot = Annotated[
     Path,
     typer.Option(
@@ -211,12 +223,15 @@ def run(
     from benchmark.commands.run import run as run_experiment
     from benchmark.experiment.environment import choose_device
     from benchmark.experiment.experiment import Experiment
+    from benchmark.utils.distributed import on_main, process_group
 
-    experiment = Experiment(recipe, work_dir=work_dir, data_root=data_root, device=choose_device(device), resume=resume)
-    if dry_run:
-        preview(experiment, leaderboards)
-        return
-    run_experiment(experiment, leaderboards)
+    chosen = choose_device(device)
+    with process_group(chosen):
+        experiment = Experiment(recipe, work_dir=work_dir, data_root=data_root, device=chosen, resume=resume)
+        if dry_run:
+            on_main(lambda: preview(experiment, leaderboards))
+        else:
+            run_experiment(experiment, leaderboards)
 
 
 @app.command()

@@ -209,6 +209,10 @@ class Method(nn.Module):
     teacher_taps: Sequence[str] = ()
     """Feature maps of the teacher that `loss` reads. Taps are read after `prepare`, which may set them. Taps set by the
     constructor are checked before training and have to be (B, C, H, W) feature maps."""
+    maps_per_image: ClassVar[bool] = False
+    """Whether all terms that read feature maps are means over the images of a batch. Several processes that share a
+    batch then read the maps of their own images; otherwise, the maps of all images are gathered, at a cost. All other
+    outputs, the labels and the indices are always those of the whole batch, and every process computes the loss."""
     budget: Budget | None = None
     """The cost at which compression stops; the record states whether it was met."""
 
@@ -241,7 +245,7 @@ class Method(nn.Module):
         Args:
             student: Outputs of the student for the batch, with gradient.
             teacher: Outputs of the teacher for the batch, without gradient; None if the run has no teacher.
-            batch: Images, labels, cameras and indices.
+            batch: Labels, cameras and indices of the same images; `images` are those of this process only.
 
         Returns:
             Weighted scalar terms by name. Each is optimized and logged.

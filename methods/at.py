@@ -45,6 +45,7 @@ class AT(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    maps_per_image = True
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(100, 10000)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"form": "paper", "weight": 1.0}}
 

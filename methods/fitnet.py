@@ -46,6 +46,7 @@ class FitNet(Method):
     """
 
     kind: ClassVar[str] = "embeddings"
+    maps_per_image = True
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.2, 20)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {"on": "stages", "weight": 100.0, "stages": (2,)}

@@ -40,6 +40,7 @@ class NST(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    maps_per_image = True
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(5, 500)}
 
     def __init__(

@@ -46,6 +46,7 @@ class OFD(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    maps_per_image = True
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(1e-05, 0.001)}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cifar": {"weight": 1e-3}}
 

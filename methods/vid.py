@@ -47,6 +47,7 @@ class VID(Method):
     """
 
     kind: ClassVar[str] = "feature maps"
+    maps_per_image = True
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10), "variance": Range(0.5, 50)}
 
     def __init__(

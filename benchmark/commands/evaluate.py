@@ -29,7 +29,7 @@ from benchmark.retrieval.approximate import INDEXES, choose_index, require_appro
 from benchmark.retrieval.embedding_format import FLOAT32
 from benchmark.utils.console import echo
 from benchmark.utils.distributed import process_group
-from benchmark.utils.variables import launch
+from benchmark.utils.launch import launch
 from benchmark.utils.writable import require_output
 
 GALLERIES = ("student", "teacher")

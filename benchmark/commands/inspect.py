@@ -47,7 +47,7 @@ def inspect(
         dataset: Name of the dataset to evaluate on; the dataset of the run if None.
         settings: Dataset options and evaluation settings to change, as `key=value`.
         data_root: Folder of all datasets.
-        device: "auto", "cpu" or "cuda".
+        device: See `choose_device`.
 
     Raises:
         UserError: The run or dataset does not exist, or `output` is not an HTML file name.

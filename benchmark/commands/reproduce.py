@@ -30,7 +30,7 @@ def reproduce(
         settings: Changes of the recipe that cannot change the result, each `key=value`, such as `dataset.path`.
         work_dir: Folder for the new runs.
         data_root: Folder of the datasets.
-        device: "auto", "cpu" or "cuda".
+        device: See `choose_device`.
         resume: Whether to continue an unfinished run.
 
     Returns:

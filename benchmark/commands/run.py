@@ -12,12 +12,17 @@ from benchmark.results.record import Record
 from benchmark.results.rows import group_records
 from benchmark.results.store import load_records, record_name
 from benchmark.utils.console import Console
+from benchmark.utils.distributed import on_main
 
 
 def run(experiment: Experiment, leaderboards: Path) -> None:
     """Run an experiment, print the result, and add its records to the leaderboards."""
-    require_leaderboards(experiment, leaderboards)
+    on_main(lambda: require_leaderboards(experiment, leaderboards))
     record = experiment.run()
+    on_main(lambda: _conclude(experiment, record, leaderboards))
+
+
+def _conclude(experiment: Experiment, record: Record, leaderboards: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(result_table(record))
     with suppress(UserError):  # adding the record to the leaderboards reports it

@@ -32,7 +32,7 @@ def embed(
         index: Kind of index.
         batch_size: Number of images embedded at a time.
         skip_broken: Whether to leave out images that cannot be decoded.
-        device: "auto", "cpu" or "cuda".
+        device: See `choose_device`.
 
     Raises:
         UserError: There is no student, no image or no such index, or `output` has other content.
@@ -66,7 +66,7 @@ def search(images: Sequence[Path], index: Path, *, count: int, output: Path, dev
         index: The folder that `embed` has written.
         count: Number of images to find for each.
         output: The page.
-        device: "auto", "cpu" or "cuda".
+        device: See `choose_device`.
 
     Raises:
         UserError: There is no index, or an image cannot be read.

@@ -11,6 +11,7 @@ from rich.box import HORIZONTALS
 from rich.table import Table
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.inputs import describe_data, require_same_data
@@ -21,7 +22,7 @@ from benchmark.results.parts import Data
 from benchmark.results.record import Record
 from benchmark.results.rows import Statistic
 from benchmark.results.store import add_record, load_records, record_name
-from benchmark.suite.executors import Cluster, Executor, Processes
+from benchmark.suite.executors import Cluster, Executor, Processes, visible_gpus
 from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
 from benchmark.suite.scheduler import Outcome, run_all
@@ -43,7 +44,15 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
 
     Returns:
         Whether all runs succeeded.
+
+    Raises:
+        UserError: Runs on the cluster need a GPU, and none is requested.
     """
+    if ray is not None and not gpus and options.device.partition(":")[0] == "cuda":
+        raise UserError(
+            f"--device {options.device}: Ray hides all GPUs from runs that request none; add --gpus 1, or use "
+            "--device cpu"
+        )
     recipes = grid.recipes()
     for sentence in student_only(grid.config, grid.settings):
         notify(f"note: {sentence}")
@@ -90,7 +99,7 @@ def _suite(
         if jobs > 1 and ray is None:
             latencies_pending.touch()
         cpus = max(job.recipe.runtime.threads or threads for job in pending)
-        executor: Executor = Processes(jobs) if ray is None else Cluster(ray, cpus, gpus)
+        executor: Executor = Processes(jobs, visible_gpus(options.device)) if ray is None else Cluster(ray, cpus, gpus)
         outcomes = run_all(pending, executor, console)
     if latencies_pending.exists():
         from benchmark.suite.latencies import measure_latencies  # imports timm, which a dry run does not need

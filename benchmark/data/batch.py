@@ -52,12 +52,22 @@ class PKBatchSampler(Sampler[list[Draw]]):
         seed: Seed of the run.
         views: Number of augmented views of each image. They are consecutive in a batch, which then has P * K * views
             entries.
+        part: The entries of each batch to yield, which several processes share; all by default.
 
     Raises:
         UserError: There are fewer than P identities, or P or K is less than 1.
     """
 
-    def __init__(self, labels: Sequence[int], identities: int, images: int, *, seed: int, views: int = 1) -> None:
+    def __init__(
+        self,
+        labels: Sequence[int],
+        identities: int,
+        images: int,
+        *,
+        seed: int,
+        views: int = 1,
+        part: slice = slice(None),
+    ) -> None:
         unique, self._labels, self._counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
         if identities < 1 or images < 1:
             raise UserError(f"a batch needs at least 1 identity and 1 image of each, not {identities} and {images}")
@@ -70,6 +80,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         self.images = images
         self.seed = seed
         self.views = views
+        self.part = part
         self.epoch = 0
         self._batches = max(1, len(self._labels) // (identities * images))
 
@@ -89,7 +100,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         indices = self._image_indices(visits, rng)[batches].reshape(shape).repeat(self.views, axis=1)
         seeds = rng.integers(2**63, size=indices.shape)
         for row, row_seeds in zip(indices.tolist(), seeds.tolist(), strict=True):
-            yield [Draw(position, seed) for position, seed in zip(row, row_seeds, strict=True)]
+            yield [Draw(position, seed) for position, seed in zip(row[self.part], row_seeds[self.part], strict=True)]
 
     def _identity_visits(self, rng: np.random.Generator) -> np.ndarray:
         """Return the (V,) identity of each visit. Visits to one identity are consecutive, at most one per batch."""

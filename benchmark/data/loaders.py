@@ -16,6 +16,7 @@ from benchmark.data.images import Images
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import Sample
 from benchmark.errors import UserError
+from benchmark.utils.distributed import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def train_loader(
     """Return a loader of augmented training batches; call `batch_sampler.set_epoch` before each epoch.
 
     The batches are a pure function of (dataset, size, transform, identities, images, views, seed, epoch), bit for bit,
-    for any number of workers and any kind of cache.
+    for any number of workers and any kind of cache. Several processes share each batch: the first one loads its first
+    images, and so on.
 
     Args:
         dataset: The dataset whose training images are loaded.
@@ -91,11 +93,13 @@ def train_loader(
     """
     decoded = loading.images(dataset.train, f"{dataset.name}-train", dataset.contents)
     training = TrainingImages(dataset, decoded, transform)
-    sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed=seed, views=views)
+    batch = identities * images * views
+    own = part(batch)
+    sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed=seed, views=views, part=own)
     return BatchLoader(
         training,
         sampler,
-        batch_size=identities * images * views,
+        batch_size=own.stop - own.start,
         workers=loading.workers,
         device=loading.device,
         persistent=True,

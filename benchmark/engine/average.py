@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.model.surgery import ChannelSelection, select
 
-_STATISTICS = ("running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
 
 
 class WeightAverage:
@@ -47,7 +47,7 @@ class WeightAverage:
             name = names[id(change.parameter)]
             self.values[name] = select(self.values[name], change.dim, change.index)
             prefix, _, kind = name.rpartition(".")
-            for statistic in _STATISTICS if kind == "weight" else ():
+            for statistic in STATISTICS if kind == "weight" else ():
                 if (key := f"{prefix}.{statistic}") in self.values:
                     self.values[key] = select(self.values[key], 0, change.index)
 

@@ -33,6 +33,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "optimizer": dict,
     "schedulers": list,
     "threads": int,
+    "processes": int,
     "random": Tensor,
     "cuda_random": (Tensor, type(None)),
     "best": (dict, type(None)),
@@ -72,6 +73,7 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
     missing: dict[str, Any] = {
         "format": FORMAT,
         "recipe": training,
+        "processes": 1,
         "best": None,
         "scaler": {},
         "task": {},
@@ -89,8 +91,8 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
         raise _refused(path, "belongs to the training of another recipe")
     if not 1 <= content["epoch"] <= epochs:
         raise _refused(path, f"is of epoch {content['epoch']}, but the training has {epochs} epochs")
-    if content["iter"] < content["epoch"] or content["threads"] < 1:
-        raise _refused(path, "has impossible counts of steps or threads")
+    if content["iter"] < content["epoch"] or min(content["threads"], content["processes"]) < 1:
+        raise _refused(path, "has impossible counts of steps, threads or processes")
     if not is_state(content["best"], content["epoch"]):
         raise _refused(path, "has an invalid value of 'best'")
     return content

@@ -18,10 +18,11 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.utils.atomic import atomic_path
+from benchmark.utils.distributed import average_
 
 CPU = torch.device("cpu")
 # mmengine's schedulers count the optimizer's steps, of which a scaler may skip the first ones.
@@ -42,7 +43,7 @@ class DistillOptimWrapper(OptimWrapper):
     """An optimizer with autocast on any device, and a callback between backward pass and step.
 
     mmengine's `AmpOptimWrapper` refuses CPUs, and leaves the gradients scaled until they are clipped. Here, they are
-    complete before the callback.
+    complete before the callback, and averaged if several processes share the batch.
 
     float16 has a small range, so the loss is multiplied by a scale that is as large as the gradients allow. If a
     gradient exceeds the range, the scale is halved and the optimizer skips the step. The callback is then called with
@@ -79,6 +80,7 @@ class DistillOptimWrapper(OptimWrapper):
         super().backward(self.scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs: Any) -> None:
+        average_(self._gradients())
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
             self._clear_overflow()
@@ -88,10 +90,13 @@ class DistillOptimWrapper(OptimWrapper):
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
 
+    def _gradients(self) -> list[Tensor]:
+        groups = self.optimizer.param_groups
+        return [each.grad for group in groups for each in group["params"] if each.grad is not None]
+
     def _clear_overflow(self) -> None:
         """Set all gradients to zero if one of them is not finite. Waits for the device, as the scaler does anyway."""
-        groups = self.optimizer.param_groups
-        gradients = [each.grad for group in groups for each in group["params"] if each.grad is not None]
+        gradients = self._gradients()
         if not torch.nn.utils.get_total_norm(gradients, math.inf).isfinite():
             torch._foreach_zero_(gradients)
 

@@ -14,6 +14,7 @@ from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
+from benchmark.utils.distributed import gathered, processes
 from benchmark.utils.precision import full_precision
 
 
@@ -63,19 +64,32 @@ class Distiller(InitializedModel):
         if mode == "predict":
             with full_precision(images.device):
                 return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
-        batch = Batch(images, labels, cameras, indices)
         student, teacher = self.student_features(images), None
         if self.teacher_features is not None:
             with torch.no_grad():
                 teacher = self.teacher_features(images)
         with full_precision(images.device):
-            student, teacher = student.upcast(), teacher and teacher.upcast()
-            terms = self.task(student, labels)
+            student = self._of_the_batch(student)
+            teacher = None if teacher is None else self._of_the_batch(teacher)
+            batch = Batch(images, *map(gathered, (labels, cameras, indices)))
+            terms = self.task(student, batch.labels)
             added = self.method.loss(student, teacher, batch)
         _check_terms(added, terms)
         terms |= added
         # mmengine adds up the terms whose names begin with "loss", and only logs the others.
         return {f"loss_{name}": term for name, term in terms.items()}
+
+    def _of_the_batch(self, outputs: Features) -> Features:
+        """Return outputs for the whole batch, which several processes share, in float32 or float64.
+
+        Feature maps are large. They are gathered only if a method that reads them needs those of all images at once.
+        """
+        maps = any(
+            (part.student_taps or part.teacher_taps) and not part.maps_per_image
+            for part in self.method.modules()
+            if isinstance(part, Method) and not part.parts
+        )
+        return outputs.of_all_processes(maps).upcast() if processes() > 1 else outputs.upcast()
 
 
 def _check_terms(added: Any, task: Mapping[str, Tensor]) -> None:

@@ -25,11 +25,13 @@ from benchmark.engine.checkpoint import (
 )
 from benchmark.engine.compat import save_checkpoint
 from benchmark.engine.files import note_skipped, read_metrics, write_metrics
+from benchmark.engine.processes import average_statistics, mean_values, require_equal
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.method import Progress
 from benchmark.model.surgery import prune_optimizer_state
 from benchmark.utils.console import Console, notify
+from benchmark.utils.distributed import from_all, on_main, processes
 
 READ_EVERY = 50
 """Number of steps between updates of the losses in the progress bar. Each update waits for the device."""
@@ -48,6 +50,15 @@ class RetrievalMetric(BaseMetric):
         super().__init__()
         self.test = test
 
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Score the images of all processes.
+
+        mmengine would score on one of them, and scoring needs all.
+        """
+        metrics = self.compute_metrics(self.results)
+        self.results.clear()
+        return metrics
+
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         self.results.extend(tuple(sample) for sample in data_samples)
 
@@ -62,6 +73,8 @@ class RetrievalMetric(BaseMetric):
 
 class StructureHook(Hook):
     """Calls the method after every epoch to change the student's structure, and prunes the optimizer's state to match.
+
+    Several processes first average their batch norm statistics. Afterwards, their networks must be equal.
 
     Args:
         compiled: Whether forward passes are compiled; a structural change then discards the compiled code.
@@ -85,6 +98,7 @@ class StructureHook(Hook):
             self.average.update(runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
+        average_statistics(runner.model, self.average)
         progress = Progress(epoch=runner.epoch + 1, epochs=runner.max_epochs, step=runner.iter)
         changes = runner.model.method.after_epoch(runner.model.student, progress)
         prune_optimizer_state(runner.optim_wrapper.optimizer, changes)
@@ -94,6 +108,7 @@ class StructureHook(Hook):
             if self.compiled:
                 torch.compiler.reset()  # otherwise torch stops compiling after eight changes of shape
             gc.collect()  # frees the last step's graph, which has the old shapes and may be in a reference cycle
+        require_equal(runner.model, runner.epoch + 1)
 
 
 class FreezeHook(Hook):
@@ -130,7 +145,8 @@ class SkippedHook(Hook):
         self.folder = folder
 
     def after_train_epoch(self, runner: Runner) -> None:
-        note_skipped(self.folder, runner.train_dataloader.source.images.broken())
+        broken = from_all(runner.train_dataloader.source.images.broken())
+        on_main(lambda: note_skipped(self.folder, {path for paths in broken for path in paths}))
 
 
 class CheckpointHook(Hook):
@@ -176,10 +192,9 @@ class CheckpointHook(Hook):
         if self.average is not None:
             load_average(self.path, self.average, content)
         load_optimization_state(self.path, runner.optim_wrapper, runner.param_schedulers, content)
-        if content["threads"] != (threads := torch.get_num_threads()):
-            notify(
-                f"resumed with {threads} threads instead of {content['threads']}: the result will not be bit-identical"
-            )
+        for unit, now in (("threads", torch.get_num_threads()), ("processes", processes())):
+            if content[unit] != now:
+                notify(f"resumed with {now} {unit} instead of {content[unit]}: the result will not be bit-identical")
         runner.continue_from(content["epoch"], content["iter"])
         load_random_state(self.path, next(runner.model.parameters()).device, content)
 
@@ -188,7 +203,7 @@ class CheckpointHook(Hook):
         if runner.val_loop is None or (epoch % runner.val_interval and epoch < runner.max_epochs):
             if self.average is not None and epoch == runner.max_epochs:
                 self.average.swap()
-            self._save(runner, epoch)
+            on_main(lambda: self._save(runner, epoch))
 
     def before_val_epoch(self, runner: Runner) -> None:
         if self.average is not None:
@@ -201,7 +216,7 @@ class CheckpointHook(Hook):
                 self.best.restore(runner.model.student, runner.model.method)
         if self.average is not None and runner.epoch < runner.max_epochs:
             self.average.swap()
-        self._save(runner, runner.epoch)
+        on_main(lambda: self._save(runner, runner.epoch))
 
     def _save(self, runner: Runner, epoch: int) -> None:
         model = runner.model
@@ -220,6 +235,7 @@ class CheckpointHook(Hook):
                 "scaler": runner.optim_wrapper.scaler.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
                 "threads": torch.get_num_threads(),
+                "processes": processes(),
                 "random": torch.get_rng_state(),
                 "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
                 "best": None if self.best is None else self.best.state,
@@ -235,7 +251,7 @@ class ProgressHook(Hook):
     On a terminal the progress is a bar with losses, learning rate, speed and remaining time; elsewhere it is a line per
     epoch. The metrics of an epoch are its mean losses, learning rate, images per second, the method's report and, if
     there was a validation, its scores. Losses are added up on the device and read once per epoch, so the host rarely
-    waits for the device.
+    waits for the device. Of several processes, the main one shows and writes; losses are means over all of them.
 
     Args:
         title: Name of the training.
@@ -259,6 +275,10 @@ class ProgressHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Drop the metrics of epochs that a resumed run repeats, and start the bar."""
+        on_main(lambda: self._start(runner))
+        self.train_start, self.first_step = time.perf_counter(), runner.iter
+
+    def _start(self, runner: Runner) -> None:
         self.rows = [row for row in read_metrics(self.folder) if row["epoch"] <= runner.epoch]
         report = runner.model.method.report(runner.model.student)
         if report and not self.rows:
@@ -275,7 +295,6 @@ class ProgressHook(Hook):
             self.bar = ProgressBar(*columns, console=self.console, refresh_per_second=2, expand=True)
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=runner.max_iters, completed=runner.iter, state="")
-        self.train_start, self.first_step = time.perf_counter(), runner.iter
 
     def before_train_epoch(self, runner: Runner) -> None:
         self.sums = {}
@@ -298,7 +317,7 @@ class ProgressHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         steps = len(runner.train_dataloader)
-        losses = {name: float(value) / steps for name, value in self.sums.items()}  # waits for the device
+        losses = mean_values({name: float(value) / steps for name, value in self.sums.items()})  # waits for the device
         seconds = time.perf_counter() - self.epoch_start
         not_finite = [name for name, value in losses.items() if not math.isfinite(value)]
         if not_finite:
@@ -307,12 +326,15 @@ class ProgressHook(Hook):
                 "set optimizer.clip_grad or add schedule.warmup_epochs, in `train` or, for a teacher, in "
                 "`teacher.train`"
             )
+        on_main(lambda: self._end_epoch(runner, losses, seconds))
+
+    def _end_epoch(self, runner: Runner, losses: Mapping[str, float], seconds: float) -> None:
         row = {
             "epoch": runner.epoch + 1,
             **losses,
             "seconds": seconds,
             "lr": runner.optim_wrapper.get_lr()["lr"][0],
-            "images_per_second": steps * self.batch_size / seconds,
+            "images_per_second": len(runner.train_dataloader) * self.batch_size / seconds,
             **runner.model.method.report(runner.model.student),
         }
         self.rows.append(row)
@@ -321,10 +343,13 @@ class ProgressHook(Hook):
         self._show(runner, row)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self.rows[-1] |= metrics or {}
+        on_main(lambda: self._end_validation(runner, metrics or {}))
+
+    def _end_validation(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+        self.rows[-1] |= metrics
         write_metrics(self.folder, self.rows)
-        runner.visualizer.add_scalars(metrics or {}, step=runner.epoch)
-        self._print(runner, "  ".join(f"{name} {value:.4f}" for name, value in (metrics or {}).items()))
+        runner.visualizer.add_scalars(dict(metrics), step=runner.epoch)
+        self._print(runner, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
     def after_train(self, runner: Runner) -> None:
         self.stop()

@@ -33,6 +33,7 @@ from benchmark.evaluation import TestSet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
+from benchmark.utils.distributed import is_main_process, on_main
 from benchmark.utils.memory import keep_freed_memory
 from benchmark.utils.precision import autocast_dtype
 
@@ -83,7 +84,7 @@ def train(
     )
 
     checkpoint, training, content = folder / LAST_CHECKPOINT, training_hash(recipe, type(test.dataset)), None
-    if resume and checkpoint.exists():
+    if resume and on_main(checkpoint.exists):
         content = read_checkpoint(checkpoint, training, settings.schedule.epochs)
         if content["epoch"] == settings.schedule.epochs:
             load_model_state(checkpoint, distiller, content)
@@ -93,6 +94,7 @@ def train(
     best = BestEpoch(content and content["best"]) if recipe.evaluate.epoch == "best" else None
     average = None if settings.ema is None else WeightAverage(student, settings.ema)
     optimizer = build_optimizer(distiller, settings.optimizer)
+    tensorboard = recipe.runtime.tensorboard and is_main_process()
     progress = ProgressHook(title, folder, settings.sampler.batch_size)
     runner = QuietRunner(
         model=distiller,
@@ -111,7 +113,7 @@ def train(
         ],
         visualizer=Visualizer(
             name=f"{folder.name}-{time.time_ns()}",  # unique, because mmengine keeps visualizers by name
-            vis_backends=[{"type": "TensorboardVisBackend"}] if recipe.runtime.tensorboard else None,
+            vis_backends=[{"type": "TensorboardVisBackend"}] if tensorboard else None,
             save_dir=str(folder / "tensorboard"),
         ),
         randomness={"seed": recipe.seed},
@@ -173,4 +175,5 @@ def _validation(recipe: Recipe, test: TestSet) -> dict[str, Any]:
     if not recipe.evaluate.every:
         return {}
     validation = test.validation()
-    return {"val_dataloader": validation.loader(), "val_cfg": {}, "val_evaluator": [RetrievalMetric(validation)]}
+    # Validation images are one list that is searched in itself, of which each process embeds its share.
+    return {"val_dataloader": validation.loader("query"), "val_cfg": {}, "val_evaluator": [RetrievalMetric(validation)]}

@@ -1,32 +1,70 @@
 """The device, hardware and software of a run."""
 
 import platform
+import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 
 from benchmark.errors import UserError
 from benchmark.results.parts import Environment
+from benchmark.utils.launch import launch
 from benchmark.utils.machine import cores
+
+_ACCELERATORS: Final[Mapping[str, tuple[Any, str]]] = {
+    "cuda": (torch.cuda, "CUDA device"),
+    "xpu": (torch.xpu, "Intel GPU"),
+    "mps": (torch.mps, "Apple GPU"),
+}
+"""The module of torch and the name of each kind of accelerator."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called "auto" (CUDA if available), "cpu" or "cuda".
+    """Return the device of this process.
+
+    Args:
+        name: "auto" (CUDA if available), "cpu", "mps", or "cuda" or "xpu" with or without a number, as in "cuda:1". Of
+            several processes that share a command, each gets the CUDA device of its number on the machine.
 
     Raises:
-        UserError: The name is unknown, or CUDA is requested and not available.
+        UserError: The name is unknown, or torch finds no such device.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}: choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no CUDA device; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", *_ACCELERATORS) or (":" in name and not re.fullmatch(r"(cuda|xpu):\d{1,3}", name)):
+        raise UserError(f"unknown device {name!r}: choose auto, cpu, cuda, cuda:0, xpu or mps")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
+        return torch.device(kind)
+    module, title = _ACCELERATORS[kind]
+    count = module.device_count() if module.is_available() else 0
+    if not count:
+        raise UserError(f"--device {name}: torch finds no {title}; use --device cpu or auto")
+    if number and int(number) >= count:
+        raise UserError(f"--device {name}: torch finds {count} of these devices; choose {kind}:0 to {kind}:{count - 1}")
+    started = launch()
+    if started.processes == 1 or kind != "cuda":
+        return torch.device(name if number else kind)
+    if number:
+        raise UserError(f"--device {name}: several processes take one device each; use --device cuda")
+    if count == 1 and started.own_devices:
+        return torch.device("cuda", 0)
+    if started.local_rank >= count:
+        raise UserError(
+            f"local process {started.local_rank}: this machine has {count} GPUs; start at most {count} processes "
+            "per machine, or use --device cpu"
+        )
+    return torch.device("cuda", started.local_rank)
 
 
 def device_name(device: torch.device) -> str:
     """Return the model name of the GPU or processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    if device.type in ("cuda", "xpu"):
+        return str(_ACCELERATORS[device.type][0].get_device_name(device))
+    return _processor()
 
 
 def environment(device: torch.device, precision: torch.dtype) -> Environment:
@@ -47,6 +85,7 @@ def environment(device: torch.device, precision: torch.dtype) -> Environment:
         platform=platform.platform(),
         device=device_name(device),
         threads=torch.get_num_threads(),
+        processes=launch().processes,
         precision=str(precision).removeprefix("torch."),
     )
 

@@ -34,6 +34,7 @@ from benchmark.results.record import Record
 from benchmark.retrieval import Scores
 from benchmark.utils.atomic import sweep, write_text
 from benchmark.utils.console import notify
+from benchmark.utils.distributed import from_all, held_by_main, on_main
 from benchmark.utils.precision import full_precision, tf32_products
 from benchmark.version import commit
 
@@ -113,6 +114,7 @@ class Experiment:
             UserError: For the same reasons as in `run`.
         """
         use_threads(self.recipe.runtime.threads)
+        self.dataset.prepare()
         self._begin(self.recipe, self.folder, self.trainings())
 
     def trainings(self) -> list[Training]:
@@ -128,12 +130,11 @@ class Experiment:
         ]
 
     def _begin(self, recipe: Recipe, folder: RunFolder, trainings: Sequence[Training]) -> Record | None:
-        """Prepare the data, check that the trainings are possible, and print what is trained.
+        """Check that the trainings are possible, and print what is trained. The data are prepared.
 
         Returns:
             The record of the run if it is finished, else None.
         """
-        self.dataset.prepare()
         if folder.record.exists():
             record = self._read_record(folder, recipe)
             notify(f"{folder.path} has the result of {record.created[:10]}; delete the folder to run it again")
@@ -154,11 +155,11 @@ class Experiment:
     ) -> Record:
         use_threads(self.recipe.runtime.threads)
         try:
-            with folder.locked(), tf32_products():
-                sweep(self.dataset.root)
-                if (record := self._begin(recipe, folder, trainings)) is not None:
-                    return record
-                return train()
+            with held_by_main(folder.locked()), tf32_products():
+                on_main(lambda: sweep(self.dataset.root))
+                self.dataset.prepare()
+                record = on_main(lambda: self._begin(recipe, folder, trainings))
+                return train() if record is None else record
         except OSError as error:
             raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from error
 
@@ -199,9 +200,7 @@ class Experiment:
         recipe, folder = self.recipe.for_teacher(), self.teacher_folder
         method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
         deployed = self._train_and_deploy(recipe, folder, method, None, "teacher")
-        record = self.report.record(recipe, folder, deployed)
-        record.write(folder.record)
-        return record
+        return on_main(lambda: self._recorded(recipe, folder, deployed, None))
 
     def _distill(self) -> Record:
         teacher, method = self._teacher(), self.preflight.method
@@ -211,8 +210,14 @@ class Experiment:
         distillation = Distillation(
             teacher=teacher.report, method=method, asymmetric=asymmetric, asymmetric_reason=reason
         )
-        record = self.report.record(self.recipe, self.folder, deployed, distillation)
-        record.write(self.folder.record)
+        return on_main(lambda: self._recorded(self.recipe, self.folder, deployed, distillation))
+
+    def _recorded(
+        self, recipe: Recipe, folder: RunFolder, deployed: Deployed, distillation: Distillation | None
+    ) -> Record:
+        """Write the record of a finished run."""
+        record = self.report.record(recipe, folder, deployed, distillation)
+        record.write(folder.record)
         return record
 
     def _train_and_deploy(
@@ -221,12 +226,7 @@ class Experiment:
         """Train a network, save its deployed form to `student.pt`, and evaluate the network loaded from that file."""
         from benchmark.engine.train import train  # imports mmengine, which commands without training do not need
 
-        inputs = Inputs.of(self.dataset, recipe)
-        if folder.checkpoint.exists():
-            inputs.require_same(folder.path, self.dataset)
-        else:
-            inputs.write(folder.path)
-        write_text(folder.recipe, recipe.yaml())
+        on_main(lambda: self._describe(recipe, folder))
         torch.manual_seed(recipe.seed)
         student = self._placed(initialized(recipe.student, len(self.dataset.labels), teacher))
         selection = train(
@@ -250,15 +250,16 @@ class Experiment:
             trained_embedding = student.features(images).embedding
             minimal = method.minimal_student(student) if method.compresses else None
             compact = _without_head(fold_batchnorm(method.compact(student), images[:2]))
-        save_student(compact, folder.student, recipe.image_size, self.test.loading.background)
+        on_main(lambda: save_student(compact, folder.student, recipe.image_size, self.test.loading.background))
         network = load_network(folder.student, self.device)
         with torch.inference_mode(), full_precision(self.device):
             difference = float((network(images) - trained_embedding).abs().max())
 
         query, gallery = self.test.embed(network, "query"), self.test.embed(network, "gallery")
         scores = self.test.score(*self.test.stored(recipe.evaluate.embedding_format, network, query, gallery))
-        note_skipped(folder.path, self.test.images.images.broken())
-        require_unchanged(self.dataset)
+        broken = from_all(self.test.images.images.broken())
+        on_main(lambda: note_skipped(folder.path, {path for paths in broken for path in paths}))
+        on_main(lambda: require_unchanged(self.dataset))
         return Deployed(
             network=network,
             query=query,
@@ -271,6 +272,15 @@ class Experiment:
             trained_at=trained_at,
         )
 
+    def _describe(self, recipe: Recipe, folder: RunFolder) -> None:
+        """Write the recipe and the inputs of a training, or check that an interrupted training had the same ones."""
+        inputs = Inputs.of(self.dataset, recipe)
+        if folder.checkpoint.exists():
+            inputs.require_same(folder.path, self.dataset)
+        else:
+            inputs.write(folder.path)
+        write_text(folder.recipe, recipe.yaml())
+
     def _placed(self, network: Embedder) -> Embedder:
         """Move a network to the device."""
         return network.to(self.device).to(memory_format=torch.channels_last)
@@ -279,11 +289,11 @@ class Experiment:
         """Return the recipe's teacher: from a checkpoint or an earlier run, or trained now."""
         checkpoint, folder = self.recipe.teacher.checkpoint, self.teacher_folder
         if checkpoint is None:
-            with folder.locked():  # another run may be training the same teacher
-                if not folder.record.exists():
-                    self._require_resumable(folder)
+            with held_by_main(folder.locked()):  # another run may be training the same teacher
+                if not on_main(folder.record.exists):
+                    on_main(lambda: self._require_resumable(folder))
                     self._train_teacher()
-            record = self._read_record(folder, self.recipe.for_teacher())
+            record = on_main(lambda: self._read_record(folder, self.recipe.for_teacher()))
         elif not folder.path.is_dir():
             return self._teacher_from_weights(folder.path)
         elif not self._same_benchmark(record := Record.read(folder.record)):

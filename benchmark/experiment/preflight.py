@@ -33,6 +33,7 @@ from benchmark.recipe import Network, Recipe, Runtime
 from benchmark.registry import METHODS
 from benchmark.retrieval import EmbeddingFormat
 from benchmark.retrieval.approximate import NEEDS_FAISS
+from benchmark.utils.launch import launch
 from benchmark.utils.paths import user_path
 
 _ANY_BACKBONE = {"stem": "imagenet", "last_stride": 2, "pool": "avg"}
@@ -84,7 +85,21 @@ def preflight(recipe: Recipe) -> Preflight:
     classifier = method.needs.teacher and method.needs.classifier
     check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint, classifier)
     _check_runtime(recipe.runtime)
+    _check_processes(recipe, launch().processes)
     return Preflight(method, *sizes)
+
+
+def _check_processes(recipe: Recipe, processes: int) -> None:
+    """Check that every process gets an equal part of each batch, of two or more images for batch norms."""
+    trainings = [("train", recipe.train)]
+    trainings += [] if recipe.teacher.checkpoint is not None else [("teacher.train", recipe.teacher.train)]
+    for key, train in trainings:
+        batch = train.sampler.batch_size
+        if processes > 1 and (batch % processes or batch < 2 * processes):
+            raise UserError(
+                f"{key}.sampler: a batch of {batch} images cannot be shared equally by {processes} processes, with at "
+                f"least 2 images each: change {key}.sampler.identities or images, or start another number of processes"
+            )
 
 
 def meta_networks(recipe: Recipe) -> tuple[Embedder, Embedder]:

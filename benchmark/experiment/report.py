@@ -26,6 +26,7 @@ from benchmark.recipe import Recipe
 from benchmark.results import parts
 from benchmark.results.record import Record
 from benchmark.retrieval import Embeddings, Scores
+from benchmark.utils.distributed import on_main
 from benchmark.utils.precision import autocast_dtype
 
 
@@ -121,7 +122,13 @@ class Report:
         )
 
     def cost(self, deployed: Embedder) -> parts.Cost:
-        """Count and measure the cost of a deployed network, on the run's device."""
+        """Count and measure the cost of a deployed network, on the run's device: of several processes, of the main one.
+
+        Every process has to call it.
+        """
+        return on_main(lambda: self._cost(deployed))
+
+    def _cost(self, deployed: Embedder) -> parts.Cost:
         image_size = self.test.loading.size
         size = cost.count(deployed, image_size)
         return parts.Cost(

@@ -17,6 +17,7 @@ from benchmark.results.record import Record
 from benchmark.results.store import add_record
 from benchmark.utils.atomic import write_text
 from benchmark.utils.console import notify
+from benchmark.utils.distributed import on_main, process_group
 
 
 def run(
@@ -35,6 +36,8 @@ def run(
 ) -> Record:
     """Train a teacher unless `work_dir` has it, distill a student from it, and evaluate both.
 
+    If several processes call it, as started by `torchrun`, they share the run.
+
     A run that has a record in `work_dir` is not repeated; its record is returned.
 
     Args:
@@ -46,7 +49,7 @@ def run(
         teacher: A published teacher (`sha256:...`), a run folder, a file of weights, or "train" to train one; None for
             the one in the recipe.
         seed: Seed of the student's training; 0 if neither this nor `config` gives one.
-        device: "auto" (CUDA if available), "cpu" or "cuda".
+        device: "auto" (CUDA if available) or the name of a device: see `choose_device`.
         data_root: Folder of the datasets; `$BENCHMARK_DATA` or `~/.cache/benchmark` if None.
         work_dir: Folder of the runs. Trained teachers in it are reused.
         leaderboards: Folder of records and pages to which the run's record is added; None to not add it.
@@ -64,14 +67,14 @@ def run(
         for sentence in student_only(layer, settings):
             notify(f"note: {sentence}")
     root = default_data_root() if data_root is None else Path(data_root)
-    experiment = Experiment(
-        recipe, work_dir=Path(work_dir), data_root=root, device=choose_device(device), resume=resume
-    )
+    chosen = choose_device(device)
     boards = None if leaderboards is None else Path(leaderboards)
-    if boards is not None:
-        require_leaderboards(experiment, boards)
-    record = experiment.run()
-    publish(experiment, record, boards)
+    with process_group(chosen):
+        experiment = Experiment(recipe, work_dir=Path(work_dir), data_root=root, device=chosen, resume=resume)
+        if boards is not None:
+            on_main(lambda: require_leaderboards(experiment, boards))
+        record = experiment.run()
+        on_main(lambda: publish(experiment, record, boards))
     return record
 
 

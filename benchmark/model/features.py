@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, nearest
+from benchmark.utils.distributed import gathered
 from benchmark.utils.precision import upcast
 
 if TYPE_CHECKING:
@@ -33,6 +34,16 @@ class Features:
         """Return the outputs in float32 or float64. Feature maps are converted when they are read, to save memory."""
         pooled, embedding, logits = map(upcast, (self.pooled, self.embedding, self.logits))
         return Features(pooled, embedding, logits, _Upcast(self.taps))
+
+    def of_all_processes(self, maps: bool) -> "Features":
+        """Return the outputs for the images of all processes.
+
+        Args:
+            maps: Whether to gather feature maps, too; otherwise, they remain those of this process.
+        """
+        pooled, embedding, logits = map(gathered, (self.pooled, self.embedding, self.logits))
+        taps = {name: gathered(each) for name, each in self.taps.items()} if maps else self.taps
+        return Features(pooled, embedding, logits, taps)
 
 
 class _Upcast(Mapping[str, Tensor]):

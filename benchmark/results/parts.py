@@ -290,6 +290,7 @@ class Environment(FrozenModel):
     platform: Text
     device: Text
     threads: Positive
+    processes: Positive = 1
     precision: Literal["float32", "bfloat16", "float16"]
 
 

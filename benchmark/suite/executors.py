@@ -4,15 +4,23 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from threading import Lock
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
+
+import torch
 
 from benchmark.errors import UserError
 from benchmark.utils.lifetime import PARENT, take_signals
 
+VISIBLE_GPUS: Final = "CUDA_VISIBLE_DEVICES"
+"""Environment variable with the GPUs that a process sees."""
+NONE: Final[Mapping[str, str]] = MappingProxyType({})
+"""No environment variables."""
 STOP_TIMEOUT = 60.0
 """Time in seconds for interrupted commands to end before they are killed."""
 
@@ -32,10 +40,16 @@ class Processes:
 
     Args:
         jobs: Maximum number of processes at the same time.
+        gpus: The GPUs that are handed out in turn, as in `CUDA_VISIBLE_DEVICES`. Each process sees one of them; if
+            there are none, it sees what this process sees.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, gpus: Sequence[str] = ()) -> None:
         self._pool = ThreadPoolExecutor(jobs)
+        self._has_gpus = bool(gpus)
+        self._gpus: Queue[str] = Queue()
+        for number in range(jobs if gpus else 0):
+            self._gpus.put(gpus[number % len(gpus)])
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
         self._lock = Lock()
@@ -54,11 +68,19 @@ class Processes:
         self._pool.shutdown()
 
     def _run(self, command: Sequence[str], log: Path) -> int:
+        gpu = self._gpus.get() if self._has_gpus else None
+        try:
+            return self._execute(command, log, {} if gpu is None else {VISIBLE_GPUS: gpu})
+        finally:
+            if gpu is not None:
+                self._gpus.put(gpu)
+
+    def _execute(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> int:
         with log.open("wb") as output:
             with self._lock:
                 if self._closed:
                     return -signal.SIGTERM
-                process = _start(command, output.fileno())
+                process = _start(command, output.fileno(), variables)
                 self._running.add(process)
             try:
                 return process.wait()
@@ -128,7 +150,16 @@ def run_in_task(command: Sequence[str], log: str, folder: str) -> int:
             raise
 
 
-def _start(command: Sequence[str], output: int) -> "subprocess.Popen[bytes]":
+def visible_gpus(device: str) -> list[str]:
+    """Return the GPUs among which local runs with this device are distributed, as in `CUDA_VISIBLE_DEVICES`."""
+    if device not in ("auto", "cuda"):
+        return []
+    names = [name for name in os.environ.get(VISIBLE_GPUS, "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return names[:count] if len(names) >= count else [str(number) for number in range(count)]
+
+
+def _start(command: Sequence[str], output: int, variables: Mapping[str, str] = NONE) -> "subprocess.Popen[bytes]":
     # In a new session: Ctrl-C in the terminal reaches only the suite, which then interrupts its commands once.
     return subprocess.Popen(
         command,
@@ -136,7 +167,7 @@ def _start(command: Sequence[str], output: int) -> "subprocess.Popen[bytes]":
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env=os.environ | {PARENT: str(os.getpid())},
+        env=os.environ | {PARENT: str(os.getpid()), **variables},
     )
 
 

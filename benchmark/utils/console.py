@@ -5,6 +5,7 @@ Text from outside cannot control the terminal: see `benchmark.utils.escape.termi
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import rich.console
@@ -21,6 +22,21 @@ _WIDEST = 10_000
 """Upper bound on the width of a table."""
 
 
+_silent = False
+"""Whether this process prints errors only; see `only_errors`."""
+
+
+@contextmanager
+def only_errors(enabled: bool) -> Iterator[None]:
+    """Let consoles print nothing if `enabled`: of several processes that share a command, one prints."""
+    global _silent
+    before, _silent = _silent, enabled
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 class Console(rich.console.Console):
     """A rich console that shows texts literally: control characters are visible, and there is no markup in strings.
 
@@ -28,7 +44,7 @@ class Console(rich.console.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"markup": False, "emoji": False, **options})
+        super().__init__(**{"markup": False, "emoji": False, "quiet": _silent, **options})
         if self.width < 1:  # COLUMNS=0, for which nothing would be printed
             self.width = 80
 
@@ -68,4 +84,6 @@ def progress(items: Iterable[Item], description: str, total: int | None = None) 
         total: Number of items; needed if `items` has no length.
     """
     console = Console(stderr=True)
-    yield from track(items, description, total=total, console=console, transient=True, disable=not console.is_terminal)
+    yield from track(
+        items, description, total=total, console=console, transient=True, disable=_silent or not console.is_terminal
+    )

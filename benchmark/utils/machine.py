@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from benchmark.utils.launch import launch
+
 try:
     import resource
 except ImportError:  # on Windows
@@ -16,9 +18,12 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use, by its affinity and the CPU limit of its container."""
+    """Return the number of CPU cores for this process, by its affinity and the CPU limit of its container.
+
+    If several processes share one command on this machine, each has a part of the cores, at least one.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(allowed, cpu_limit())))
+    return max(1, math.ceil(min(allowed, cpu_limit())) // launch().sharing)
 
 
 def cpu_limit(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
@@ -58,12 +63,15 @@ def _cpu_limits(group: Path) -> list[float]:
 
 
 def free_shared_memory() -> int | None:
-    """Return the free shared memory in bytes, which processes use to exchange tensors; None if it is not limited."""
+    """Return the free shared memory in bytes, which processes use to exchange tensors; None if it is not limited.
+
+    If several processes share one command on this machine, it is this process's part.
+    """
     if sys.platform != "linux":
         return None
     if not os.access(_SHARED_MEMORY, os.W_OK):
         return 0
-    return shutil.disk_usage(_SHARED_MEMORY).free
+    return shutil.disk_usage(_SHARED_MEMORY).free // launch().local_processes
 
 
 def max_open_files() -> float:

@@ -1,7 +1,6 @@
 """Settings from environment variables, validated where they are read. An empty variable counts as not set."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError, closest
@@ -19,7 +18,7 @@ def default_data_root() -> Path:
     Raises:
         UserError: The variable names something else than a folder, or the home folder is unknown.
     """
-    value = _get(DATA)
+    value = text(DATA)
     try:
         path = Path(value).expanduser() if value else _home() / ".cache" / "benchmark"
     except RuntimeError as error:
@@ -31,40 +30,8 @@ def default_data_root() -> Path:
 
 def archive_password() -> bytes | None:
     """Return the password of encrypted archives, as the bytes of the variable; None if it is not set."""
-    value = _get(PASSWORD)
+    value = text(PASSWORD)
     return None if value is None else os.fsencode(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How `torchrun` has started this process."""
-
-    processes: int
-    """Number of processes, which share one command."""
-    local_rank: int
-    """Number of this process on its machine."""
-
-
-def launch() -> Launch:
-    """Return how this process was started: as one of several by `torchrun`, or alone.
-
-    Raises:
-        UserError: The variables of `torchrun` are invalid or incomplete.
-    """
-    processes = _count("WORLD_SIZE", 1)
-    if processes == 1:
-        return Launch(1, 0)
-    if processes < 1:
-        raise UserError(f"WORLD_SIZE={processes}: must be at least 1; unset it, or start the command with torchrun")
-    if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if _get(name) is None]:
-        raise UserError(
-            f"WORLD_SIZE={processes}, but {', '.join(missing)} is not set: unset WORLD_SIZE, or start the command with "
-            "torchrun"
-        )
-    if _count("RANK", 0) >= processes:
-        raise UserError(f"RANK={_get('RANK')}: must be below WORLD_SIZE, {processes}; start the command with torchrun")
-    _count("MASTER_PORT", 0)
-    return Launch(processes, _count("LOCAL_RANK", 0))
 
 
 def misspelled() -> list[str]:
@@ -79,13 +46,14 @@ def misspelled() -> list[str]:
     ]
 
 
-def _get(name: str) -> str | None:
+def text(name: str) -> str | None:
+    """Return the value of a variable; None if it is not set."""
     return os.environ.get(name) or None
 
 
-def _count(name: str, default: int) -> int:
-    """Return the integer in a variable, which must be 0 or more."""
-    value = _get(name)
+def count(name: str, default: int) -> int:
+    """Return the integer in a variable of a launcher, which must be 0 or more; `default` if it is not set."""
+    value = text(name)
     if value is None:
         return default
     if not (value.isascii() and value.isdigit() and len(value) <= 9):

@@ -1,8 +1,9 @@
 """Capacity dynamic distillation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from benchmark.compression.compactor_method import CompactorMethod
 from benchmark.compression.compression_method import budget_from
 from benchmark.compression.lasso import check_lasso, lasso_strength
 from benchmark.losses import feature_distance, global_avg_pool, kl_divergence
+from benchmark.utils.distributed import gathered
 
 from .gradient_reset import GradientReset
 
@@ -79,6 +81,7 @@ class CDD(CompactorMethod):
     """
 
     needs = Needs(classifier=True, same_backbone=True)
+    maps_per_image = True
     search: ClassVar[Mapping[str, Range]] = {
         "temperature": Range(1, 8),
         "kl_weight": Range(0.1, 10),
@@ -157,7 +160,9 @@ class CDD(CompactorMethod):
         pooled = {name: global_avg_pool(maps) for name, maps in student.taps.items()}
         teacher_pooled = [global_avg_pool(teacher.taps[name]) for name in self.teacher_taps]
         if self.compressing and self.step >= self.reset_step:
-            self.gradient_reset([pooled[name].detach() for name in self.after_compactor], teacher_pooled)
+            student_pooled = [pooled[name].detach() for name in self.after_compactor]
+            images = len(batch.labels)
+            self.gradient_reset(_of_batch(student_pooled, images), _of_batch(teacher_pooled, images))
         distance = feature_distance([pooled[name] for name in self.before_compactor], teacher_pooled)
         return {
             "kl": self.kl_weight * kl_divergence(student.logits, teacher.logits, self.temperature),
@@ -170,3 +175,15 @@ class CDD(CompactorMethod):
 
     def rows_kept(self, site: int, index: Tensor) -> None:
         self.gradient_reset.keep(site, index)
+
+
+def _of_batch(pooled: Sequence[Tensor], images: int) -> Sequence[Tensor]:
+    """Return the pooled features of all images of a batch, also if several processes share it.
+
+    Args:
+        pooled: For each block (B, C), where B is `images` or this process's part of them.
+        images: Number of images in the batch.
+    """
+    if len(pooled[0]) == images:
+        return pooled
+    return gathered(torch.cat(list(pooled), dim=1)).split([each.shape[1] for each in pooled], dim=1)

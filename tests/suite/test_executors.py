@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.suite.executors import Cluster, Processes, run_in_task
+from benchmark.suite.executors import Cluster, Processes, run_in_task, visible_gpus
 
 SLEEP = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.default_int_handler); print('started', flush=True);"
@@ -29,6 +29,24 @@ def test_processes_return_exit_status_and_write_logs(tmp_path):
     assert [future.result() for future in futures] == [0, 1, 2]
     assert [(tmp_path / f"{i}.log").read_text() for i in range(3)] == ["0\n", "1\n", "2\n"]
     executor.close()
+
+
+def test_gpus_are_handed_out_in_turn(tmp_path):
+    executor = Processes(3, ["4", "6"])
+    show = [sys.executable, "-c", "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(1)"]
+    futures = [executor.submit(show, tmp_path / f"{i}.log") for i in range(3)]
+    assert [future.result() for future in futures] == [0, 0, 0]
+    assert sorted((tmp_path / f"{i}.log").read_text() for i in range(3)) == ["4\n", "4\n", "6\n"]
+    executor.close()
+
+
+def test_visible_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus("auto") == visible_gpus("cuda") == ["0", "1"]
+    assert visible_gpus("cpu") == visible_gpus("cuda:1") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-b1")
+    assert visible_gpus("cuda") == ["5", "GPU-b1"]
 
 
 def test_closing_processes_interrupts_running_and_cancels_queued(tmp_path):

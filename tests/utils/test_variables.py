@@ -1,6 +1,5 @@
 """Settings from environment variables."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,7 @@ def environment(monkeypatch):
     """`environment(NAME="value")` sets variables, and unsets all others that the suite reads."""
 
     def change(**values: str) -> None:
-        for name in (variables.DATA, variables.PASSWORD, "HOME", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
-            monkeypatch.delenv(name, raising=False)
-        for name in ("MASTER_ADDR", "MASTER_PORT"):
+        for name in (variables.DATA, variables.PASSWORD, "HOME"):
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
@@ -66,39 +63,6 @@ def test_archive_password(environment):
     assert variables.archive_password() is None
     environment(BENCHMARK_ARCHIVE_PASSWORD="gehéim")
     assert variables.archive_password() == "gehéim".encode()
-
-
-TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-
-
-class TestLaunch:
-    def test_alone_and_by_torchrun(self, environment):
-        for alone in ({}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}):
-            environment(**alone)
-            assert variables.launch() == variables.Launch(1, 0)
-        environment(**TORCHRUN)
-        assert variables.launch() == variables.Launch(4, 1)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (
-                {"WORLD_SIZE": "four"},
-                "WORLD_SIZE=four: must be an integer; unset it, or start the command with torchrun",
-            ),
-            ({"WORLD_SIZE": "-2"}, "WORLD_SIZE=-2: must be an integer"),
-            ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be at least 1"),
-            ({"WORLD_SIZE": "9" * 99}, "must be an integer"),
-            ({"LOCAL_RANK": ""}, "WORLD_SIZE=4, but LOCAL_RANK is not set: unset WORLD_SIZE"),
-            ({"RANK": "4"}, "RANK=4: must be below WORLD_SIZE, 4"),
-            ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: must be an integer"),
-            ({"MASTER_PORT": "http"}, "MASTER_PORT=http: must be an integer"),
-        ],
-    )
-    def test_invalid(self, environment, change, message):
-        environment(**TORCHRUN | change)
-        with pytest.raises(UserError, match=re.escape(message)):
-            variables.launch()
 
 
 def test_misspelled(environment):
