@@ -435,3 +435,22 @@ def test_current_folder_that_has_been_removed(benchmark):
     Path.cwd().rmdir()
     done = benchmark("list", "methods")
     assert done.code == 2 and "the current folder has been removed" in done.err
+
+
+def test_commands_for_a_single_process(command_line, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    code, _, error = command_line("suite", "--methods", "none", "--datasets", "glyphs")
+    assert code == 2
+    assert "`benchmark suite` is for a single one: start it without the launcher; run and evaluate share" in error
+
+
+def test_runs_on_a_cluster_need_a_gpu_for_cuda(command_line, tmp_path):
+    places = ("--work-dir", tmp_path / "runs", "--leaderboards", tmp_path / "boards")
+    command = ("suite", "--methods", "none", "--datasets", "glyphs", "--ray", "auto", "--device", "cuda")
+    code, _, error = command_line(*command, *places)
+    assert code == 2
+    assert "Ray hides all GPUs from runs that request none; add --gpus 1" in error
+    assert not list(tmp_path.iterdir())

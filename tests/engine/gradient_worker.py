@@ -14,9 +14,10 @@ from torch import nn
 
 from benchmark.data.batch import Batch
 from benchmark.engine.compat import DistillOptimWrapper
-from benchmark.engine.distiller import Distiller, TaskLoss
+from benchmark.engine.distiller import Distiller
 from benchmark.engine.optimization import build_optimizer
 from benchmark.engine.processes import mean_values
+from benchmark.engine.task import TaskLoss
 from benchmark.method import Plan
 from benchmark.methods.cdd.gradient_reset import GradientReset
 from benchmark.model.embedder import Embedder
