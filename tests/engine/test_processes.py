@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from benchmark.registry import METHODS
 
 WORKER = Path(__file__).with_name("gradient_worker.py")
-VARIANTS = ("fitnet stages", "sp embedding", "cdd+sp")
+ALL = (*METHODS.names(), "fitnet stages", "sp embedding", "cdd+sp")
 OF_EVERY_KIND = ("none", "kd", "at", "rkd", "csd", "cdd", "cdd+sp")
 
 
@@ -40,9 +41,10 @@ def start(command: list[str], processes: int, **options) -> list[subprocess.Pope
 
 @pytest.fixture(scope="module")
 def steps(shared):
-    """`steps(2, names)`: steps of methods by one process and by two, computed once."""
+    """`steps(2, names)`: steps of methods by one process and by two."""
 
-    def run(processes: int, names: list[str]) -> dict:
+    @cache
+    def run(processes: int, names: tuple[str, ...]) -> dict:
         def make(folder: Path) -> None:
             workers = start([sys.executable, str(WORKER), str(folder / "steps.pt"), *names], processes)
             for worker in workers:
@@ -79,23 +81,23 @@ def check(one: dict, several: dict) -> None:
             assert torch.equal(tensors[0][name], tensors[1][name])
 
 
-@pytest.mark.parametrize("name", [*METHODS.names(), *VARIANTS])
+@pytest.mark.parametrize("name", ALL)
 def test_a_step_of_two_processes(steps, name):
     """The same as that of one process with the whole batch, if batch norms do not use batch statistics."""
-    results = steps(2, [*METHODS.names(), *VARIANTS])
+    results = steps(2, ALL)
     check(results["alone"][name], results["together"][name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_EVERY_KIND)
 def test_a_step_of_three_processes(steps, name):
-    results = steps(3, list(OF_EVERY_KIND))
+    results = steps(3, OF_EVERY_KIND)
     check(results["alone"][name], results["together"][name])
 
 
 def test_masks_are_compared(steps):
     """Resetting has begun in the steps that are compared."""
-    results = steps(2, [*METHODS.names(), *VARIANTS])
+    results = steps(2, ALL)
     for name in ("cdd", "resrep"):
         masks = [value for key, value in results["together"][name]["state"].items() if "mask" in key]
         assert any((mask == 0).any() for mask in masks)
