@@ -1,7 +1,7 @@
 """Noticing that one of several processes has ended.
 
 A process that waits for another one in torch.distributed may wait for ever. Here, a thread of every process counts in a
-shared store, and reads the count of the next process.
+shared store and reads the count of the next process. A second thread notices if the store does not answer.
 """
 
 import os
@@ -38,19 +38,21 @@ class Watch:
         self.store, self.rank, self.watched = store, rank, (rank + 1) % processes
         self.reason: str | None = None
         """Why another process has ended, once that is known."""
-        self._seen = self._silent = 0
+        self._seen = self._silent = self._answers = 0
+        self._failed: str | None = None
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._talk, self._run)]
 
     def start(self) -> None:
         """Start to count and to watch."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop to watch, at the end of the work."""
         self._ending.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout=_GRACE)
+        for thread in self._threads:
+            thread.join(timeout=_GRACE)
 
     def announce(self, error: BaseException) -> None:
         """Let the other processes know that this one ends by an error, unless another one has failed before."""
@@ -69,14 +71,22 @@ class Watch:
                 self.reason = self.reason or failed
         return f"{self.reason or 'the connection to another process was lost'}; this process ends, too"
 
-    def _run(self) -> None:
+    def _talk(self) -> None:
+        """Count and read, which may block if the machine of the store hangs."""
         while not self._ending.wait(INTERVAL):
             try:
-                failure = self._failure()
+                self._failed = self._failed or self._failure()
             except RuntimeError:
-                failure = "the main process has ended"
-            if failure is not None:
-                self._end(failure)
+                self._failed = "the main process has ended"
+            self._answers += 1
+
+    def _run(self) -> None:
+        answers = silent = 0
+        while not self._ending.wait(INTERVAL):
+            silent = silent + 1 if answers == self._answers else 0
+            answers = self._answers
+            if self._failed is not None or silent >= SILENT:
+                self._end(self._failed or "the main process hangs, or its machine cannot be reached")
                 return
 
     def _failure(self) -> str | None:
