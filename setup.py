@@ -62,6 +62,7 @@ setup(
     package_data={
         "": ["assets/*"],
         "benchmark": ["py.typed"],
+        "benchmark.recipe": ["presets/*.yaml"],
         "benchmark.datasets": ["*.npz", "teachers/*/*", "teachers/*/checkpoints/*"],
     },
     cmdclass={"build_py": BuildWithCommit, "sdist": SdistWithCommit},

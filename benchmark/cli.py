@@ -127,6 +127,13 @@ Arguments = Annotated[
         show_default=False,
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Released settings of another project, over which --config is merged; `benchmark list presets`.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu, cuda, cuda:1, xpu or mps.")]
 DataRoot = Annotated[
     Path,
@@ -177,6 +184,7 @@ def run(
         str | None, typer.Option(help="A registered method, or several joined by +; `benchmark list methods`.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="A registered dataset; `benchmark list datasets`.")] = None,
+    preset: Preset = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe, merged over the built-in recipes.")] = None,
     teacher: Annotated[
         str | None,
@@ -214,7 +222,7 @@ def run(
         f"runtime.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in flags.items() if value
     ]
     options = [*use_teacher(teacher), *with_budget(budget), *with_settings(arguments)]
-    recipe = compose(method, dataset, config, [*options, *settings, *runtime], seed)
+    recipe = compose(method, dataset, config, [*options, *settings, *runtime], seed, preset)
     if recipe.teacher.checkpoint is None:
         for sentence in student_only(config, settings):
             typer.echo(f"note: {sentence}", err=True)
@@ -269,7 +277,8 @@ def reproduce(
 @_resumable("repeat the command to resume")
 def suite(
     file: Annotated[
-        Path | None, typer.Argument(help="A YAML file with the keys methods, datasets, seeds, budgets, config and set.")
+        Path | None,
+        typer.Argument(help="A YAML file with the keys methods, datasets, seeds, budgets, preset, config and set."),
     ] = None,
     *,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
@@ -278,6 +287,7 @@ def suite(
     budgets: Annotated[
         str | None, typer.Option(help="Comma-separated budgets, as for `benchmark run --budget`.")
     ] = None,
+    preset: Preset = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe that is applied to every run.")] = None,
     arguments: Arguments = None,
     settings: Settings,
@@ -318,6 +328,7 @@ def suite(
         datasets=_split(datasets),
         seeds=numbers,
         budgets=fractions,
+        preset=preset,
         config=config,
         settings=[*with_settings(arguments), *settings],
     )
@@ -381,9 +392,11 @@ def tune(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="What to list: methods, datasets or backbones.")], *, plugin: Plugins
+    kind: Annotated[str, typer.Argument(help="methods, datasets, presets or backbones.")],
+    *,
+    plugin: Plugins,
 ) -> None:
-    """List the methods, datasets or timm backbones that a recipe can name."""
+    """List the methods, datasets, presets or timm backbones."""
     from benchmark.commands.cards import list_names
 
     list_names(kind)
@@ -391,11 +404,11 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A method, a combination such as kd+rkd, or a dataset.")],
+    name: Annotated[str, typer.Argument(help="A method, a combination such as kd+rkd, a dataset, or a preset.")],
     *,
     plugin: Plugins,
 ) -> None:
-    """Print the card of a method or dataset: citation, equation or image counts, requirements, parameters, recipe."""
+    """Print the card of a method, dataset or preset: citation, equation, image counts, parameters, sources, recipe."""
     from benchmark.commands.cards import show as show_card
 
     show_card(name)

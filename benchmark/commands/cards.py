@@ -1,4 +1,4 @@
-"""`benchmark list`, `benchmark show` and `benchmark cards`: names of methods and datasets, and their cards.
+"""`benchmark list`, `benchmark show` and `benchmark cards`: names of methods, datasets and presets, and their cards.
 
 The class docstring of a method or dataset is its card. `show` prints it with the parameters and the class attributes;
 `cards` writes the cards of all methods to a Markdown page.
@@ -19,6 +19,7 @@ import typer
 from tabulate import tabulate
 
 from benchmark.errors import UserError, nearest
+from benchmark.recipe.preset import Preset, find_preset, preset_names
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
 from benchmark.utils import strict_yaml
 from benchmark.utils.atomic import write_text
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from benchmark.method import Method
     from benchmark.retrieval.protocol import Protocol
 
-LISTS = ("methods", "datasets", "backbones")
+LISTS = ("methods", "datasets", "presets", "backbones")
 REQUIRED = "(required)"
 
 
 def list_names(kind: str) -> None:
-    """Print all methods or datasets with their summaries, or the names of timm's backbones.
+    """Print all methods, datasets or presets with their summaries, or the names of timm's backbones.
 
     Args:
         kind: One of `LISTS`.
@@ -52,25 +53,29 @@ def list_names(kind: str) -> None:
     elif kind == "datasets":
         _print_summaries(DATASETS, DATASETS.names())
         _warn_of_failures(DATASETS)
+    elif kind == "presets":
+        width = max(map(len, preset_names()))
+        echo("\n".join(f"{name:{width}}  {find_preset(name).title}" for name in preset_names()))
     else:
         raise UserError(f"cannot list {kind!r}{nearest(kind, LISTS)} Choose {', '.join(LISTS[:-1])} or {LISTS[-1]}.")
 
 
 def show(name: str) -> None:
-    """Print the card of a dataset, a method or a combination of methods.
+    """Print the card of a dataset, a preset, a method or a combination of methods.
 
-    Both cards are printed if a plugin file registers a method with the name of a dataset.
+    All cards are printed if a plugin file registers a method with the name of a dataset or preset.
 
     Raises:
         UserError: The name is unknown.
     """
     cards = [_dataset_card(DATASETS.find(name))] if name in DATASETS.names() else []
-    # Methods are imported only for a name that is no dataset, because importing torch takes seconds.
+    cards += [_preset_card(name, find_preset(name))] if name in preset_names() else []
+    # Methods are imported only for a name that is nothing else, because importing torch takes seconds.
     if name in METHODS.classes or (not cards and (name in METHODS.names() or "+" in name)):
         cards.append(_method_card(METHODS.find(name)))
     if not cards:
-        known = [*METHODS.names(), *DATASETS.names()]
-        raise UserError(f"no method or dataset {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
+        known = [*METHODS.names(), *DATASETS.names(), *preset_names()]
+        raise UserError(f"no method, dataset or preset {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
     echo("\n\n".join(cards))
 
 
@@ -159,6 +164,28 @@ def _dataset_card(dataset: "type[RetrievalDataset]") -> str:
         _yaml_section("Recipe of this dataset", dataset.recipe),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _preset_card(name: str, preset: Preset) -> str:
+    lists = {
+        "Sources": [
+            f"{source.repository} at {source.commit[:12]}: {', '.join(source.files)}" for source in preset.sources
+        ],
+        "Differences (there: the original; here: this suite)": preset.differences,
+        "Not stated by the sources": preset.defaults,
+    }
+    parts = [
+        f"{name} (preset)",
+        preset.title,
+        f"Published result, not one of this suite: {preset.published or 'none'}.",
+        *("\n".join([f"{title}:", *map(_bullet, texts)]) for title, texts in lists.items() if texts),
+        _yaml_section(f"Recipe (--preset {name})", preset.recipe),
+    ]
+    return "\n\n".join(parts)
+
+
+def _bullet(text: str) -> str:
+    return textwrap.fill(text, 120, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _markdown_card(method: "type[Method]") -> str:

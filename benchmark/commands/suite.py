@@ -79,7 +79,8 @@ def _suite(
     threads = max(1, cores() // jobs)
     shared = threads if jobs > 1 or ray is not None else None
     all_jobs = [
-        Job.of(recipe, options, config=grid.config, settings=grid.settings, threads=shared) for recipe in recipes
+        Job.of(recipe, options, preset=grid.preset, config=grid.config, settings=grid.settings, threads=shared)
+        for recipe in recipes
     ]
     known = {record.id: record for record in load_records(records)}
     finished = finished_jobs(all_jobs, known, options)

@@ -24,6 +24,7 @@ def run(
     method: str | None = None,
     dataset: str | None = None,
     *,
+    preset: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     teacher: str | None = None,
@@ -41,9 +42,10 @@ def run(
     A run that has a record in `work_dir` is not repeated; its record is returned.
 
     Args:
-        method: Name of a registered method, or several joined by "+". May be given in `config` instead.
-        dataset: Name of a registered dataset. May be given in `config` instead.
-        config: A recipe merged over the built-in ones: a YAML file or a nested mapping, such as
+        method: Name of a registered method, or several joined by "+". May be given by `preset` or `config` instead.
+        dataset: Name of a registered dataset. May be given by `preset` or `config` instead.
+        preset: Name of a preset, the released settings of another project.
+        config: A recipe merged over the built-in ones and the preset: a YAML file or a nested mapping, such as
             `{"train": {"schedule": {"epochs": 2}}}`.
         settings: Changes of single values, such as `["method.temperature=2"]`; they override `config`.
         teacher: A published teacher (`sha256:...`), a run folder, a file of weights, or "train" to train one; None for
@@ -62,7 +64,7 @@ def run(
         UserError: The recipe is invalid, data are missing, or an unfinished run exists and `resume` is false.
     """
     layer = Path(config) if isinstance(config, str) else config
-    recipe = compose(method, dataset, layer, [*use_teacher(teacher), *settings], seed)
+    recipe = compose(method, dataset, layer, [*use_teacher(teacher), *settings], seed, preset)
     if recipe.teacher.checkpoint is None:
         for sentence in student_only(layer, settings):
             notify(f"note: {sentence}")

@@ -1,9 +1,9 @@
 """The configuration of a run.
 
-A recipe is merged from the defaults in `sections`, the dataset's recipe, the method's recipe, the user's `--config`
-file and `--set key=value`, in this order; later values override earlier ones. The merged recipe is validated before
-anything is built, and saved with the run. It contains every value, so it repeats the run even if the built-in recipes
-change.
+A recipe is merged from the defaults in `sections`, the dataset's recipe, the method's recipe, a preset, the user's
+`--config` file and `--set key=value`, in this order; later values override earlier ones. The merged recipe is validated
+before anything is built, and saved with the run. It contains every value, so it repeats the run even if the built-in
+recipes change.
 """
 
 from benchmark.recipe.compose import compose as compose
@@ -12,6 +12,9 @@ from benchmark.recipe.compose import student_only as student_only
 from benchmark.recipe.compose import use_teacher as use_teacher
 from benchmark.recipe.compose import with_budget as with_budget
 from benchmark.recipe.compose import with_settings as with_settings
+from benchmark.recipe.preset import Preset as Preset
+from benchmark.recipe.preset import find_preset as find_preset
+from benchmark.recipe.preset import preset_names as preset_names
 from benchmark.recipe.sections import Augment as Augment
 from benchmark.recipe.sections import Component as Component
 from benchmark.recipe.sections import Evaluate as Evaluate

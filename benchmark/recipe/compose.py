@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
+from benchmark.recipe.preset import find_preset
 from benchmark.recipe.sections import Component, Recipe, Settings
 from benchmark.recipe.settings import PUBLISHED, TunedSettings
 from benchmark.recipe.validate import Keys, contains, is_section, validate
@@ -36,30 +37,37 @@ def compose(
     config: Path | Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     seed: int | None = None,
+    preset: str | None = None,
 ) -> Recipe:
     """Compose the recipe of a run.
 
     Args:
-        method: Name of the method; may be given in `config` or `settings` instead.
-        dataset: Name of the dataset; may be given in `config` or `settings` instead.
+        method: Name of the method; may be given in `config` or `settings` or by the preset instead.
+        dataset: Name of the dataset; may be given in `config` or `settings` or by the preset instead.
         config: A YAML file or a mapping, merged over the built-in recipes. A file saved by a run, which has the key
             `version`, replaces them.
         settings: Changes of single values, each `key=value`.
         seed: The run's seed.
+        preset: Name of a preset, which is merged over the built-in recipes, below `config`.
 
     Raises:
         UserError: A name is unknown, a key is misspelled or a value is invalid. The message has a line for each
             mistake: the key, where it was given, and the nearest valid name.
     """
-    layers = _read_layers(method, dataset, config, settings, seed)
+    layers = _read_layers(method, dataset, config, settings, seed, preset)
     chosen = _Chosen()
     user: dict[str, Any] = {}
     for layer in layers.in_order():
         user = _merge_layer(user, layer)
     method_name, dataset_name = _names(user)
-    preset = _preset_arguments(method_name, user["method"])
+    arguments = _preset_arguments(method_name, user["method"])
     user, layers = _without_preset(user), layers.without_presets()
     if "version" in layers.config:
+        if preset is not None:
+            raise UserError(
+                f"--preset {preset}: {layers.config_name} has the key 'version', as a recipe saved by a run has, and "
+                "replaces all others; give one of them"
+            )
         if missing := _missing_sections(layers.config):
             raise UserError(
                 f"{layers.config_name} has the key 'version', as a recipe saved by a run has, but lacks "
@@ -69,13 +77,15 @@ def compose(
             raise UserError(
                 f"settings: {layers.config_name} is a saved recipe, which has all arguments; set single ones"
             )
-        content = merge({"method": preset}, user)
+        content = merge({"method": arguments}, user)
     else:
         budget = user.get("budget", DATASETS.find(dataset_name).recipe.get("budget"))
         budget = budget if type(budget) in (int, float) else None  # the validation reports other types
-        chosen = _Chosen.of(method_name, user, preset)
+        chosen = _Chosen.of(method_name, user, arguments)
+        if chosen.arguments and layers.preset.get("method", {}).keys() - {"name"}:
+            raise UserError(f"settings: {chosen.path} and --preset {preset} both choose arguments; give one of them")
         content = merge(
-            _built_in(method_name, dataset_name, preset, budget), {"method": merge(chosen.arguments, preset)}
+            _built_in(method_name, dataset_name, arguments, budget), {"method": merge(chosen.arguments, arguments)}
         )
         for layer in layers.in_order():
             content = _merge_layer(content, layer)
@@ -88,7 +98,9 @@ def compose(
             path = ("teacher", "network", *path[1:])
         if contains(layers.settings, path):
             return path, "--set"
-        return path, layers.config_name if contains(layers.config, path) else "a built-in recipe"
+        if contains(layers.config, path):
+            return path, layers.config_name
+        return path, f"preset {preset}" if contains(layers.preset, path) else "a built-in recipe"
 
     return chosen.apply(validate(content, origin))
 
@@ -188,6 +200,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
 class _Layers:
     """The changes of the user, in the order in which they are merged."""
 
+    preset: dict[str, Any]
     config: dict[str, Any]
     config_name: str
     """Name of the config in error messages."""
@@ -199,11 +212,11 @@ class _Layers:
     """`--set`, and the seed."""
 
     def in_order(self) -> Iterator[dict[str, Any]]:
-        yield from (self.config, self.names, self.cleared, self.settings)
+        yield from (self.preset, self.config, self.names, self.cleared, self.settings)
 
     def without_presets(self) -> "_Layers":
-        config, names, cleared, settings = map(_without_preset, self.in_order())
-        return _Layers(config, self.config_name, names, cleared, settings)
+        preset, config, names, cleared, settings = map(_without_preset, self.in_order())
+        return _Layers(preset, config, self.config_name, names, cleared, settings)
 
 
 def _read_layers(
@@ -212,6 +225,7 @@ def _read_layers(
     config: Path | Mapping[str, Any] | None,
     settings: Sequence[str],
     seed: int | None,
+    preset: str | None = None,
 ) -> _Layers:
     content = strict_yaml.read(config, "config", "seed: 1") if isinstance(config, Path) else _plain(config or {})
     names = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
@@ -230,7 +244,17 @@ def _read_layers(
     _require_sections(content, name)
     if dataset:
         content, changes = (_label_own_data(layer, dataset) for layer in (content, changes))
-    return _Layers(content, name, names, cleared, changes)
+    base: dict[str, Any] = {}
+    if preset is not None:
+        by_priority = (changes, names, content)
+        base = find_preset(preset).layer(_named("method", by_priority), _named("dataset", by_priority))
+    return _Layers(base, content, name, names, cleared, changes)
+
+
+def _named(section: str, layers: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the name in a section of the first of the layers that has one."""
+    sections = (layer.get(section) for layer in layers)
+    return next((part["name"] for part in sections if isinstance(part, Mapping) and part.get("name")), None)
 
 
 def _require_sections(layer: Mapping[str, Any], place: str, path: tuple[str, ...] = ()) -> None:

@@ -49,6 +49,7 @@ class Job:
         recipe: Recipe,
         options: RunOptions,
         *,
+        preset: str | None = None,
         config: Path | None = None,
         settings: Sequence[str] = (),
         threads: int | None = None,
@@ -58,6 +59,7 @@ class Job:
         Args:
             recipe: The composed recipe.
             options: Options shared by all runs of the suite.
+            preset: The preset from which `recipe` is composed.
             config: The recipe file from which `recipe` is composed.
             settings: The `key=value` settings from which `recipe` is composed.
             threads: Number of threads of the run if the recipe leaves it open; None for one per core.
@@ -66,7 +68,8 @@ class Job:
         recipe = resolved(recipe, test.dataset)
         teacher = teacher_folder(recipe, options.work_dir).record if recipe.teacher.checkpoint is None else None
         method, dataset = recipe.method.name, recipe.dataset.name
-        repeated = [] if config is None else [("--config", str(config))]
+        repeated = [] if preset is None else [("--preset", preset)]
+        repeated += [] if config is None else [("--config", str(config))]
         repeated += [] if recipe.budget is None else [("--budget", str(recipe.budget))]
         repeated += [("--set", setting) for setting in settings]
         if recipe.runtime.threads is None and threads is not None:

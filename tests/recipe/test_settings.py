@@ -71,6 +71,11 @@ def test_without_a_tuned_argument_it_is_the_published_recipe(file, settings):
     assert tuned(method, file, *settings) == compose(method, "glyphs2")
 
 
+def test_with_the_arguments_of_a_preset_they_are_refused(file):
+    with pytest.raises(UserError, match=r"tuned.yaml and --preset rkd-cub both choose arguments; give one of them"):
+        compose(settings=with_settings(str(file)), preset="rkd-cub")
+
+
 def test_saved_recipe_is_run_again_without_the_file(file, tmp_path):
     recipe = tuned("kd", file)
     saved = tmp_path / "recipe.yaml"
