@@ -65,3 +65,22 @@ class TestPreset:
 
         teacher = None if recipe.method.name == "none" else trained(recipe.for_teacher(), None)
         trained(recipe, teacher)
+
+
+def test_dry_run_of_a_preset(originals, tmp_path, command_line):
+    miniature = originals("cub200")
+    settings = [part for setting in [*SMALL, "train.schedule.epochs=3"] for part in ("--set", setting)]
+    places = ["--data-root", miniature.root, "--work-dir", tmp_path, "--leaderboards", tmp_path / "boards"]
+    code, out, err = command_line("run", "--preset", "rkd-cub", *settings, *places, "--dry-run")
+    assert code == 0, err
+    assert "DistanceWeightedMiner" in out and "query: 8 images" in out
+    assert "  epochs: 3" in out
+
+
+def test_commands_of_a_suite_name_the_preset(originals, tmp_path, command_line):
+    places = ["--data-root", originals("cub200").root, "--work-dir", tmp_path, "--leaderboards", tmp_path / "boards"]
+    code, out, err = command_line("suite", "--preset", "rkd-cub", "--seeds", "0,1", *places, "--dry-run")
+    assert code == 0, err
+    commands = [line for line in out.splitlines() if line.startswith("benchmark run")]
+    assert len(commands) == 2
+    assert all("--method rkd --dataset cub200" in line and "--preset rkd-cub" in line for line in commands)
