@@ -2,11 +2,12 @@
 
     python tools/study.py leaderboards/studies/glyphs2.md
 
-A study is a page and a folder of the same name with `suites/*.yaml`, each of which changes something, and `records/` of
-their runs. The table has a row for every title and budget: the first line of a suite's file, which several suites may
-share, the costs, and mean ± sample standard deviation over the seeds. If there is a suite `reference.yaml`, a column
-states the differences from it with 95 % confidence intervals, and ≈ marks those that are not significant. The table
-replaces what is between the lines `<!-- table -->` and `<!-- end -->` of the page.
+A study is a page and a folder of the same name with `suites/*.yaml`, each of which changes something, and `records/`
+of their runs. The table has a row for every title and budget: the first line of a suite's file, which several suites
+may share, the costs, and mean ± sample standard deviation over the seeds. If the sizes of embeddings differ, a column
+states them. If there is a suite `reference.yaml`, a column states the differences from it with 95 % confidence
+intervals, and ≈ marks those that are not significant. The table replaces what is between the lines `<!-- table -->` and
+`<!-- end -->` of the page.
 """
 
 import argparse
@@ -67,6 +68,8 @@ def table(folder: Path) -> str:
     reference = next((entry.row for entry in found if entry.is_reference), None)
     compared = gains([(row, reference) for row in rows], SeedSpread(rows)) if reference else {}
     headers = [*HEADERS[:4], "against the reference", *HEADERS[4:]] if reference else HEADERS
+    sized = len({row.records[0].bytes_per_image for row in rows}) > 1
+    headers = [*headers, "bytes per image"] if sized else headers
     lines = []
     for entry in found:
         budget = "" if entry.recipe.budget is None else f", {100 * entry.recipe.budget:g} % of the MACs"
@@ -77,7 +80,8 @@ def table(folder: Path) -> str:
         seeds = ", ".join(f"{100 * record.scores.symmetric.mAP:.1f}" for record in row.records)
         minutes = sum(record.timing.train_seconds for record in row.records) / len(row.records) / 60
         against = [difference(compared.get((row, reference)))] if reference else []
-        lines.append([*cells, quantity(row.macs), percent(row.mAP), *against, seeds, f"{minutes:.1f}"])
+        size = [str(row.records[0].bytes_per_image)] if sized else []
+        lines.append([*cells, quantity(row.macs), percent(row.mAP), *against, seeds, f"{minutes:.1f}", *size])
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
