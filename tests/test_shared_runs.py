@@ -65,7 +65,7 @@ def wait_for_epoch(work: Path, method: str, process: subprocess.Popen) -> None:
 def test_torchrun(command, tmp_path, shrinking):
     """The main process alone prints and writes; the result is that of a run."""
     words = command(tmp_path, "--method", "cdd", settings=(*SETTINGS, *shrinking))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*launcher, "-m", "benchmark", "--", *words[3:]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1/2") == 2  # of teacher and student
@@ -111,10 +111,3 @@ def test_failure_of_the_main_process(launch, tmp_path):
     assert [process.wait(timeout=120) for process in processes] == [2, 2]
     assert "cannot be created" in (tmp_path / "0.txt").read_text().splitlines()[-1]
     assert "Traceback" not in (tmp_path / "1.txt").read_text()
-
-
-def test_batch_that_cannot_be_shared(launch, tmp_path):
-    processes = launch(3, tmp_path, "--method", "none")
-    assert [process.wait(timeout=120) for process in processes] == [2, 2, 2]
-    message = "train.sampler: a batch of 32 images cannot be shared equally by 3 processes"
-    assert message in (tmp_path / "0.txt").read_text()

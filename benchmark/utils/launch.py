@@ -60,6 +60,10 @@ def launch() -> Launch:
         raise UserError(
             f"{rank}={started.rank}: must be below {source}, {started.processes}; start the command with torchrun"
         )
+    if not 0 < started.port < 65536:  # torchrun accepts 0, at which the processes would not meet
+        raise UserError(
+            f"MASTER_PORT={started.port}: must be from 1 to 65535; use torchrun --standalone for a free port"
+        )
     return started
 
 

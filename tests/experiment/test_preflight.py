@@ -15,6 +15,7 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.recipe import Recipe, compose
 from benchmark.registry import METHODS
+from benchmark.utils.launch import Launch
 
 
 class Needy(Method):
@@ -302,3 +303,10 @@ def test_impossible_training(tiny, method, settings, message):
 def test_training_on_crops(tiny):
     crop = "train.augment.transforms=[{type: RandomResizedCrop, size: [32, 32]}]"
     preflight(tiny("kd", "train.augment.load_size=[40, 40]", "train.augment.pad=0", crop))
+
+
+@pytest.mark.parametrize("processes", [3, 32])
+def test_batch_that_processes_cannot_share(tiny, monkeypatch, processes):
+    monkeypatch.setattr("benchmark.experiment.preflight.launch", lambda: Launch(processes))
+    with pytest.raises(UserError, match=rf"a batch of 32 images cannot be shared equally by {processes} processes"):
+        preflight(tiny("none"))

@@ -62,6 +62,7 @@ class TestLaunch:
             ({"LOCAL_RANK": ""}, "WORLD_SIZE=4, but LOCAL_RANK is not set: unset WORLD_SIZE"),
             ({"RANK": "4"}, "RANK=4: must be below WORLD_SIZE, 4"),
             ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: must be an integer"),
+            ({"MASTER_PORT": "0"}, "MASTER_PORT=0: must be from 1 to 65535; use torchrun --standalone"),
             ({"MASTER_PORT": "http"}, "MASTER_PORT=http: must be an integer"),
         ],
     )
