@@ -44,7 +44,7 @@ def build_network(settings: Network, identities: int, device: torch.device) -> E
 def load_batches(recipe: Recipe, dataset: RetrievalDataset, device: torch.device) -> tuple[list[Batch], int]:
     """Return the first batches on the device, and the number of batches per epoch."""
     sampler = recipe.train.sampler
-    transform = train_transform(recipe.image_size, **recipe.train.augment.model_dump())
+    transform = train_transform(recipe.image_size, **recipe.train.augment.model_dump(exclude={"load_size"}))
     loading = Loading(recipe.image_size, 0, device)
     loader = train_loader(
         dataset,

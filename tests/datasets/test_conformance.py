@@ -242,7 +242,7 @@ class TestTraining:
         labels = len(test.dataset.labels)
         loader = train_loader(
             test.dataset,
-            train_transform(recipe.image_size, **recipe.train.augment.model_dump()),
+            train_transform(recipe.image_size, **recipe.train.augment.model_dump(exclude={"load_size"})),
             identities=recipe.train.sampler.identities,
             images=recipe.train.sampler.images,
             seed=0,
