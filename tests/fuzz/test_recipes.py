@@ -23,7 +23,7 @@ from benchmark.engine.checkpoint import (
 from benchmark.engine.compat import load_checkpoint, save_checkpoint
 from benchmark.engine.files import LAST_CHECKPOINT, METRICS_FILE, SKIPPED_FILE, read_metrics, read_skipped
 from benchmark.engine.optimization import build_optimizer, build_schedule
-from benchmark.engine.train import assemble
+from benchmark.engine.train import assemble, optim_wrapper
 from benchmark.errors import UserError
 from benchmark.experiment.preflight import preflight
 from benchmark.model.residual_blocks import build
@@ -185,7 +185,8 @@ class TestCheckpoints:
             optimizer = build_optimizer(distiller, recipe.train.optimizer)
             load_model_state(checkpoint, distiller, content)
             schedulers = build_schedule(optimizer, recipe.train.schedule, 16)
-            load_optimization_state(checkpoint, optimizer, schedulers, content)
+            wrapper = optim_wrapper(distiller, optimizer, recipe, torch.device("cpu"))
+            load_optimization_state(checkpoint, wrapper, schedulers, content)
             load_random_state(checkpoint, torch.device("cpu"), content)
 
         return load
