@@ -328,6 +328,16 @@ def test_results_in_the_readme(committed_files: Path) -> None:
     assert f"The teacher has an mAP of {table(page, 'method')[0]['mAP']}" in README
 
 
+def test_results_in_the_findings(committed_files: Path) -> None:
+    page = (committed_files / "leaderboards" / "glyphs2.md").read_text(encoding="utf-8")
+    measured = {row["method"]: row for row in table(page[page.index("## At each budget") :], "method")}
+    findings = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    for method, start in (("none", "| `none`, 90 epochs"), ("kd", "| `kd`, 90 epochs"), ("cdd", "| `cdd` ")):
+        (line,) = (line for line in findings.splitlines() if line.startswith(start))
+        shown = [cell.strip() for cell in line.split("|")[2:-1]]
+        assert shown == [measured[f"`{method}`"][f"mAP at {n} % of the MACs"].split()[0] for n in (42, 30, 20)]
+
+
 @pytest.mark.parametrize("name", DATASETS.names())
 def test_table_of_datasets(name: str, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from benchmark.experiment.finished import FinishedRun
 from benchmark.experiment.report import measured_latency
 from benchmark.results.parts import Export
 from benchmark.results.record import Record
-from benchmark.results.store import add_record, has_record
+from benchmark.results.store import replace_record
 from benchmark.utils.atomic import temporary_folder
 from benchmark.utils.console import Console
 from benchmark.utils.precision import full_precision
@@ -110,9 +110,7 @@ def export(run: Path, options: Options, leaderboards: Path) -> None:
         for path in files:
             path.replace(folder / path.name)
     record = record.model_copy(update={"exports": record.exports | {options.name: measured}})
-    record.write(run / "record.json")
-    if has_record(record, leaderboards / "records"):
-        add_record(record, leaderboards / "records")
+    replace_record(record, run / "record.json", leaderboards / "records")
     console = Console(highlight=False, soft_wrap=True)
     console.print(_table(record, options.name, (run / "student.pt").stat().st_size))
     if options.int8:

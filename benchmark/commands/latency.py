@@ -21,7 +21,7 @@ from benchmark.results.format import MISSING, milliseconds
 from benchmark.results.parts import BUSY, RuntimeLatency
 from benchmark.results.record import Record
 from benchmark.results.rows import Statistic
-from benchmark.results.store import add_record, has_record
+from benchmark.results.store import replace_record
 from benchmark.utils.atomic import temporary_folder
 from benchmark.utils.console import Console
 
@@ -67,9 +67,7 @@ def latency(run: Path, *, runtime: str, device: str, threads: int | None, data_r
     )
     others = [each for each in record.latencies if _place(each) != _place(measured)]
     record = record.model_copy(update={"latencies": (*others, measured)})
-    record.write(run / "record.json")
-    if has_record(record, leaderboards / "records"):
-        add_record(record, leaderboards / "records")
+    replace_record(record, run / "record.json", leaderboards / "records")
     Console(highlight=False, soft_wrap=True).print(_table(record, measured))
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.augment import train_transform
-from benchmark.engine.task import TaskLoss, task_loss
+from benchmark.engine.task import task_loss
 from benchmark.errors import UserError, nearest
 from benchmark.experiment.networks import NAMED_WEIGHTS, check_files
 from benchmark.experiment.published import teacher_path
@@ -29,7 +29,7 @@ from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features, stage_channels
 from benchmark.model.residual_blocks import build
-from benchmark.recipe import Network, Recipe, Runtime
+from benchmark.recipe import Augment, Network, Recipe, Runtime
 from benchmark.registry import METHODS
 from benchmark.retrieval import EmbeddingFormat
 from benchmark.retrieval.approximate import NEEDS_FAISS
@@ -302,25 +302,10 @@ def _check_training(key: str, settings: Network, network: Embedder, recipe: Reci
         recipe: The recipe that has these settings in its section `train`.
     """
     train = recipe.train
-    try:
-        transform = train_transform(recipe.image_size, **train.augment.model_dump(exclude={"load_size"}))
-        with torch.random.fork_rng(devices=[]):
-            task = task_loss(recipe, network, identities=2)
-    except UserError as error:
-        raise UserError(f"{key}.{error}") from error
-    _try_losses(key, task, network)
-    image = torch.zeros(3, *(train.augment.load_size or recipe.image_size), dtype=torch.uint8)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            augmented = transform(image)
-    except Exception as error:  # torchvision raises many types
-        raise UserError(f"{key}.augment: an image of {_size_text(image)} pixels: {error}") from error
-    if augmented.shape != (3, *recipe.image_size) or augmented.dtype != torch.uint8:
-        raise UserError(
-            f"{key}.augment: the transforms turn an image of {_size_text(image)} pixels into one of "
-            f"{_size_text(augmented)} and type {str(augmented.dtype).removeprefix('torch.')}; image_size is "
-            f"{recipe.image_size[0]}x{recipe.image_size[1]} with type uint8"
-        )
+    if train.task.losses:
+        _try_losses(key, recipe, network)
+    if train.augment.transforms or train.augment.load_size:
+        _try_transforms(key, train.augment, recipe.image_size)
     if train.task.margin is not None and settings.head != "cosine":
         network_key = "student" if key == "train" else "teacher.network"
         raise UserError(f"{key}.task.margin: needs cosines as logits: set {network_key}.head=cosine")
@@ -332,17 +317,35 @@ def _check_training(key: str, settings: Network, network: Embedder, recipe: Reci
         raise UserError(f"{key}.task: there is no loss: set {key}.task.identity=1")
 
 
-def _try_losses(key: str, task: TaskLoss, network: Embedder) -> None:
+def _try_transforms(key: str, augment: Augment, size: tuple[int, int]) -> None:
+    """Augment an image by the transforms that the recipe names."""
+    image = torch.zeros(3, *(augment.load_size or size), dtype=torch.uint8)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            augmented = train_transform(size, **augment.model_dump(exclude={"load_size"}))(image)
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
+    except Exception as error:  # torchvision raises many types
+        raise UserError(f"{key}.augment: an image of {_size_text(image)} pixels: {error}") from error
+    if augmented.shape != (3, *size) or augmented.dtype != torch.uint8:
+        raise UserError(
+            f"{key}.augment: the transforms turn an image of {_size_text(image)} pixels into one of "
+            f"{_size_text(augmented)} and type {str(augmented.dtype).removeprefix('torch.')}; image_size is "
+            f"{size[0]}x{size[1]} with type uint8"
+        )
+
+
+def _try_losses(key: str, recipe: Recipe, network: Embedder) -> None:
     """Compute the losses that the recipe names, because some check their arguments only then."""
-    if not task.losses:
-        return
     labels = torch.tensor([0, 0, 1, 1])
     with torch.random.fork_rng(devices=[]):
         pooled, embedding, logits = (
             torch.randn(len(labels), size) for size in (network.backbone.num_features, network.dim, 2)
         )
         try:
-            task(Features(pooled, embedding, logits), labels)
+            task_loss(recipe, network, identities=2)(Features(pooled, embedding, logits), labels)
+        except UserError as error:
+            raise UserError(f"{key}.{error}") from error
         except Exception as error:  # any type
             raise UserError(f"{key}.task.losses: {type(error).__name__}: {error}") from error
 

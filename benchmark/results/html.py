@@ -64,13 +64,13 @@ def without_plots(page: str) -> str:
 
 
 class _Limit(NamedTuple):
-    """A budget by which a reader filters the rows of a table."""
+    """An upper limit of a cost: a field of the web page that filters the rows of a table."""
 
     label: str
     header: str
-    """The column whose values are at most the budget."""
+    """Header of the column with the cost."""
     unit: float = 1.0
-    """What a budget of 1 stands for."""
+    """Factor from the number in the field to the values of the column."""
 
 
 _LIMITS = (
@@ -84,7 +84,7 @@ _LIMITS = (
 class _Section:
     """A table with its title, caption, plot and notes.
 
-    `page` is the Markdown page with the details, and `limits` are the budgets by which its rows are filtered.
+    `page` is the Markdown page with the details, and `limits` are the filters of its rows.
     """
 
     id: str

@@ -134,11 +134,13 @@ class Timed(FrozenModel):
         and 90th percentile by half. Then the machine was probably busy, and the median may be far from what the network
         needs. None if the latencies are stable or their range is not known.
         """
-        low, high = (self.latency_range_ms or {}).get(str(batch), (0.0, 0.0))
-        if quartiles := (self.latency_quartiles_ms or {}).get(str(batch)):
-            unstable = quartiles[1] - quartiles[0] > _STABLE_SPREAD * self.latency_ms.get(str(batch), 0.0)
-            return (low or quartiles[0], high or quartiles[1]) if unstable else None
-        return (low, high) if high > _STABLE_RATIO * low else None
+        key = str(batch)
+        limits, quartiles = (self.latency_range_ms or {}).get(key), (self.latency_quartiles_ms or {}).get(key)
+        if limits is None:
+            return None
+        if quartiles is None:
+            return limits if limits[1] > _STABLE_RATIO * limits[0] else None
+        return limits if quartiles[1] - quartiles[0] > _STABLE_SPREAD * self.latency_ms.get(key, 0.0) else None
 
     @property
     def measured_on(self) -> str:

@@ -36,6 +36,16 @@ def has_record(record: Record, folder: Path) -> bool:
     return path.exists() and Record.read(path).created == record.created
 
 
+def replace_record(record: Record, path: Path, folder: Path) -> None:
+    """Write what was measured after a run into its record at `path`, and into that on the leaderboards in `folder`.
+
+    A repetition of the run in `folder` stays as it is.
+    """
+    record.write(path)
+    if has_record(record, folder):
+        add_record(record, folder)
+
+
 def load_records(folder: Path) -> list[Record]:
     """Load all records in `folder`, sorted by board, method and seed; an absent folder holds none.
 

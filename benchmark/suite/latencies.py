@@ -12,7 +12,7 @@ from benchmark.experiment.report import measured_latency
 from benchmark.model.serialize import load_network
 from benchmark.results.parts import Cost
 from benchmark.results.record import Record
-from benchmark.results.store import add_record, has_record
+from benchmark.results.store import has_record, replace_record
 from benchmark.suite.job import Job
 from benchmark.utils.console import Console
 
@@ -49,8 +49,7 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
         if record.teacher is not None and (teacher_cost := costs.get(record.teacher.record or "")):
             update["teacher"] = record.teacher.model_copy(update={"cost": teacher_cost})
         record = record.model_copy(update=update)
-        record.write(path)
-        add_record(record, records)
+        replace_record(record, path, records)
 
 
 def _measure(student: Path, before: Cost, device: torch.device) -> Cost:

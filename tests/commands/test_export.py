@@ -53,7 +53,7 @@ def test_record_states_parity_and_latency(export, student, finished, to):
 
 
 def test_int8(export, student):
-    """Beside the student in float32, which it is not compared with to three digits."""
+    """An int8 student may differ from PyTorch, and the table also has the float32 export."""
     assert export(student, "--to", "onnx")[0] == 0
     code, out, err = export(student, "--to", "onnx", "--int8")
     assert code == 0, err

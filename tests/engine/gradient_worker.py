@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "raml": {"relations": "views"},
     "sp": {"stages": (3, 4)},
 }
-"""Arguments by which a method uses all that it has in its first step."""
+"""Arguments that enable all terms of a method in its first step."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fitnet stages": ("fitnet", {"on": "stages"}),
     "sp embedding": ("sp", {"of": "embedding"}),

@@ -45,9 +45,8 @@ def test_warm_up_is_not_counted():
 def test_time_is_limited(monkeypatch):
     monkeypatch.setattr("benchmark.model.latency._MAX_SECONDS", 0.2)
     network = Sleeper(0.11)
-    start = time.perf_counter()
     latency(network, (4, 4), CPU)
-    assert time.perf_counter() - start < 60 * 0.11
+    assert all(network.passes.count(batch) < 15 for batch in (1, 64))
 
 
 def test_load_of_other_processes_is_noticed():
@@ -65,6 +64,6 @@ def test_own_computation_is_no_load(monkeypatch):
     process = SimpleNamespace(cpu_times=lambda: next(own))
     fake = SimpleNamespace(cpu_times=lambda: next(machine), Process=lambda: process)
     monkeypatch.setattr("benchmark.model.latency.psutil", fake)
-    start = time.perf_counter()
-    load = latency(Sleeper(0.02), (4, 4), CPU).load
-    assert load * (time.perf_counter() - start) == pytest.approx(1, rel=0.3)
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr("benchmark.model.latency.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert latency(Sleeper(0.001), (4, 4), CPU).load == 1 / 4

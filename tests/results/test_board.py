@@ -69,7 +69,7 @@ def test_cells(record):
 
 
 def test_formats_of_embeddings_are_compared_with_their_own_kind(record, stored):
-    """A student is compared with `none` in the same format, and its rows are told apart by the format."""
+    """The baseline of a row is `none` in the same format, and the name of a row has its format."""
     records = [record("none", mAP=0.6), stored(record("none", mAP=0.5), "int8"), record("kd", mAP=0.7)]
     board = board_of(*records, stored(record("kd", mAP=0.65), "int8"), stored(record("kd", mAP=0.4), "pq:16x8"))
     rows = {row.label: row for row in board.rows}
