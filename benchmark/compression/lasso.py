@@ -106,11 +106,13 @@ def lasso_strength(
     start: float,
     vanish_at: float,
     momentum: float | None = None,
+    threshold: float | None = None,
 ) -> float:
     """Return the weight of the lasso.
 
     With `auto` it is the value at which the norm of a row without any other gradient goes from 1 to zero between two
-    points of the training.
+    points of the training. If the gradient shrinks with the row near zero, this includes the steps that the row then
+    needs to the threshold below which it is removed, or half of all steps if they are fewer than twice as many.
 
     Args:
         method: Name of the method, for messages.
@@ -120,6 +122,7 @@ def lasso_strength(
         vanish_at: Share of the training after which the row has vanished.
         momentum: For a method that moves its compactors itself, by SGD without weight decay: its momentum. None if the
             optimizer of the training moves them.
+        threshold: Norm below which a row has vanished, for a method whose gradient shrinks with the row near zero.
 
     Raises:
         UserError: There is no such value, for example because the learning rate is zero.
@@ -129,8 +132,15 @@ def lasso_strength(
     momentum, decay = (plan.momentum, plan.weight_decay) if momentum is None else (momentum, 0.0)
     first = round(start * plan.steps)
     last = min(max(first + 1, round(vanish_at * plan.steps)), plan.steps)
+    rates = [plan.learning_rate(step) for step in range(first, last)]
     try:
-        strength = auto_lasso([plan.learning_rate(step) for step in range(first, last)], momentum, decay)
+        strength = auto_lasso(rates, momentum, decay)
+        if threshold is not None:
+            # Fewer steps need a stronger lasso, whose rows are faster when they come near zero. The last stretch
+            # depends on the logarithm of their speed, so this settles at once.
+            for _ in range(3):
+                stretch = last_stretch(rates[-1] * strength / (1 - momentum), threshold, momentum)
+                strength = auto_lasso(rates[: len(rates) - min(stretch, len(rates) // 2)], momentum, decay)
         if strength > torch.finfo(torch.float32).max:
             raise OverflowError("they are too small")
         return strength
@@ -139,6 +149,23 @@ def lasso_strength(
             f"{method}: `lasso: auto` has no value for the learning rates of steps {first} to {last} ({error}); set "
             "lasso to a number, such as 0.004"
         ) from error
+
+
+def last_stretch(speed: float, threshold: float, momentum: float) -> int:
+    """Return the number of steps that a row needs near zero, where the gradient of the lasso is proportional to it.
+
+    There, the row oscillates around zero and shrinks by a factor of sqrt(mu) per step. It begins with its last full
+    step, that is with an amplitude of speed / sqrt(1 - mu).
+
+    Args:
+        speed: Change of the norm per step before: learning rate * lambda / (1 - mu).
+        threshold: Norm below which the row has vanished.
+        momentum: mu of SGD.
+    """
+    amplitude = speed / math.sqrt(1 - momentum)
+    if amplitude <= threshold or momentum == 0:
+        return 0
+    return math.ceil(2 * math.log(threshold / amplitude) / math.log(momentum))
 
 
 def auto_lasso(learning_rates: Sequence[float] | np.ndarray, momentum: float, weight_decay: float) -> float:

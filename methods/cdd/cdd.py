@@ -61,11 +61,11 @@ class CDD(CompactorMethod):
         temperature: Temperature T of the KL term.
         kl_weight: Weight of the KL term.
         feature_weight: Weight of the feature distance.
-        lasso: lambda. `auto` chooses the value with which a row that is masked from the start of resetting reaches zero
-            at the fraction `vanish_at` of the training.
+        lasso: lambda. `auto` chooses the value with which a row that is masked from the start of resetting reaches
+            `threshold` at the fraction `vanish_at` of the training.
         reset_from: Fraction of the training after which resetting begins (released: 20 of 120 epochs).
-        vanish_at: Fraction of the training after which the first masked rows have reached zero (released: about 27 of
-            120 epochs).
+        vanish_at: Fraction of the training after which the first masked rows have reached `threshold` (released: about
+            27 of 120 epochs).
         neighbours: Number of teacher neighbors of an image, including the image itself.
         ratio: Fraction of the channels that each list of unimportant channels contains.
         ratio_of: Whether `ratio` refers to the initial or the current width of a block; see `GradientReset`.
@@ -148,7 +148,9 @@ class CDD(CompactorMethod):
             recompute=self.recompute,
         )
         self.reset_step = round(self.reset_from * plan.steps)
-        self.strength = lasso_strength(self.name, self.lasso, plan, start=self.reset_from, vanish_at=self.vanish_at)
+        self.strength = lasso_strength(
+            self.name, self.lasso, plan, start=self.reset_from, vanish_at=self.vanish_at, threshold=self.threshold
+        )
         if self.teacher_batch_statistics:
             assert teacher is not None
             teacher.train()

@@ -114,7 +114,9 @@ class DEAP(CompactorMethod):
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         super().prepare(student, teacher, plan)
-        self.strength = lasso_strength(self.name, self.lasso, plan, start=0, vanish_at=self.vanish_at)
+        self.strength = lasso_strength(
+            self.name, self.lasso, plan, start=0, vanish_at=self.vanish_at, threshold=self.threshold
+        )
         self.residual_sums = [f"{site.block_name}:pre" for site in row_sites(student)]
         self.student_taps = self.teacher_taps = [*self.mkd.student_taps, *self.residual_sums]
 

@@ -5,6 +5,7 @@
 """
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmark import UserError
 from benchmark.compression.compactor import row_sites
-from benchmark.compression.lasso import auto_lasso, edit_gradients, group_norms
+from benchmark.compression.lasso import auto_lasso, edit_gradients, group_norms, lasso_gradient
 from benchmark.losses import kl_divergence
 from benchmark.methods.cdd import CDD
 from benchmark.model.cost import count
@@ -133,8 +134,25 @@ class TestLasso:
         assert rig(CDD(lasso=0.004)).method.strength == 0.004
 
     def test_auto(self, rig):
-        made = rig(CDD(reset_from=0.2, vanish_at=0.7))  # steps 4 to 14 of 20
-        assert made.method.strength == auto_lasso([0.02] * 10, made.plan.momentum, made.plan.weight_decay)
+        made = rig(CDD(reset_from=0.2, vanish_at=0.7))  # steps 4 to 14 of 20, half for the last stretch
+        assert made.method.strength == auto_lasso([0.02] * 5, made.plan.momentum, made.plan.weight_decay)
+
+    @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.5, 1e-3), (0.9, 5e-4), (0.9, 2e-3)])
+    def test_rows_masked_from_the_start_are_gone_when_promised(self, rig, scheduled, momentum, weight_decay):
+        """The steps from norm 1 to the threshold, with the last stretch that the shrinking gradient takes."""
+        plan = replace(scheduled(np.linspace(0.02, 0.005, 1000)), momentum=momentum, weight_decay=weight_decay)
+        made = rig(CDD(reset_from=0.1, vanish_at=0.6), plan=plan)
+        row = nn.Parameter(torch.full((1, 4), 0.5))
+        optimizer = torch.optim.SGD([row], lr=1, momentum=momentum, weight_decay=weight_decay)
+        norms = []
+        for step in range(100, 700):
+            made.method.step = step
+            optimizer.param_groups[0]["lr"] = plan.learning_rate(step)
+            row.grad = made.method.strength * lasso_gradient(row.detach(), made.method.lasso_floor())
+            optimizer.step()
+            norms.append(float(row.detach().norm()))
+        last = 100 + max(i for i, norm in enumerate(norms) if norm >= made.method.threshold)
+        assert 570 < last <= 605
 
     @pytest.mark.parametrize("rate", [0.0, 2e7])
     def test_auto_without_a_solution(self, rig, scheduled, rate):
