@@ -207,9 +207,10 @@ class Experiment:
         title = f"student {self.recipe.method.name}"
         deployed = self._train_and_deploy(self.recipe, self.folder, method, teacher.network, title)
         asymmetric, reason = self._score_asymmetric(deployed, teacher)
-        distillation = Distillation(
-            teacher=teacher.report, method=method, asymmetric=asymmetric, asymmetric_reason=reason
-        )
+        # Next to the student's: the teacher's record may be from another machine, or another hour of this one.
+        cost = self.report.measured_again(teacher.report.cost, teacher.deployed)
+        report = teacher.report.model_copy(update={"cost": cost})
+        distillation = Distillation(teacher=report, method=method, asymmetric=asymmetric, asymmetric_reason=reason)
         return on_main(lambda: self._recorded(self.recipe, self.folder, deployed, distillation))
 
     def _recorded(

@@ -128,6 +128,14 @@ class Report:
         """
         return on_main(lambda: self._cost(deployed))
 
+    def measured_again(self, cost: parts.Cost, deployed: Embedder) -> parts.Cost:
+        """Return the cost of a deployed network with its latency as it is now.
+
+        Every process has to call it.
+        """
+        update = on_main(lambda: measured_latency(deployed, cost.image_size, self.device))
+        return cost.model_copy(update=update)
+
     def _cost(self, deployed: Embedder) -> parts.Cost:
         image_size = self.test.loading.size
         size = cost.count(deployed, image_size)

@@ -8,6 +8,7 @@ from rich.progress import track
 
 from benchmark.errors import UserError
 from benchmark.experiment.environment import device_name, use_threads
+from benchmark.experiment.published import teacher_path
 from benchmark.experiment.report import measured_latency
 from benchmark.model.serialize import load_network
 from benchmark.results.parts import Cost
@@ -35,12 +36,17 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
     costs: dict[str, Cost] = {}
     # Teachers first, because a student's record repeats the cost of its teacher.
     paths = [*sorted(teachers), *(job.record for job in finished)]
+    published = {job.record: folder for job in finished if (folder := _published_teacher(job)) is not None}
     for path in track(paths, "latencies", console=console, transient=True, disable=not console.is_terminal):
         try:
             record = Record.read(path)
             if record.network.cost.device != device_name(device) or not has_record(record, records):
                 continue
             measured = _measure(path.with_name("student.pt"), record.network.cost, device)
+            teacher = record.teacher.record if record.teacher else None
+            if record.teacher and teacher is not None and teacher not in costs and path in published:
+                before = record.teacher.cost.model_copy(update={"threads": record.network.cost.threads})
+                costs[teacher] = _measure(published[path] / "student.pt", before, device)
         except UserError as error:
             console.print(f"{path}: latency not measured: {error}", markup=False)
             continue
@@ -50,6 +56,13 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
             update["teacher"] = record.teacher.model_copy(update={"cost": teacher_cost})
         record = record.model_copy(update=update)
         replace_record(record, path, records)
+
+
+def _published_teacher(job: Job) -> Path | None:
+    """Return the folder of the published teacher that a run uses, if it does."""
+    checkpoint = job.recipe.teacher.checkpoint
+    folder = None if checkpoint is None else teacher_path(checkpoint)
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _measure(student: Path, before: Cost, device: torch.device) -> Cost:

@@ -396,7 +396,8 @@ class TestEvaluationSettings:
 
         assert (default.embedding, default.bytes_per_image) == ("float32", 64)
         assert (record.embedding, record.bytes_per_image) == ("int8", 16)
-        assert record.network.weights == default.network.weights and record.teacher == default.teacher
+        assert record.network.weights == default.network.weights
+        assert (record.teacher.record, record.teacher.scores) == (default.teacher.record, default.teacher.scores)
         assert record.board == default.board and len(group_records([default, record])) == 2
         assert list(violations(record)) == list(violations(default)) == []
         assert list(rebuilt_violations(record)) == []

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,20 @@ def test_skips_runs_without_a_record(job, tmp_path):
     job.record.unlink()
     measure_latencies([job], torch.device("cpu"), tmp_path / "boards", Console(quiet=True))
     assert load_records(tmp_path / "boards") == []
+
+
+def test_measures_a_published_teacher_beside_its_student(job, tmp_path):
+    published = Path(shutil.move(job.teacher_record.parent, tmp_path / "published"))
+    untouched = (published / "record.json").read_bytes()
+    before = Record.read(job.record)
+    wrong = before.teacher.model_copy(update={"cost": before.teacher.cost.model_copy(update={"latency_ms": WRONG})})
+    before = before.model_copy(update={"teacher": wrong})
+    before.write(job.record)
+    add_record(before, tmp_path / "boards")
+    teacher = job.recipe.teacher.model_copy(update={"checkpoint": str(published)})
+    job = replace(job, recipe=job.recipe.model_copy(update={"teacher": teacher}), teacher_record=None)
+    measure_latencies([job], torch.device("cpu"), tmp_path / "boards", Console(quiet=True))
+    after = Record.read(job.record).teacher.cost
+    assert all(0 < value < 1e5 for value in after.latency_ms.values())
+    assert (after.parameters, after.threads) == (before.teacher.cost.parameters, before.network.cost.threads)
+    assert (published / "record.json").read_bytes() == untouched
