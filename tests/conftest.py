@@ -25,8 +25,11 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the kill campaigns, which take minutes: a worker that ran them last would leave the others idle."""
+    """Begin with the kill campaigns, which take minutes and would leave other workers idle; skip what needs a GPU."""
     items.sort(key=lambda item: item.path.name != "test_kill.py")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -150,6 +150,11 @@ def measure(recipe: Recipe, data_root: Path, device: torch.device) -> Alternatin
     return loaders[0]
 
 
+def overhead(timed: Alternating, clock: str, steps: int) -> float:
+    """Return the ratio of the engine's time to that of the plain loop, for epochs of a number of steps."""
+    return (timed.engine.median(clock) + timed.between.median(clock) / steps) / timed.plain.median(clock)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identities", type=int, default=200, help="training identities; the complete dataset: 1000")
@@ -170,7 +175,7 @@ def main() -> None:
     print(f"{len(timed.plain)} steps of {batch} images each, {arguments.threads} threads, {arguments.device}; medians")
     for clock in CLOCKS:
         engine_step, plain_step, between = (times.median(clock) for times in (timed.engine, timed.plain, timed.between))
-        ratio = (engine_step + between / steps) / plain_step
+        ratio = overhead(timed, clock, steps)
         print(
             f"{clock} time: {engine_step:.2f} ms per step of the engine, {plain_step:.2f} ms per plain step, "
             f"{between:.0f} ms between epochs; ratio for an epoch of {steps} steps: {ratio:.4f}"

@@ -1,10 +1,12 @@
-"""A step of every method by one process and by several, for `test_processes.py`: `gradient_worker.py FILE METHOD ...`.
+"""A step of every method by one process and by several: `gradient_worker.py [--device cuda] FILE METHOD ...`.
+
+For `test_processes.py` and `tools/gpu_check.py`.
 
 The main process first takes the steps alone, with the whole batch. Then all processes take them, each with its part of
 the batch. The main process writes the results to the file.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from benchmark.engine.distiller import Distiller
 from benchmark.engine.optimization import build_optimizer
 from benchmark.engine.processes import mean_values
 from benchmark.engine.task import TaskLoss
+from benchmark.experiment.environment import choose_device
 from benchmark.method import Plan
 from benchmark.methods.cdd.gradient_reset import GradientReset
 from benchmark.model.embedder import Embedder
@@ -54,12 +57,13 @@ PLAN = Plan(
 )
 
 
-def batch() -> Batch:
+def batch(device: torch.device) -> Batch:
     """A batch of six images in two views each, of three identities."""
     generator = torch.Generator().manual_seed(1)
     indices = torch.tensor([0, 8, 1, 9, 2, 10]).repeat_interleave(2)
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return Batch(images, torch.from_numpy(PLAN.labels)[indices], torch.zeros(12, dtype=torch.int64), indices)
+    whole = Batch(images, torch.from_numpy(PLAN.labels)[indices], torch.zeros(12, dtype=torch.int64), indices)
+    return Batch(*(each.to(device) for each in whole))
 
 
 def step(name: str, batch: Batch) -> dict[str, Any]:
@@ -74,14 +78,15 @@ def step(name: str, batch: Batch) -> dict[str, Any]:
         "head": "cosine",
         "identities": IDENTITIES,
     }
-    teacher, student = Embedder(**network), Embedder(**network)
+    device = batch.images.device
+    teacher, student = Embedder(**network).to(device), Embedder(**network).to(device)
     method = METHODS.find(method_name)(**arguments)
     given = teacher.requires_grad_(False).eval() if method.needs.teacher else None
     method.prepare(student, given, PLAN)
     student.tap(method.student_taps)
     if given is not None:
         given.double().tap(method.teacher_taps)
-    distiller = Distiller(student, given, method, TaskLoss(Task())).double().train()
+    distiller = Distiller(student, given, method, TaskLoss(Task())).to(device).double().train()
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.eval()
@@ -93,7 +98,7 @@ def step(name: str, batch: Batch) -> dict[str, Any]:
         method.after_backward(student)
         gradients.update({n: p.grad.clone() for n, p in distiller.named_parameters() if p.grad is not None})
 
-    wrapper = DistillOptimWrapper(build_optimizer(distiller, Optimizer(lr=0.02)), before_step=edit)
+    wrapper = DistillOptimWrapper(build_optimizer(distiller, Optimizer(lr=0.02)), before_step=edit, device=device)
     loss = float(distiller.train_step(batch, wrapper)["loss"])
     return {
         "loss": mean_values({"loss": loss})["loss"],
@@ -103,11 +108,12 @@ def step(name: str, batch: Batch) -> dict[str, Any]:
     }
 
 
-def main(file: Path, names: list[str]) -> None:
+def main(file: Path, names: list[str], device_name: str) -> None:
     torch.set_num_threads(1)
-    whole = batch()
+    device = choose_device(device_name)
+    whole = batch(device)
     alone = {name: step(name, whole) for name in names if launch().rank == 0}
-    with process_group(torch.device("cpu")) as is_main:
+    with process_group(device) as is_main:
         own = Batch(*(each[part(len(each))] for each in whole))
         together = {name: step(name, own) for name in names}
     if is_main:
@@ -115,4 +121,9 @@ def main(file: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", type=Path)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    main(arguments.file, arguments.names, arguments.device)
