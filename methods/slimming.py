@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark import METHODS, Batch, ChannelSelection, Embedder, Features, Needs, Plan, Progress, RecipePlan, UserError
 from benchmark.compression.compression_method import CompressionMethod, budget_from
 from benchmark.compression.lasso import check_lasso, lasso_strength
-from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
+from benchmark.model.residual_blocks import inner_widths
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 _RELATIVE = r"^(\d+(\.\d+)?\s*\*\s*)?(mean|median)$"
@@ -129,10 +129,10 @@ class Slimming(CompressionMethod):
             if channel != int(layer.argmax())
         )
         order = [(i, channel) for _, i, channel in candidates]
-        removed = set(order[: self._removals(student, layers, order)])
+        removed = set(order[: self._removals(layers, order)])
         return [torch.tensor([c for c in range(len(layer)) if (i, c) not in removed]) for i, layer in enumerate(layers)]
 
-    def _removals(self, student: Embedder, layers: Sequence[Tensor], order: Sequence[tuple[int, int]]) -> int:
+    def _removals(self, layers: Sequence[Tensor], order: Sequence[tuple[int, int]]) -> int:
         """Return how many channels (layer, channel) to remove, in this order."""
         budget = self.budget
         if budget is None:
@@ -143,7 +143,7 @@ class Slimming(CompressionMethod):
         def meets_budget(removals: int) -> bool:
             removed = Counter(i for i, _ in order[:removals])
             widths = [len(layer) - removed[i] for i, layer in enumerate(layers)]
-            return budget.is_met(deployed_size(narrowed_copy(student, widths), self.image_size), self.reference)
+            return budget.is_met(self.cost.size(widths), self.reference)
 
         return bisect_left(range(len(order)), True, key=meets_budget)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, UserError
 from benchmark.compression.compression_method import CompressionMethod, budget_from
-from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
+from benchmark.model.residual_blocks import inner_widths
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -62,8 +62,7 @@ class Uniform(CompressionMethod):
             return [max(1, round(each.width * (widest - removed) / widest)) for each in inner]
 
         def meets_budget(removed: int) -> bool:
-            size = deployed_size(narrowed_copy(student, widths(removed)), plan.image_size)
-            return budget.is_met(size, self.reference)
+            return budget.is_met(self.cost.size(widths(removed)), self.reference)
 
         removed = bisect_left(range(widest - 1), True, key=meets_budget)
         kept = [largest_filters(each.conv.weight, width) for each, width in zip(inner, widths(removed), strict=True)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from benchmark.compression.width_cost import PrunedChannels
 from benchmark.errors import UserError
 from benchmark.model.embedder import Embedder
 from benchmark.model.residual_blocks import InnerWidth, residual_blocks
@@ -14,8 +15,11 @@ from benchmark.model.surgery import ChannelSelection, keep_inputs, keep_outputs
 from benchmark.utils.precision import full_precision
 
 
-class CompactorSite(Protocol):
-    """A place in a network for a compactor. Rows or columns of the compactor stand for channels that can be removed."""
+class CompactorSite(PrunedChannels, Protocol):
+    """A place in a network for a compactor. Rows or columns of the compactor stand for channels that can be removed.
+
+    Its width is the number of remaining rows or columns and, before insertion, the number of channels.
+    """
 
     @property
     def dim(self) -> int:
@@ -30,11 +34,6 @@ class CompactorSite(Protocol):
     @property
     def weight(self) -> nn.Parameter:
         """The (out, in, 1, 1) weight of the inserted compactor."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Number of remaining rows or columns; before insertion, number of channels."""
         ...
 
     def insert(self) -> None:
@@ -102,6 +101,11 @@ class RowSite(InnerWidth):
     def weight(self) -> nn.Parameter:
         assert isinstance(self.compactor.weight, nn.Parameter)
         return self.compactor.weight
+
+    @property
+    def source(self) -> str:
+        # The compactor of a grouped convolution is not folded.
+        return super().source if self.conv.groups == 1 else self.name
 
     @property
     def width(self) -> int:

@@ -12,11 +12,10 @@ from torch import Tensor
 from benchmark.compression.compactor import CompactorSite, row_sites
 from benchmark.compression.compression_method import CompressionMethod
 from benchmark.compression.lasso import TINY, edit_gradients, group_norms
+from benchmark.compression.width_cost import PrunedChannels
 from benchmark.errors import UserError
 from benchmark.method import Budget, Plan, Progress, RecipePlan
-from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
-from benchmark.model.residual_blocks import deployed_size
 from benchmark.model.surgery import ChannelSelection
 
 
@@ -45,12 +44,13 @@ class CompactorMethod(CompressionMethod):
         self.threshold, self.dynamic, self.budget, self.fixed_widths = threshold, dynamic, budget, fixed_widths
         self.step = 0
         self.compressing = not fixed_widths
-        self._sizes: dict[tuple[int, ...], Size] = {}
-        """Size of the deployed student by the widths of its compactors, which alone determine it."""
 
     def sites(self, network: Embedder) -> Sequence[CompactorSite]:
         """Return the sites of compactors in a network, whether they are inserted or not."""
         return row_sites(network)
+
+    def channels(self, network: Embedder) -> Sequence[PrunedChannels]:
+        return self.sites(network)
 
     @property
     def masks(self) -> Sequence[Tensor]:
@@ -124,10 +124,9 @@ class CompactorMethod(CompressionMethod):
                 self.rows_kept(i, index)
 
     def report(self, student: Embedder) -> dict[str, float]:
-        widths = [site.width for site in self.sites(student)]
-        size = self._deployed_size(student, widths)
         masked = {"masked": sum(float((mask == 0).sum()) for mask in self.masks)} if self.masks else {}
-        return {"channels": sum(widths), **masked, "parameters": size.parameters, "macs": size.macs}
+        report = super().report(student)
+        return {"channels": report["channels"], **masked, **report}
 
     def minimal_student(self, student: Embedder) -> Embedder:
         return self.merged_copy(student, [1] * len(self.widths))
@@ -156,12 +155,6 @@ class CompactorMethod(CompressionMethod):
             site.merge()
         return merged
 
-    def _deployed_size(self, student: Embedder, widths: Sequence[int]) -> Size:
-        key = tuple(widths)
-        if key not in self._sizes:
-            self._sizes[key] = deployed_size(self.merged_copy(student, widths), self.image_size)
-        return self._sizes[key]
-
     def _remove_rows(self, student: Embedder) -> list[ChannelSelection]:
         """Remove rows below the threshold, smallest first, and no more than the budget requires."""
         if not self.compressing:
@@ -175,7 +168,7 @@ class CompactorMethod(CompressionMethod):
             # The largest row of a site remains; if several are equally large, all of them.
             if norm < self.threshold and norm < site_norms.max()
         )
-        candidates = candidates[: self._removals(student, sites, [i for _, i, _ in candidates])]
+        candidates = candidates[: self._removals(sites, [i for _, i, _ in candidates])]
         changes: list[ChannelSelection] = []
         for i, site in enumerate(sites):
             removed = {row for _, j, row in candidates if j == i}
@@ -186,7 +179,7 @@ class CompactorMethod(CompressionMethod):
         self.widths = [site.width for site in sites]
         return changes
 
-    def _removals(self, student: Embedder, sites: Sequence[CompactorSite], order: Sequence[int]) -> int:
+    def _removals(self, sites: Sequence[CompactorSite], order: Sequence[int]) -> int:
         """Return how many rows to remove, in a given order of sites, and end compression if that meets the budget."""
         budget = self.budget
         if budget is None:
@@ -195,7 +188,7 @@ class CompactorMethod(CompressionMethod):
 
         def meets_budget(removed: int) -> bool:
             remaining = [width - order[:removed].count(i) for i, width in enumerate(widths)]
-            return budget.is_met(self._deployed_size(student, remaining), self.reference)
+            return budget.is_met(self.cost.size(remaining), self.reference)
 
         if not meets_budget(len(order)):
             return len(order)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from benchmark.compression.width_cost import PrunedChannels, WidthCost
 from benchmark.errors import UserError
 from benchmark.method import Budget, Method, Plan, RecipePlan
 from benchmark.model.embedder import Embedder
@@ -21,18 +22,26 @@ class CompressionMethod(Method):
     compresses: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, Any]] = {"student": {"like": "teacher"}}
 
+    cost: WidthCost
+    """Cost of the deployed student by the widths of `channels`; set in `prepare`."""
+
+    def channels(self, network: Embedder) -> Sequence[PrunedChannels]:
+        """Return the channels of a network that the method prunes, in order of execution."""
+        return inner_widths(network)
+
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
         inner_widths(student)
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         self.image_size = plan.image_size
+        self.cost = WidthCost(student, self.channels(student), plan.image_size)
         # Without a teacher, the uncompressed student takes its place, because it has the teacher's architecture.
         self.reference = deployed_size(teacher or student, plan.image_size)
 
     def report(self, student: Embedder) -> dict[str, float]:
-        size = deployed_size(student, self.image_size)
-        channels = sum(inner.width for inner in inner_widths(student))
-        return {"channels": channels, "parameters": size.parameters, "macs": size.macs}
+        widths = [channels.width for channels in self.channels(student)]
+        size = self.cost.size(widths)
+        return {"channels": sum(widths), "parameters": size.parameters, "macs": size.macs}
 
     def progress_line(self, report: Mapping[str, float]) -> str:
         size = f"{report['parameters'] / 1e6:.2f} M parameters  {report['macs'] / 1e6:.1f} M MACs"
@@ -50,7 +59,7 @@ class CompressionMethod(Method):
         """
         if self.budget is None:
             return
-        minimal = deployed_size(self.minimal_student(student), self.image_size)
+        minimal = self.cost.size([1] * len(self.cost.full))
         if not self.budget.is_met(minimal, self.reference):
             least = 100 * self.budget.cost(minimal) / self.budget.cost(self.reference)
             cost = "MACs" if self.budget.kind == "macs" else "parameters"

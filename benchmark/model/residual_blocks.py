@@ -56,6 +56,19 @@ class InnerWidth:
         """Number of channels."""
         return self.conv.out_channels
 
+    @property
+    def source(self) -> str:
+        """Name within the backbone of the layer that computes the channels in the deployed network."""
+        return f"{self.block_name}.{self.conv_name}"
+
+    @property
+    def readers(self) -> list[str]:
+        """Names within the backbone of the layers that read the channels and whose cost depends on them."""
+        from timm.layers import BlurPool2d
+
+        blurred = self.is_last and isinstance(self.block.aa, BlurPool2d)
+        return [f"{self.block_name}.{name}" for name in (self.next_conv_name, *(["aa"] if blurred else []))]
+
     def keep(self, index: Tensor) -> list[ChannelSelection]:
         """Keep the channels `index` (int64, ascending) in every layer that has them.
 

@@ -13,9 +13,8 @@ from benchmark.compression.compactor import RowSite, row_sites
 from benchmark.compression.compactor_method import CompactorMethod
 from benchmark.compression.lasso import edit_gradients, group_norms, lasso_strength, per_group
 from benchmark.losses import kl_divergence
-from benchmark.model.residual_blocks import folded_copy
 
-from .masking import WidthMACs, lowest_rows
+from .masking import lowest_rows
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -123,7 +122,6 @@ class ResRep(CompactorMethod):
         super().prepare(student, teacher, plan)
         self.allowed = self.target_macs * self.reference.macs
         sites = self.sites(student)
-        self.macs = WidthMACs(folded_copy(self.merged_copy(student, self.widths)), sites, plan.image_size)
         self.strength = lasso_strength(
             self.name, self.lasso, plan, start=self.mask_until, vanish_at=self.vanish_at, momentum=self.momentum
         )
@@ -167,7 +165,7 @@ class ResRep(CompactorMethod):
         norms = torch.cat([group_norms(weight.detach()) for weight in weights]).double().cpu().numpy()
         ends = np.cumsum([len(weight) for weight in weights])
         removed = self.total_rows - int(ends[-1])
-        masked = lowest_rows(np.split(norms, ends[:-1]), self.macs, self.allowed, limit - removed)
+        masked = lowest_rows(np.split(norms, ends[:-1]), self.cost.macs, self.allowed, limit - removed)
         for mask, low in zip(self.masks, masked, strict=True):
             mask.copy_(torch.from_numpy(~low))
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from benchmark.methods.slimming import Slimming
 from benchmark.methods.uniform import Uniform
 from benchmark.model.cost import count
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.residual_blocks import inner_widths
+from benchmark.model.residual_blocks import inner_widths, narrowed_copy
 
 COMPACTORS: dict[str, Callable[[], Method]] = {
     "cdd": lambda: CDD(reset_from=0.0),
@@ -103,6 +104,27 @@ def test_deployed_student(rig, tmp_path, name, network):
     size = count(deployed, (32, 32))
     assert (report["parameters"], report["macs"]) == (size.parameters, size.macs)
     assert size.macs < count(fold_batchnorm(made.teacher, made.images), (32, 32)).macs
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        pytest.param(name, network, marks=[] if network in FAST else pytest.mark.slow)
+        for name in (*COMPACTORS, *OTHERS)
+        for network in NETWORKS
+        if name in COMPACTORS or network != "grouped"
+    ],
+)
+def test_cost_without_building_the_network(rig, name, network):
+    """The parameters and MACs of any widths are those of the network that is then deployed."""
+    made = rig(create(name), **NETWORKS[network])
+    cost = made.method.cost
+    generator = np.random.default_rng(0)
+    for widths in (cost.full, generator.integers(1, cost.full, endpoint=True).tolist()):
+        # Methods without compactors have already narrowed the student.
+        built = made.method.merged_copy(made.student, widths) if name in COMPACTORS else None
+        built = built or narrowed_copy(made.teacher, widths)
+        assert cost.size(widths) == count(fold_batchnorm(built, made.images[:2]), (32, 32))
 
 
 @compactors

@@ -99,10 +99,10 @@ class TestMasks:
         largest = max(masked)
         assert sum(others < largest) <= len(WIDTHS), "only the largest row of a site may be smaller"
         allowed = 0.8 * count(fold_batchnorm(made.teacher, made.images), (32, 32)).macs
-        assert made.method.macs(remaining[None])[0] <= allowed
+        assert made.method.cost.macs(remaining[None])[0] <= allowed
         last = next(i for i, norms in enumerate(ranked) if largest in norms[masks[i] == 0])
         remaining[last] += 1
-        assert made.method.macs(remaining[None])[0] > allowed, "one row fewer would not suffice"
+        assert made.method.cost.macs(remaining[None])[0] > allowed, "one row fewer would not suffice"
 
     def test_grow_gradually_and_are_recomputed(self, rig):
         made = rig(ResRep(target_macs=0.3, mask_from=0.1, mask_every=2, mask_rows=3, lasso=0.0))  # of 20 steps
@@ -118,24 +118,6 @@ class TestMasks:
         made.step(8)
         assert made.method.masks[i][row] == 1
         assert made.method.report(made.student)["masked"] == 12
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("bottleneck", "basic", "grouped", "blur_pool"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("deeper", "squeeze_excite", "average_pool")),
-    ],
-)
-def test_macs_of_widths_are_those_of_the_network(rig, name):
-    made = rig(ResRep(), **NETWORKS[name])
-    generator = np.random.default_rng(0)
-    full = made.method.macs.widths
-    widths = np.array([full, *(generator.integers(1, full, endpoint=True) for _ in range(2))])
-    merged = [made.method.merged_copy(made.student, each) for each in widths]
-    expected = [count(fold_batchnorm(network, made.images[:2]), (32, 32)).macs for network in merged]
-    assert made.method.macs(widths).tolist() == expected
-    assert expected[0] >= count(fold_batchnorm(made.teacher, made.images[:2]), (32, 32)).macs
 
 
 class TestCompactorSteps:
