@@ -35,6 +35,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "resrep": {"mask_from": 0.0, "mask_every": 1, "mask_rows": 4},
     "raml": {"relations": "views"},
     "sp": {"stages": (3, 4)},
+    "ssp": {"centroids": 4, "fit_images": 12},
 }
 """Arguments that enable all terms of a method in its first step."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

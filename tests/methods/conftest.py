@@ -86,6 +86,11 @@ class Rig:
             teacher = self.teacher.features(self.images)
         return self.method.loss(student, teacher, self.batches[0])
 
+    def fit(self) -> None:
+        """End an epoch if the method has no terms yet: some fit something to the embeddings of the first epoch."""
+        if not self.terms():
+            self.end_epoch()
+
     def deploy(self, path: Path) -> Embedder:
         """Compact the student, write its file and load it."""
         compact = fold_batchnorm(self.method.compact(self.student), self.images)

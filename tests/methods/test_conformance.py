@@ -85,6 +85,7 @@ CHECKPOINT_KEYS = {
     "resrep": "_extra_state mask* velocity*",
     "reviewkd": "fusions.*.attend fusions.*.expand.* fusions.*.reduce.*",
     "slimming": "_extra_state",
+    "ssp": "_extra_state anchors",
     "ugd": "projectors.*.*",
     "vid": "guesses.*.log_scale guesses.*.mean.*",
 }
@@ -94,7 +95,9 @@ CHECKPOINT_KEYS = {
 @pytest.fixture(scope="module", params=METHODS.names())
 def made(request, rig):
     """A rig of each method, shared by the tests below: none of them depends on its state."""
-    return rig(METHODS.find(request.param)())
+    made = rig(METHODS.find(request.param)())
+    made.fit()
+    return made
 
 
 class TestStep:

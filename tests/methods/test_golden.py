@@ -39,6 +39,7 @@ from benchmark.methods.reviewkd import ReviewKD, hcl
 from benchmark.methods.rkd import RKD
 from benchmark.methods.rop import ROP
 from benchmark.methods.sp import SP
+from benchmark.methods.ssp import SSP
 from benchmark.methods.ugd import UGD, projector
 from benchmark.methods.vid import VID
 
@@ -208,6 +209,12 @@ def reviewkd_hcl(case: Case, terms: Any) -> Tensor:
     return sum(hcl(s, t) for s, t in zip(students, teachers, strict=True))
 
 
+def ssp(case: Case, terms: Any) -> Tensor:
+    method = SSP(case.hp["blocks"], case.hp["centroids_per_block"], 1 / case.hp["scale"])
+    method.fitted, method.anchors = True, case["centroids"]
+    return total(terms(method, embedding=(case["student"], case["teacher"])))
+
+
 def ugd(case: Case, terms: Any) -> Tensor:
     hp = case.hp
     method = UGD(hp["alpha"], hp["beta"])
@@ -286,6 +293,7 @@ TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
     "rkd_distance": of("embedding", lambda hp: RKD(1.0, 0.0)),
     "rop": of("embedding", lambda hp: ROP(hp["top_k"], hp["tau"], hp["rank_weight"], 1.0)),
     "sp": of("stage3", lambda hp: SP(1.0, stages=(3,))),
+    "ssp": ssp,
     "ugd": ugd,
     "vid": vid,
 }

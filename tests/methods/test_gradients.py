@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import METHODS, Batch, Features, Method
+from benchmark.fitted_method import FittedMethod
 
 CONSTANT = {
     "crd": ("log_z", "Z is estimated from the first batch, and is a constant of the loss"),
@@ -124,6 +125,8 @@ def call(request, rig, plan) -> Call:
         student, teacher = ({name: getattr(x, name) for name in OUTPUTS} | dict(x.taps) for x in both)
         student = {name: torch.randn(x.shape, generator=generator) for name, x in student.items()}
         batch = batch._replace(labels=teacher["logits"].argmax(dim=1))  # ugd uses correctly classified cells only
+        if isinstance(made.method, FittedMethod):
+            made.fit()
         state = copy.deepcopy(made.method.state_dict())
         if not made.method.loss(features(student), features(teacher), batch):
             pytest.skip("the method has no loss terms")

@@ -362,6 +362,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "relaxed_contrastive": [{"weight": 0.5, "sigma": 0.5, "delta": 0.9}],
     "reviewkd": [{"stages": (2, 4), "middle": 8}],
     "sp": [{"weight": 10.0, "stages": (1, 3)}, {"weight": 10.0, "of": "embedding"}],
+    "ssp": [{"blocks": 4, "centroids": 8, "fit_images": 32}],
     "vid": [{"stages": (2, 3)}],
 }
 """Arguments with which a step is trained, in addition to the presets of all methods."""

@@ -1,0 +1,85 @@
+"""The base class of methods that fit something to the teacher's embeddings before they distill."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.data.batch import Batch
+from benchmark.errors import UserError
+from benchmark.method import Method, Plan, Progress
+from benchmark.model.embedder import Embedder
+from benchmark.model.features import Features
+from benchmark.model.surgery import ChannelSelection
+from benchmark.utils.distributed import on_main
+
+
+class FittedMethod(Method):
+    """A method with buffers that are fitted once to teacher embeddings of training images: centroids, a whitening.
+
+    The embeddings are those of the first batches: `fit_images` of them, or those of the first epoch if that has fewer.
+    Until they are collected, the method has no loss terms and the student is trained by the task loss alone; this needs
+    no forward passes in addition to the training's. Afterwards, the buffers are constant.
+
+    A subclass sets `fit_images` in its constructor, registers the buffers in `prepare`, with their final shapes, and
+    defines `fit` and `distill`. Collected embeddings are in no checkpoint: the first one is written at the end of the
+    first epoch, when the buffers are fitted.
+    """
+
+    fit_images: int
+    """Largest number of embeddings to fit to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fitted = False
+        self._collected: list[Tensor] = []
+
+    def fit(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Compute the buffers. Called once, on the main process.
+
+        Args:
+            embeddings: (N, D) of the teacher, not normalized, on the CPU.
+
+        Returns:
+            The new values of buffers by name.
+        """
+        raise NotImplementedError
+
+    def distill(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+        """Compute the loss terms with fitted buffers, as `loss` of other methods."""
+        raise NotImplementedError
+
+    def prepare(self, student: Embedder, teacher: Embedder | Any, plan: Plan) -> None:
+        images = plan.steps // plan.epochs * plan.batch_size
+        if plan.epochs == 1 and images < self.fit_images:
+            raise UserError(
+                f"train.schedule.epochs: 1: {self.name} first collects {self.fit_images} embeddings of the teacher, "
+                f"and the only epoch has {images}; train for two epochs or more, or set method.fit_images to {images}"
+            )
+
+    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+        if not self.fitted:
+            self._collected.append(teacher.embedding.detach().cpu())
+            if sum(map(len, self._collected)) < self.fit_images:
+                return {}
+            self._fit()
+        return self.distill(student, teacher, batch)
+
+    def after_epoch(self, student: Embedder, progress: Progress) -> list[ChannelSelection]:
+        if not self.fitted:
+            self._fit()
+        return []
+
+    def _fit(self) -> None:
+        embeddings = torch.cat(self._collected)[: self.fit_images]
+        # On one process, so that all have the same buffers to the bit.
+        for name, value in on_main(lambda: self.fit(embeddings)).items():
+            self.get_buffer(name).copy_(value)
+        self.fitted, self._collected = True, []
+
+    def get_extra_state(self) -> Tensor:
+        """Return whether the buffers are fitted, as a tensor for the checkpoint."""
+        return torch.tensor(self.fitted)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.fitted = bool(state)
