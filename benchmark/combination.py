@@ -101,9 +101,8 @@ def combine(name: str, parts: Mapping[str, type[Method]]) -> type[Combination]:
     Raises:
         UserError: The methods cannot be combined.
     """
-    baselines = [part for part, method in parts.items() if method.kind == "none"]
-    if baselines:
-        raise UserError(f"method {name!r}: {baselines[0]} has no loss terms; remove it")
+    if "none" in parts:
+        raise UserError(f"method {name!r}: none has no loss terms; remove it")
     compressing = [part for part, method in parts.items() if method.compresses]
     if len(compressing) > 1:
         raise UserError(f"method {name!r}: {' and '.join(compressing)} both compress the student; keep one")

@@ -81,6 +81,7 @@ CHECKPOINT_KEYS = {
     "crd": "_extra_state embed_student embed_teacher log_z memory_student memory_teacher",
     "deap": "_extra_state",
     "dkd": "epoch",
+    "mrl": "classifiers.*",
     "ofd": "connectors.*.* margin*",
     "resrep": "_extra_state mask* velocity*",
     "reviewkd": "fusions.*.attend fusions.*.expand.* fusions.*.reduce.*",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmark import Embedder, Method
 from benchmark.losses import feature_distance
+from benchmark.methods.affinity_mimicking import affinity_cross_entropy
 from benchmark.methods.at import AT
 from benchmark.methods.cc import CC
 from benchmark.methods.crd import CRD
@@ -30,6 +31,7 @@ from benchmark.methods.js import JS
 from benchmark.methods.kd import KD
 from benchmark.methods.metrics_from_teachers import MetricsFromTeachers
 from benchmark.methods.mkd import MKD
+from benchmark.methods.mrl import MRL
 from benchmark.methods.nst import NST
 from benchmark.methods.ofd import OFD, negative_half_mean, partial_distance
 from benchmark.methods.pkt import PKT
@@ -118,6 +120,12 @@ def assign(module: nn.Module, **tensors: Tensor) -> None:
         setattr(module, name, tensor)
 
 
+def affinity_mimicking(case: Case, terms: Any) -> Tensor:
+    """The reference's rows have two sides, and are used as given."""
+    sides = (tuple(case.list(network, 2)) for network in ("student", "teacher"))
+    return affinity_cross_entropy(*sides, case.hp["scale_student"], case.hp["scale_teacher"])
+
+
 def crd(case: Case, terms: Any) -> Tensor:
     hp = case.hp
     method = CRD(dim=10, negatives=hp["K"], temperature=hp["tau"], momentum=hp["momentum"])
@@ -148,6 +156,16 @@ def fitnet(case: Case, terms: Any) -> Tensor:
         method.prepare(network(5, 5, 5, 5), network(8, 8, 8, 8), None)
     assign(method.regressors[0], weight=weight)
     return total(terms(method, **{output: (case["student"], case["teacher"])}))
+
+
+def mrl(case: Case, terms: Any) -> Tensor:
+    hp = case.hp
+    shared, count = hp["efficient"], len(hp["nesting"])
+    method = MRL(tuple(hp["nesting"]), tuple(hp["importance"] or ()), shared, hp["bias"], hp["smoothing"])
+    method.prepare(SimpleNamespace(dim=16), None, SimpleNamespace(identities=hp["classes"]))
+    for layer, suffix in zip(method.classifiers, [""] if shared else map(str, range(count)), strict=True):
+        assign(layer, weight=case[f"weight{suffix}"], **{"bias": case[f"bias{suffix}"]} if hp["bias"] else {})
+    return total(terms(method, labels=case["target"], embedding=(case["student"], None)))
 
 
 def ofd(case: Case, terms: Any) -> Tensor:
@@ -256,6 +274,7 @@ def vid(case: Case, terms: Any) -> Tensor:
 
 
 TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
+    "affinity_mimicking": affinity_mimicking,
     "at": of("stage3", lambda hp: AT(1.0, (3,), hp["p"], "code")),
     "at_paper": of("stage3", lambda hp: AT(1.0, (3,), form="paper")),
     "cc_consecutive": of("embedding", lambda hp: CC("consecutive", 1.0, normalize=hp["normalize"])),
@@ -280,6 +299,7 @@ TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
     "metric_teacher_absolute": of("embedding", lambda hp: MetricsFromTeachers("absolute", 1.0, normalize=False)),
     "metric_teacher_relative": of("embedding", lambda hp: MetricsFromTeachers("relative", 1.0, normalize=False)),
     "mkd": of("stage3", lambda hp: MKD(hp["alpha"], hp["beta"], (3,), hp["p"], ("cosine", "l2")[hp["mode"]])),
+    "mrl": mrl,
     "nst": of("stage3", lambda hp: NST(1.0, (3,))),
     "ofd": ofd,
     "pkt": of("embedding", lambda hp: PKT(1.0)),

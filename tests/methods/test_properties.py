@@ -46,6 +46,7 @@ CHANGES: dict[str, Callable[[Tensor, Tensor], Outputs]] = {
 COSINES = "rotate both, scale student, scale teacher"
 ATTENTION = "negate student, permute channels, repeat channels, permute positions, transpose maps"
 INVARIANT = {
+    "affinity_mimicking": "rotate student, scale student rows, scale teacher rows",
     "at form=code": f"{ATTENTION}, scale student rows, scale teacher rows",
     "at form=paper": f"{ATTENTION}, scale student rows, scale teacher rows",
     "cc": "scale student",
@@ -82,6 +83,7 @@ TOLERANCE = {"pkt": 1e-4, "relaxed_contrastive": 1e-6}
 
 ATTENDS = {"permute student positions": 1e-3, "permute student": 1e-3, "swap": 1e-3}
 SENSITIVE = {
+    "affinity_mimicking student_scale=5 teacher_scale=5": {"shift student": 0.1, "permute student": 1e-2},
     "at form=code": {"shift student": 1e-2, "permute student positions": 1e-2},
     "at form=paper": {"shift student": 1e-2, "permute student positions": 1e-2},
     "cc": {"rotate student": 1e-9},
@@ -168,6 +170,7 @@ def degenerate_maps(bound: float) -> dict[str, float]:
 
 NEARLY = coincident(100) | {"zero networks": inf, "nearly constant networks": 100, "nearly zero networks": inf}
 BOUNDS = {
+    "affinity_mimicking student_scale=5": coincident(10),
     "at weight=1": degenerate_maps(10),
     "at weight=1 form=paper": degenerate_maps(10),
     "cc": coincident(10),
@@ -358,6 +361,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "dist": [{"temperature": 4.0, "inter_weight": 0.0, "intra_weight": 2.0}],
     "fitnet": [{"on": "stages"}],
     "js": [{"temperature": 4.0, "weight": 2.0}],
+    "mrl": [{"lengths": (4, 16), "importance": (1.0, 2.0), "shared": True, "label_smoothing": 0.0}],
     "mkd": [{"distance": "l2", "stages": (4,)}],
     "relaxed_contrastive": [{"weight": 0.5, "sigma": 0.5, "delta": 0.9}],
     "reviewkd": [{"stages": (2, 4), "middle": 8}],
