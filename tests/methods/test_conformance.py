@@ -85,6 +85,7 @@ CHECKPOINT_KEYS = {
     "ofd": "connectors.*.* margin*",
     "resrep": "_extra_state mask* velocity*",
     "reviewkd": "fusions.*.attend fusions.*.expand.* fusions.*.reduce.*",
+    "rrd": "embed_student pointer queue teacher_bias teacher_weight",
     "slimming": "_extra_state",
     "ssp": "_extra_state anchors",
     "ugd": "projectors.*.*",

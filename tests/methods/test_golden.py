@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import Embedder, Method
-from benchmark.losses import feature_distance
+from benchmark.losses import feature_distance, l2_normalize
 from benchmark.methods.affinity_mimicking import affinity_cross_entropy
+from benchmark.methods.aml import MIN_DISTANCE, tuple_losses
 from benchmark.methods.at import AT
 from benchmark.methods.cc import CC
 from benchmark.methods.crd import CRD
@@ -40,6 +41,7 @@ from benchmark.methods.relaxed_contrastive import RelaxedContrastive
 from benchmark.methods.reviewkd import ReviewKD, hcl
 from benchmark.methods.rkd import RKD
 from benchmark.methods.rop import ROP
+from benchmark.methods.rrd import RRD
 from benchmark.methods.sp import SP
 from benchmark.methods.ssp import SSP
 from benchmark.methods.ugd import UGD, projector
@@ -124,6 +126,20 @@ def affinity_mimicking(case: Case, terms: Any) -> Tensor:
     """The reference's rows have two sides, and are used as given."""
     sides = (tuple(case.list(network, 2)) for network in ("student", "teacher"))
     return affinity_cross_entropy(*sides, case.hp["scale_student"], case.hp["scale_teacher"])
+
+
+def aml(case: Case, terms: Any) -> Tensor:
+    """The reference's tuples are given, and its teacher rows are used as given."""
+    student, teacher = l2_normalize(case["student"]), case["teacher"]
+    distances = [
+        torch.linalg.vector_norm(x - y, dim=2).clamp(min=MIN_DISTANCE)
+        for x, y in ((student[:, :1], teacher[:, 1:]), (student, teacher))
+    ]
+    parts = {
+        "contrastive": tuple_losses(distances[0], case.hp["margin"], "ssp").mean(),
+        "regression": distances[1].mean(),
+    }
+    return sum(parts.values()) if case.hp["part"] == "both" else parts[case.hp["part"]]
 
 
 def crd(case: Case, terms: Any) -> Tensor:
@@ -227,6 +243,19 @@ def reviewkd_hcl(case: Case, terms: Any) -> Tensor:
     return sum(hcl(s, t) for s, t in zip(students, teachers, strict=True))
 
 
+def rrd(case: Case, terms: Any) -> Tensor:
+    hp = case.hp
+    method = RRD(1.0, 10, hp["K"], hp["tau_student"], hp["tau_teacher"])
+    method.prepare(SimpleNamespace(dim=16), SimpleNamespace(dim=case["teacher"].shape[1]), None)
+    assign(method.embed_student, weight=case["embed_s_weight"], bias=case["embed_s_bias"])
+    method.teacher_weight, method.teacher_bias = case["embed_t_weight"], case["embed_t_bias"]
+    method.queue, method.pointer = case["queue"], torch.tensor(hp["pointer"])
+    loss = total(terms(method, embedding=(case["student"], case["teacher"])))
+    torch.testing.assert_close(method.queue, case.result("queue_after"), rtol=1e-9, atol=1e-12)
+    assert method.pointer == case.meta["pointer_after"]
+    return loss
+
+
 def ssp(case: Case, terms: Any) -> Tensor:
     method = SSP(case.hp["blocks"], case.hp["centroids_per_block"], 1 / case.hp["scale"])
     method.fitted, method.anchors = True, case["centroids"]
@@ -275,6 +304,7 @@ def vid(case: Case, terms: Any) -> Tensor:
 
 TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
     "affinity_mimicking": affinity_mimicking,
+    "aml": aml,
     "at": of("stage3", lambda hp: AT(1.0, (3,), hp["p"], "code")),
     "at_paper": of("stage3", lambda hp: AT(1.0, (3,), form="paper")),
     "cc_consecutive": of("embedding", lambda hp: CC("consecutive", 1.0, normalize=hp["normalize"])),
@@ -312,6 +342,7 @@ TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
     "rkd_angle": of("embedding", lambda hp: RKD(0.0, 1.0)),
     "rkd_distance": of("embedding", lambda hp: RKD(1.0, 0.0)),
     "rop": of("embedding", lambda hp: ROP(hp["top_k"], hp["tau"], hp["rank_weight"], 1.0)),
+    "rrd": rrd,
     "sp": of("stage3", lambda hp: SP(1.0, stages=(3,))),
     "ssp": ssp,
     "ugd": ugd,

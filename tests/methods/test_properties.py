@@ -47,6 +47,7 @@ COSINES = "rotate both, scale student, scale teacher"
 ATTENTION = "negate student, permute channels, repeat channels, permute positions, transpose maps"
 INVARIANT = {
     "affinity_mimicking": "rotate student, scale student rows, scale teacher rows",
+    "aml": f"{COSINES}, scale student rows, scale teacher rows",
     "at form=code": f"{ATTENTION}, scale student rows, scale teacher rows",
     "at form=paper": f"{ATTENTION}, scale student rows, scale teacher rows",
     "cc": "scale student",
@@ -83,6 +84,7 @@ TOLERANCE = {"pkt": 1e-4, "relaxed_contrastive": 1e-6}
 
 ATTENDS = {"permute student positions": 1e-3, "permute student": 1e-3, "swap": 1e-3}
 SENSITIVE = {
+    "aml": {"rotate student": 1e-2},
     "affinity_mimicking student_scale=5 teacher_scale=5": {"shift student": 0.1, "permute student": 1e-2},
     "at form=code": {"shift student": 1e-2, "permute student positions": 1e-2},
     "at form=paper": {"shift student": 1e-2, "permute student positions": 1e-2},
@@ -170,6 +172,7 @@ def degenerate_maps(bound: float) -> dict[str, float]:
 
 NEARLY = coincident(100) | {"zero networks": inf, "nearly constant networks": 100, "nearly zero networks": inf}
 BOUNDS = {
+    "aml": NEARLY,
     "affinity_mimicking student_scale=5": coincident(10),
     "at weight=1": degenerate_maps(10),
     "at weight=1 form=paper": degenerate_maps(10),
