@@ -78,6 +78,7 @@ class TestRecipe:
 
 CHECKPOINT_KEYS = {
     "cdd": "_extra_state gradient_reset._extra_state gradient_reset.kept* gradient_reset.mask* gradient_reset.queue*",
+    "clip_kd": "cross_scale",
     "crd": "_extra_state embed_student embed_teacher log_z memory_student memory_teacher",
     "deap": "_extra_state",
     "dkd": "epoch",

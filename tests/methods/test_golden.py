@@ -21,6 +21,15 @@ from benchmark.methods.affinity_mimicking import affinity_cross_entropy
 from benchmark.methods.aml import MIN_DISTANCE, tuple_losses
 from benchmark.methods.at import AT
 from benchmark.methods.cc import CC
+from benchmark.methods.clip_kd import (
+    cross_term,
+    feature_term,
+    fuse,
+    gradient_term,
+    interactive_term,
+    relation_term,
+    symmetric_contrastive,
+)
 from benchmark.methods.crd import CRD
 from benchmark.methods.csd import CSD
 from benchmark.methods.d3still import D3still
@@ -140,6 +149,35 @@ def aml(case: Case, terms: Any) -> Tensor:
         "regression": distances[1].mean(),
     }
     return sum(parts.values()) if case.hp["part"] == "both" else parts[case.hp["part"]]
+
+
+def clip_kd(case: Case, terms: Any) -> Tensor:
+    """The reference has two sides; batches of the method have one."""
+    hp, scale = case.hp, case.hp["cross_scale"]
+    given, teacher = case.list("student", 2), tuple(case.list("teacher", 2))
+    logits = hp["scale_student"] * l2_normalize(given[0]) @ l2_normalize(given[1]).T
+    target = hp["scale_teacher"] * teacher[0] @ teacher[1].T
+    if "proj0_weight" in case.inputs:
+        given = [nn.functional.linear(x, case[f"proj{k}_weight"], case[f"proj{k}_bias"]) for k, x in enumerate(given)]
+    student = (l2_normalize(given[0]), l2_normalize(given[1]))
+
+    def fused() -> Tensor:
+        layers = [nn.Linear(32, 16) for _ in range(2)]
+        for k, layer in enumerate(layers):
+            assign(layer, weight=case[f"fusion{k}_weight"], bias=case[f"fusion{k}_bias"])
+        rows = [fuse(s, t, layer) for s, t, layer in zip(student, teacher, layers, strict=True)]
+        return symmetric_contrastive(scale * rows[0] @ rows[1].T)
+
+    compute = {
+        "ckd": lambda: relation_term(logits, target),
+        "icl": lambda: interactive_term(student, teacher, scale),
+        "cross_kd": lambda: cross_term(student, teacher, target, scale),
+        "fd": lambda: feature_term(student, teacher),
+        "gd": lambda: gradient_term(student, teacher, hp["scale_student"], hp["scale_teacher"]),
+        "afd": fused,
+    }
+    loss = sum(weight * compute[name]() for name, weight in hp["weights"].items())
+    return loss + symmetric_contrastive(logits) if hp["task"] else loss
 
 
 def crd(case: Case, terms: Any) -> Tensor:
@@ -315,6 +353,7 @@ TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
         ),
     ),
     "cdd_feature": lambda case, terms: feature_distance(case.list("student"), case.list("teacher")),
+    "clip_kd": clip_kd,
     "crd": crd,
     "csd": of("embedding", lambda hp: CSD(hp["top_k"], hp["tau_student"], hp["tau_teacher"], 1.0)),
     "d3still": of("embedding", lambda hp: D3still(hp["top_k"], hp["alpha"], hp["beta"], hp["gamma"])),

@@ -360,6 +360,7 @@ def test_stages_add_up_and_larger_maps_are_pooled(total, spec):
 
 
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
+    "clip_kd": [{"cross_weight": 1.0, "gradient_weight": 1e8, "fusion_weight": 1.0}],
     "crd": [{"weight": 0.5, "dim": 12, "negatives": 64, "temperature": 0.1, "momentum": 0.25}],
     "dist": [{"temperature": 4.0, "inter_weight": 0.0, "intra_weight": 2.0}],
     "fitnet": [{"on": "stages"}],
