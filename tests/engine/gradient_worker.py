@@ -33,6 +33,7 @@ IMAGES, IDENTITIES = 48, 8
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "cdd": {"reset_from": 0.0, "ratio": 0.9},
     "resrep": {"mask_from": 0.0, "mask_every": 1, "mask_rows": 4},
+    "phi_s": {"fit_images": 12},
     "raml": {"relations": "views"},
     "sp": {"stages": (3, 4)},
     "ssp": {"centroids": 4, "fit_images": 12},

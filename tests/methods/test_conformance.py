@@ -84,6 +84,7 @@ CHECKPOINT_KEYS = {
     "dkd": "epoch",
     "mrl": "classifiers.*",
     "ofd": "connectors.*.* margin*",
+    "phi_s": "_extra_state head mean rotation",
     "resrep": "_extra_state mask* velocity*",
     "reviewkd": "fusions.*.attend fusions.*.expand.* fusions.*.reduce.*",
     "rrd": "embed_student pointer queue teacher_bias teacher_weight",

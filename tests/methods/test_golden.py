@@ -44,6 +44,7 @@ from benchmark.methods.mkd import MKD
 from benchmark.methods.mrl import MRL
 from benchmark.methods.nst import NST
 from benchmark.methods.ofd import OFD, negative_half_mean, partial_distance
+from benchmark.methods.phi_s import PHIS, standardization
 from benchmark.methods.pkt import PKT
 from benchmark.methods.raml import RAML, raml_terms
 from benchmark.methods.relaxed_contrastive import RelaxedContrastive
@@ -243,6 +244,30 @@ def ofd(case: Case, terms: Any) -> Tensor:
     return total(terms(method, **outputs))
 
 
+def phi_s(case: Case, terms: Any) -> Tensor:
+    """The reference's rotation is one of many; what all have in common is compared in addition."""
+    mean, rotation = standardization(case["statistics"], seed=0)
+    torch.testing.assert_close(mean, case["mean"], rtol=1e-9, atol=1e-12)
+    scale = case.result("scale")
+    torch.testing.assert_close(rotation @ rotation.T, scale**2 * torch.eye(len(mean)).double(), rtol=1e-9, atol=1e-9)
+    variance = ((case["statistics"] - mean) @ rotation.T).var(dim=0)
+    if case.meta["hadamard_exact"]:
+        torch.testing.assert_close(variance, case.result("channel_variance"), rtol=1e-9, atol=0)
+    else:
+        assert variance.mean().item() == pytest.approx(1, rel=1e-9)
+
+    method = PHIS()
+    method.fitted, method.mean, method.rotation, method.head = True, case["mean"], case["rotation"], nn.Identity()
+    rows = [x.flatten(2).mT.flatten(0, 1) if x.dim() == 4 else x for x in (case["student"], case["teacher"])]
+    torch.testing.assert_close(_like(method.standardize(rows[1]), case["teacher"]), case.result("standardised"))
+    return total(terms(method, embedding=tuple(rows)))
+
+
+def _like(rows: Tensor, maps: Tensor) -> Tensor:
+    """Return rows of positions as maps, if these are maps."""
+    return rows.unflatten(0, (len(maps), -1)).mT.reshape(maps.shape) if maps.dim() == 4 else rows
+
+
 def raml_views(case: Case, terms: Any) -> Tensor:
     """The reference's rows are normalized already, and so are those of its gradient."""
     method = RAML(case.hp["lam_1"], case.hp["lam_2"], relations="views")
@@ -371,6 +396,7 @@ TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
     "mrl": mrl,
     "nst": of("stage3", lambda hp: NST(1.0, (3,))),
     "ofd": ofd,
+    "phi_s": phi_s,
     "pkt": of("embedding", lambda hp: PKT(1.0)),
     "raml": raml_views,
     "raml_batch": of("embedding", lambda hp: RAML(hp["lam_1"], hp["lam_2"])),

@@ -367,6 +367,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "js": [{"temperature": 4.0, "weight": 2.0}],
     "mrl": [{"lengths": (4, 16), "importance": (1.0, 2.0), "shared": True, "label_smoothing": 0.0}],
     "mkd": [{"distance": "l2", "stages": (4,)}],
+    "phi_s": [{"fit_images": 32}],
     "relaxed_contrastive": [{"weight": 0.5, "sigma": 0.5, "delta": 0.9}],
     "reviewkd": [{"stages": (2, 4), "middle": 8}],
     "sp": [{"weight": 10.0, "stages": (1, 3)}, {"weight": 10.0, "of": "embedding"}],
