@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "raml": {"relations": "views"},
     "sp": {"stages": (3, 4)},
     "ssp": {"centroids": 4, "fit_images": 12},
+    "whiten_mtd": {"fit_images": 12, "dim": 8},
 }
 """Arguments that enable all terms of a method in its first step."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -91,7 +91,9 @@ CHECKPOINT_KEYS = {
     "slimming": "_extra_state",
     "ssp": "_extra_state anchors",
     "ugd": "projectors.*.*",
+    "unic": "_extra_state head.* mean std",
     "vid": "guesses.*.log_scale guesses.*.mean.*",
+    "whiten_mtd": "_extra_state components mean",
 }
 """State of each method by name, with * for numbers and without the parameters of its layers; none for other methods."""
 

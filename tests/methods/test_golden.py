@@ -55,7 +55,9 @@ from benchmark.methods.rrd import RRD
 from benchmark.methods.sp import SP
 from benchmark.methods.ssp import SSP
 from benchmark.methods.ugd import UGD, projector
+from benchmark.methods.unic import image_losses, kept_mean, standardize
 from benchmark.methods.vid import VID
+from benchmark.methods.whiten_mtd import fuse_similarities, matching, similarities, whitening
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ELSEWHERE = {
@@ -353,6 +355,26 @@ def ugd(case: Case, terms: Any) -> Tensor:
     return total(loss)
 
 
+def unic(case: Case, terms: Any) -> Tensor:
+    """The reference has several teachers, and class and patch tokens."""
+    hp = case.hp
+    losses = []
+    for j in range(hp["teachers"]):
+        kinds = []
+        for suffix in ("", "_patch") if hp["patches"] else ("",):
+            name, target = f"{j}{suffix}", case[f"teacher{j}{suffix}"]
+            if hp["standardise"]:
+                target, *after = standardize(target, case[f"mean{name}"], case[f"std{name}"], hp["momentum"])
+                for key, value in zip(("standardised", "mean", "std"), (target, *after), strict=True):
+                    expected = case.result(f"{key}{name}" if key == "standardised" else f"{key}{name}_after")
+                    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
+            kinds.append(image_losses(case[f"student{name}"], target, hp["lambda_cos"], hp["lambda_l1"]))
+        losses.append(torch.stack(kinds).mean(dim=0))
+    stacked = torch.stack(losses)
+    torch.testing.assert_close(stacked.detach(), case.result("loss_per_teacher"), rtol=1e-9, atol=1e-12)
+    return kept_mean(stacked, case.result("keep"))
+
+
 def vid(case: Case, terms: Any) -> Tensor:
     method = VID(1.0, (2,), case.hp["init_pred_var"])
     method.prepare(network(5, 5, 5, 5), network(8, 8, 8, 8), None)
@@ -363,6 +385,21 @@ def vid(case: Case, terms: Any) -> Tensor:
         assign(regressor.mean[layer], weight=case[name])
     assign(regressor, log_scale=case["log_scale"])
     return total(terms(method, stage2=(case["student"], case["teacher"])))
+
+
+def whiten_mtd(case: Case, terms: Any) -> Tensor:
+    """The reference has several teachers."""
+    hp, teachers = case.hp, []
+    for j in range(hp["teachers"]):
+        views = [case[f"teacher{j}_view{view}"] for view in range(2)]
+        if hp["whiten"]:
+            mean, components = whitening(case[f"pca_train{j}"], hp["dim"])
+            views = [(l2_normalize(view) - mean) @ components.T for view in views]
+        teachers.append(similarities(*views))
+    fused = fuse_similarities(teachers, hp["strategy"])
+    if (expected := case.result("fused_similarity")) is not None:
+        torch.testing.assert_close(fused, expected, rtol=1e-9, atol=1e-9)
+    return matching(similarities(case["student0"], case["student1"]), fused, hp["tau_student"], hp["tau_teacher"])
 
 
 TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
@@ -411,7 +448,9 @@ TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
     "sp": of("stage3", lambda hp: SP(1.0, stages=(3,))),
     "ssp": ssp,
     "ugd": ugd,
+    "unic": unic,
     "vid": vid,
+    "whiten_mtd": whiten_mtd,
 }
 
 

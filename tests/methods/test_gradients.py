@@ -33,6 +33,10 @@ ORDERED = {
     "cc-squared=True": "it is the consecutive form",
     "crd": "negatives are drawn for positions in the batch; test_crd permutes them with the images",
     "darkrank-form=original": "the anchors are the first half of the batch",
+    **dict.fromkeys(
+        ("whiten_mtd", "whiten_mtd-strategy=maxmean", "whiten_mtd-strategy=mean", "whiten_mtd-whiten=False"),
+        "the images of an identity are divided into pairs",
+    ),
     "raml-relations=views": "consecutive images are views of one image",
 }
 """Cases whose loss depends on the order of the batch, and the reason."""

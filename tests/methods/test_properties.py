@@ -373,6 +373,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "sp": [{"weight": 10.0, "stages": (1, 3)}, {"weight": 10.0, "of": "embedding"}],
     "ssp": [{"blocks": 4, "centroids": 8, "fit_images": 32}],
     "vid": [{"stages": (2, 3)}],
+    "whiten_mtd": [{"fit_images": 32, "dim": 4}],
 }
 """Arguments with which a step is trained, in addition to the presets of all methods."""
 
