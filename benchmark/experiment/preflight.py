@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import traceback
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,16 +27,13 @@ from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features, stage_channels
-from benchmark.model.residual_blocks import build
 from benchmark.recipe import Augment, Network, Recipe, Runtime
+from benchmark.recipe.fitting import PLAIN, accepts, meta_network, plain_options
 from benchmark.registry import METHODS
 from benchmark.retrieval import EmbeddingFormat
 from benchmark.retrieval.approximate import NEEDS_FAISS
 from benchmark.utils.launch import launch
 from benchmark.utils.paths import user_path
-
-_ANY_BACKBONE = {"stem": "imagenet", "last_stride": 2, "pool": "avg"}
-"""Options of networks with the values that every backbone accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +107,11 @@ def meta_networks(recipe: Recipe) -> tuple[Embedder, Embedder]:
     networks = []
     for key, settings in (("teacher.network", recipe.teacher.network), ("student", recipe.student)):
         try:
-            networks.append(_meta_network(settings))
+            networks.append(meta_network(settings))
         except UserError as error:
             raise UserError(f"{key}: {error}{_settings_of_resnets(key, settings)}") from error
     teacher, student = networks
     return teacher, student
-
-
-def _meta_network(settings: Network) -> Embedder:
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # `_size` refuses such networks
-        return build(**settings.model_dump(exclude={"weights"}), identities=2)
 
 
 def _settings_of_resnets(key: str, settings: Network) -> str:
@@ -129,19 +119,7 @@ def _settings_of_resnets(key: str, settings: Network) -> str:
 
     Recipes of datasets are for ResNets, so that another backbone may need several changes at once.
     """
-    plain = {name: value for name, value in _ANY_BACKBONE.items() if getattr(settings, name) != value}
-    try:
-        _meta_network(settings.model_copy(update=plain))
-    except UserError:  # something else is wrong
-        return ""
-    for name in list(plain):  # keep only the changes that are needed
-        rest = {other: value for other, value in plain.items() if other != name}
-        try:
-            _meta_network(settings.model_copy(update=rest))
-        except UserError:
-            continue
-        plain = rest
-    changes = " ".join(f"--set {key}.{name}={value}" for name, value in plain.items())
+    changes = " ".join(f"--set {key}.{name}={value}" for name, value in plain_options(settings, PLAIN).items())
     return f". {settings.backbone} can be used with {changes}" if changes else ""
 
 
@@ -232,7 +210,7 @@ def _refused_size(key: str, settings: Network, network: Embedder, image_size: tu
     size = settings.image_size or image_size
     height, width = size
     native = network.backbone.pretrained_cfg.get("input_size", ())[1:]
-    if settings.args and native and not _accepts(settings.model_copy(update={"image_size": tuple(native)}), size):
+    if settings.args and native and not accepts(settings.model_copy(update={"image_size": tuple(native)}), size):
         args = ", ".join(f"args.{name} = {value!r}" for name, value in settings.args.items())
         return f"{settings.backbone} does not work with {args}, whatever the image size: correct or remove them"
     remedy = "set a larger image_size"
@@ -240,17 +218,9 @@ def _refused_size(key: str, settings: Network, network: Embedder, image_size: tu
         text = f"image_size=[{native[0]},{native[1]}]"
         remedy = f"its own size is {native[0]}x{native[1]}: set {text}, or {key}.{text} to let it resize its images"
     built = settings.model_copy(update={"args": {**settings.args, "img_size": [height, width]}})
-    if "img_size" in inspect.signature(type(network.backbone)).parameters and _accepts(built, size):
+    if "img_size" in inspect.signature(type(network.backbone)).parameters and accepts(built, size):
         remedy += f", or {key}.args.img_size=[{height},{width}] to build it for this size"
     return f"{settings.backbone} does not accept {height}x{width} inputs; {remedy}"
-
-
-def _accepts(settings: Network, image_size: tuple[int, int]) -> bool:
-    try:
-        cost.count(_meta_network(settings), image_size)
-    except Exception:  # timm and torch raise many types
-        return False
-    return True
 
 
 def _check_weights(recipe: Recipe) -> None:

@@ -1,7 +1,8 @@
 """Composition of a recipe from built-in recipes and the user's changes.
 
 Mappings are merged key by key. There are two exceptions for `args`, the arguments of a network's backbone: a layer that
-names another backbone starts without the `args` below it, and `args: {}` removes them.
+names another backbone starts without the `args` below it, and `args: {}` removes them. Options of networks that such a
+backbone does not support are adapted to it; see `fitting`.
 """
 
 import inspect
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
+from benchmark.recipe.fitting import fit_networks
 from benchmark.recipe.preset import find_preset
 from benchmark.recipe.sections import Component, Recipe, Settings
 from benchmark.recipe.settings import PUBLISHED, TunedSettings
@@ -102,7 +104,8 @@ def compose(
             return path, layers.config_name
         return path, f"preset {preset}" if contains(layers.preset, path) else "a built-in recipe"
 
-    return chosen.apply(validate(content, origin))
+    changes = (layers.settings,) if "version" in layers.config else (layers.config, layers.settings)
+    return fit_networks(chosen.apply(validate(content, origin)), changes, inherited)
 
 
 def replay(content: Mapping[str, Any], place: str) -> Recipe:
@@ -120,7 +123,7 @@ def replay(content: Mapping[str, Any], place: str) -> Recipe:
         raise UserError(f"{place} lacks {', '.join(missing)}")
     expanded = _expand_names(dict(content))
     _names(expanded)
-    return validate(expanded, lambda path: (path, place))
+    return fit_networks(validate(expanded, lambda path: (path, place)))
 
 
 def use_teacher(teacher: str | None) -> list[str]:

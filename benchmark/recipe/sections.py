@@ -44,7 +44,8 @@ class Network(Section):
     backbone: str = "resnet50"
     args: dict[str, Any] = {}
     stem: Literal["imagenet", "no_pool", "stride1"] = "imagenet"
-    last_stride: Literal[1, 2] = 1
+    last_stride: Literal[1, 2, "auto"] = 1
+    """`auto`: 1 where the backbone supports it, else 2. A composed recipe has the number."""
     pool: Literal["avg", "gem"] = "avg"
     neck: Literal["linear", "bn", "none"] = "linear"
     dim: int = Field(512, gt=0, le=65_536)

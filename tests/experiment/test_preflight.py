@@ -211,7 +211,7 @@ def test_image_size_that_a_network_does_not_accept():
     ("settings", "message"),
     [
         (
-            ["student.backbone=vit_tiny_patch16_224", "student.stem=imagenet"],
+            ["student.backbone=vit_tiny_patch16_224", "student.args.dynamic_img_size=false"],
             "student: vit_tiny_patch16_224 does not accept 32x32 inputs; its own size is 224x224: set "
             "image_size=[224,224], or student.image_size=[224,224] to let it resize its images, or "
             "student.args.img_size=[32,32] to build it for this size",
