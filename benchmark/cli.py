@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from benchmark.data import default_data_root
 from benchmark.errors import UserError
@@ -23,10 +24,30 @@ from benchmark.utils.machine import shortage
 from benchmark.utils.paths import user_path
 from benchmark.utils.variables import misspelled
 
+_CFG_OPTIONS = "--cfg-options"
 _RESUME = "run the same command with --resume to continue"
+
+
+class _Commands(TyperGroup):
+    """The commands, whose option `--cfg-options` takes several values, as that of mmengine does."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Repeat `--cfg-options` before each of its values."""
+        repeated: list[str] = []
+        for argument in args:
+            follows = len(repeated) > 1 and repeated[-2] == _CFG_OPTIONS and repeated[-1] != _CFG_OPTIONS
+            repeated += [_CFG_OPTIONS] if follows and _is_setting(argument) else []
+            repeated.append(argument)
+        return super().parse_args(ctx, repeated)
+
+
+def _is_setting(argument: str) -> bool:
+    return re.match(r"[^-=][^=]*=", argument) is not None
+
 
 app = typer.Typer(
     name="benchmark",
+    cls=_Commands,
     help="Compare distillation methods for image retrieval under one protocol.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -93,10 +114,11 @@ Settings = Annotated[
     list[str],
     typer.Option(
         "--set",
+        _CFG_OPTIONS,
         metavar="KEY=VALUE",
         default_factory=list,
         show_default=False,
-        help="Change one value of the recipe; repeatable.",
+        help="Change one value of the recipe; repeatable. --cfg-options takes several.",
     ),
 ]
 EvaluationSettings = Annotated[

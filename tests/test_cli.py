@@ -222,6 +222,13 @@ class TestRun:
         (tmp_path / "replay.yaml").write_text(recipe)
         assert benchmark("run", "--config", tmp_path / "replay.yaml", "--dry-run", *where).out == done.out
 
+    def test_cfg_options(self, benchmark, tiny_config, data_root):
+        run = ["run", "--method", "kd", "--dataset", "glyphs", "--config", tiny_config, "--data-root", data_root]
+        several = benchmark(*run, "--cfg-options", "seed=3", "train.schedule.epochs=1", "--dry-run")
+        assert several.code == 0, several.err
+        assert several.out == benchmark(*run, "--set=seed=3", "--set", "train.schedule.epochs=1", "--dry-run").out
+        assert benchmark(*run, "--cfg-options", "seed=3", "epochs").code == 2
+
     def test_result(self, benchmark, tiny_config, data_root):
         epochs = [f"--set={part}schedule.epochs=1" for part in ("train.", "teacher.train.")]
         options = ["--config", tiny_config, "--data-root", data_root, *epochs, "--device", "cpu", "--seed", "3"]

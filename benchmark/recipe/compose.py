@@ -2,7 +2,7 @@
 
 Mappings are merged key by key. There are two exceptions for `args`, the arguments of a network's backbone: a layer that
 names another backbone starts without the `args` below it, and `args: {}` removes them. Options of networks that such a
-backbone does not support are adapted to it; see `fitting`.
+backbone does not support are adapted to it; see `fitting`. A mapping with `_delete_: true` replaces the one below it.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from benchmark.recipe.settings import PUBLISHED, TunedSettings
 from benchmark.recipe.validate import Keys, contains, is_section, validate
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
-from benchmark.utils.mappings import merge
+from benchmark.utils.mappings import DELETE, merge, override
 from benchmark.utils.paths import user_path
 
 if TYPE_CHECKING:
@@ -266,6 +266,8 @@ def _require_sections(layer: Mapping[str, Any], place: str, path: tuple[str, ...
     Raises:
         UserError: One is not.
     """
+    if not path and DELETE in layer:
+        raise UserError(f"{DELETE} in {place}: replaces a section; write it in one, such as train: {{{DELETE}: true}}")
     for key, value in layer.items():
         keys = (*path, key)
         if not is_section(keys):
@@ -317,7 +319,13 @@ def _merge_layer(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str,
     if isinstance(teacher, Mapping) and isinstance(below := base.get("teacher"), Mapping) and "network" in below:
         network = _without_replaced_args(below["network"], teacher.get("network"))
         base["teacher"] = {**below, "network": network}
-    return merge(base, layer)
+    for key in ("method", "dataset"):  # their arguments can be deleted, but not their names
+        if isinstance(section := layer.get(key), Mapping) and DELETE in section and "name" in base.get(key, {}):
+            layer = {**layer, key: {"name": base[key]["name"], **section}}
+    try:
+        return override(base, layer)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _without_replaced_args(network: Any, change: Any) -> Any:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmark.errors import UserError
 from benchmark.recipe import Recipe, compose, replay, student_only
 from benchmark.recipe.compose import parse_setting
+from benchmark.recipe.sections import Sampler, Schedule, Train
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 from benchmark.utils.mappings import merge
@@ -177,6 +178,51 @@ class TestArgs:
         settings = ["teacher.network.args.depth=3", "student.like=teacher"]
         assert compose("none", "swatches", settings=settings).student.args == {"depth": 3}
         assert compose("none", "swatches", settings=[*settings, "student.backbone=resnet50"]).student.args == {}
+
+
+class TestDelete:
+    """A mapping with `_delete_: true` replaces the one below it."""
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            ["train.schedule._delete_=true", "train.schedule.warmup_epochs=2"],
+            ["train.schedule.warmup_epochs=2", "train.schedule._delete_=true"],
+            ["train.schedule={_delete_: true, warmup_epochs: 2}"],
+        ],
+    )
+    def test_section(self, settings):
+        recipe = compose("none", "swatches", settings=settings)
+        assert recipe.train.schedule == Schedule(warmup_epochs=2)
+        assert recipe.train.sampler.images == 3
+
+    def test_over_a_config(self, config):
+        path = config("train: {schedule: {_delete_: true, epochs: 3}, sampler: {_delete_: false}}")
+        recipe = compose("none", "swatches", path, ["train._delete_=true", "train.sampler.views=2"])
+        assert compose("none", "swatches", path).train.schedule == Schedule(epochs=3)
+        assert recipe.train == Train(sampler=Sampler(views=2))
+
+    @pytest.mark.parametrize("names", [{}, {"method": "mirror", "dataset": "swatches"}])
+    def test_arguments_but_not_the_name(self, names):
+        settings = ["method.shots=3", "method._delete_=true", "dataset._delete_=true"]
+        content = {key: {"name": name} for key, name in names.items()}
+        recipe = compose(*(() if names else ("mirror", "swatches")), config=content, settings=settings)
+        assert (recipe.method.name, recipe.dataset.name) == ("mirror", "swatches")
+
+    def test_mapping_of_an_argument(self):
+        changes = {"method": {"table": {"a": 1.0}}}
+        recipe = compose("mirror", "swatches", changes, ["method.table={_delete_: true, b: 2}"])
+        assert recipe.method.arguments["table"] == {"b": 2.0}
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (["train._delete_=yes please"], "train._delete_: must be true or false, not 'yes please'"),
+            (["_delete_=true"], "_delete_ in --set: replaces a section; write it in one"),
+        ],
+    )
+    def test_mistakes(self, mistakes, settings, message):
+        assert message in mistakes(*settings)[0]
 
 
 class TestStudentOnly:
