@@ -43,7 +43,7 @@ class SSP(FittedMethod):
     without a task loss. They cut 2048 values into 32 blocks, of 64 values each; so do 8 blocks with 512 values.
 
     Args:
-        blocks: Number M of blocks; has to divide the embedding size.
+        blocks: Number M of blocks; a divisor of the embedding size.
         centroids: Number N of centroids of a block.
         temperature: Temperature T, the same for both networks.
         weight: Weight of the loss term.
@@ -69,10 +69,10 @@ class SSP(FittedMethod):
         self.fit_images = fit_images
 
     def check(self, student: Embedder, teacher: Embedder, plan: RecipePlan) -> None:
-        if teacher.dim % self.blocks:
+        if teacher.dim % self.blocks or teacher.dim == self.blocks:  # a normalized block of one value is a sign
             raise UserError(
-                f"method.blocks: {self.blocks} blocks of equal size cannot be cut from embeddings of {teacher.dim} "
-                f"values; choose a divisor of {teacher.dim}"
+                f"method.blocks: {self.blocks} blocks of equal size, of two values or more, cannot be cut from "
+                f"embeddings of {teacher.dim} values; choose a smaller divisor of {teacher.dim}"
             )
 
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:

@@ -21,7 +21,7 @@ EIGENVALUE_FLOOR = 1e-5
 
 @METHODS.register_module("whiten_mtd")
 class WhitenMTD(FittedMethod):
-    """Whiten-MTD: match similarities of whitened teacher embeddings between the two images of a pair and of all others.
+    """Whiten-MTD: match the similarities of whitened teacher embeddings across pairs of images.
 
     Ma, Dong, Ji, Liu, Zhang, Wang, He, Qian, Zhang, Yang: Let All be Whitened: Multi-teacher Distillation for Efficient
     Visual Retrieval. AAAI 2024.

@@ -60,3 +60,18 @@ def test_a_single_epoch_that_is_too_short_is_refused(rig, plan):
     rig(Centered(640), plan=one_epoch)
     with pytest.raises(UserError, match=r"collects 641 .* has 640; train for two .* set method.fit_images to 640"):
         rig(Centered(641), plan=one_epoch)
+
+
+@pytest.mark.slow
+def test_training_and_its_continuation_are_bit_identical(tiny, train_tiny, tmp_path):
+    """Anchors are fitted after the first epoch, and are in its checkpoint."""
+    recipe = tiny("ssp", "method.centroids=16", "method.blocks=4", "train.schedule.epochs=3")
+    first, second = (train_tiny(recipe, tmp_path / run) for run in ("first", "second"))
+    assert first.method.fitted
+    assert first.method.anchors.any()
+    assert torch.equal(first.method.anchors, second.method.anchors)
+    for name, value in first.student.state_dict().items():
+        assert torch.equal(value, second.student.state_dict()[name])
+    resumed = train_tiny(recipe, tmp_path / "first", resume=True)
+    assert resumed.method.fitted
+    assert torch.equal(resumed.method.anchors, first.method.anchors)

@@ -49,6 +49,18 @@ def test_ignores_the_lengths_of_blocks_and_not_their_directions(total, draw):
     assert not torch.allclose(total(method, embedding=(student.flip(1), teacher)), expected, rtol=1e-2)
 
 
+def test_free_embeddings_approach_the_teacher(total, draw):
+    """Embeddings that nothing but this loss moves."""
+    student, teacher, anchors = draw((12, 16), (12, 16), (2, 32, 8))
+    optimizer = torch.optim.Adam([student.requires_grad_()], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        total(fitted(anchors), embedding=(student, teacher)).backward()
+        optimizer.step()
+    blocks = (x.detach().unflatten(1, (2, 8)) for x in (student, teacher))
+    assert torch.cosine_similarity(*blocks, dim=2).mean() > 0.9
+
+
 class TestAnchors:
     def test_are_the_means_of_clusters(self, draw):
         means, noise = draw((3, 4), (60, 4))
@@ -80,7 +92,8 @@ class TestAnchors:
         assert "loss_ssp" in made.step(1)
 
 
-def test_blocks_that_do_not_fit_are_refused(rig):
+@pytest.mark.parametrize("blocks", [3, 16, 32])
+def test_blocks_that_do_not_fit_are_refused(rig, blocks):
     made = rig(SSP())
-    with pytest.raises(UserError, match=r"method.blocks: 3 blocks .* of 16 values; choose a divisor of 16"):
-        SSP(blocks=3).check(made.student, made.teacher, made.plan)
+    with pytest.raises(UserError, match=rf"method.blocks: {blocks} blocks .* of 16 values; choose a smaller divisor"):
+        SSP(blocks=blocks).check(made.student, made.teacher, made.plan)
