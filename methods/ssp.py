@@ -13,8 +13,8 @@ from benchmark.losses import kl_divergence, l2_normalize
 from benchmark.utils.precision import full_precision
 
 Count = Annotated[int, Field(ge=1)]
-KMEANS: Mapping[str, Any] = {"max_iter": 10, "n_init": 2}
-"""Iterations and restarts of k-means, as in the authors' product quantizer."""
+KMEANS: Mapping[str, Any] = {"init": "random", "max_iter": 10, "n_init": 2}
+"""Initial centroids, iterations and restarts of k-means, as in product quantizers."""
 
 
 @METHODS.register_module("ssp")
