@@ -36,7 +36,7 @@ class AML(Method):
     it has no hinge, counts the positive among the images that are moved to the margin, and its term once for each of
     these.
 
-    Defaults: margin, weights and number of negatives are those of that baseline, which has no task loss. In the paper's
+    Defaults: margin, weights and number of negatives are the baseline's, which has no task loss. In the paper's
     abstract, regression alone is best if student queries are searched in the teacher's gallery: preset `regression`.
 
     Args:

@@ -149,7 +149,7 @@ def interactive_term(student: Pair, teacher: Pair, scale: Tensor | float) -> Ten
 
 
 def relation_term(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Compute the divergence of the rows of (B, B) logits, averaged with that of their columns."""
+    """Compute the mean divergence of the rows and of the columns of (B, B) logits."""
     rows = kl_divergence(student_logits, teacher_logits, 1.0)
     return (rows + kl_divergence(student_logits.T, teacher_logits.T, 1.0)) / 2
 

@@ -33,17 +33,17 @@ class PHIS(FittedMethod):
     orthogonal up to a, the loss is then a^2 times the mean squared difference of the embeddings.
 
     Implementation: the authors published the standardization, but no training code; the squared error is what the paper
-    pairs with it. Mean and covariance are those of the first training images that are drawn, augmented as in training.
-    The method has no loss term until these embeddings are collected. If no Hadamard matrix is known for the embedding
-    size D, H is a random orthogonal matrix and variances are only roughly equal. Known are those whose D is a power of
-    two, and those of Paley's first construction times a power of two, such as 384, 768, 1152 and 1280.
+    pairs with it. Mean and covariance are computed from the first training images that are drawn, augmented as in
+    training. The method has no loss term until these embeddings are collected. If no Hadamard matrix is known for the
+    embedding size D, H is a random orthogonal matrix and variances are only roughly equal. Known sizes are powers of
+    two, and a power of two times the sizes of Paley's first construction, such as 384, 768, 1152 and 1280.
 
     Defaults: the weight is a guess, as there is no code; targets have unit variance.
 
     Args:
         weight: Weight of the loss term.
         head: Whether a learned linear layer follows the student's embedding.
-        fit_images: Number of embeddings that statistics are computed from; at most those of the first epoch.
+        fit_images: Number of embeddings that statistics are computed from; at most one epoch of them.
     """
 
     kind: ClassVar[str] = "embeddings"

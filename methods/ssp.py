@@ -32,7 +32,7 @@ class SSP(FittedMethod):
 
     where the embeddings f of student (s) and teacher (t) for the B images in the batch are cut into M blocks of D / M
     consecutive values, f[b, m] is such a block, and c[m, n] are the N centroids of block m. The cosine normalizes every
-    block, so the loss depends neither on the length of an embedding nor on that of its blocks. There is no factor T^2.
+    block, so the loss does not depend on the lengths of embeddings and of their blocks. There is no factor T^2.
 
     Implementation: follows the authors' code. Its anchors come from a product quantizer of another image set; here,
     they are centroids of k-means over each block of the teacher's L2-normalized embeddings of the first training images
@@ -47,7 +47,7 @@ class SSP(FittedMethod):
         centroids: Number N of centroids of a block.
         temperature: Temperature T, the same for both networks.
         weight: Weight of the loss term.
-        fit_images: Number of embeddings that centroids are fitted to; at most those of the first epoch.
+        fit_images: Number of embeddings that centroids are fitted to; at most one epoch of them.
     """
 
     kind: ClassVar[str] = "embeddings"

@@ -49,13 +49,13 @@ class WhitenMTD(FittedMethod):
 
     Args:
         dim: Number of components of the whitening; at most the size of the teacher's embedding.
-        strategy: Fusion of several teachers' similarities. Off the diagonal, that of the least (`maxmin`) or the mean
-            (`maxmean`), and on the diagonal the largest; or the `mean` everywhere.
+        strategy: Fusion of several teachers' similarities: the largest for pairs, and for other images the smallest
+            (`maxmin`) or the mean (`maxmean`); or the `mean` for all.
         student_temperature: Temperature T_s.
         teacher_temperature: Temperature T_t.
         whiten: Whether teacher embeddings are whitened; otherwise, w(t) = t.
         weight: Weight of the loss term.
-        fit_images: Number of embeddings that the whitening is fitted to; at most those of the first epoch.
+        fit_images: Number of embeddings that the whitening is fitted to; at most one epoch of them.
     """
 
     kind: ClassVar[str] = "sample relations"
