@@ -53,7 +53,7 @@ def test_recipe():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("kd+rdk", "unknown method 'rdk'; did you mean 'rkd'"),
+        ("kd+rkdd", "unknown method 'rkdd'; did you mean 'rkd'"),
         ("kd+kd", "a method is named twice"),
         ("none+kd", "none has no loss terms; remove it"),
         ("kd+", "unknown method ''"),
