@@ -45,7 +45,9 @@ class WhitenMTD(FittedMethod):
     before the training, to 10,000 images). The method has no loss term until these embeddings are collected. The loss
     is not multiplied by the number of processes.
 
-    Defaults: the authors', for landmarks, with teachers of 2048 values and without a task loss.
+    Defaults: the authors', for landmarks, with teachers of 2048 values, Adam, and no task loss; except the weight.
+    Their weight 1 outweighs the task loss with SGD: after ten epochs on glyphs2 (one seed), the mAP was 26 with it, 58
+    with 0.1, and 59 without a teacher.
 
     Args:
         dim: Number of components of the whitening; at most the size of the teacher's embedding.
@@ -60,7 +62,7 @@ class WhitenMTD(FittedMethod):
 
     kind: ClassVar[str] = "sample relations"
     search: ClassVar[Mapping[str, Range]] = {
-        "weight": Range(0.1, 10),
+        "weight": Range(0.01, 1),
         "student_temperature": Range(0.01, 0.5),
         "teacher_temperature": Range(0.01, 0.5),
     }
@@ -74,7 +76,7 @@ class WhitenMTD(FittedMethod):
         student_temperature: Positive = 0.05,
         teacher_temperature: Positive = 0.05,
         whiten: bool = True,
-        weight: Annotated[float, Field(ge=0)] = 1.0,
+        weight: Annotated[float, Field(ge=0)] = 0.1,
         fit_images: Annotated[int, Field(ge=2)] = 10_000,
     ) -> None:
         super().__init__()
