@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method, Needs, Plan, Progress, RecipePlan
+from benchmark.method import Ceilings, Method, Needs, Plan, Progress, RecipePlan
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import ChannelSelection
@@ -84,6 +84,9 @@ class Combination(Method):
 
     def minimal_student(self, student: Embedder) -> Embedder:
         return self._ordered[0].minimal_student(student)
+
+    def ceilings(self, student: Embedder, image_size: tuple[int, int]) -> Ceilings | None:
+        return self._ordered[0].ceilings(student, image_size)
 
     def compact(self, student: Embedder) -> Embedder:
         for method in self._ordered:

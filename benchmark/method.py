@@ -153,6 +153,22 @@ class Budget:
         return self.cost(student) <= self.target * self.cost(teacher)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """What compression can remove at most: the costs of the deployed student before it, and at its limits."""
+
+    full: Size
+    """The student with all channels."""
+    architecture: Size
+    """The smallest student that the architecture allows."""
+    reset: Size | None = None
+    """The smallest student that resetting gradients alone leads to; None if it sets no limit."""
+
+    def saved(self, smallest: Size) -> tuple[float, float]:
+        """Return the fractions of parameters and MACs by which one of these students is smaller."""
+        return 1 - smallest.parameters / self.full.parameters, 1 - smallest.macs / self.full.macs
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """The values of an argument that `benchmark tune` tries, on a logarithmic scale."""
@@ -293,6 +309,15 @@ class Method(nn.Module):
     def minimal_student(self, student: Embedder) -> Embedder:
         """Return the smallest network that `compact` can produce from this student. Called if `compresses` is true."""
         raise NotImplementedError
+
+    def ceilings(self, student: Embedder, image_size: tuple[int, int]) -> Ceilings | None:
+        """Return what compression can remove at most; None if that is not known, or if nothing is removed.
+
+        Args:
+            student: A student that is not prepared, perhaps on the `meta` device.
+            image_size: (height, width) in pixels.
+        """
+        return None
 
     def compact(self, student: Embedder) -> Embedder:
         """Return the network that is deployed and measured, in eval mode. Called once, after training; may edit it."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -213,10 +214,11 @@ class TestRun:
         assert done.code == 0, done.err
         recipe, _, rest = done.out.partition("\n\n")
         lines = rest.splitlines()
-        kinds = ["train", "query", "gallery", "teacher", "student"]
+        kinds = ["train", "query", "gallery", "teacher", "student", "cdd"]
         assert [line.partition(":")[0] for line in lines] == kinds
         assert "40 identities" in lines[0]
-        assert all("parameters" in line and "MACs" in line and "FLOPs" in line for line in lines[-2:])
+        assert all("parameters" in line and "MACs" in line and "FLOPs" in line for line in lines[3:5])
+        assert re.search(r"at most \d\d\.\d% of .* MACs, of which gradient resetting alone \d\d\.\d% and", lines[-1])
         assert list(Path.cwd().iterdir()) == []
 
         (tmp_path / "replay.yaml").write_text(recipe)

@@ -7,6 +7,7 @@ from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.inputs import split_sizes
 from benchmark.experiment.run import publish, require_leaderboards
+from benchmark.method import Ceilings
 from benchmark.results.console import conclusion, result_table
 from benchmark.results.record import Record
 from benchmark.results.rows import group_records
@@ -56,4 +57,16 @@ def preview(experiment: Experiment, leaderboards: Path) -> None:
             f"{name}: {network.title()}, {size.parameters / 1e6:.2f} M parameters, {size.macs / 1e6:.1f} M MACs = "
             f"{2 * size.macs / 1e6:.1f} M FLOPs"
         )
+    if (ceilings := checked.ceilings) is not None:
+        lines.append(f"{recipe.method.name}: {_ceilings(ceilings)}")
     Console(highlight=False, soft_wrap=True).print(recipe.yaml(), *lines, sep="\n", markup=False)
+
+
+def _ceilings(ceilings: Ceilings) -> str:
+    """Return what compression can remove from the student at most, in words."""
+    parameters, macs = ceilings.saved(ceilings.architecture)
+    text = f"can remove at most {parameters:.1%} of the student's parameters and {macs:.1%} of its MACs"
+    if ceilings.reset is None:
+        return text
+    parameters, macs = ceilings.saved(ceilings.reset)
+    return f"{text}, of which gradient resetting alone {parameters:.1%} and {macs:.1%}"

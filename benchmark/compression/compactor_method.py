@@ -14,7 +14,7 @@ from benchmark.compression.compression_method import CompressionMethod
 from benchmark.compression.lasso import TINY, edit_gradients, group_norms
 from benchmark.compression.width_cost import PrunedChannels
 from benchmark.errors import UserError
-from benchmark.method import Budget, Plan, Progress, RecipePlan
+from benchmark.method import Budget, Ceilings, Plan, Progress, RecipePlan
 from benchmark.model.embedder import Embedder
 from benchmark.model.surgery import ChannelSelection
 
@@ -127,6 +127,9 @@ class CompactorMethod(CompressionMethod):
         masked = {"masked": sum(float((mask == 0).sum()) for mask in self.masks)} if self.masks else {}
         report = super().report(student)
         return {"channels": report["channels"], **masked, **report}
+
+    def ceilings(self, student: Embedder, image_size: tuple[int, int]) -> Ceilings | None:
+        return None if self.fixed_widths else super().ceilings(student, image_size)
 
     def minimal_student(self, student: Embedder) -> Embedder:
         return self.merged_copy(student, [1] * len(self.widths))

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from benchmark.compression.width_cost import PrunedChannels, WidthCost
 from benchmark.errors import UserError
-from benchmark.method import Budget, Method, Plan, RecipePlan
+from benchmark.method import Budget, Ceilings, Method, Plan, RecipePlan
 from benchmark.model.embedder import Embedder
 from benchmark.model.residual_blocks import deployed_size, inner_widths, narrowed_copy
 from benchmark.plots.compression import compression_svg
@@ -67,6 +67,23 @@ class CompressionMethod(Method):
                 f"{self.name}: {100 * self.budget.target:g} % of the teacher's {cost} cannot be reached: {least:.1f} % "
                 "remain with one channel in each pruned width. Set a larger target or budget"
             )
+
+    def reset_widths(self, widths: Sequence[int]) -> Sequence[int] | None:
+        """Return the smallest widths that resetting gradients alone leads to; None if it sets no limit.
+
+        Args:
+            widths: The widths before compression.
+        """
+        return None
+
+    def ceilings(self, student: Embedder, image_size: tuple[int, int]) -> Ceilings | None:
+        cost = WidthCost(student, self.channels(student), image_size)
+        reset = self.reset_widths(cost.full)
+        return Ceilings(
+            full=cost.size(cost.full),
+            architecture=cost.size([1] * len(cost.full)),
+            reset=None if reset is None else cost.size(reset),
+        )
 
     def minimal_student(self, student: Embedder) -> Embedder:
         return narrowed_copy(student, [1] * len(inner_widths(student)))

@@ -209,8 +209,13 @@ class Experiment:
         asymmetric, reason = self._score_asymmetric(deployed, teacher)
         # Next to the student's: the teacher's record may be from another machine, or another hour of this one.
         cost = self.report.measured_again(teacher.report.cost, teacher.deployed)
-        report = teacher.report.model_copy(update={"cost": cost})
-        distillation = Distillation(teacher=report, method=method, asymmetric=asymmetric, asymmetric_reason=reason)
+        distillation = Distillation(
+            teacher=teacher.report.model_copy(update={"cost": cost}),
+            method=method,
+            ceilings=self.preflight.ceilings,
+            asymmetric=asymmetric,
+            asymmetric_reason=reason,
+        )
         return on_main(lambda: self._recorded(self.recipe, self.folder, deployed, distillation))
 
     def _recorded(

@@ -22,7 +22,7 @@ from benchmark.engine.task import task_loss
 from benchmark.errors import UserError, nearest
 from benchmark.experiment.networks import NAMED_WEIGHTS, check_files
 from benchmark.experiment.published import teacher_path
-from benchmark.method import Method, RecipePlan
+from benchmark.method import Ceilings, Method, RecipePlan
 from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
@@ -38,13 +38,15 @@ from benchmark.utils.paths import user_path
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """The method and the costs of the networks of a checked recipe."""
+    """The method, and the costs of the networks of a checked recipe."""
 
     method: Method
     teacher: Size
     """Cost of the teacher before training, without its classifier."""
     student: Size
     """Cost of the student before training, without its classifier."""
+    ceilings: Ceilings | None
+    """What the method can remove from the student at most; None for a method that does not compress."""
 
 
 def preflight(recipe: Recipe) -> Preflight:
@@ -78,11 +80,12 @@ def preflight(recipe: Recipe) -> Preflight:
         if key == "train" or recipe.teacher.checkpoint is None:
             _check_training(key, network, built, part)
     check_pairing(method, teacher, student, recipe)
+    ceilings = method.ceilings(student, recipe.image_size)
     classifier = method.needs.teacher and method.needs.classifier
     check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint, classifier)
     _check_runtime(recipe.runtime)
     _check_processes(recipe, launch().processes)
-    return Preflight(method, *sizes)
+    return Preflight(method, sizes[0], sizes[1], ceilings)
 
 
 def _check_processes(recipe: Recipe, processes: int) -> None:

@@ -16,7 +16,7 @@ from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, environment
 from benchmark.experiment.folders import RunFolder
 from benchmark.experiment.inputs import describe_data, split_sizes
-from benchmark.method import Method
+from benchmark.method import Ceilings, Method
 from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
@@ -57,6 +57,7 @@ class Distillation:
 
     teacher: parts.TeacherReport
     method: Method
+    ceilings: Ceilings | None
     asymmetric: Scores | None
     """Scores of student queries in a teacher gallery; None if the embeddings cannot be compared."""
     asymmetric_reason: str | None
@@ -108,7 +109,7 @@ class Report:
             ),
             teacher=distillation.teacher if distillation else None,
             scores=_score_report(deployed.scores, distillation),
-            saved=_saved(deployed, distillation.teacher.cost) if distillation else None,
+            saved=_saved(deployed, distillation) if distillation else None,
             deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.checked_images),
             budget=_budget(deployed.cost, distillation) if distillation else None,
             embedding=recipe.evaluate.embedding,
@@ -204,14 +205,17 @@ def _score_report(symmetric: Scores, distillation: Distillation | None) -> parts
     )
 
 
-def _saved(student: Deployed, teacher: parts.Cost) -> parts.Savings:
-    """Return the fractions of the teacher's cost that the student saves, and that the smallest student would save."""
-    minimal = student.minimal
+def _saved(student: Deployed, distillation: Distillation) -> parts.Savings:
+    """Return the fractions of the teacher's cost that the student saves, and that the smallest students would save."""
+    minimal, teacher, ceilings = student.minimal, distillation.teacher.cost, distillation.ceilings
+    reset = None if ceilings is None else ceilings.reset
     return parts.Savings(
         parameters=1 - student.cost.parameters / teacher.parameters,
         macs=1 - student.cost.macs / teacher.macs,
         ceiling_parameters=None if minimal is None else 1 - minimal.parameters / teacher.parameters,
         ceiling_macs=None if minimal is None else 1 - minimal.macs / teacher.macs,
+        reset_ceiling_parameters=None if reset is None else 1 - reset.parameters / teacher.parameters,
+        reset_ceiling_macs=None if reset is None else 1 - reset.macs / teacher.macs,
     )
 
 

@@ -186,6 +186,9 @@ def _saved(saved: Savings, student: Cost, teacher: Cost) -> Iterator[Violation]:
         ceiling = getattr(saved, f"ceiling_{kind}")
         if ceiling is not None and ceiling < getattr(saved, kind) - _ROUNDING:
             yield Violation(f"saved.ceiling_{kind}", ceiling, f"at least {getattr(saved, kind)}, which is saved.{kind}")
+        reset = getattr(saved, f"reset_ceiling_{kind}")
+        if reset is not None and (ceiling is None or reset > ceiling + _ROUNDING):
+            yield Violation(f"saved.reset_ceiling_{kind}", reset, f"at most {ceiling}, which is saved.ceiling_{kind}")
 
 
 def _budget(budget: Budget, student: Cost, teacher: Cost) -> Iterator[Violation]:

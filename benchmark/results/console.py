@@ -87,6 +87,9 @@ def _caption(record: Record) -> str:
     if record.saved and record.saved.ceiling_macs is not None:
         ceilings = (record.saved.ceiling_parameters, record.saved.ceiling_macs)
         lines.append(f"this architecture can save at most {' / '.join(map(_percent, ceilings))} %")
+    if record.saved and record.saved.reset_ceiling_macs is not None:
+        ceilings = (record.saved.reset_ceiling_parameters, record.saved.reset_ceiling_macs)
+        lines.append(f"gradient resetting alone can save at most {' / '.join(map(_percent, ceilings))} %")
     if record.budget and not record.budget.met:
         reached, target = _percent(record.budget.reached), _percent(record.budget.target)
         lines.append(f"budget missed: {reached} % of the teacher's {record.budget.kind} instead of {target} %")

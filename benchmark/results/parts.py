@@ -225,13 +225,16 @@ class Savings(FrozenModel):
     """Saved cost as fractions of the teacher's cost; negative for a student larger than its teacher.
 
     The ceilings are the largest savings that the student's architecture allows; None for a method that does not
-    compress.
+    compress. The reset ceilings are those of the gradient resetting of CDD, without rows that the lasso alone removes;
+    None for other methods, and in the first records.
     """
 
     parameters: Number
     macs: Number
     ceiling_parameters: Number | None
     ceiling_macs: Number | None
+    reset_ceiling_parameters: Number | None = None
+    reset_ceiling_macs: Number | None = None
 
 
 class DeployCheck(FrozenModel):

@@ -14,7 +14,7 @@ from benchmark.compression.lasso import check_lasso, lasso_strength
 from benchmark.losses import feature_distance, global_avg_pool, kl_divergence
 from benchmark.utils.distributed import gathered
 
-from .gradient_reset import GradientReset
+from .gradient_reset import GradientReset, least_width
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -170,6 +170,9 @@ class CDD(CompactorMethod):
             "kl": self.kl_weight * kl_divergence(student.logits, teacher.logits, self.temperature),
             "feature": self.feature_weight * distance,
         }
+
+    def reset_widths(self, widths: Sequence[int]) -> Sequence[int]:
+        return [least_width(width, self.ratio, self.ratio_of) for width in widths]
 
     @property
     def masks(self) -> list[Tensor]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from benchmark import UserError
 from benchmark.utils.precision import full_precision
 
+RatioOf = Literal["initial", "current"]
+
 
 class GradientReset(nn.Module):
     """Masks of compactor rows: 0 for channels that are unimportant for all images and their nearest neighbors.
@@ -57,7 +59,7 @@ class GradientReset(nn.Module):
         *,
         neighbors: int = 2,
         ratio: float = 0.5,
-        ratio_of: Literal["initial", "current"] = "initial",
+        ratio_of: RatioOf = "initial",
         recompute: bool = False,
         distance: Literal["cosine", "l2"] = "cosine",
     ) -> None:
@@ -122,7 +124,7 @@ class GradientReset(nn.Module):
         if len(kept) < self.widths[block]:
             neighbors = neighbors[:, :, kept]
         products = (student[:, None] * neighbors).abs().flatten(0, 1)
-        return _in_all_lists(products, self._list_length(block, len(kept)))
+        return _in_all_lists(products, _list_length(self.widths[block], len(kept), self.ratio, self.ratio_of))
 
     def _nearest(self, features: Tensor, gallery: Tensor) -> Tensor:
         """Return (B, neighbors) int64: the gallery rows nearest to each feature."""
@@ -133,17 +135,36 @@ class GradientReset(nn.Module):
                 scores = torch.addmm(gallery.square().sum(dim=1) / -2, features, gallery.T)
         return scores.topk(self.neighbors, dim=1).indices
 
-    def _list_length(self, block: int, width: int) -> int:
-        if self.ratio_of == "current":
-            return int(width * self.ratio)
-        return max(0, int(self.widths[block] * self.ratio) - (self.widths[block] - width))
-
     def get_extra_state(self) -> Tensor:
         """Return the positions in the queues, as a tensor because checkpoints hold tensors."""
         return torch.tensor([self.pointer, self.filled])
 
     def set_extra_state(self, state: Tensor) -> None:
         self.pointer, self.filled = state.tolist()
+
+
+def least_width(initial: int, ratio: float, ratio_of: RatioOf) -> int:
+    """Return the smallest width of a block that gradient resetting alone leads to.
+
+    This supposes that rows vanish as soon as they are reset, and that the lasso removes no others. The largest row
+    always remains.
+
+    Args:
+        initial: Width of the block before it is narrowed.
+        ratio: See `GradientReset`.
+        ratio_of: See `GradientReset`.
+    """
+    width = initial
+    while length := _list_length(initial, width, ratio, ratio_of):
+        width -= length
+    return max(1, width)
+
+
+def _list_length(initial: int, width: int, ratio: float, ratio_of: RatioOf) -> int:
+    """Return the number of channels in a list of a block of which `width` of the `initial` channels remain."""
+    if ratio_of == "current":
+        return int(width * ratio)
+    return max(0, int(initial * ratio) - (initial - width))
 
 
 def _in_all_lists(products: Tensor, length: int) -> Tensor:

@@ -149,6 +149,7 @@ class TestFinishedRun:
         record, of_teacher = read(student), read(teacher)
         assert record.saved.macs == 1 - record.network.cost.macs / of_teacher.network.cost.macs
         assert 0 < record.saved.macs < record.saved.ceiling_macs < 1
+        assert 0 < record.saved.reset_ceiling_macs <= record.saved.ceiling_macs
         assert 0 < record.saved.parameters < record.saved.ceiling_parameters < 1
 
     @pytest.mark.slow

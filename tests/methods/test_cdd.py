@@ -17,7 +17,9 @@ from benchmark.compression.compactor import row_sites
 from benchmark.compression.lasso import auto_lasso, edit_gradients, group_norms, lasso_gradient
 from benchmark.losses import kl_divergence
 from benchmark.methods.cdd import CDD
-from benchmark.model.cost import count
+from benchmark.methods.cdd.gradient_reset import least_width
+from benchmark.model.cost import Size, count
+from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.recipe import compose
 
@@ -343,3 +345,31 @@ class TestFixedWidths:
             UserError, match=r"cdd: fixed_widths .* must be a number for each compactor .* \[8, 8, 16, 16\]"
         ):
             CDD(fixed_widths=widths).check(made.teacher, made.teacher, made.plan)
+
+
+def test_ceilings_at_the_size_of_the_paper():
+    """ResNet-101 with 8,128 rows: what the architecture allows, and what half of the initial rows are."""
+    with torch.device("meta"):
+        student = Embedder("resnet101", dim=512, last_stride=1)
+    ceilings = CDD(ratio=0.5).ceilings(student, (256, 256))
+    assert ceilings.full == Size(43_500_672, 12_956_205_056)
+    assert ceilings.saved(ceilings.architecture) == pytest.approx((0.7065, 0.7038), abs=5e-5)
+    assert ceilings.saved(ceilings.reset) == pytest.approx((0.3545, 0.3535), abs=5e-5)
+    of_current = CDD(ratio=0.5, ratio_of="current").ceilings(student, (256, 256))
+    assert of_current.reset == of_current.architecture
+    assert CDD(fixed_widths=(1,) * 33).ceilings(student, (256, 256)) is None
+
+
+@pytest.mark.parametrize(
+    ("width", "ratio", "ratio_of", "expected"),
+    [
+        (64, 0.5, "initial", 32),
+        (7, 0.5, "initial", 4),
+        (64, 1.0, "initial", 1),
+        (64, 0.5, "current", 1),
+        (64, 0.3, "current", 3),
+        (2, 0.3, "current", 2),
+    ],
+)
+def test_least_width_of_a_block(width, ratio, ratio_of, expected):
+    assert least_width(width, ratio, ratio_of) == expected

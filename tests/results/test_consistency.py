@@ -125,6 +125,14 @@ def test_savings_do_not_exceed_their_ceiling(committed, edit, kind):
     assert wrong(edit(record, {f"saved.ceiling_{kind}": saved - 1e-6})).keys() == {f"saved.ceiling_{kind}"}
 
 
+def test_resetting_saves_no_more_than_the_architecture_allows(committed, edit):
+    record = committed("cdd")
+    ceiling = record.saved.ceiling_macs
+    assert wrong(edit(record, {"saved.reset_ceiling_macs": ceiling})) == {}
+    key = "saved.reset_ceiling_macs"
+    assert wrong(edit(record, {key: ceiling + 1e-6})).keys() == {key}
+
+
 @pytest.mark.parametrize("changes", [{"budget.reached": 0.4}, {"budget.met": False}])
 def test_budget_follows_from_the_costs(committed, edit, changes):
     assert wrong(edit(committed("cdd"), changes)).keys() == changes.keys()

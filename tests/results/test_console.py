@@ -34,6 +34,10 @@ def test_result_of_a_teacher(record):
     ("changes", "line"),
     [
         ({"saved": CEILINGS}, "this architecture can save at most 71.0 / 68.0 %"),
+        (
+            {"saved": CEILINGS | {"reset_ceiling_parameters": 0.35, "reset_ceiling_macs": 0.34}},
+            "gradient resetting alone can save at most 35.0 / 34.0 %",
+        ),
         ({"budget": BUDGET}, "budget missed: 90.0 % of the teacher's macs instead of 42.0 %"),
         (
             {"scores.symmetric.queries": 10, "scores.symmetric.skipped": 3},
