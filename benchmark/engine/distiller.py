@@ -1,6 +1,7 @@
 """Student, teacher, method and task loss as one mmengine model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.utils.distributed import gathered, processes
 from benchmark.utils.precision import full_precision
+
+_UNLIMITED = 2**31
+"""Limit of the number of times that torch.compile compiles one function."""
 
 
 class Distiller(InitializedModel):
@@ -102,6 +106,24 @@ def _check_terms(added: Any, task: Mapping[str, Tensor]) -> None:
         raise UserError("the loss of the method must return a dictionary of tensors: its weighted terms by name")
     if same := sorted(added.keys() & task.keys()):
         raise UserError(f"the loss of the method has the term {same[0]!r}, as the task loss has: rename it")
+
+
+@contextmanager
+def recompiling(backend: str | None) -> Iterator[None]:
+    """Let torch.compile compile the student again after any number of structural changes.
+
+    By default, torch stops after eight. The compiled code of the teacher is kept: it is compiled once.
+
+    Args:
+        backend: A torch.compile backend; None for eager mode, which needs nothing.
+    """
+    if backend is None:
+        yield
+        return
+    import torch._dynamo  # takes a second
+
+    with torch._dynamo.config.patch(recompile_limit=_UNLIMITED, accumulated_recompile_limit=_UNLIMITED):
+        yield
 
 
 def _features(network: Embedder, backend: str | None) -> Callable[[Tensor], Features]:

@@ -77,14 +77,12 @@ class StructureHook(Hook):
     Several processes first average their batch norm statistics. Afterwards, their networks must be equal.
 
     Args:
-        compiled: Whether forward passes are compiled; a structural change then discards the compiled code.
         average: The average of the student's weights, if there is one.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self, compiled: bool = False, average: WeightAverage | None = None) -> None:
-        self.compiled = compiled
+    def __init__(self, average: WeightAverage | None = None) -> None:
         self.average = average
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -105,8 +103,6 @@ class StructureHook(Hook):
         if self.average is not None:
             self.average.follow(changes)
         if changes:
-            if self.compiled:
-                torch.compiler.reset()  # otherwise torch stops compiling after eight changes of shape
             gc.collect()  # frees the last step's graph, which has the old shapes and may be in a reference cycle
         require_equal(runner.model, runner.epoch + 1)
 

@@ -16,7 +16,7 @@ from benchmark.engine.average import WeightAverage
 from benchmark.engine.best_epoch import BestEpoch, Selection
 from benchmark.engine.checkpoint import load_model_state, read_checkpoint, training_hash
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner
-from benchmark.engine.distiller import Distiller
+from benchmark.engine.distiller import Distiller, recompiling
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.engine.hooks import (
     CheckpointHook,
@@ -105,7 +105,7 @@ def train(
         param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
         custom_hooks=[
-            StructureHook(recipe.runtime.compile is not None, average),
+            StructureHook(average),
             FreezeHook(settings.schedule.frozen_epochs),
             progress,
             SkippedHook(folder),
@@ -123,7 +123,8 @@ def train(
     del content  # as large as the networks; the hook frees it once it is loaded
     keep_freed_memory()
     try:
-        runner.train()
+        with recompiling(recipe.runtime.compile):
+            runner.train()
     finally:
         progress.stop()
         runner.visualizer.close()

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -249,19 +250,29 @@ class TestResult:
         assert not any(torch.equal(one, another) for one, another in pairs)
 
     @pytest.mark.slow
-    def test_compilation(self, tiny, train_tiny, tmp_path):
-        """The training step is compiled, and compiled again after a structural change."""
-        graphs = []
+    def test_compilation(self, tiny, train_tiny, tmp_path, monkeypatch):
+        """The student is compiled, and compiled again after every structural change; the teacher is compiled once."""
+        graphs = Counter()
 
         def counting(module, inputs):
-            graphs.append(len(graphs))
+            graphs["student" if torch.is_grad_enabled() else "teacher", changes[0]] += 1
             return module.forward
 
+        changes, change = [0], CDD.after_epoch
+
+        def counted(*arguments):
+            changes[0] += 1
+            return change(*arguments)
+
+        monkeypatch.setattr(CDD, "after_epoch", counted)
         torch._dynamo.register_backend(counting, name="counting")
         eager = train_tiny(tiny("cdd", *SHRINKING), tmp_path / "eager")
+        changes[0], limit = 0, torch._dynamo.config.recompile_limit
         compiled = train_tiny(tiny("cdd", *SHRINKING, "runtime.compile=counting"), tmp_path / "compiled")
         assert read_metrics(tmp_path / "eager")[1]["channels"] < 48
-        assert len(graphs) >= 4, "teacher and student, and both again after the structural change"
+        assert {role for role, number in graphs if number == 0} == {"student", "teacher"}
+        assert {role for role, number in graphs if number > 0} == {"student"}
+        assert torch._dynamo.config.recompile_limit == limit
         assert identical(eager, compiled)
 
     @pytest.mark.slow
