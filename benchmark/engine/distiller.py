@@ -1,7 +1,7 @@
 """Student, teacher, method and task loss as one mmengine model."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.engine.compat import InitializedModel
+from benchmark.engine.synchronized_norm import SynchronizedStatistics
 from benchmark.engine.task import TaskLoss
 from benchmark.errors import UserError
 from benchmark.method import Method
@@ -34,15 +35,23 @@ class Distiller(InitializedModel):
         method: Adds its loss terms to those of the task.
         task: The task loss.
         compile: A torch.compile backend for the forward passes of the training; None for eager mode.
+        synchronize: Whether batch norms use the statistics of the whole batch if several processes share it.
     """
 
     def __init__(
-        self, student: Embedder, teacher: Embedder | None, method: Method, task: TaskLoss, compile: str | None = None
+        self,
+        student: Embedder,
+        teacher: Embedder | None,
+        method: Method,
+        task: TaskLoss,
+        compile: str | None = None,
+        synchronize: bool = False,
     ) -> None:
         super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
         self.student = student
         self.method = method
         self.task = task
+        self.synchronize = synchronize
         # Bound methods, not modules: compiling a module in place does not compile its method `features`.
         self.student_features = _features(student, compile)
         self.teacher_features = _features(teacher, compile) if teacher is not None else None
@@ -68,10 +77,11 @@ class Distiller(InitializedModel):
         if mode == "predict":
             with full_precision(images.device):
                 return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
-        student, teacher = self.student_features(images), None
-        if self.teacher_features is not None:
-            with torch.no_grad():
-                teacher = self.teacher_features(images)
+        with SynchronizedStatistics() if self.synchronize else nullcontext():
+            student, teacher = self.student_features(images), None
+            if self.teacher_features is not None:
+                with torch.no_grad():
+                    teacher = self.teacher_features(images)
         with full_precision(images.device):
             student = self._of_the_batch(student)
             teacher = None if teacher is None else self._of_the_batch(teacher)

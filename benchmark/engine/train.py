@@ -154,7 +154,8 @@ def assemble(
     student.tap(method.student_taps)
     if teacher is not None:
         teacher.tap(method.teacher_taps)
-    return Distiller(student, teacher, method, task_loss(recipe, student, len(dataset.labels)), recipe.runtime.compile)
+    task, runtime = task_loss(recipe, student, len(dataset.labels)), recipe.runtime
+    return Distiller(student, teacher, method, task, runtime.compile, runtime.sync_batchnorm)
 
 
 def optim_wrapper(

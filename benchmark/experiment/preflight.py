@@ -334,6 +334,11 @@ def _check_runtime(runtime: Runtime) -> None:
         raise UserError(
             f"runtime.compile: unknown backend {backend!r}{nearest(backend, known)} Known: {', '.join(known)}."
         )
+    if backend is not None and runtime.sync_batchnorm:
+        raise UserError(
+            f"runtime.sync_batchnorm: processes cannot share statistics within the code that runtime.compile={backend} "
+            "makes; leave one of both out"
+        )
     compilers = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
     if backend == "inductor" and not any(map(shutil.which, compilers)):
         raise UserError("runtime.compile: inductor needs a C++ compiler: install g++, or leave runtime.compile out")

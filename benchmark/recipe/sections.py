@@ -278,7 +278,7 @@ class Evaluate(Section):
 
 
 class Runtime(Section):
-    """Execution settings. Only `amp` and `compile` are part of the recipe's hash.
+    """Execution settings. Only `amp`, `compile` and `sync_batchnorm` are part of the recipe's hash.
 
     The number of threads changes the last digits of a result, and is stated in the record.
     """
@@ -288,6 +288,9 @@ class Runtime(Section):
     `autocast_dtype`. Logits, losses and evaluation are computed in float32."""
     compile: str | None = None
     """A torch.compile backend, such as `inductor`."""
+    sync_batchnorm: bool = False
+    """Whether batch norms use the statistics of the whole batch if several processes share it, instead of those of each
+    process's own images; not with `compile`."""
     workers: int | None = Field(None, ge=0, le=1024)
     """Number of worker processes that load images; None for a number that suits the machine."""
     cache: str | None = Field(None, min_length=1)

@@ -35,6 +35,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("dataset.background", "white"),
     ("dataset.label", ""),
     ("dataset.validation_fraction", 0.0),
+    ("runtime.sync_batchnorm", False),
     ("budget", None),
     ("method.fixed_widths", []),
     ("settings", {"source": "published", "study": None}),
@@ -57,6 +58,7 @@ def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
     section = recipe.get("runtime")
     runtime = section if isinstance(section, Mapping) else {}
     content = {**recipe, "runtime": {key: runtime.get(key) for key in ("amp", "compile")}}
+    content["runtime"]["sync_batchnorm"] = runtime.get("sync_batchnorm", False)
     for key, value in _ADDED_KEYS:
         content = _without(content, key.split("."), value)
     return content

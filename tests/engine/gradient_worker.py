@@ -45,6 +45,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sp embedding": ("sp", {"of": "embedding"}),
     "cdd+sp": ("cdd+sp", {"cdd": ARGUMENTS["cdd"]}),
 }
+LIVE = "live "
+"""Beginning of the name of a step whose batch norms use the statistics of the batch."""
 PLAN = Plan(
     labels=np.arange(IMAGES) % IDENTITIES,
     identities=IDENTITIES,
@@ -70,7 +72,8 @@ def batch(device: torch.device) -> Batch:
 
 
 def step(name: str, batch: Batch) -> dict[str, Any]:
-    """Return the loss, the edited gradients, and the states after a step in float64 with frozen batch norms."""
+    """Return the loss, the edited gradients, and the states after a step in float64, with frozen batch norms or not."""
+    live, name = name.startswith(LIVE), name.removeprefix(LIVE)
     method_name, arguments = VARIANTS.get(name, (name, ARGUMENTS.get(name, {})))
     torch.manual_seed(0)
     network: dict[str, Any] = {
@@ -89,10 +92,10 @@ def step(name: str, batch: Batch) -> dict[str, Any]:
     student.tap(method.student_taps)
     if given is not None:
         given.double().tap(method.teacher_taps)
-    distiller = Distiller(student, given, method, TaskLoss(Task())).to(device).double().train()
+    distiller = Distiller(student, given, method, TaskLoss(Task()), synchronize=live).to(device).double().train()
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.eval()
+            module.train(live)
         elif isinstance(module, GradientReset):
             module.float()  # which it computes in
     gradients: dict[str, Any] = {}

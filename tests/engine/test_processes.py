@@ -14,6 +14,8 @@ from benchmark.registry import METHODS
 
 WORKER = Path(__file__).with_name("gradient_worker.py")
 ALL = (*METHODS.names(), "fitnet stages", "sp embedding", "cdd+sp")
+LIVE = "live "
+"""Beginning of the name of a step whose batch norms use the statistics of the batch, as in the worker."""
 OF_EVERY_KIND = ("none", "kd", "at", "rkd", "csd", "cdd", "cdd+sp")
 
 
@@ -50,7 +52,7 @@ def steps(shared):
             for worker in workers:
                 worker.wait(timeout=300)
 
-        file = shared(f"steps-of-{processes}", make) / "steps.pt"
+        file = shared(f"steps-of-{processes}-{len(names)}", make) / "steps.pt"
         assert file.exists(), "the worker processes have failed"
         return torch.load(file, weights_only=True)
 
@@ -86,6 +88,13 @@ def test_a_step_of_two_processes(steps, name):
     """The same as that of one process with the whole batch, if batch norms do not use batch statistics."""
     results = steps(2, ALL)
     check(results["alone"][name], results["together"][name])
+
+
+@pytest.mark.parametrize("name", ["none", "kd", "cdd"])
+def test_synchronized_batch_norms(steps, name):
+    """With the statistics of the whole batch, a step of two processes is that of one, running statistics included."""
+    results = steps(2, tuple(f"{LIVE}{each}" for each in ("none", "kd", "cdd")))
+    check(results["alone"][f"{LIVE}{name}"], results["together"][f"{LIVE}{name}"])
 
 
 @pytest.mark.slow

@@ -188,6 +188,10 @@ def test_every_method_accepts_the_default_networks(method, dataset, networks_of)
         (["teacher.network.weights=techer"], "teacher.network.weights: 'techer' is neither a file .* 'teacher'"),
         (["teacher.network.weights=teacher"], "teacher.network.weights: a teacher cannot start from itself"),
         (["teacher.checkpoint=none.pt"], "teacher.checkpoint: none.pt does not exist"),
+        (
+            ["runtime.compile=eager", "runtime.sync_batchnorm=true"],
+            "runtime.sync_batchnorm: processes cannot share statistics within the code that runtime.compile=eager makes",
+        ),
         (["runtime.compile=inducktor"], "runtime.compile: unknown backend 'inducktor'; did you mean 'inductor'"),
     ],
 )
