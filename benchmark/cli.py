@@ -318,7 +318,12 @@ def suite(
         str | None,
         typer.Option(help="Run on the Ray cluster at this address; auto: the cluster that this machine belongs to."),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs per run on the cluster; 0.5: two runs share one GPU.")] = 0,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="GPUs per process of a run on the cluster; 0.5: two runs share one GPU.")
+    ] = 0,
+    processes_per_run: Annotated[
+        int, typer.Option(min=1, help="Number of processes that share each run, with a GPU each if there are GPUs.")
+    ] = 1,
     device: Device = "auto",
     data_root: DataRoot,
     work_dir: WorkDir = Path("runs"),
@@ -355,7 +360,12 @@ def suite(
         settings=[*with_settings(arguments), *settings],
     )
     options = RunOptions(
-        device=device, data_root=data_root, work_dir=work_dir, leaderboards=leaderboards, plugins=plugin
+        device=device,
+        data_root=data_root,
+        work_dir=work_dir,
+        leaderboards=leaderboards,
+        plugins=plugin,
+        processes=processes_per_run,
     )
     succeeded = run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
     if not succeeded:

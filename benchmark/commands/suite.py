@@ -39,15 +39,17 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
         options: Options shared by all runs.
         jobs: Maximum number of local runs at the same time.
         ray: Address of the Ray cluster to run on; None to run on this machine.
-        gpus: Number of GPUs per run on the cluster.
+        gpus: Number of GPUs per process of a run on the cluster.
         dry_run: Whether to print the commands of the pending runs instead of executing them.
 
     Returns:
         Whether all runs succeeded.
 
     Raises:
-        UserError: Runs on the cluster need a GPU, and none is requested.
+        UserError: Runs on the cluster need a GPU, and none is requested; or there is not a GPU for each process of a
+            run.
     """
+    _require_gpus(options, ray is None, gpus)
     if ray is not None and not gpus and options.device.partition(":")[0] == "cuda":
         raise UserError(
             f"--device {options.device}: Ray hides all GPUs from runs that request none; add --gpus 1, or use "
@@ -64,6 +66,21 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
         return _suite(recipes, grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
 
 
+def _require_gpus(options: RunOptions, local: bool, gpus: float) -> None:
+    """Raise a UserError if several processes share each run and there is not a GPU for each of them."""
+    each = options.processes
+    if each == 1:
+        return
+    if not local and 0 < gpus < 1:
+        raise UserError(f"--gpus {gpus:g}: the {each} processes of a run need a GPU each; use --gpus 1")
+    count = len(visible_gpus(options.device)) if local else 0
+    if 0 < count < each:
+        raise UserError(
+            f"--processes-per-run {each}: this machine has {count} GPU{'' if count == 1 else 's'}, and each process "
+            "needs one; start fewer processes, or use --device cpu"
+        )
+
+
 def _suite(
     recipes: Sequence[Recipe],
     grid: Grid,
@@ -76,7 +93,7 @@ def _suite(
 ) -> bool:
     console = Console()
     records = options.leaderboards / "records"
-    threads = max(1, cores() // jobs)
+    threads = max(1, cores() // (jobs * options.processes))
     shared = threads if jobs > 1 or ray is not None else None
     all_jobs = [
         Job.of(recipe, options, preset=grid.preset, config=grid.config, settings=grid.settings, threads=shared)
@@ -100,7 +117,12 @@ def _suite(
         if jobs > 1 and ray is None:
             latencies_pending.touch()
         cpus = max(job.recipe.runtime.threads or threads for job in pending)
-        executor: Executor = Processes(jobs, visible_gpus(options.device)) if ray is None else Cluster(ray, cpus, gpus)
+        each = options.processes
+        executor: Executor
+        if ray is None:
+            executor = Processes(jobs, visible_gpus(options.device), each)
+        else:
+            executor = Cluster(ray, cpus * each, gpus * each)
         outcomes = run_all(pending, executor, console)
     if latencies_pending.exists():
         from benchmark.suite.latencies import measure_latencies  # imports timm, which a dry run does not need

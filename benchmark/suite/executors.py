@@ -40,16 +40,19 @@ class Processes:
 
     Args:
         jobs: Maximum number of processes at the same time.
-        gpus: The GPUs that are handed out in turn, as in `CUDA_VISIBLE_DEVICES`. Each process sees one of them; if
+        gpus: The GPUs that are handed out in turn, as in `CUDA_VISIBLE_DEVICES`. Each command sees some of them; if
             there are none, it sees what this process sees.
+        each: Number of GPUs that a command sees.
     """
 
-    def __init__(self, jobs: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(self, jobs: int, gpus: Sequence[str] = (), each: int = 1) -> None:
         self._pool = ThreadPoolExecutor(jobs)
         self._has_gpus = bool(gpus)
         self._gpus: Queue[str] = Queue()
         for number in range(jobs if gpus else 0):
-            self._gpus.put(gpus[number % len(gpus)])
+            self._gpus.put(
+                ",".join(gpus[position % len(gpus)] for position in range(number * each, (number + 1) * each))
+            )
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
         self._lock = Lock()
@@ -64,7 +67,7 @@ class Processes:
             self._closed = True
             running = list(self._running)
         self._pool.shutdown(wait=False, cancel_futures=True)
-        _stop(running)
+        stop_processes(running)
         self._pool.shutdown()
 
     def _run(self, command: Sequence[str], log: Path) -> int:
@@ -80,7 +83,7 @@ class Processes:
             with self._lock:
                 if self._closed:
                     return -signal.SIGTERM
-                process = _start(command, output.fileno(), variables)
+                process = start_process(command, output.fileno(), variables)
                 self._running.add(process)
             try:
                 return process.wait()
@@ -142,11 +145,11 @@ def run_in_task(command: Sequence[str], log: str, folder: str) -> int:
     """Run a command in a folder and return its exit status. If the task is cancelled, interrupt the command."""
     os.chdir(folder)
     with Path(log).open("ab") as output:
-        process = _start(command, output.fileno())
+        process = start_process(command, output.fileno())
         try:
             return process.wait()
         except BaseException:
-            _stop([process])
+            stop_processes([process])
             raise
 
 
@@ -159,19 +162,28 @@ def visible_gpus(device: str) -> list[str]:
     return names[:count] if len(names) >= count else [str(number) for number in range(count)]
 
 
-def _start(command: Sequence[str], output: int, variables: Mapping[str, str] = NONE) -> "subprocess.Popen[bytes]":
+def start_process(
+    command: Sequence[str], output: int | None, variables: Mapping[str, str] = NONE
+) -> "subprocess.Popen[bytes]":
+    """Start a command that ends if this process is killed.
+
+    Args:
+        command: The command.
+        output: File descriptor of its output; None for the output of this process.
+        variables: Environment variables in addition to those of this process.
+    """
     # In a new session: Ctrl-C in the terminal reaches only the suite, which then interrupts its commands once.
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.STDOUT if output is not None else None,
         start_new_session=True,
         env=os.environ | {PARENT: str(os.getpid()), **variables},
     )
 
 
-def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+def stop_processes(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     """Terminate processes and wait until they have ended; kill those that take too long, with their own processes."""
     for process in processes:
         process.terminate()  # not SIGINT, which background jobs of a shell script ignore

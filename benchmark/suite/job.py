@@ -26,6 +26,8 @@ class RunOptions:
     work_dir: Path
     leaderboards: Path
     plugins: Sequence[Path] = ()
+    processes: int = 1
+    """Number of processes that share each run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +44,8 @@ class Job:
     """The command. It can run in any process that has access to the same files."""
     log: Path
     """File for the output of the command."""
+    processes: int = 1
+    """Number of processes that share the run."""
 
     @classmethod
     def of(
@@ -62,7 +66,7 @@ class Job:
             preset: The preset from which `recipe` is composed.
             config: The recipe file from which `recipe` is composed.
             settings: The `key=value` settings from which `recipe` is composed.
-            threads: Number of threads of the run if the recipe leaves it open; None for one per core.
+            threads: Number of threads of each process if the recipe leaves it open; None for one per core.
         """
         test = TestSet.from_recipe(recipe, options.data_root, torch.device("cpu"))
         recipe = resolved(recipe, test.dataset)
@@ -75,8 +79,10 @@ class Job:
         if recipe.runtime.threads is None and threads is not None:
             repeated.append(("--set", f"runtime.threads={threads}"))
         repeated += [("--plugin", str(path)) for path in options.plugins]
+        several = options.processes > 1
+        module = ["benchmark.suite.together", str(options.processes)] if several else ["benchmark"]
         command = [
-            *(sys.executable, "-m", "benchmark", "run"),
+            *(sys.executable, "-m", *module, "run"),
             *("--method", method, "--dataset", dataset, "--seed", str(recipe.seed), "--device", options.device),
             *("--data-root", str(options.data_root), "--work-dir", str(options.work_dir)),
             *("--leaderboards", str(options.leaderboards)),
@@ -90,6 +96,7 @@ class Job:
             teacher_record=teacher,
             command=command,
             log=options.work_dir / "suite" / f"{dataset}-{method}-{record.parent.name}.log",
+            processes=options.processes,
         )
 
     @property
@@ -106,7 +113,11 @@ class Job:
     @property
     def command_line(self) -> str:
         """The command as a user types it."""
-        return shlex.join(["benchmark", *self.command[3:]])
+        options = self.command[self.command.index("run") :]
+        if self.processes == 1:
+            return shlex.join(["benchmark", *options])
+        start = ["torchrun", "--standalone", "--nproc-per-node", str(self.processes), "-m", "benchmark", "--"]
+        return shlex.join([*start, *options])
 
     @property
     def trainings(self) -> dict[Path, int]:

@@ -40,6 +40,15 @@ def test_gpus_are_handed_out_in_turn(tmp_path):
     executor.close()
 
 
+def test_several_gpus_for_each_command(tmp_path):
+    executor = Processes(2, ["0", "1", "2", "3"], each=2)
+    show = [sys.executable, "-c", "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(1)"]
+    futures = [executor.submit(show, tmp_path / f"{i}.log") for i in range(2)]
+    assert [future.result() for future in futures] == [0, 0]
+    assert sorted((tmp_path / f"{i}.log").read_text() for i in range(2)) == ["0,1\n", "2,3\n"]
+    executor.close()
+
+
 def test_visible_gpus(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -31,6 +31,14 @@ def test_command_repeats_all_options(tmp_path, tiny_config, tiny):
     assert job.trainings == {job.record.parent: 2, job.teacher_record.parent: 2}
 
 
+def test_command_of_several_processes(tmp_path, tiny):
+    options = RunOptions(device="cpu", data_root=tmp_path, work_dir=tmp_path, leaderboards=tmp_path, processes=4)
+    job = Job.of(tiny("kd"), options)
+    assert job.command[:6] == [sys.executable, "-m", "benchmark.suite.together", "4", "run", "--method"]
+    start = "torchrun --standalone --nproc-per-node 4 -m benchmark -- run --method kd "
+    assert job.command_line.startswith(start)
+
+
 @pytest.mark.parametrize("method", ["none", "cdd"])
 def test_runs_at_several_budgets_are_apart(tmp_path, method):
     """Each has a command of its own recipe, and files of its own."""

@@ -115,6 +115,23 @@ def test_dry_run_prints_commands(suite, runs, tmp_path):
     assert not (tmp_path / "boards").exists() and not (tmp_path / "runs").exists()
 
 
+def test_processes_of_a_run_need_a_gpu_each(suite, runs, monkeypatch):
+    monkeypatch.setattr(suite_command, "visible_gpus", lambda device: ["0"])
+    code, _, err = suite("--methods", "none", "--processes-per-run", "2")
+    assert code == 2 and "--processes-per-run 2: this machine has 1 GPU, and each process needs one" in err
+    code, _, err = suite("--methods", "none", "--processes-per-run", "2", "--ray", "auto", "--gpus", "0.5")
+    assert code == 2 and "--gpus 0.5: the 2 processes of a run need a GPU each; use --gpus 1" in err
+    assert not runs.commands
+
+
+@pytest.mark.slow
+def test_two_processes_share_each_run(suite, tmp_path):
+    code, out, err = suite("--methods", "none", "--processes-per-run", "2")
+    assert code == 0, out + err
+    records = load_records(tmp_path / "boards" / "records")
+    assert sorted((record.role, record.environment.processes) for record in records) == [("student", 2), ("teacher", 2)]
+
+
 def test_restores_records_that_only_run_folders_hold(suite, runs, tmp_path):
     suite("--methods", "none,kd")
     before = load_records(tmp_path / "boards" / "records")
