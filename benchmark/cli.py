@@ -245,7 +245,7 @@ def run(
     ]
     options = [*use_teacher(teacher), *with_budget(budget), *with_settings(arguments)]
     recipe = compose(method, dataset, config, [*options, *settings, *runtime], seed, preset)
-    if recipe.teacher.checkpoint is None:
+    if recipe.teacher.is_trained:
         for sentence in student_only(config, settings):
             typer.echo(f"note: {sentence}", err=True)
 

@@ -164,6 +164,7 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("BENCHMARK_DATA", str(folder / "data"))
     # The reader has the pretrained weights, and more images than the miniatures.
     monkeypatch.setattr(experiment, "require_ready", lambda trainings, dataset: [])
+    monkeypatch.setattr(experiment, "require_frozen_teacher", lambda recipe, folder: None)
     registered = [(registry, dict(registry.classes)) for registry in (METHODS, DATASETS) if registry.names()]
     yield folder
     for registry, classes in registered:

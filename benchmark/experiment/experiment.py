@@ -9,22 +9,23 @@ import torch
 
 from benchmark.data.check import remarks
 from benchmark.data.identity import require_unchanged
+from benchmark.engine.best_epoch import Selection
 from benchmark.engine.files import INPUTS_FILE, note_skipped
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, use_threads
 from benchmark.experiment.folders import RunFolder, resolved, student_folder, teacher_folder
 from benchmark.experiment.inputs import Inputs, describe_data, require_same_data
-from benchmark.experiment.networks import deploy_teacher, initialized, teacher_from_file, untrained
+from benchmark.experiment.networks import deploy_teacher, frozen_teacher, initialized, teacher_from_file, untrained
 from benchmark.experiment.overview import first_lines
 from benchmark.experiment.preflight import preflight
-from benchmark.experiment.readiness import Training, require_ready
+from benchmark.experiment.readiness import Training, require_frozen_teacher, require_ready
 from benchmark.experiment.report import Deployed, Distillation, Report, mean_scores
 from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.serialize import load_network, save_student
+from benchmark.model.serialize import load_network, save_student, write
 from benchmark.model.weights import load_weights
 from benchmark.recipe import Evaluate, Recipe
 from benchmark.recipe.sections import BOARD_KEYS
@@ -126,7 +127,7 @@ class Experiment:
         return [
             Training(role=role, recipe=recipe, folder=folder, size=size)
             for role, recipe, folder, size in parts
-            if not folder.record.exists() and (role == "student" or self.recipe.teacher.checkpoint is None)
+            if not folder.record.exists() and (role == "student" or self.recipe.teacher.is_trained)
         ]
 
     def _begin(self, recipe: Recipe, folder: RunFolder, trainings: Sequence[Training]) -> Record | None:
@@ -142,6 +143,7 @@ class Experiment:
         for training in trainings:  # another run may be training the same teacher, and this one then waits for it
             if training.folder == folder or not training.folder.is_in_use:
                 self._require_resumable(training.folder)
+        require_frozen_teacher(self.recipe, self.teacher_folder)
         lines = [f"{self.dataset.name}: {remark}" for remark in remarks(self.dataset)]
         lines += [f"warning: {warning}" for warning in require_ready(trainings, self.dataset)]
         sizes = (self.preflight.teacher, self.preflight.student)
@@ -199,7 +201,10 @@ class Experiment:
     def _train_teacher(self) -> Record:
         recipe, folder = self.recipe.for_teacher(), self.teacher_folder
         method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
-        deployed = self._train_and_deploy(recipe, folder, method, None, "teacher")
+        if recipe.teacher.frozen:
+            deployed = self._freeze_and_deploy(recipe, folder, method)
+        else:
+            deployed = self._train_and_deploy(recipe, folder, method, None, "teacher")
         return on_main(lambda: self._recorded(recipe, folder, deployed, None))
 
     def _distill(self) -> Record:
@@ -245,11 +250,23 @@ class Experiment:
             resume=True,  # `_run` refuses an unfinished run that must not be resumed
             title=title,
         )
-
-        trained_at = time.perf_counter()
         if selection is not None:
             epochs = recipe.train.schedule.epochs
             notify(f"{title}: epoch {selection.epoch} of {epochs} has the highest validation mAP, {selection.mAP:.4f}")
+        return self._deploy(recipe, folder, student, method, selection)
+
+    def _freeze_and_deploy(self, recipe: Recipe, folder: RunFolder, method: Method) -> Deployed:
+        """Load a teacher that is not trained, and save and evaluate it as a trained one."""
+        on_main(lambda: self._describe(recipe, folder))
+        network = self._placed(frozen_teacher(recipe.student, len(self.dataset.labels)))
+        on_main(lambda: write({"student": network.state_dict()}, folder.checkpoint))
+        return self._deploy(recipe, folder, network, method, None)
+
+    def _deploy(
+        self, recipe: Recipe, folder: RunFolder, student: Embedder, method: Method, selection: Selection | None
+    ) -> Deployed:
+        """Save the deployed form of a network to `student.pt`, and evaluate the network loaded from that file."""
+        trained_at = time.perf_counter()
         images = self.test.first_queries(CHECKED_IMAGES)
         # Not in inference mode, whose tensors lack the version counters that taps read.
         with torch.no_grad(), full_precision(self.device):
@@ -311,7 +328,7 @@ class Experiment:
         deployed_teacher.input_size = None  # it may have been trained with images of another size
         identities = len(self.dataset.labels)
         network = untrained(self.recipe.teacher.network, identities, deployed_teacher.statistics)
-        load_weights(network, folder.checkpoint)
+        load_weights(network, folder.checkpoint, trained=True)
         report = TeacherReport(
             record=record.id, network=record.network.name, cost=record.network.cost, scores=record.scores.symmetric
         )

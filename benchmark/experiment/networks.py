@@ -94,6 +94,26 @@ def teacher_from_file(settings: Network, path: Path, identities: int) -> Embedde
     return network
 
 
+def frozen_teacher(settings: Network, identities: int) -> Embedder:
+    """Build a teacher that is used as it is, with its published weights or those of a file.
+
+    Args:
+        settings: The recipe's section `teacher.network`.
+        identities: Number of training identities. The teacher has a head only if the file has one for so many.
+
+    Returns:
+        The teacher in eval mode, on the CPU.
+
+    Raises:
+        UserError: The weights cannot be loaded, or do not fit.
+    """
+    if settings.weights in NAMED_WEIGHTS:
+        return initialized(settings, 0, None).eval()
+    network = untrained(settings, identities)
+    notify(load_weights(network, user_path(settings.weights), trained=True))
+    return network.eval()
+
+
 def deploy_teacher(teacher: Embedder, images: Tensor) -> Embedder:
     """Return a teacher in its deployed form: without its classifier, and with batch norm folded.
 
@@ -106,7 +126,9 @@ def deploy_teacher(teacher: Embedder, images: Tensor) -> Embedder:
     return network
 
 
-def check_files(teacher: Network, student: Network, checkpoint: str | None, classifier: bool = False) -> None:
+def check_files(
+    teacher: Network, student: Network, checkpoint: str | None, *, classifier: bool = False, frozen: bool = False
+) -> None:
     """Check that the files of weights that a recipe names can be read and fit, before anything is trained.
 
     Args:
@@ -114,6 +136,7 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None, clas
         student: The recipe's section `student`.
         checkpoint: The recipe's `teacher.checkpoint`.
         classifier: Whether the method needs the teacher's classifier.
+        frozen: Whether the teacher is not trained, so that the file has to have all of it.
 
     Raises:
         UserError: A file is missing, damaged or of another architecture; the message begins with the key.
@@ -125,13 +148,13 @@ def check_files(teacher: Network, student: Network, checkpoint: str | None, clas
             raise UserError(f"teacher.checkpoint: {path} is not the folder of a finished run: it has no record.json")
         files.append(("teacher.checkpoint", teacher, path / LAST_CHECKPOINT if path.is_dir() else path, True))
     elif teacher.weights not in NAMED_WEIGHTS:
-        files.append(("teacher.network.weights", teacher, user_path(teacher.weights), False))
+        files.append(("teacher.network.weights", teacher, user_path(teacher.weights), frozen))
     if student.weights not in NAMED_WEIGHTS:
         files.append(("student.weights", student, user_path(student.weights), False))
     for key, settings, path, trained in files:
         try:
             identities = 0
-            if trained and is_student(read(path, "weights")):
+            if key == "teacher.checkpoint" and is_student(read(path, "weights")):
                 _require_same_architecture(settings, load_network(path), path)
             else:
                 with torch.device("meta"):

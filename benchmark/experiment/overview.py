@@ -48,6 +48,8 @@ def _epochs(recipe: Recipe, trainings: Sequence[Training], images: int) -> str:
     phrases = []
     if recipe.teacher.checkpoint is not None:
         phrases.append(f"the teacher is {_shortened(recipe.teacher.checkpoint)}")
+    elif recipe.teacher.frozen:
+        phrases.append("the teacher is not trained")
     elif "teacher" not in roles:
         phrases.append("the teacher is trained already")
     for role, training in roles.items():

@@ -77,12 +77,15 @@ def preflight(recipe: Recipe) -> Preflight:
         ("teacher.train", recipe.teacher.network, teacher, recipe.for_teacher()),
         ("train", recipe.student, student, recipe),
     ):
-        if key == "train" or recipe.teacher.checkpoint is None:
+        if key == "train" or recipe.teacher.is_trained:
             _check_training(key, network, built, part)
+    classifier = method.needs.teacher and method.needs.classifier
+    if recipe.teacher.frozen:
+        _check_frozen(recipe, classifier)
     check_pairing(method, teacher, student, recipe)
     ceilings = method.ceilings(student, recipe.image_size)
-    classifier = method.needs.teacher and method.needs.classifier
-    check_files(recipe.teacher.network, recipe.student, recipe.teacher.checkpoint, classifier)
+    files = (recipe.teacher.network, recipe.student, recipe.teacher.checkpoint)
+    check_files(*files, classifier=classifier, frozen=recipe.teacher.frozen)
     _check_runtime(recipe.runtime)
     _check_processes(recipe, launch().processes)
     return Preflight(method, sizes[0], sizes[1], ceilings)
@@ -91,7 +94,7 @@ def preflight(recipe: Recipe) -> Preflight:
 def _check_processes(recipe: Recipe, processes: int) -> None:
     """Check that every process gets an equal part of each batch, of two or more images for batch norms."""
     trainings = [("train", recipe.train)]
-    trainings += [] if recipe.teacher.checkpoint is not None else [("teacher.train", recipe.teacher.train)]
+    trainings += [("teacher.train", recipe.teacher.train)] if recipe.teacher.is_trained else []
     for key, train in trainings:
         batch = train.sampler.batch_size
         if processes > 1 and (batch % processes or batch < 2 * processes):
@@ -159,10 +162,12 @@ def check_pairing(method: Method, teacher: Embedder, student: Embedder, recipe: 
     if not needs.teacher:
         return
     if needs.equal_embeddings and student.dim != teacher.dim:
+        remedy = "Set the neck `linear` and the same dim for student and teacher.network"
+        if recipe.teacher.frozen:
+            remedy = f"Add --set student.neck=linear --set student.dim={teacher.dim}"
         raise UserError(
             f"{name} compares the embeddings of student and teacher, which must have one size: the student's has "
-            f"{student.dim} dimensions and the teacher's {teacher.dim}. Set the neck `linear` and the same dim for "
-            "student and teacher.network"
+            f"{student.dim} dimensions and the teacher's {teacher.dim}. {remedy}"
         )
     for key, network, taps in (("student", student, method.student_taps), ("teacher", teacher, method.teacher_taps)):
         _check_feature_maps(name, key, network, taps, recipe.image_size)
@@ -239,6 +244,34 @@ def _check_weights(recipe: Recipe) -> None:
         raise UserError("teacher.network.weights: a teacher cannot start from itself; 'teacher' is for the student")
     if checkpoint is not None and not teacher_path(checkpoint).exists():
         raise UserError(f"teacher.checkpoint: {checkpoint} does not exist; give a run's folder or a file of weights")
+
+
+def _check_frozen(recipe: Recipe, classifier: bool) -> None:
+    """Check that a frozen teacher has trained weights for all that is used of it.
+
+    Args:
+        recipe: A recipe with `teacher.frozen`.
+        classifier: Whether the method needs the teacher's classifier.
+    """
+    network, key = recipe.teacher.network, "teacher.network"
+    if network.weights == "random":
+        raise UserError(
+            f"{key}.weights: random: teacher.frozen uses the initial weights as they are: set {key}.weights to "
+            "imagenet (the published weights of the backbone) or to a file"
+        )
+    if network.weights not in NAMED_WEIGHTS:
+        return  # the file may have everything
+    if network.neck != "none":
+        raise UserError(
+            f"{key}.neck: {network.neck}: published weights of a backbone have no neck, and teacher.frozen trains "
+            f"none: add --set {key}.neck=none, so that the pooled feature is the embedding"
+        )
+    if classifier:
+        raise UserError(
+            f"{recipe.method.name} needs the teacher's classifier of the training identities, and a frozen teacher "
+            f"with {key}.weights={network.weights} has none: choose a method that compares embeddings or feature "
+            "maps, or train the teacher with --set teacher.frozen=false"
+        )
 
 
 def _check_padding(recipe: Recipe) -> None:

@@ -108,6 +108,23 @@ def require_ready(trainings: Sequence[Training], dataset: RetrievalDataset) -> l
     return warnings
 
 
+def require_frozen_teacher(recipe: Recipe, folder: RunFolder) -> None:
+    """Check that the published weights of a teacher that is not trained can be loaded, unless it is finished.
+
+    Args:
+        recipe: The recipe of the run.
+        folder: The folder of its teacher.
+
+    Raises:
+        UserError: They cannot.
+    """
+    if recipe.teacher.frozen and recipe.teacher.network.weights == "imagenet" and not folder.record.exists():
+        try:
+            require_pretrained(recipe.teacher.network.backbone)
+        except UserError as error:
+            raise UserError(f"teacher.network.weights: {error}") from error
+
+
 def require_record_store(leaderboards: Path) -> None:
     """Check that the folder of the leaderboards can be written to and that its records can be read.
 

@@ -65,7 +65,7 @@ def run(
     """
     layer = Path(config) if isinstance(config, str) else config
     recipe = compose(method, dataset, layer, [*use_teacher(teacher), *settings], seed, preset)
-    if recipe.teacher.checkpoint is None:
+    if recipe.teacher.is_trained:
         for sentence in student_only(layer, settings):
             notify(f"note: {sentence}")
     root = default_data_root() if data_root is None else Path(data_root)

@@ -58,7 +58,11 @@ def save_student(student: Embedder, path: Path, image_size: tuple[int, int], bac
     Raises:
         TypeError: A layer differs from the original architecture in a way that no edit can describe.
     """
-    content = _describe(student, image_size, background) | {"weights": _embedding_weights(student)}
+    write(_describe(student, image_size, background) | {"weights": _embedding_weights(student)}, path)
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values with `torch.save`, atomically."""
     # If the file cannot be written, torch.save to a path would hide the reason that the operating system gives.
     buffer = io.BytesIO()
     torch.save(content, buffer)

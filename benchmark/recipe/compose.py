@@ -93,6 +93,9 @@ def compose(
             content = _merge_layer(content, layer)
         # What the file decides; a misspelled key remains, to be reported.
         content["settings"] = {key: value for key, value in content["settings"].items() if key not in _BY_FILE}
+    teacher = user.get("teacher", {})
+    if teacher.get("frozen") is True and "checkpoint" not in teacher:
+        content["teacher"]["checkpoint"] = None  # instead of the built-in recipe's
     content, inherited = _resolve_like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:

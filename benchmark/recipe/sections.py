@@ -218,13 +218,26 @@ class Train(Section):
 
 
 class Teacher(Section):
-    """The teacher: trained with its own `train` section, or loaded from `checkpoint`."""
+    """The teacher: trained with its own `train` section, loaded from `checkpoint`, or `frozen`."""
 
     network: Network = Network(backbone="resnet101")
     train: Train = Train()
     seed: Seed = 0
     checkpoint: str | None = Field(None, min_length=1)
     """Folder of a finished run, a file with the weights of the complete network, or the name of a published teacher."""
+    frozen: bool = False
+    """Use the network with the initial weights that `network.weights` names, and train nothing."""
+
+    @model_validator(mode="after")
+    def _frozen_has_no_checkpoint(self) -> Self:
+        if self.frozen and self.checkpoint is not None:
+            raise ValueError("frozen uses network.weights, and checkpoint other weights: set one of them, such as null")
+        return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether runs train the teacher."""
+        return self.checkpoint is None and not self.frozen
 
 
 class Evaluate(Section):
@@ -359,13 +372,13 @@ class Recipe(Section):
         return strict_yaml.dump(self.model_dump(mode="json"))
 
     def for_teacher(self) -> "Recipe":
-        """Return the recipe that trains this recipe's teacher, without a method, and scores it in float32."""
+        """Return the recipe that trains this recipe's teacher, if it is trained, and scores it in float32."""
         evaluate = self.evaluate.model_copy(update={"embedding": str(FLOAT32)})
         return self.model_copy(
             update={
                 "method": Component(name="none"),
                 "student": self.teacher.network,
-                "train": self.teacher.train,
+                "train": Train() if self.teacher.frozen else self.teacher.train,
                 "seed": self.teacher.seed,
                 "budget": None,
                 "settings": Settings(),

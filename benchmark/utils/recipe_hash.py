@@ -37,6 +37,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("dataset.validation_fraction", 0.0),
     ("runtime.sync_batchnorm", False),
     ("budget", None),
+    ("teacher.frozen", False),
     ("method.fixed_widths", []),
     ("settings", {"source": "published", "study": None}),
     *((f"{train}.{key}", value) for train in ("train", "teacher.train") for key, value in _ADDED_TO_TRAINING),

@@ -1,0 +1,108 @@
+"""Teachers that are not trained: published weights of a backbone, or those of a file."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+from benchmark.errors import UserError
+from benchmark.experiment.experiment import Experiment
+from benchmark.experiment.networks import untrained
+from benchmark.experiment.preflight import preflight
+from benchmark.model.serialize import load_network
+from benchmark.recipe import compose
+from benchmark.results.consistency import violations
+from benchmark.results.rebuild import rebuilt_violations
+from benchmark.results.record import Record
+
+CPU = torch.device("cpu")
+VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2})
+FROZEN = ("teacher.frozen=true", "teacher.network.neck=none", "teacher.network.stem=imagenet")
+
+
+@pytest.fixture
+def vit(tiny, tmp_path):
+    """`vit("rkd", ...)` is a recipe with a frozen ViT from a file as teacher, for a run of seconds."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model(VIT[0], num_classes=0, **VIT[1]).state_dict(), tmp_path / "vit.pth")
+    backbone, args = f"teacher.network.backbone={VIT[0]}", f"teacher.network.args={json.dumps(VIT[1])}"
+    weights = f"teacher.network.weights={tmp_path / 'vit.pth'}"
+    return lambda method, *settings: tiny(method, backbone, args, weights, *FROZEN, *settings)
+
+
+@pytest.fixture
+def run(data_root, tmp_path):
+    """`run(recipe)` returns the experiment and its record."""
+
+    def start(recipe) -> tuple[Experiment, Record]:
+        experiment = Experiment(recipe, work_dir=tmp_path / "runs", data_root=data_root, device=CPU)
+        return experiment, experiment.run()
+
+    return start
+
+
+@pytest.mark.slow
+def test_run(vit, run, capsys):
+    experiment, record = run(vit("rkd", "train.schedule.epochs=1"))
+    assert "the teacher is not trained, 1 epoch for the student" in capsys.readouterr().err
+    teacher = Record.read(experiment.teacher_folder.record)
+    assert record.teacher.record == teacher.id
+    assert (record.teacher.network, teacher.network.embedding, teacher.timing.train_seconds) == (VIT[0], 24, 0)
+    assert teacher.recipe["teacher"]["frozen"]
+    assert load_network(experiment.teacher_folder.student).architecture["backbone"] == VIT[0]
+    for each in (record, teacher):
+        assert [*violations(each), *rebuilt_violations(each)] == []
+
+    again, _ = run(vit("rkd", "train.schedule.epochs=1", "seed=1", "teacher.train.schedule.epochs=50"))
+    assert again.teacher_folder == experiment.teacher_folder, "no setting of a training belongs to it"
+    assert Record.read(again.teacher_folder.record).created == teacher.created
+
+
+@pytest.mark.slow
+def test_classifier_of_a_file(tiny, run, tmp_path):
+    network = untrained(tiny("kd").teacher.network, identities=40)
+    torch.save(network.state_dict(), tmp_path / "complete.pth")
+    settings = ["teacher.frozen=true", f"teacher.network.weights={tmp_path / 'complete.pth'}"]
+    _, record = run(tiny("kd", "train.schedule.epochs=1", *settings))
+    assert record.teacher.record is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("rkd", ["teacher.network.weights=random"], r"^teacher\.network\.weights: random: .*imagenet .* or to a file"),
+        (
+            "rkd",
+            ["teacher.network.weights=imagenet", "teacher.network.neck=bn"],
+            r"add --set teacher\.network\.neck=no",
+        ),
+        ("kd", ["teacher.network.weights=imagenet"], "kd needs the teacher's classifier .*weights=imagenet has none"),
+        ("kd", [], r"^teacher\.network\.weights: .*vit\.pth has no classifier, which the method needs"),
+        ("csd", [], r"dimensions and the teacher's 24\. Add --set student\.neck=linear --set student\.dim=24"),
+        ("rkd", ["teacher.network.neck=linear"], "contain a backbone only.*set `neck: none`"),
+        (
+            "rkd",
+            ["teacher.checkpoint=w.pth"],
+            "^teacher in .*frozen uses network.weights, and checkpoint other",
+        ),
+    ],
+)
+def test_refused(vit, method, settings, message):
+    with pytest.raises(UserError, match=message):
+        preflight(vit(method, *settings))
+
+
+def test_missing_published_weights(tiny, data_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("benchmark.model.pretrained._in_hub_cache", lambda repository: False)
+    recipe = tiny("rkd", *FROZEN, "teacher.network.backbone=resnet18", "teacher.network.weights=imagenet")
+    experiment = Experiment(recipe, work_dir=tmp_path, data_root=data_root, device=CPU)
+    with pytest.raises(UserError, match=r"^teacher\.network\.weights: the pretrained weights of resnet18 .* not on"):
+        experiment.run()
+
+
+def test_replaces_the_teacher_of_the_dataset():
+    recipe = compose("rkd", "glyphs2", settings=["teacher.frozen=true"])
+    assert (recipe.teacher.checkpoint, recipe.teacher.is_trained) == (None, False)
+    assert compose("rkd", "glyphs2").hash == compose("rkd", "glyphs2", settings=["teacher.frozen=false"]).hash
