@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from benchmark.model.surgery import ChannelSelection as ChannelSelection
     from benchmark.registry import DATASETS as DATASETS
     from benchmark.registry import METHODS as METHODS
+    from benchmark.registry import TEACHERS as TEACHERS
     from benchmark.registry import load_plugin as load_plugin
     from benchmark.results.record import Record as Record
     from benchmark.retrieval import Embeddings as Embeddings
@@ -84,6 +85,7 @@ _MODULES = {
     "Sample": "data.samples",
     "Scores": "retrieval",
     "Student": "deployment.student",
+    "TEACHERS": "registry",
     "UserError": "errors",
     "evaluate": "retrieval",
     "load_plugin": "registry",

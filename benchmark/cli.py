@@ -177,7 +177,7 @@ Plugins = Annotated[
         show_default=False,
         callback=_load_plugins,
         is_eager=True,
-        help="Python file that registers methods or datasets; repeatable.",
+        help="Python file that registers methods, datasets or teachers; repeatable.",
     ),
 ]
 DatasetName = Annotated[str, typer.Argument(help="A registered dataset; `benchmark list datasets`.")]

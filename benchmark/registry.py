@@ -1,8 +1,9 @@
-"""The registries of methods and datasets.
+"""The registries of methods, datasets and teachers.
 
 A plugin is a Python file that registers a class when it is imported. Plugins come from three places: the folders
-`methods/` and `datasets/`, the entry-point groups `benchmark.methods` and `benchmark.datasets` of installed packages,
-and files named with `--plugin`. A plugin that cannot be imported is reported by name and does not affect the others.
+`methods/`, `datasets/` and `benchmark/teachers/`, the entry-point groups `benchmark.methods`, `benchmark.datasets` and
+`benchmark.teachers` of installed packages, and files named with `--plugin`. A plugin that cannot be imported is
+reported by name and does not affect the others.
 """
 
 import importlib
@@ -34,8 +35,8 @@ class PluginRegistry(Generic[Base]):
     """Classes by name, imported when a name is first looked up.
 
     Args:
-        name: What one entry is called in messages and in recipes: "method" or "dataset". Plugins are searched in the
-            package `benchmark.<name>s` and in the entry-point group of the same name.
+        name: What one entry is called in messages and in recipes: "method", "dataset" or "teacher". Plugins are
+            searched in the package `benchmark.<name>s` and in the entry-point group of the same name.
         base: Name in `benchmark` of the class from which all entries inherit; None for any class.
     """
 
@@ -171,10 +172,12 @@ METHODS = MethodRegistry()
 """All distillation methods."""
 DATASETS: "PluginRegistry[RetrievalDataset]" = PluginRegistry("dataset", "RetrievalDataset")
 """All retrieval datasets."""
+TEACHERS: PluginRegistry[Any] = PluginRegistry("teacher")
+"""All teachers that are not timm backbones: see `benchmark.model.plugin`."""
 
 
 def load_plugin(path: Path) -> None:
-    """Import a user's Python file, which registers methods or datasets.
+    """Import a user's Python file, which registers methods, datasets or teachers.
 
     Raises:
         UserError: The file is missing, cannot be imported, or registers a name that is taken.
@@ -184,6 +187,7 @@ def load_plugin(path: Path) -> None:
         raise UserError(f"plugin {path} {reason}")
     METHODS.discover()
     DATASETS.discover()
+    TEACHERS.discover()
     # Two plugins may have the same file name in different folders.
     name = f"benchmark_plugin_{path.stem}_{sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

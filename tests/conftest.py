@@ -225,7 +225,7 @@ class Output(NamedTuple):
 def command_line(capsys, monkeypatch):
     """`command_line("list", "methods")` runs `benchmark list methods` in this process."""
     from benchmark import cli
-    from benchmark.registry import DATASETS, METHODS
+    from benchmark.registry import DATASETS, METHODS, TEACHERS
 
     def run(*arguments: object) -> Output:
         monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
@@ -236,7 +236,8 @@ def command_line(capsys, monkeypatch):
 
     METHODS.discover()
     DATASETS.discover()
-    before = [(registry, dict(registry.classes)) for registry in (METHODS, DATASETS)]
+    TEACHERS.discover()
+    before = [(registry, dict(registry.classes)) for registry in (METHODS, DATASETS, TEACHERS)]
     yield run
     for registry, classes in before:  # forget what plugins have registered
         registry.classes.clear()

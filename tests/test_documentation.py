@@ -33,7 +33,7 @@ from benchmark.model.embedder import Embedder
 from benchmark.model.serialize import save_student
 from benchmark.recipe import compose
 from benchmark.recipe.compose import use_teacher
-from benchmark.registry import DATASETS, METHODS
+from benchmark.registry import DATASETS, METHODS, TEACHERS
 from benchmark.results.record import Record
 
 ROOT = Path(__file__).parents[1]
@@ -165,7 +165,7 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # The reader has the pretrained weights, and more images than the miniatures.
     monkeypatch.setattr(experiment, "require_ready", lambda trainings, dataset: [])
     monkeypatch.setattr(experiment, "require_frozen_teacher", lambda recipe, folder: None)
-    registered = [(registry, dict(registry.classes)) for registry in (METHODS, DATASETS) if registry.names()]
+    registered = [(registry, dict(registry.classes)) for registry in (METHODS, DATASETS, TEACHERS) if registry.names()]
     yield folder
     for registry, classes in registered:
         registry.classes.clear()

@@ -25,6 +25,7 @@ from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
+from benchmark.model.plugin import is_plugin
 from benchmark.model.serialize import load_network, save_student, write
 from benchmark.model.weights import load_weights
 from benchmark.recipe import Evaluate, Recipe
@@ -105,6 +106,8 @@ class Experiment:
         Raises:
             UserError: For the same reasons as in `run`.
         """
+        if is_plugin(self.recipe.teacher.network.backbone):
+            raise UserError("a teacher of a plugin has no record: run a student, whose record has its scores")
         trainings = [training for training in self.trainings() if training.role == "teacher"]
         return self._run(self.recipe.for_teacher(), self.teacher_folder, self._train_teacher, trainings)
 
@@ -311,6 +314,8 @@ class Experiment:
     def _teacher(self) -> Teacher:
         """Return the recipe's teacher: from a checkpoint or an earlier run, or trained now."""
         checkpoint, folder = self.recipe.teacher.checkpoint, self.teacher_folder
+        if is_plugin(self.recipe.teacher.network.backbone):
+            return self._plugin_teacher()
         if checkpoint is None:
             with held_by_main(folder.locked()):  # another run may be training the same teacher
                 if not on_main(folder.record.exists):
@@ -342,7 +347,29 @@ class Experiment:
                 f"{self.recipe.method.name} needs the teacher's classifier, but {path} has none for the "
                 f"{len(self.dataset.labels)} training identities of {self.dataset.name}"
             )
-        teacher = deploy_teacher(network, self.test.first_queries(2))
+        return self._evaluated(network, deploy_teacher(network, self.test.first_queries(2)))
+
+    def _plugin_teacher(self) -> Teacher:
+        """Create and evaluate a teacher of `TEACHERS`, which has no record."""
+        settings, identities = self.recipe.teacher.network, len(self.dataset.labels)
+        network = self._placed(frozen_teacher(settings, identities))
+        if network.head is not None and self.preflight.method.needs.classifier:
+            with torch.inference_mode():
+                logits = network.features(self.test.first_queries(2)).logits
+            if logits.shape[1] != identities:
+                raise UserError(
+                    f"{settings.backbone} returns {logits.shape[1]} logits, but {self.dataset.name} has {identities} "
+                    "training identities: choose a method that compares embeddings"
+                )
+        return self._evaluated(network, network)
+
+    def _evaluated(self, network: Embedder, teacher: Embedder) -> Teacher:
+        """Evaluate a teacher that has no record.
+
+        Args:
+            network: The teacher as the method sees it.
+            teacher: Its deployed form.
+        """
         scores = self.test.score(self.test.embed(teacher, "query"), self.test.embed(teacher, "gallery"))
         report = TeacherReport(
             record=None,

@@ -9,9 +9,10 @@ from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
 from benchmark.experiment.inputs import TEACHER_FILE, Inputs, data_changes, describe_data, weight_files
-from benchmark.experiment.networks import deploy_teacher, teacher_from_file
+from benchmark.experiment.networks import deploy_teacher, frozen_teacher, teacher_from_file
 from benchmark.experiment.published import teacher_path
 from benchmark.model.embedder import Embedder
+from benchmark.model.plugin import is_plugin
 from benchmark.model.serialize import load_network
 from benchmark.recipe import Recipe, compose
 from benchmark.results.record import Record
@@ -103,6 +104,8 @@ class FinishedRun:
             raise UserError(f"{self.folder} is the run of a teacher, which has no teacher itself")
         self._require_own_teacher()
         device, checkpoint = torch.device(test.loading.device), self.recipe.teacher.checkpoint
+        if is_plugin(self.recipe.teacher.network.backbone):
+            return frozen_teacher(self.recipe.teacher.network, identities=0).to(device)
         if checkpoint is not None and not (path := teacher_path(checkpoint)).is_dir():
             if not path.exists():
                 place = "" if path.is_absolute() else ", in the folder where the run was started"

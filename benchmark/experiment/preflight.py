@@ -27,6 +27,7 @@ from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features, stage_channels
+from benchmark.model.plugin import build_plugin, is_plugin
 from benchmark.recipe import Augment, Network, Recipe, Runtime
 from benchmark.recipe.fitting import PLAIN, accepts, meta_network, plain_options
 from benchmark.registry import METHODS
@@ -67,6 +68,7 @@ def preflight(recipe: Recipe) -> Preflight:
                 f"{recipe.method.name} cannot be created with the arguments {recipe.method.arguments}: "
                 f"{type(error).__name__} in line {place.lineno} of {place.filename}: {error}"
             ) from error
+    _check_plugins(recipe)
     teacher, student = meta_networks(recipe)
     networks = (("teacher.network", recipe.teacher.network, teacher), ("student", recipe.student, student))
     sizes = [_size(key, settings, network, recipe.image_size) for key, settings, network in networks]
@@ -192,7 +194,8 @@ def _check_feature_maps(
     backbone = network.architecture["backbone"]
     reason = f"{method} compares feature maps, (B, C, H, W), but the {key}'s backbone {backbone}"
     try:
-        outputs = network.eval().features(torch.empty(2, 3, *image_size, dtype=torch.uint8, device="meta")).taps
+        images = torch.zeros(2, 3, *image_size, dtype=torch.uint8, device=network.mean.device)
+        outputs = network.eval().features(images).taps
     except UserError as error:
         raise UserError(f"{reason} has none: {error}. Choose a convolutional backbone") from error
     for tap, output in outputs.items():
@@ -246,6 +249,25 @@ def _check_weights(recipe: Recipe) -> None:
         raise UserError(f"teacher.checkpoint: {checkpoint} does not exist; give a run's folder or a file of weights")
 
 
+def _check_plugins(recipe: Recipe) -> None:
+    """Check that a network of `TEACHERS` is a teacher that is not trained."""
+    if is_plugin(recipe.student.backbone):
+        raise UserError(f"student.backbone: {recipe.student.backbone}: only teachers can be plugins: choose a backbone")
+    network = recipe.teacher.network
+    if not is_plugin(network.backbone):
+        return
+    if not recipe.teacher.frozen:
+        raise UserError(
+            f"teacher.network.backbone: {network.backbone} cannot be trained: add --set teacher.frozen=true "
+            "--set teacher.network.neck=none"
+        )
+    if network.weights not in NAMED_WEIGHTS:
+        raise UserError(
+            f"teacher.network.weights: {network.weights}: {network.backbone} loads its weights itself: set this to "
+            "imagenet, and the arguments of the class in teacher.network.args"
+        )
+
+
 def _check_frozen(recipe: Recipe, classifier: bool) -> None:
     """Check that a frozen teacher has trained weights for all that is used of it.
 
@@ -254,7 +276,8 @@ def _check_frozen(recipe: Recipe, classifier: bool) -> None:
         classifier: Whether the method needs the teacher's classifier.
     """
     network, key = recipe.teacher.network, "teacher.network"
-    if network.weights == "random":
+    plugin = is_plugin(network.backbone)
+    if network.weights == "random" and not plugin:
         raise UserError(
             f"{key}.weights: random: teacher.frozen uses the initial weights as they are: set {key}.weights to "
             "imagenet (the published weights of the backbone) or to a file"
@@ -266,7 +289,7 @@ def _check_frozen(recipe: Recipe, classifier: bool) -> None:
             f"{key}.neck: {network.neck}: published weights of a backbone have no neck, and teacher.frozen trains "
             f"none: add --set {key}.neck=none, so that the pooled feature is the embedding"
         )
-    if classifier:
+    if classifier and not (plugin and build_plugin(network.backbone, network.args).classifier()):
         raise UserError(
             f"{recipe.method.name} needs the teacher's classifier of the training identities, and a frozen teacher "
             f"with {key}.weights={network.weights} has none: choose a method that compares embeddings or feature "

@@ -19,6 +19,7 @@ from benchmark.experiment.folders import RunFolder
 from benchmark.experiment.networks import untrained
 from benchmark.method import Method
 from benchmark.model.cost import Size
+from benchmark.model.plugin import is_plugin
 from benchmark.model.pretrained import require_pretrained
 from benchmark.recipe import Recipe
 from benchmark.registry import METHODS
@@ -118,9 +119,11 @@ def require_frozen_teacher(recipe: Recipe, folder: RunFolder) -> None:
     Raises:
         UserError: They cannot.
     """
-    if recipe.teacher.frozen and recipe.teacher.network.weights == "imagenet" and not folder.record.exists():
+    network = recipe.teacher.network
+    needed = recipe.teacher.frozen and network.weights == "imagenet" and not is_plugin(network.backbone)
+    if needed and not folder.record.exists():
         try:
-            require_pretrained(recipe.teacher.network.backbone)
+            require_pretrained(network.backbone)
         except UserError as error:
             raise UserError(f"teacher.network.weights: {error}") from error
 

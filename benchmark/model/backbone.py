@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from benchmark.errors import UserError, nearest
+from benchmark.model.plugin import STATISTICS, build_plugin, is_plugin
 
 # timm takes longer to import than torch. It is imported where a network is built, so that commands that build none
 # start fast.
@@ -35,7 +36,8 @@ def build_backbone(name: str, args: Mapping[str, Any], pretrained: bool = False)
     """Build a backbone without its classifier.
 
     Args:
-        name: A model name of timm, with or without the tag of pretrained weights.
+        name: A model name of timm, with or without the tag of pretrained weights, or a plugin; see
+            `benchmark.model.plugin`.
         args: Keyword arguments of the model. Those with which timm opens files or connections are refused.
         pretrained: Initialize it with timm's published weights (downloads them).
 
@@ -44,6 +46,8 @@ def build_backbone(name: str, args: Mapping[str, Any], pretrained: bool = False)
     """
     import timm
 
+    if is_plugin(name):
+        return build_plugin(name, args)
     check_name(name)
     check_args(name, args)
     try:
@@ -124,6 +128,8 @@ def pretrained_statistics(name: str) -> Statistics | None:
     """
     import timm
 
+    if is_plugin(name):
+        return STATISTICS
     config = timm.get_pretrained_cfg(name)
     if config is None or len(config.mean) != 3 or len(config.std) != 3:
         return None

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmark.errors import UserError
+from benchmark.model.plugin import PluginBackbone
+
 BATCHES = (1, 64)
 """Batch sizes at which latency is measured. Peak memory is measured at the last of them."""
 
@@ -37,11 +40,23 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
     from torch.utils.flop_counter import FlopCounterMode  # imports triton
 
     # Without gradients: the counter tracks modules by hooks that fail on views of parameters made under `no_grad`.
-    shapes = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
+    plugin = getattr(network, "backbone", None)
+    if isinstance(plugin, PluginBackbone):  # whose code may need values
+        shapes, device = network.eval(), next((value.device for value in network.buffers()), torch.device("cpu"))
+    else:
+        shapes, device = copy.deepcopy(network).to("meta").eval().requires_grad_(False), torch.device("meta")
     with FlopCounterMode(display=False) as counter:
-        shapes(torch.empty(1, 3, *image_size, dtype=torch.uint8, device="meta"))
+        shapes(torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=device))
     parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("head."))
-    return Size(parameters, counter.get_total_flops() // 2)
+    size = Size(parameters, counter.get_total_flops() // 2)
+    if isinstance(plugin, PluginBackbone):
+        size = size if plugin.cost is None else Size(*plugin.cost)
+        if not size.parameters or not size.macs:
+            raise UserError(
+                f"the cost of the teacher {plugin.name} cannot be counted, because it computes outside of PyTorch: "
+                "give its class an attribute `cost`, the numbers of its parameters and of its MACs per image"
+            )
+    return size
 
 
 @torch.inference_mode()

@@ -84,6 +84,10 @@ def stage_channels(network: "Embedder", stages: Sequence[int]) -> list[int]:
         UserError: The backbone has no such stage.
     """
     levels: list[dict[str, int]] = list(network.backbone.feature_info)[-4:]
+    if stages and not levels:
+        raise UserError(
+            f"{network.architecture['backbone']} states no stages: choose a method that reads embeddings only"
+        )
     for stage in stages:
         if not 1 <= stage <= len(levels):
             backbone = network.architecture["backbone"]
@@ -128,7 +132,9 @@ class FeatureTaps:
                 )
             if path not in modules or suffix not in ("", "pre"):
                 remedy = nearest(name, [*stages, *modules])
-                if re.fullmatch(r"stage\d+", place) and place not in stages:
+                if not stages:
+                    remedy = ", and states no stages: choose a method that reads embeddings only"
+                elif re.fullmatch(r"stage\d+", place) and place not in stages:
                     remedy = f"; its stages are {', '.join(stages)}: choose one of them, or another backbone"
                 raise UserError(f"{backbone_name} has no stage or module {name!r}{remedy}")
             module, activation = modules[path], _last_activation(modules[path]) if suffix else None

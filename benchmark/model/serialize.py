@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmark.data.decode import WHITE, Color
 from benchmark.errors import UserError
 from benchmark.model._student_format import Description, StudentConfig, StudentFile
+from benchmark.model.backbone import check_name
 from benchmark.model.embedder import Embedder
 from benchmark.model.state_dicts import has_negative_variance
 from benchmark.model.weight_file import printable, read
@@ -189,6 +190,7 @@ def _restore(place: Path, description: Description, weights: dict[str, Tensor]) 
     architecture = description.architecture.model_dump(exclude_unset=True)
     edits = {name: edit.model_dump() for name, edit in description.edits.items()}
     try:
+        check_name(architecture["backbone"])  # not of a plugin, which runs code
         with torch.device("meta"):
             _check(_rebuild(architecture, edits), description.image_size, weights)
         student = _rebuild(architecture, edits)

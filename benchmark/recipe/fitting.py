@@ -53,16 +53,18 @@ def fit_networks(recipe: Recipe, layers: Sequence[Mapping[str, Any]] = (), like_
 
 
 def meta_network(settings: Network) -> "Embedder":
-    """Build a network on the `meta` device, with a classifier of two identities.
+    """Build a network on the `meta` device, or a plugin on the CPU, with a classifier of two identities.
 
     Raises:
         UserError: The architecture does not exist, or does not have the options of `settings`.
     """
     import torch
 
+    from benchmark.model.plugin import is_plugin
     from benchmark.model.residual_blocks import build
 
-    with torch.device("meta"), warnings.catch_warnings():
+    device = "cpu" if is_plugin(settings.backbone) else "meta"
+    with torch.device(device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # `accepts` refuses such networks
         return build(**settings.model_dump(exclude={"weights"}), identities=2)
 

@@ -123,7 +123,7 @@ class Job:
     def trainings(self) -> dict[Path, int]:
         """Numbers of epochs of the student and, unless it is a checkpoint, the teacher, by run folder."""
         epochs = {self.record.parent: self.recipe.train.schedule.epochs}
-        if self.teacher_record is not None:
+        if self.teacher_record is not None and self.recipe.teacher.is_trained:
             epochs[self.teacher_record.parent] = self.recipe.teacher.train.schedule.epochs
         return epochs
 

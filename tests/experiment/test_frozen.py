@@ -5,13 +5,16 @@ import json
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
+from benchmark.experiment.finished import FinishedRun
 from benchmark.experiment.networks import untrained
 from benchmark.experiment.preflight import preflight
 from benchmark.model.serialize import load_network
 from benchmark.recipe import compose
+from benchmark.registry import TEACHERS
 from benchmark.results.consistency import violations
 from benchmark.results.rebuild import rebuilt_violations
 from benchmark.results.record import Record
@@ -66,6 +69,54 @@ def test_classifier_of_a_file(tiny, run, tmp_path):
     settings = ["teacher.frozen=true", f"teacher.network.weights={tmp_path / 'complete.pth'}"]
     _, record = run(tiny("kd", "train.schedule.epochs=1", *settings))
     assert record.teacher.record is not None
+
+
+class Shades:
+    """A teacher without weights, which has logits for some identities."""
+
+    dim, cost = 6, (10, 1000)
+
+    def __init__(self, identities: int = 40) -> None:
+        self.identities = identities
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images.float().flatten(2)[:, :, :2].flatten(1)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        return embeddings[:, :1].expand(-1, self.identities)
+
+
+@pytest.fixture
+def shades():
+    TEACHERS.register_module("shades")(Shades)
+    yield ("teacher.frozen=true", "teacher.network.neck=none", "teacher.network.backbone=plugin:shades")
+    del TEACHERS.classes["shades"]
+
+
+@pytest.mark.slow
+def test_plugin(shades, tiny, run):
+    experiment, record = run(tiny("kd", "train.schedule.epochs=1", *shades))
+    assert (record.teacher.record, record.teacher.network, record.teacher.cost.macs) == (None, "plugin:shades", 1000)
+    assert [*violations(record), *rebuilt_violations(record)] == []
+    finished = FinishedRun(experiment.folder.path, experiment.dataset.root)
+    assert finished.teacher(experiment.test)(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)).shape == (1, 6)
+    with pytest.raises(UserError, match="a teacher of a plugin has no record"):
+        experiment.run_teacher()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("rkd", ["teacher.frozen=false"], r"plugin:shades cannot be trained: add --set teacher\.frozen=true"),
+        ("rkd", ["teacher.network.weights=w.pth"], "plugin:shades loads its weights itself"),
+        ("rkd", ["student.backbone=plugin:shades"], "only teachers can be plugins"),
+        ("at", [], "plugin:shades has no stage or module 'stage1', and states no stages"),
+        ("csd", [], r"teacher's 6\. Add --set student\.neck=linear --set student\.dim=6"),
+    ],
+)
+def test_plugin_is_refused(shades, tiny, method, settings, message):
+    with pytest.raises(UserError, match=message):
+        preflight(tiny(method, *shades, *settings))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Teachers that are not timm backbones: a file per kind, registered in `TEACHERS`."""
