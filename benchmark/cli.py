@@ -802,8 +802,24 @@ def publish(
 
 @teacher.command()
 def add(
-    source: Annotated[str, typer.Argument(help="An archive, or hf-hub:OWNER/NAME with a teacher.zip.")],
+    source: Annotated[
+        str, typer.Argument(help="An archive, hf-hub:OWNER/NAME with a teacher.zip, or with --as a file of weights.")
+    ],
     *,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="The project that wrote the file: air-distiller, cdd, clip-reid, fast-reid, reid-strong-baseline or "
+            "torchreid. The network is evaluated on --dataset.",
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset on which the network was trained.")] = None,
+    settings: Settings,
+    device: Device = "auto",
+    data_root: DataRoot,
+    work_dir: WorkDir = Path("runs"),
+    plugin: Plugins,
     name: Annotated[
         str | None, typer.Option("--name", help="The expected name, sha256:...; another one is refused.")
     ] = None,
@@ -811,7 +827,17 @@ def add(
     """Add a published teacher to this machine."""
     from benchmark.commands import teacher as commands
 
-    commands.add(source, name)
+    if project is None:
+        if dataset or settings:
+            raise UserError("--dataset and --set: only for a file of another project: add --as, such as --as fast-reid")
+        commands.add(source, name)
+    elif dataset is None:
+        raise UserError(f"--as {project}: give the --dataset on which the network was trained")
+    elif name is not None:
+        raise UserError("--name: only for archives, whose name is known: leave it out")
+    else:
+        places = commands.Places(data_root=data_root, work_dir=work_dir, device=device)
+        commands.convert(Path(source), project, dataset, settings, places)
 
 
 def _with_home(argument: str) -> str:
