@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from benchmark.errors import UserError, nearest
+from benchmark.model.hub import find_hub_backbone, is_hub
 from benchmark.model.plugin import STATISTICS, build_plugin, is_plugin
 
 # timm takes longer to import than torch. It is imported where a network is built, so that commands that build none
@@ -32,14 +33,15 @@ Statistics = tuple[RGB, RGB]
 """Mean and standard deviation of RGB values in 0 .. 1."""
 
 
-def build_backbone(name: str, args: Mapping[str, Any], pretrained: bool = False) -> Any:
+def build_backbone(name: str, args: Mapping[str, Any], weights: str | None = None) -> Any:
     """Build a backbone without its classifier.
 
     Args:
         name: A model name of timm, with or without the tag of pretrained weights, or a plugin; see
             `benchmark.model.plugin`.
         args: Keyword arguments of the model. Those with which timm opens files or connections are refused.
-        pretrained: Initialize it with timm's published weights (downloads them).
+        weights: Initialize it with the published weights of this name (downloads them): `name`, or a repository of the
+            Hub that holds this architecture.
 
     Raises:
         UserError: The model is unknown, an argument is not allowed, or the model cannot be built.
@@ -52,14 +54,14 @@ def build_backbone(name: str, args: Mapping[str, Any], pretrained: bool = False)
     check_args(name, args)
     try:
         with _bounded(name):
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
+            return timm.create_model(weights or name, pretrained=weights is not None, num_classes=0, **args)
     except UserError:
         raise
     except Exception as error:  # of any type: models check their arguments by failing
-        if pretrained:
+        if weights:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"the pretrained weights of {name} could not be loaded ({reason}). "
+                f"the pretrained weights of {weights} could not be loaded ({reason}). "
                 "Set teacher.network.weights and student.weights to a local file, or to `random`."
             ) from error
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
@@ -130,10 +132,13 @@ def pretrained_statistics(name: str) -> Statistics | None:
 
     if is_plugin(name):
         return STATISTICS
-    config = timm.get_pretrained_cfg(name)
-    if config is None or len(config.mean) != 3 or len(config.std) != 3:
-        return None
-    return rgb(config.mean), rgb(config.std)
+    if is_hub(name):
+        stated = find_hub_backbone(name)
+        mean, std = (stated.pretrained.get(key, ()) for key in ("mean", "std"))
+    else:
+        config = timm.get_pretrained_cfg(name)
+        mean, std = ((), ()) if config is None else (config.mean, config.std)
+    return (rgb(mean), rgb(std)) if len(mean) == len(std) == 3 else None
 
 
 def rgb(values: Sequence[float]) -> RGB:

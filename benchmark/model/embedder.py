@@ -13,6 +13,7 @@ from benchmark.data.decode import WHITE, Color
 from benchmark.errors import UserError
 from benchmark.model.backbone import Statistics, build_backbone, pretrained_statistics, rgb
 from benchmark.model.features import Features, FeatureTaps
+from benchmark.model.hub import find_hub_backbone, is_hub
 from benchmark.model.layers import CosineHead, GeM
 from benchmark.utils.precision import full_precision, upcast
 
@@ -26,7 +27,7 @@ class Embedder(nn.Module):
     """A timm backbone, global pooling, a neck that produces the embedding, and a classifier head for training.
 
     Args:
-        backbone: A model name of timm, as in `timm.list_models()`.
+        backbone: A model name of timm, as in `timm.list_models()`, or `hf-hub:OWNER/NAME`.
         args: Further keyword arguments of that model, for example `{"channels": [32, 64, 128, 256]}`.
         stem: `imagenet` leaves the stem unchanged; `no_pool` removes the max-pooling of a ResNet; `stride1` also sets
             the stride of its first convolution to 1, for small images.
@@ -68,6 +69,10 @@ class Embedder(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        source, args = backbone, dict(args or {})
+        if is_hub(backbone):
+            stated = find_hub_backbone(backbone)
+            backbone, args = stated.architecture, {**stated.args, **args}
         self.input_size: tuple[int, int] | None = None
         """(height, width) of the images for which a deployed network was trained, the only ones that `forward` accepts;
         None for any size."""
@@ -76,7 +81,7 @@ class Embedder(nn.Module):
         self.image_size = tuple(image_size) if image_size else None
         self.architecture: dict[str, Any] = {
             "backbone": backbone,
-            "args": dict(args or {}),
+            "args": args,
             "stem": stem,
             "last_stride": last_stride,
             "pool": pool,
@@ -84,14 +89,14 @@ class Embedder(nn.Module):
             "dim": dim,
         } | ({"image_size": self.image_size} if image_size else {})
         """Arguments that rebuild the network without its head; part of a student file."""
-        known = pretrained_statistics(backbone) if pretrained else None
+        known = pretrained_statistics(source) if pretrained else None
         self.statistics: Statistics = known or (IMAGENET_MEAN, IMAGENET_STD)
         """Mean and standard deviation of the RGB values in 0 .. 1, with which images are normalized."""
         if mean is not None and std is not None:
             self.statistics = rgb(mean), rgb(std)
         if self.statistics != (IMAGENET_MEAN, IMAGENET_STD):
             self.architecture |= {"mean": self.statistics[0], "std": self.statistics[1]}
-        self.backbone = build_backbone(backbone, dict(args or {}), pretrained)
+        self.backbone = build_backbone(backbone, args, source if pretrained else None)
         _set_stem(self.backbone, backbone, stem)
         if last_stride == 1:
             _set_last_stride_1(self.backbone, backbone)

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmark.errors import UserError
+from benchmark.model.hub import PREFIX, is_hub
 
 TIMEOUT = 5.0
 """Time in seconds to wait for an answer of the server with the weights."""
@@ -17,7 +18,7 @@ def require_pretrained(backbone: str) -> str | None:
     """Check that the published weights of a backbone are on this machine or can be downloaded.
 
     Args:
-        backbone: A model name of timm.
+        backbone: A model name of timm, or `hf-hub:OWNER/NAME`.
 
     Returns:
         What will be downloaded; None if nothing.
@@ -28,18 +29,23 @@ def require_pretrained(backbone: str) -> str | None:
     import timm
     from huggingface_hub import constants
 
-    config = timm.get_pretrained_cfg(backbone)
-    if config is None or not config.has_weights:
-        raise UserError(f"timm has no pretrained weights for {backbone}: set the weights to `random` or to a file")
-    if config.hf_hub_id:
-        address, cached = f"{constants.ENDPOINT}/{config.hf_hub_id}", _in_hub_cache(config.hf_hub_id)
+    if is_hub(backbone):
+        repository: str | None = backbone.removeprefix(PREFIX)
+        url = None
     else:
-        address, cached = str(config.url), _in_torch_cache(str(config.url))
+        config = timm.get_pretrained_cfg(backbone)
+        if config is None or not config.has_weights:
+            raise UserError(f"timm has no pretrained weights for {backbone}: set the weights to `random` or to a file")
+        repository, url = config.hf_hub_id, config.url
+    if repository:
+        address, cached = f"{constants.ENDPOINT}/{repository}", _in_hub_cache(repository)
+    else:
+        address, cached = str(url), _in_torch_cache(str(url))
     if cached:
         return None
     missing = f"the pretrained weights of {backbone} ({address}) are not on this machine"
     remedy = "connect it, copy the cache of a machine that has them, or set the weights to `random` or to a file"
-    if config.hf_hub_id and constants.HF_HUB_OFFLINE:
+    if repository and constants.HF_HUB_OFFLINE:
         raise UserError(f"{missing}, and HF_HUB_OFFLINE forbids downloading them: unset it, or {remedy}")
     if not _reachable(address):
         raise UserError(f"{missing}, and the server cannot be reached: {remedy}")

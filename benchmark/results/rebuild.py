@@ -19,6 +19,7 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.data.samples import SPLITS
 from benchmark.errors import UserError
 from benchmark.method import Budget, Method
+from benchmark.model.hub import is_hub
 from benchmark.model.plugin import is_plugin
 from benchmark.recipe import Recipe, replay
 from benchmark.recipe.validate import validate_arguments
@@ -248,7 +249,7 @@ def _teacher(record: Record, read: _Read, cost: Cost) -> Iterator[Violation]:
     from a checkpoint has its own image size.
     """
     recipe, measured_at = read.recipe, cost.image_size
-    if is_plugin(recipe.teacher.network.backbone):  # its code may not be registered here
+    if is_plugin(backbone := recipe.teacher.network.backbone) or is_hub(backbone):  # which may not be known here
         return
     if recipe.teacher.checkpoint is None:
         if record.teacher is not None and record.teacher.record != read.teacher:

@@ -180,7 +180,7 @@ def test_every_method_accepts_the_default_networks(method, dataset, networks_of)
             ["teacher.network.args={pretrained_cfg: {file: w.pth}}"],
             "teacher.network: args of .*'pretrained_cfg' is not",
         ),
-        (["student.backbone=hf-hub:timm/resnet18.a1_in1k"], "student: unknown backbone 'hf-hub:timm/resnet18.a1_in1k'"),
+        (["student.backbone=hf-hub:resnet18"], "student: backbone hf-hub:resnet18: must be hf-hub:OWNER/NAME"),
         (
             ["student.backbone=resnet18.a9_in1k"],
             "student: backbone .* has no weights 'a9_in1k'; did you mean 'a.*_in1k'",
