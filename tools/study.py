@@ -68,7 +68,8 @@ def table(folder: Path) -> str:
     reference = next((entry.row for entry in found if entry.is_reference), None)
     compared = gains([(row, reference) for row in rows], SeedSpread(rows)) if reference else {}
     headers = [*HEADERS[:4], "against the reference", *HEADERS[4:]] if reference else HEADERS
-    sized = len({row.records[0].bytes_per_image for row in rows}) > 1
+    # Older records do not state the bytes.
+    sized = len({row.records[0].bytes_per_image for row in rows} - {None}) > 1
     headers = [*headers, "bytes per image"] if sized else headers
     lines = []
     for entry in found:
