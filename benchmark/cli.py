@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from benchmark.data import default_data_root
 from benchmark.errors import UserError
 from benchmark.utils.launch import launch
-from benchmark.utils.lifetime import BROKEN_PIPE, interruption, is_broken_pipe, notes
+from benchmark.utils.lifetime import BROKEN_PIPE, describe, interruption, is_broken_pipe, notes
 from benchmark.utils.machine import shortage
 from benchmark.utils.paths import user_path
 from benchmark.utils.variables import misspelled
@@ -850,7 +850,7 @@ def main() -> None:
     """Run the command line.
 
     Mistakes of the user, and limits of the machine, are printed without a traceback and exit with 2. Ctrl-C exits with
-    130, SIGTERM with 143, SIGHUP with 129.
+    130, SIGTERM with 143, SIGHUP with 129, SIGUSR1 and a time limit with 75.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -874,7 +874,9 @@ def _exit_code(error: BaseException) -> int:
     """Print why the command has ended, if that is not a result, and return its exit code."""
     code, message = 2, shortage(error)
     if (interrupted := interruption(error)) is not None:
-        code, message = interrupted, "; ".join(["interrupted", *notes(error)])
+        if not (reason := describe(error)):
+            return interrupted
+        code, message = interrupted, "; ".join([reason, *notes(error)])
     elif isinstance(error, SystemExit):
         if is_broken_pipe(error):  # typer and rich exit with 1
             return BROKEN_PIPE

@@ -28,7 +28,7 @@ from benchmark.data.batch import Batch
 from benchmark.data.images import Images
 from benchmark.errors import UserError
 from benchmark.utils.console import notify
-from benchmark.utils.lifetime import is_stopping, start_worker
+from benchmark.utils.lifetime import received, start_worker
 from benchmark.utils.machine import cores, free_shared_memory, max_open_files, shortage
 
 # Results do not depend on the number of workers, and the default is at most one per core.
@@ -308,7 +308,7 @@ def _rename_dead_workers() -> None:
 
 
 def _report_dead_worker(handler: Callable[[int, Any], Any], number: int, frame: Any) -> None:
-    if is_stopping():  # by a signal to the whole process group, which has ended the workers, too
+    if received() is not None:  # by a signal to the whole process group, which has ended the workers, too
         return
     try:
         handler(number, frame)

@@ -1,6 +1,5 @@
 """The network of the epoch with the highest validation mAP."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,11 +36,11 @@ class BestEpoch:
         return None if self.state is None else Selection(self.state["epoch"], self.state["mAP"])
 
     def consider(self, student: nn.Module, method: nn.Module, epoch: int, mAP: float) -> None:
-        """Keep a copy of the weights if they are the best so far."""
+        """Keep a copy of the weights, in the memory of the host, if they are the best so far."""
         states = {"student": student.state_dict(), "method": method.state_dict()}
         known = self.state
         if known is None or _shapes(known["student"]) != _shapes(states["student"]) or mAP > known["mAP"]:
-            self.state = {"epoch": epoch, "mAP": mAP, **copy.deepcopy(states)}
+            self.state = {"epoch": epoch, "mAP": mAP, **{part: _copied(state) for part, state in states.items()}}
 
     def restore(self, student: nn.Module, method: nn.Module) -> None:
         """Load the best weights into the networks; after a validation they have the current structure."""
@@ -61,6 +60,10 @@ def is_state(value: dict[str, Any] | None, last: int) -> bool:
         and isinstance(value["student"], dict)
         and isinstance(value["method"], dict)
     )
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.to("cpu", copy=True) for name, value in state.items()}
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The checkpoint of a training: what it contains, and whether it belongs to the training that continues from it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,16 @@ from benchmark.engine.distiller import Distiller
 from benchmark.errors import UserError
 from benchmark.recipe import Component, Evaluate, Recipe
 
-FORMAT: Final = 1
-"""Version of the content."""
+FORMAT: Final = 2
+"""Version of the content. Format 1 has no checkpoints within an epoch."""
+_READ: Final = (1, FORMAT)
+"""The formats that can be read."""
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "format": int,
     "recipe": str,
     "epoch": int,
     "iter": int,
+    "begun": list,
     "structure": dict,
     "student": dict,
     "method": dict,
@@ -52,13 +55,14 @@ def training_hash(recipe: Recipe, dataset: type[RetrievalDataset]) -> str:
     return recipe.model_copy(update={"dataset": component, "evaluate": evaluate}).hash
 
 
-def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
+def read_checkpoint(path: Path, training: str, epochs: int, *, lazily: bool = False) -> dict[str, Any]:
     """Read the checkpoint of a training, without executing code in it, and check that it can be continued.
 
     Args:
         path: The checkpoint.
         training: The training's `training_hash`.
         epochs: Number of epochs of the training.
+        lazily: Read the values of tensors when they are used, and do not compare the checksums of the file.
 
     Returns:
         The content, with all tensors on the CPU.
@@ -68,11 +72,12 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
     """
     if path.exists() and not path.is_file():  # a named pipe would be waited for
         raise _refused(path, "is not a regular file")
-    content = load_checkpoint(path, torch.device("cpu"))
+    content = load_checkpoint(path, torch.device("cpu"), lazily=lazily)
     # Keys that checkpoints of earlier versions lack.
     missing: dict[str, Any] = {
         "format": FORMAT,
         "recipe": training,
+        "begun": [],
         "processes": 1,
         "best": None,
         "scaler": {},
@@ -85,17 +90,39 @@ def read_checkpoint(path: Path, training: str, epochs: int) -> dict[str, Any]:
     for key, types in _TYPES.items():
         if not isinstance(content[key], types) or isinstance(content[key], bool):
             raise _refused(path, f"has an invalid value of {key!r}")
-        if key == "format" and content[key] != FORMAT:  # before other values, which may have changed with it
-            raise _refused(path, f"has format {content[key]}, and this version reads format {FORMAT}")
+        if key == "format" and content[key] not in _READ:  # before other values, which may have changed with it
+            raise _refused(path, f"has format {content[key]}, and this version reads format {FORMAT} and earlier ones")
     if content["recipe"] != training:
         raise _refused(path, "belongs to the training of another recipe")
-    if not 1 <= content["epoch"] <= epochs:
+    if not 0 <= content["epoch"] <= epochs - bool(content["begun"]) or not (content["epoch"] or content["begun"]):
         raise _refused(path, f"is of epoch {content['epoch']}, but the training has {epochs} epochs")
-    if content["iter"] < content["epoch"] or min(content["threads"], content["processes"]) < 1:
+    if content["iter"] < max(content["epoch"], 1) or min(content["threads"], content["processes"]) < 1:
         raise _refused(path, "has impossible counts of steps, threads or processes")
     if not is_state(content["best"], content["epoch"]):
         raise _refused(path, "has an invalid value of 'best'")
+    if content["begun"] and not (
+        len(content["begun"]) == content["processes"] and all(map(_is_begun, content["begun"]))
+    ):
+        raise _refused(path, "has an invalid value of 'begun'")
     return content
+
+
+def require_position(path: Path, content: Mapping[str, Any], steps: int) -> None:
+    """Check that the step of a checkpoint is in its epoch.
+
+    Args:
+        path: The checkpoint, for messages.
+        content: The content of the checkpoint.
+        steps: Number of steps of an epoch.
+
+    Raises:
+        UserError: It is not.
+    """
+    done = content["iter"] - content["epoch"] * steps
+    if not (0 < done < steps if content["begun"] else done == 0):
+        raise _refused(
+            path, f"is of epoch {content['epoch']} and step {content['iter']}, but an epoch has {steps} steps"
+        )
 
 
 def load_model_state(path: Path, model: Distiller, content: Mapping[str, Any]) -> None:
@@ -126,6 +153,22 @@ def load_average(path: Path, average: WeightAverage, content: Mapping[str, Any])
     """
     with _fitting(path):
         average.load(content["average"])
+
+
+def load_statistics(path: Path, statistics: Sequence[Tensor], own: Mapping[str, Any]) -> None:
+    """Load the running statistics that one of several processes has within an epoch.
+
+    Args:
+        path: The checkpoint, for messages.
+        statistics: The `running_statistics` to overwrite.
+        own: The entry of the process in the content's `begun`; a single process has no statistics there.
+
+    Raises:
+        UserError: The values do not fit.
+    """
+    with _fitting(path), torch.no_grad():
+        for value, saved in zip(statistics, own["statistics"], strict=True) if own["statistics"] else ():
+            value.copy_(saved)
 
 
 def load_optimization_state(
@@ -168,6 +211,21 @@ def _fitting(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # torch, mmengine and methods raise many types for values of another network
         raise _refused(path, "does not fit the networks of this run") from error
+
+
+def _is_begun(value: Any) -> bool:
+    """Whether a value is what one process has of its own within an epoch."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"statistics", "sums", "seconds"}
+        and isinstance(value["statistics"], list)
+        and isinstance(value["sums"], dict)
+        and all(isinstance(each, Tensor) for each in (*value["statistics"], *value["sums"].values()))
+        and all(isinstance(name, str) for name in value["sums"])
+        and all(each.dim() == 0 for each in value["sums"].values())
+        and type(value["seconds"]) is float
+        and 0 <= value["seconds"] < math.inf
+    )
 
 
 def _is_finite(value: Tensor) -> bool:

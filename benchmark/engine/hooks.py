@@ -1,9 +1,10 @@
-"""Training hooks for structural changes, checkpoints and progress, and the validation metric."""
+"""Training hooks for structural changes and progress, and the validation metric."""
 
 import gc
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from benchmark.engine.average import WeightAverage
-from benchmark.engine.best_epoch import BestEpoch
-from benchmark.engine.checkpoint import (
-    FORMAT,
-    load_average,
-    load_model_state,
-    load_optimization_state,
-    load_random_state,
-)
-from benchmark.engine.compat import save_checkpoint
 from benchmark.engine.files import note_skipped, read_metrics, write_metrics
 from benchmark.engine.processes import average_statistics, mean_values, require_equal
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.method import Progress
 from benchmark.model.surgery import prune_optimizer_state
-from benchmark.utils.console import Console, notify
-from benchmark.utils.distributed import from_all, on_main, processes
+from benchmark.utils.console import Console
+from benchmark.utils.distributed import from_all, on_main
 
 READ_EVERY = 50
 """Number of steps between updates of the losses in the progress bar. Each update waits for the device."""
@@ -86,7 +78,7 @@ class StructureHook(Hook):
         self.average = average
 
     def before_train_epoch(self, runner: Runner) -> None:
-        runner.train_dataloader.batch_sampler.set_epoch(runner.epoch)
+        runner.train_dataloader.batch_sampler.set_epoch(runner.epoch, runner.train_loop.done)
         runner.model.task.epoch = runner.epoch + 1
 
     def after_train_iter(
@@ -117,10 +109,13 @@ class FreezeHook(Hook):
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
         self.frozen: list[torch.nn.Parameter] = []
+        self.epoch: int | None = None
+        """The epoch for which the backbone is prepared."""
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        if batch_idx:
+        if self.epoch == runner.epoch:
             return
+        self.epoch = runner.epoch
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         self.frozen = []
@@ -145,100 +140,14 @@ class SkippedHook(Hook):
         on_main(lambda: note_skipped(self.folder, {path for paths in broken for path in paths}))
 
 
-class CheckpointHook(Hook):
-    """Writes a checkpoint after every epoch, and continues from it.
+@dataclass(frozen=True, slots=True)
+class EpochPart:
+    """The metrics of an epoch that has begun, on one process."""
 
-    The checkpoint has the student's structure and weights, the states of method, optimizer and schedule, the epoch and
-    step, and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after
-    the epoch's validation, so the checkpoint includes structural changes and the metrics file the scores.
-
-    If the best epoch is to be deployed, the checkpoint of the last epoch has the weights of the best one. If the
-    weights are averaged, the average is validated, and the checkpoint of the last epoch has it as weights.
-
-    Args:
-        path: The checkpoint.
-        training: The training's `training_hash`.
-        content: The content of the checkpoint to continue from; None to start the training.
-        best: The best epoch; None to deploy the last one.
-        average: The average of the student's weights, if there is one.
-    """
-
-    priority = "LOWEST"
-
-    def __init__(
-        self,
-        path: Path,
-        training: str,
-        content: Mapping[str, Any] | None,
-        best: BestEpoch | None,
-        average: WeightAverage | None = None,
-    ) -> None:
-        self.path = path
-        self.training = training
-        self.content = content
-        self.best = best
-        self.average = average
-
-    def before_run(self, runner: Runner) -> None:
-        # Not in `before_train`, because other hooks read the epoch and step there.
-        content, self.content = self.content, None  # which is as large as the networks
-        if content is None:
-            return
-        load_model_state(self.path, runner.model, content)
-        if self.average is not None:
-            load_average(self.path, self.average, content)
-        load_optimization_state(self.path, runner.optim_wrapper, runner.param_schedulers, content)
-        for unit, now in (("threads", torch.get_num_threads()), ("processes", processes())):
-            if content[unit] != now:
-                notify(f"resumed with {now} {unit} instead of {content[unit]}: the result will not be bit-identical")
-        runner.continue_from(content["epoch"], content["iter"])
-        load_random_state(self.path, next(runner.model.parameters()).device, content)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        epoch = runner.epoch + 1
-        if runner.val_loop is None or (epoch % runner.val_interval and epoch < runner.max_epochs):
-            if self.average is not None and epoch == runner.max_epochs:
-                self.average.swap()
-            on_main(lambda: self._save(runner, epoch))
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        if self.average is not None:
-            self.average.swap()
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if self.best is not None and metrics:
-            self.best.consider(runner.model.student, runner.model.method, runner.epoch, metrics["mAP"])
-            if runner.epoch == runner.max_epochs:
-                self.best.restore(runner.model.student, runner.model.method)
-        if self.average is not None and runner.epoch < runner.max_epochs:
-            self.average.swap()
-        on_main(lambda: self._save(runner, runner.epoch))
-
-    def _save(self, runner: Runner, epoch: int) -> None:
-        model = runner.model
-        device = next(model.parameters()).device
-        save_checkpoint(
-            {
-                "format": FORMAT,
-                "recipe": self.training,
-                "epoch": epoch,
-                "iter": runner.iter,
-                "structure": model.method.structure(),
-                "student": model.student.state_dict(),
-                "method": model.method.state_dict(),
-                "task": model.task.state_dict(),
-                "optimizer": runner.optim_wrapper.optimizer.state_dict(),
-                "scaler": runner.optim_wrapper.scaler.state_dict(),
-                "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
-                "threads": torch.get_num_threads(),
-                "processes": processes(),
-                "random": torch.get_rng_state(),
-                "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-                "best": None if self.best is None else self.best.state,
-                "average": None if self.average is None else self.average.values,
-            },
-            self.path,
-        )
+    sums: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Sums of the losses over the steps, by name; each a scalar."""
+    seconds: float = 0.0
+    """Duration of the steps."""
 
 
 class ProgressHook(Hook):
@@ -267,6 +176,8 @@ class ProgressHook(Hook):
         self.console = Console(stderr=True)
         self.rows: list[dict[str, Any]] = []
         self.sums: dict[str, torch.Tensor] = {}
+        self.begun = EpochPart()
+        """The part of the next epoch that an interrupted training has made."""
         self.bar: ProgressBar | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -279,6 +190,7 @@ class ProgressHook(Hook):
         report = runner.model.method.report(runner.model.student)
         if report and not self.rows:
             self.rows.append({"epoch": 0, **report})  # the values before the first step
+            write_metrics(self.folder, self.rows)
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -293,8 +205,10 @@ class ProgressHook(Hook):
             self.task = self.bar.add_task(self.title, total=runner.max_iters, completed=runner.iter, state="")
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self.sums = {}
-        self.epoch_start = time.perf_counter()
+        device = next(runner.model.parameters()).device
+        self.sums = {name: value.to(device) for name, value in self.begun.sums.items()}
+        self.epoch_start = time.perf_counter() - self.begun.seconds
+        self.begun = EpochPart()
         if self.bar:
             self.bar.update(self.task, description=f"{self.title} {runner.epoch + 1}/{runner.max_epochs}", refresh=True)
 
@@ -307,14 +221,21 @@ class ProgressHook(Hook):
             self.bar.advance(self.task)
             if (batch_idx + 1) % READ_EVERY == 0:
                 losses = "  ".join(f"{name} {float(total) / (batch_idx + 1):.3f}" for name, total in self.sums.items())
-                speed = (batch_idx + 1) * self.batch_size / (time.perf_counter() - self.epoch_start)
+                speed = (batch_idx + 1) * self.batch_size / self._seconds()
                 rate = runner.optim_wrapper.get_lr()["lr"][0]
                 self.bar.update(self.task, state=f"{losses.replace('loss_', '')}  lr {rate:.1e}  {speed:.0f} images/s")
+
+    def part(self) -> "EpochPart":
+        """Return the part of the epoch that is complete. Waits for the device."""
+        return EpochPart({name: value.cpu() for name, value in self.sums.items()}, self._seconds())
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.epoch_start
 
     def after_train_epoch(self, runner: Runner) -> None:
         steps = len(runner.train_dataloader)
         losses = mean_values({name: float(value) / steps for name, value in self.sums.items()})  # waits for the device
-        seconds = time.perf_counter() - self.epoch_start
+        seconds = self._seconds()
         not_finite = [name for name, value in losses.items() if not math.isfinite(value)]
         if not_finite:
             raise UserError(

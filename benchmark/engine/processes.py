@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from benchmark.engine.average import STATISTICS, WeightAverage
@@ -20,10 +20,23 @@ def average_statistics(model: nn.Module, average: WeightAverage | None) -> None:
         model: The trained networks.
         average: The average of the student's weights, which has statistics, too; None if there is none.
     """
+    networks = running_statistics(model, None)
+    average_(networks)
+    average_(running_statistics(model, average)[len(networks) :])
+
+
+def running_statistics(model: nn.Module, average: WeightAverage | None) -> list[Tensor]:
+    """Return the running statistics of batch norms, in which processes differ within an epoch.
+
+    Args:
+        model: The trained networks.
+        average: The average of the student's weights, whose statistics follow; None if there is none.
+    """
     norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-    average_([each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None])
+    found = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
     if average is not None:
-        average_([value for name, value in average.values.items() if name.endswith(STATISTICS)])
+        found += [value for name, value in average.values.items() if name.endswith(STATISTICS)]
+    return found
 
 
 def mean_values(values: Mapping[str, float]) -> dict[str, float]:

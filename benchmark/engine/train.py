@@ -15,25 +15,22 @@ from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.average import WeightAverage
 from benchmark.engine.best_epoch import BestEpoch, Selection
 from benchmark.engine.checkpoint import load_model_state, read_checkpoint, training_hash
-from benchmark.engine.compat import DistillOptimWrapper, QuietRunner
+from benchmark.engine.checkpoint_hook import CheckpointHook
+from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, TrainLoop
 from benchmark.engine.distiller import Distiller, recompiling
 from benchmark.engine.files import LAST_CHECKPOINT
-from benchmark.engine.hooks import (
-    CheckpointHook,
-    FreezeHook,
-    ProgressHook,
-    RetrievalMetric,
-    SkippedHook,
-    StructureHook,
-)
+from benchmark.engine.hooks import FreezeHook, ProgressHook, RetrievalMetric, SkippedHook, StructureHook
 from benchmark.engine.optimization import build_optimizer, build_schedule
 from benchmark.engine.plan import training_plan
 from benchmark.engine.task import task_loss
+from benchmark.engine.timetable import Timetable
 from benchmark.evaluation import TestSet
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
+from benchmark.utils import durations
 from benchmark.utils.distributed import is_main_process, on_main
+from benchmark.utils.lifetime import finishing_steps
 from benchmark.utils.memory import keep_freed_memory
 from benchmark.utils.precision import autocast_dtype
 
@@ -53,6 +50,8 @@ def train(
 
     If `folder` has the checkpoint of the last epoch and `resume` is true, that checkpoint is loaded instead.
 
+    SIGTERM, SIGUSR1 and the recipe's `time_limit` end it after a step, with a checkpoint.
+
     Args:
         student: The network to train, on the device of `test`.
         teacher: A trained network on the same device, which is frozen here; None if the method needs none.
@@ -68,8 +67,9 @@ def train(
 
     Raises:
         UserError: A loss is not finite, an image is broken, or a checkpoint cannot be read or written.
+        Stopped: A signal or the time limit has ended the training.
     """
-    settings, device = recipe.train, torch.device(test.loading.device)
+    settings, runtime, device = recipe.train, recipe.runtime, torch.device(test.loading.device)
     loader = train_loader(
         test.dataset,
         train_transform(recipe.image_size, **settings.augment.model_dump(exclude={"load_size"})),
@@ -94,13 +94,14 @@ def train(
     best = BestEpoch(content and content["best"]) if recipe.evaluate.epoch == "best" else None
     average = None if settings.ema is None else WeightAverage(student, settings.ema)
     optimizer = build_optimizer(distiller, settings.optimizer)
-    tensorboard = recipe.runtime.tensorboard and is_main_process()
+    tensorboard = runtime.tensorboard and is_main_process()
+    limit = None if runtime.time_limit is None else durations.seconds(runtime.time_limit)
     progress = ProgressHook(title, folder, settings.sampler.batch_size)
     runner = QuietRunner(
         model=distiller,
         work_dir=str(folder),
         train_dataloader=loader,
-        train_cfg={"by_epoch": True, "max_epochs": settings.schedule.epochs, "val_interval": recipe.evaluate.every},
+        train_cfg={"type": TrainLoop, "max_epochs": settings.schedule.epochs, "val_interval": recipe.evaluate.every},
         optim_wrapper=optim_wrapper(distiller, optimizer, recipe, device),
         param_scheduler=build_schedule(optimizer, settings.schedule, len(loader)),
         default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
@@ -109,7 +110,16 @@ def train(
             FreezeHook(settings.schedule.frozen_epochs),
             progress,
             SkippedHook(folder),
-            CheckpointHook(checkpoint, training, content, best, average),
+            CheckpointHook(
+                checkpoint,
+                training,
+                content,
+                best=best,
+                average=average,
+                progress=progress,
+                timetable=Timetable(runtime.checkpoint_minutes, limit),
+                every=runtime.checkpoint_epochs,
+            ),
         ],
         visualizer=Visualizer(
             name=f"{folder.name}-{time.time_ns()}",  # unique, because mmengine keeps visualizers by name
@@ -123,7 +133,7 @@ def train(
     del content  # as large as the networks; the hook frees it once it is loaded
     keep_freed_memory()
     try:
-        with recompiling(recipe.runtime.compile):
+        with recompiling(runtime.compile), finishing_steps():
             runner.train()
     finally:
         progress.stop()

@@ -185,7 +185,8 @@ def _problems(training: Training, dataset: RetrievalDataset) -> Iterator[str]:
 
         try:
             epochs = recipe.train.schedule.epochs
-            read_checkpoint(training.folder.checkpoint, training_hash(recipe, type(dataset)), epochs)
+            # Lazily, because the training reads it again.
+            read_checkpoint(training.folder.checkpoint, training_hash(recipe, type(dataset)), epochs, lazily=True)
         except UserError as error:
             yield str(error)
     elif recipe.student.weights == "imagenet":

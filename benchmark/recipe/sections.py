@@ -11,7 +11,7 @@ from benchmark.registry import DATASETS
 from benchmark.retrieval.embedding_format import FLOAT32, EmbeddingFormat
 from benchmark.retrieval.protocol import AveragePrecision, Protocol, Ties
 from benchmark.retrieval.reranking import KReciprocal, QueryExpansion
-from benchmark.utils import strict_yaml
+from benchmark.utils import durations, strict_yaml
 from benchmark.utils.recipe_hash import recipe_hash
 
 # The upper bounds are far beyond sensible values. They let a mistyped value fail here, not in a library or in the
@@ -30,6 +30,15 @@ BOARD_KEYS = ("images", *PROTOCOL_KEYS)
 
 Format = Annotated[str, AfterValidator(lambda text: str(EmbeddingFormat.parse(text)))]
 """A format of stored embeddings, as `EmbeddingFormat.parse` reads it."""
+
+
+def _duration(value: int | str) -> int | str:
+    durations.seconds(value)
+    return value
+
+
+Duration = Annotated[int | str, AfterValidator(_duration)]
+"""Minutes, or text such as `11:30:00`; see `durations.seconds`."""
 
 
 class Section(BaseModel):
@@ -313,6 +322,13 @@ class Runtime(Section):
     threads: int | None = Field(None, ge=1, le=4096)
     """Number of threads of CPU operators; None for one per core."""
     tensorboard: bool = False
+    checkpoint_epochs: Epochs = 1
+    """Number of epochs after which a checkpoint is written; 0 for none but that of the last epoch."""
+    checkpoint_minutes: float | None = Field(None, gt=0, le=100_000)
+    """Number of minutes after which a checkpoint is written, also within an epoch; None for none."""
+    time_limit: Duration | None = None
+    """Time since the start of the process after which a training writes a checkpoint and stops, as SLURM writes it:
+    minutes, or text such as `11:30:00`."""
 
 
 class Settings(Section):
@@ -360,9 +376,14 @@ class Recipe(Section):
         return recipe_hash(self.recorded())
 
     def recorded(self) -> dict[str, Any]:
-        """Return the recipe as plain values without places on the disk of this machine, as records state it."""
+        """Return the recipe as plain values, as records state it.
+
+        It is without places on the disk of this machine, and without the times of checkpoints.
+        """
         content = self.model_dump(mode="json")
         content["runtime"]["cache"] = None
+        for key in ("checkpoint_epochs", "checkpoint_minutes", "time_limit"):
+            del content["runtime"][key]
         for option in _location_options(self.dataset.name):
             content["dataset"][option] = ""
         return content

@@ -99,9 +99,14 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def is_main_process() -> bool:
     """Whether this is the only process, or the first of several."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return rank() == 0
 
 
 def on_main(function: Callable[[], T]) -> T:
@@ -150,6 +155,15 @@ def from_all(value: T) -> list[T]:
     return values
 
 
+def largest(value: int) -> int:
+    """Return the largest of the values of all processes."""
+    if processes() == 1:
+        return value
+    found = torch.tensor(value)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 def gathered(rows: Tensor) -> Tensor:
     """Concatenate the rows of all processes, in the order of their ranks.
 
@@ -182,8 +196,7 @@ def average_(tensors: Sequence[Tensor]) -> None:
 
 def part(length: int) -> slice:
     """Return the part of `length` positions that this process handles, if the number of processes divides them."""
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    return slice(length * rank // processes(), length * (rank + 1) // processes())
+    return slice(length * rank() // processes(), length * (rank() + 1) // processes())
 
 
 def share(positions: range) -> range:

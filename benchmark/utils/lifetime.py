@@ -1,7 +1,8 @@
 """The lifetime of the command line's process and of those that it starts.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) raise `Interrupted` in the main thread, so that whatever was
-started is stopped by `finally` and `with`. The process then exits with 130, 143 or 129.
+SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal) and SIGUSR1 (a scheduler's warning) raise `Interrupted` in the
+main thread, so that whatever was started is stopped by `finally` and `with`. The process then exits with 130, 143, 129
+or 75. During a training, SIGTERM and SIGUSR1 wait for the end of the step: see `finishing_steps`.
 """
 
 import multiprocessing
@@ -11,23 +12,34 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 PARENT = "BENCHMARK_PARENT"
 """Environment variable with the id of the process that a process started by it must not outlive."""
 BROKEN_PIPE = 128 + 13
 """Exit code if the reader of the output has ended, such as `head` in `benchmark list methods | head -1`."""
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+REQUEUE: Final = 75
+"""Exit code of a run that has stopped early and can be continued: EX_TEMPFAIL of sysexits.h."""
+STARTED: Final = time.monotonic()
+"""When this process was started, for `time.monotonic`."""
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_DEFERRED = ("SIGTERM", "SIGUSR1")
+"""Signals that wait for the end of a step."""
 _GRACE = 20.0
 """Time in seconds for threads to end after the command has ended."""
+_WORKER_GRACE = 60
+"""Time in seconds for a worker process to end after SIGTERM."""
 _PR_SET_PDEATHSIG = 1
 
 _process: int | None = None
 """The id of the process that has called `start`, unlike its forked children."""
 _received: int | None = None
 """The first signal that this process has received."""
+_deferring = False
+"""Whether signals wait for the end of a step."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,12 +52,28 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+        self.code = _code(number)
+
+
+class Stopped(KeyboardInterrupt):
+    """A training has written a checkpoint and stopped, because a signal or a time limit asked for it.
+
+    Of several processes, all stop after the same step.
+
+    Args:
+        code: Exit code of the process.
+        message: What has happened, for the user; empty if another process prints it.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def start() -> None:
     """Prepare the process of a command line: its streams, its signals, and its end if its parent ends."""
-    global _process, _received
-    _process, _received = os.getpid(), None
+    global _process, _received, _deferring
+    _process, _received, _deferring = os.getpid(), None, False
     _repair_streams()
     sys.unraisablehook = _unraisable
     take_signals()
@@ -65,9 +93,28 @@ def take_signals() -> None:
                 signal.signal(number, _interrupt)
 
 
-def is_stopping() -> bool:
-    """Whether a signal has asked this process to stop."""
-    return _received is not None
+def received() -> int | None:
+    """Return the first signal that has asked this process to stop; None if there was none."""
+    return _received
+
+
+@contextmanager
+def finishing_steps() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 not interrupt the block, which asks for them by `received` after every step.
+
+    A second signal interrupts it.
+
+    Raises:
+        Interrupted: At the end of the block, if it has not noticed a signal.
+    """
+    global _deferring
+    _deferring = True
+    try:
+        yield
+    finally:
+        _deferring = False
+    if _received is not None:
+        raise Interrupted(_received)
 
 
 def interruption(error: BaseException) -> int | None:
@@ -79,9 +126,14 @@ def interruption(error: BaseException) -> int | None:
     """
     for cause in _chain(error):
         if isinstance(cause, KeyboardInterrupt):
-            return 128 + getattr(cause, "number", signal.SIGINT)
+            return getattr(cause, "code", _code(signal.SIGINT))
     succeeded = isinstance(error, SystemExit) and not error.code
-    return None if _received is None or succeeded else 128 + _received
+    return None if _received is None or succeeded else _code(_received)
+
+
+def describe(error: BaseException) -> str:
+    """Return how a command was interrupted, for the user; empty if another process prints it."""
+    return next((str(cause) for cause in _chain(error) if isinstance(cause, Stopped)), "interrupted")
 
 
 def notes(error: BaseException) -> list[str]:
@@ -139,10 +191,15 @@ def die_with_parent(parent: int, number: int) -> None:
 
 
 def start_worker() -> None:
-    """Prepare a worker process, which its parent stops: it ignores the signals of the terminal and ends with it."""
+    """Prepare a worker process, which its parent stops: it ignores the signals of the terminal and ends with it.
+
+    SIGTERM, which a scheduler sends to all processes of a run, ends it later, because its parent finishes a step first.
+    """
     for number in _SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
+        elif hasattr(signal, "alarm"):
+            signal.signal(number, lambda *_: signal.alarm(_WORKER_GRACE))
     started_by = multiprocessing.parent_process()
     parent = os.environ.pop(PARENT, None) if started_by is None else started_by.pid
     if parent is not None and hasattr(signal, "SIGKILL"):
@@ -155,10 +212,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
             os._exit(128 + number)
         return
-    _received = _received or number
+    first, _received = _received is None, _received or number
+    if first and _deferring and signal.Signals(number).name in _DEFERRED:
+        return
     # A second signal must not break the work of `finally` that the first has started.
     if not any(isinstance(cause, KeyboardInterrupt) for cause in _chain(sys.exception())):
         raise Interrupted(number)
+
+
+def _code(number: int) -> int:
+    """Return the exit code after a signal."""
+    return REQUEUE if signal.Signals(number).name == "SIGUSR1" else 128 + number
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

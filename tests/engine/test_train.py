@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmark.data.batch import PKBatchSampler
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
-from benchmark.engine.hooks import CheckpointHook, RetrievalMetric
+from benchmark.engine.checkpoint_hook import CheckpointHook
+from benchmark.engine.hooks import RetrievalMetric
 from benchmark.errors import UserError
 from benchmark.methods.cdd import CDD
 from benchmark.methods.kd import KD
