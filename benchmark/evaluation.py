@@ -20,6 +20,7 @@ from benchmark.retrieval import EmbeddingFormat, Embeddings, Protocol, Scores, e
 from benchmark.retrieval.embedding_format import FLOAT32
 from benchmark.utils.console import progress
 from benchmark.utils.distributed import share
+from benchmark.utils.memory import explain_shortage
 from benchmark.utils.paths import user_path
 from benchmark.utils.precision import full_precision
 
@@ -189,7 +190,12 @@ class TestSet:
     def _embed(self, network: Callable[[Tensor], Tensor], loader: BatchLoader, split: str) -> tuple[Tensor, Tensor]:
         """Return (N, D) float32 embeddings of the images of a loader, and their (N,) positions."""
         vectors, positions = [], []
-        with torch.inference_mode(), full_precision(torch.device(self.loading.device)):
+        device = torch.device(self.loading.device)
+
+        def explain() -> str:
+            return out_of_memory(self.batch_size, self.loading.size, device)
+
+        with explain_shortage(explain), torch.inference_mode(), full_precision(device):
             for batch in progress(loader, f"embedding {split}"):
                 vectors.append(network(batch.images.to(self.loading.device, non_blocking=True)).float())
                 positions.append(batch.indices)
@@ -282,6 +288,20 @@ class TestSet:
         return UserError(
             f"{self.dataset.folder}: none of the {split} images can be read: restore them from the archive"
         )
+
+
+def out_of_memory(batch_size: int, size: tuple[int, int], device: torch.device) -> str:
+    """Return the message if the memory does not suffice for embedding test images.
+
+    Args:
+        batch_size: Number of images in a batch.
+        size: (height, width) of the images in pixels.
+        device: The device of the network.
+    """
+    return (
+        f"out of memory on {device} with batches of {batch_size} test images, of {size[0]}x{size[1]} pixels, in float32: "
+        "lower evaluate.batch_size, which does not change the result, or free memory; a run continues with --resume"
+    )
 
 
 def with_seed(options: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def test_torchrun(command, tmp_path, shrinking):
     assert not list(tmp_path.rglob("*.tmp*"))
 
 
-def test_kill_and_resume(launch, tmp_path, shrinking):
-    """A resumed run is bit-identical, and the processes that are not killed end with one line."""
+def test_stop_kill_and_resume(launch, tmp_path, shrinking):
+    """A resumed run is bit-identical, all processes stop after one step, and those that are not killed end."""
     works = [tmp_path / name for name in ("straight", "killed")]
     for work in works:
         work.mkdir()
@@ -89,6 +89,13 @@ def test_kill_and_resume(launch, tmp_path, shrinking):
     assert [process.wait() for process in straight] == [0, 0]
 
     first, second = launch(2, works[1], *arguments, settings=shrinking)
+    wait_for_epoch(works[1], "teacher", first)
+    second.send_signal(signal.SIGUSR1)
+    assert [process.wait(timeout=WORK) for process in (first, second)] == [75, 75]
+    assert "stopped by SIGUSR1 after step" in (works[1] / "0.txt").read_text().splitlines()[-1]
+    assert "stopped" not in (works[1] / "1.txt").read_text()
+
+    first, second = launch(2, works[1], *arguments, "--resume", settings=shrinking)
     wait_for_epoch(works[1], "cdd", first)
     second.send_signal(signal.SIGKILL)
     start = time.monotonic()

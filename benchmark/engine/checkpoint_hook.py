@@ -136,7 +136,7 @@ class CheckpointHook(Hook):
         """Stop the training if that is due."""
         code = due.exit_code
         if code is not None:
-            message = f"stopped by {due.reason} after step {step} of {runner.max_iters} of the {self.progress.title}"
+            message = f"stopped by {due.reason} after step {step} of {runner.max_iters} of the training of {self.progress.title}"
             raise Stopped(code, message if is_main_process() else "")
 
     def _begun(self, runner: Runner) -> dict[str, Any]:

@@ -24,14 +24,14 @@ from benchmark.engine.optimization import build_optimizer, build_schedule
 from benchmark.engine.plan import training_plan
 from benchmark.engine.task import task_loss
 from benchmark.engine.timetable import Timetable
-from benchmark.evaluation import TestSet
+from benchmark.evaluation import TestSet, out_of_memory
 from benchmark.method import Method
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
 from benchmark.utils import durations
-from benchmark.utils.distributed import is_main_process, on_main
+from benchmark.utils.distributed import is_main_process, on_main, processes
 from benchmark.utils.lifetime import finishing_steps
-from benchmark.utils.memory import keep_freed_memory
+from benchmark.utils.memory import explain_shortage, keep_freed_memory
 from benchmark.utils.precision import autocast_dtype
 
 
@@ -133,7 +133,8 @@ def train(
     del content  # as large as the networks; the hook frees it once it is loaded
     keep_freed_memory()
     try:
-        with recompiling(runtime.compile), finishing_steps():
+        explained = explain_shortage(lambda: _out_of_memory(title, distiller, recipe, device))
+        with recompiling(runtime.compile), finishing_steps(), explained:
             runner.train()
     finally:
         progress.stop()
@@ -179,6 +180,26 @@ def optim_wrapper(
         before_step=lambda: distiller.method.after_backward(distiller.student),
         device=device,
         autocast=autocast_dtype(recipe.runtime.amp, device),
+    )
+
+
+def _out_of_memory(title: str, distiller: Distiller, recipe: Recipe, device: torch.device) -> str:
+    """Return the message if the memory does not suffice for a training."""
+    if not distiller.training:
+        return f"{title}: {out_of_memory(recipe.evaluate.batch_size, recipe.image_size, device)}"
+    batch, (height, width), dtype = (
+        recipe.train.sampler.batch_size,
+        recipe.image_size,
+        autocast_dtype(recipe.runtime.amp, device),
+    )
+    shared = f", {batch // processes()} on each of {processes()} processes" if processes() > 1 else ""
+    precision = str(dtype).removeprefix("torch.")
+    half = ", or set runtime.amp=bf16" if dtype == torch.float32 else ""
+    return (
+        f"{title}: out of memory on {device} with batches of {batch} images{shared}, of {height}x{width} pixels, in "
+        f"{precision}: lower sampler.identities or sampler.images, in `train` or, for a teacher, in `teacher.train`, "
+        f"lower image_size{half}, or share the batches among more processes. These start another run. To continue "
+        "this one, free memory, and add --resume"
     )
 
 

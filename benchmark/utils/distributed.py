@@ -16,6 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 from benchmark.errors import UserError
 from benchmark.utils.console import only_errors
 from benchmark.utils.launch import Launch, launch
+from benchmark.utils.lifetime import Stopped
 from benchmark.utils.watch import Watch
 
 T = TypeVar("T")
@@ -50,6 +51,9 @@ def process_group(device: torch.device) -> Iterator[bool]:
         with only_errors(started.rank > 0):
             yield started.rank == 0
         _meet()
+    except Stopped:  # raised on every process
+        _meet()
+        raise
     except BaseException as error:
         if isinstance(error, RuntimeError) and (reason := watch.lost(error)):
             lost = UserError(reason)

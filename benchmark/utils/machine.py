@@ -82,6 +82,17 @@ def max_open_files() -> float:
     return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the memory of the machine or of a device does not suffice."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    phrases = ("allocate memory", "out of memory", "not enough memory", "_alloc_failed", "failed to map segment")
+    text = str(error).lower()
+    return isinstance(error, OSError | RuntimeError | ImportError) and any(phrase in text for phrase in phrases)
+
+
 def shortage(error: BaseException) -> str | None:
     """Return what the machine lacks, with a remedy, if that is the cause of an error; None for all other errors."""
     number = error.errno if isinstance(error, OSError) else None
@@ -95,8 +106,7 @@ def shortage(error: BaseException) -> str | None:
     if number in (errno.ENOSPC, errno.EDQUOT):
         place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         return f"{place}no space left on the disk: free some, then continue a run with --resume"
-    memory = ("allocate memory", "out of memory", "failed to map segment")
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(phrase in text for phrase in memory):
+    if is_out_of_memory(error):
         return (
             "out of memory: use smaller batches (evaluate.batch_size, train.sampler.identities) or fewer "
             "runtime.workers, or free memory, then continue a run with --resume"

@@ -1,9 +1,12 @@
-"""The memory of a process: an upper bound, and whether freed memory is kept."""
+"""The memory of a process: an upper bound, what to do if it does not suffice, and whether freed memory is kept."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.utils.machine import is_out_of_memory
 
 try:
     import resource
@@ -34,6 +37,21 @@ def memory_limit(additional: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def explain_shortage(explain: Callable[[], str]) -> Iterator[None]:
+    """Convert the error that memory does not suffice to a UserError.
+
+    Args:
+        explain: Returns the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise UserError(explain()) from error
+        raise
 
 
 def keep_freed_memory() -> None:

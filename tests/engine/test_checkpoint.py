@@ -51,7 +51,7 @@ def test_checkpoint_of_the_training(content, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has format 2, and this version reads format 1"),
+        ({"format": 3}, "has format 3, and this version reads format 2 and earlier ones"),
         ({"format": torch.zeros(3)}, "has an invalid value of 'format'"),
         ({"format": True}, "has an invalid value of 'format'"),
         ({"recipe": torch.zeros(3)}, "has an invalid value of 'recipe'"),

@@ -56,9 +56,9 @@ class TestContinuing:
     @pytest.mark.parametrize(
         ("method", "settings", "moments"),
         [
-            pytest.param("cdd", SHRINKING, (1, 20, STEPS - 4), id="compression"),
+            pytest.param("cdd", SHRINKING, (1, 20, 6), id="compression"),
             pytest.param(
-                "cdd", (*SHRINKING, *VALIDATED, "train.ema=0.9", "evaluate.epoch=best"), (3, STEPS - 3, 14), id="average"
+                "cdd", (*SHRINKING, *VALIDATED, "train.ema=0.9", "evaluate.epoch=best"), (3, STEPS, 6), id="average"
             ),
             pytest.param("none", ("train.schedule.frozen_epochs=1", "runtime.workers=1"), (7, 4), id="frozen"),
         ],
@@ -101,7 +101,9 @@ class TestEnd:
     )
     def test_within_an_epoch(self, tiny, train_tiny, stop, tmp_path, due, code, reason):
         stop(3, due)
-        with pytest.raises(Stopped, match=f"^stopped by {reason} after step 3 of 32 of the tiny$") as stopped:
+        with pytest.raises(
+            Stopped, match=f"^stopped by {reason} after step 3 of 32 of the training of tiny$"
+        ) as stopped:
             train_tiny(tiny("none"), tmp_path)
         assert stopped.value.code == code
         assert (saved(tmp_path)["epoch"], saved(tmp_path)["iter"]) == (0, 3)

@@ -185,7 +185,7 @@ class TestResume:
         """The metrics of the repeated epoch are replaced, and a partial checkpoint is deleted."""
         recipe = tiny("none")
 
-        def die(self, runner, epoch):
+        def die(self, runner, epoch, step, begun):
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:

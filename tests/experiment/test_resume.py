@@ -80,6 +80,10 @@ class Killed:
         saved = load_checkpoint(checkpoint, torch.device("cpu"))["epoch"] if checkpoint.exists() else 0
         return rows[-1]["epoch"] if rows else 0, saved
 
+    def step(self, name: str) -> int:
+        """The step of the checkpoint."""
+        return load_checkpoint(self.folder(name) / LAST_CHECKPOINT, torch.device("cpu"))["iter"]
+
     def partial_checkpoints(self, name: str) -> int:
         return len(list((self.folder(name) / LAST_CHECKPOINT.parent).glob(".last.pt.*")))
 
@@ -144,6 +148,29 @@ def test_killed_at_every_stage(kill, student, command, shrinking, tmp_path):
     )
     assert_identical(died.folder("cdd"), student)
     assert (died.folder("cdd") / "compression.svg").read_bytes() == (student / "compression.svg").read_bytes()
+
+
+def test_stopped_by_a_scheduler(kill, student, command, shrinking, tmp_path):
+    """By SIGTERM in the teacher's training, by SIGUSR1 and by a time limit in the student's, after any step."""
+    stopped = kill(STEP, 5, signal.SIGTERM)
+    assert (stopped.code, stopped.step("teacher")) == (143, 5), stopped.stderr
+    advice = "run the same command with --resume to continue"
+    assert stopped.stderr.splitlines()[-1] == (
+        f"benchmark: stopped by SIGTERM after step 5 of 32 of the training of teacher; {advice}"
+    )
+    stopped = kill(STEP, 2 * STEPS - 5 + 7, signal.SIGUSR1)
+    assert (stopped.code, stopped.step("cdd")) == (75, 7), stopped.stderr
+    stopped = kill(STEP, STEPS - 7 + 3, signal.SIGUSR1)
+    assert (stopped.code, stopped.step("cdd")) == (75, STEPS + 3), stopped.stderr
+
+    limited = command(tmp_path, "--method", "cdd", "--resume", settings=(*shrinking, "runtime.time_limit=0:01"))
+    done = subprocess.run(limited, capture_output=True, text=True)
+    assert (done.returncode, stopped.step("cdd")) == (75, STEPS + 4), done.stderr
+    assert "stopped by the time limit after step 20 of 32 of the training of student cdd" in done.stderr
+
+    resume = command(tmp_path, "--method", "cdd", "--resume", settings=shrinking)
+    subprocess.run(resume, capture_output=True, check=True)
+    assert_identical(stopped.folder("cdd"), student)
 
 
 def test_interrupted_by_the_user(kill, student, shrinking, data_root, tiny, tmp_path):

@@ -393,6 +393,9 @@ WITHOUT_EFFECT = {
     "runtime.tensorboard": "true",
     "runtime.cache": "packed",
     "runtime.skip_broken": "true",
+    "runtime.checkpoint_epochs": "5",
+    "runtime.checkpoint_minutes": "10",
+    "runtime.time_limit": "11:30:00",
 }
 """Keys that do not change the hash."""
 
@@ -416,6 +419,11 @@ class TestHash:
     def test_ignores_how_the_run_is_executed(self, key):
         changed = compose("mirror", "swatches", settings=[f"{key}={WITHOUT_EFFECT[key]}"])
         assert changed.hash == compose("mirror", "swatches").hash
+
+    @pytest.mark.parametrize("limit", ["0", "true", "1.5", "12h", "[1]"])
+    def test_time_limit_that_is_none(self, limit):
+        with pytest.raises(UserError, match=r"runtime\.time_limit"):
+            compose("mirror", "swatches", settings=[f"runtime.time_limit={limit}"])
 
     def test_decay_and_milestones(self):
         for train in ("train", "teacher.train"):

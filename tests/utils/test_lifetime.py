@@ -24,7 +24,7 @@ INTERRUPTED = "benchmark: interrupted\n"
 
 def default_signals() -> None:
     """Undo what `nohup` or a shell's `&` has set for the tests."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -33,7 +33,7 @@ def python(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", PREAMBLE + code], **options)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 75)])
 def test_signal_ends_what_was_started(name, code):
     done = python(
         f"""
@@ -128,6 +128,63 @@ main()
 """
     )
     assert (done.stdout, done.stderr) == ("143\n", "")
+
+
+class TestSteps:
+    """Within `finishing_steps`, SIGTERM and SIGUSR1 wait."""
+
+    def run(self, body: str) -> "subprocess.CompletedProcess[str]":
+        return python(
+            f"""
+@command
+def app():
+    with lifetime.finishing_steps():
+        {body}
+main()
+"""
+        )
+
+    @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 75)])
+    def test_signal_is_noticed_after_the_step(self, name, code):
+        stop = "raise lifetime.Stopped(75 if lifetime.received() == signal.SIGUSR1 else 143, 'stopped')"
+        done = self.run(f"os.kill(os.getpid(), signal.{name}); time.sleep(0.05); print('step complete'); {stop}")
+        assert (done.returncode, done.stdout, done.stderr) == (code, "step complete\n", "benchmark: stopped\n")
+
+    def test_another_process_prints(self):
+        done = self.run("raise lifetime.Stopped(75, '')")
+        assert (done.returncode, done.stderr) == (75, "")
+
+    def test_signal_that_the_block_has_not_noticed(self):
+        done = self.run("os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.05); print('end of the block')")
+        assert (done.returncode, done.stdout, done.stderr) == (143, "end of the block\n", INTERRUPTED)
+
+    @pytest.mark.parametrize("names", [("SIGINT",), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGTERM")])
+    def test_interruption_within_the_step(self, names):
+        kills = "; ".join(f"os.kill(os.getpid(), signal.{name}); time.sleep(0.05)" for name in names)
+        done = self.run(f"{kills}; print('not reached')")
+        assert (done.stdout, done.stderr) == ("", INTERRUPTED)
+
+
+def test_worker_survives_the_end_of_the_step():
+    """A scheduler sends SIGTERM to all processes of a run. A worker loads the images of the step nevertheless."""
+    done = python(
+        """
+lifetime._WORKER_GRACE = 1
+
+@command
+def app():
+    child = os.fork()
+    if not child:
+        lifetime.start_worker()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        print("step complete", flush=True)
+        time.sleep(60)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM)
+main()
+"""
+    )
+    assert done.stdout == "step complete\nTrue\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")

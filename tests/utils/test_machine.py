@@ -4,6 +4,7 @@ import errno
 import math
 
 import pytest
+import torch
 
 from benchmark.utils.machine import cores, cpu_limit, shortage
 
@@ -64,6 +65,9 @@ def test_cores_of_a_limited_container(monkeypatch):
         (MemoryError(), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (torch.OutOfMemoryError("Allocation on device"), "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried"), "out of"),
         (ImportError("libx.so: failed to map segment from shared object"), "out of memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
