@@ -72,6 +72,14 @@ class Combination(Method):
         for name, method in self.members.items():
             method.restore(student, structure[name])
 
+    def remembered_steps(self) -> int:
+        return max(method.remembered_steps() for method in self._ordered)
+
+    def remember(self, teacher: Features, batch: Batch, ago: int) -> None:
+        for method in self._ordered:
+            if ago <= method.remembered_steps():
+                method.remember(teacher, batch, ago)
+
     def report(self, student: Embedder) -> dict[str, float]:
         return {key: value for method in self._ordered for key, value in method.report(student).items()}
 

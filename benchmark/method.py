@@ -186,9 +186,9 @@ class Method(nn.Module):
 
     Register a subclass with `METHODS.register_module()` and override what it changes; only `loss` is required.
     Learnable adapters are ordinary submodules: they are optimized with the student and are not part of the deployed
-    network. Everything that a resumed run needs (queues, masks, counters) belongs in buffers. Constructor arguments are
-    the parameters that a recipe can set. They are validated against their type hints, so each needs a hint and a
-    default.
+    network. Everything that a resumed run needs (queues, masks, counters) belongs in buffers, or is restored by
+    `remember`. Constructor arguments are the parameters that a recipe can set. They are validated against their type
+    hints, so each needs a hint and a default.
 
     The class docstring is the method's card: a summary line, the citation, the equation, its symbols, and any deviation
     from the paper or its code.
@@ -285,6 +285,22 @@ class Method(nn.Module):
 
     def restore(self, student: Embedder, structure: dict[str, Any]) -> None:
         """Repeat structural changes on a freshly prepared student, so that the weights of a checkpoint fit."""
+
+    def remembered_steps(self) -> int:
+        """Return of how many of the latest steps the teacher's outputs are needed to continue; see `remember`."""
+        return 0
+
+    def remember(self, teacher: Features, batch: Batch, ago: int) -> None:
+        """Store the teacher's outputs of an earlier step again, which are too large for checkpoints.
+
+        Called when a run resumes, with the state of a checkpoint loaded, for each of the last `remembered_steps()`
+        steps, oldest first.
+
+        Args:
+            teacher: Outputs of the teacher, as `loss` has received them in that step.
+            batch: The batch of that step.
+            ago: How many steps ago it was, from 1.
+        """
 
     def report(self, student: Embedder) -> dict[str, float]:
         """Return values to log after every epoch, and once before the first."""

@@ -82,12 +82,12 @@ class PKBatchSampler(Sampler[list[Draw]]):
         self.views = views
         self.part = part
         self.epoch = 0
-        self.skipped = 0
+        self.batches = slice(None)
         self._batches = max(1, len(self._labels) // (identities * images))
 
-    def set_epoch(self, epoch: int, skipped: int = 0) -> None:
-        """Set the epoch that the next iteration draws, and how many of its first batches are left out."""
-        self.epoch, self.skipped = epoch, skipped
+    def set_epoch(self, epoch: int, batches: slice = slice(None)) -> None:
+        """Set the epoch that the next iteration draws, and the batches of it that are yielded."""
+        self.epoch, self.batches = epoch, batches
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -100,7 +100,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         shape = (len(self), self.identities * self.images)
         indices = self._image_indices(visits, rng)[batches].reshape(shape).repeat(self.views, axis=1)
         seeds = rng.integers(2**63, size=indices.shape)
-        for row, row_seeds in zip(indices[self.skipped :].tolist(), seeds[self.skipped :].tolist(), strict=True):
+        for row, row_seeds in zip(indices[self.batches].tolist(), seeds[self.batches].tolist(), strict=True):
             yield [Draw(position, seed) for position, seed in zip(row[self.part], row_seeds[self.part], strict=True)]
 
     def _identity_visits(self, rng: np.random.Generator) -> np.ndarray:

@@ -71,7 +71,7 @@ def read_checkpoint(path: Path, training: str, epochs: int, *, lazily: bool = Fa
         UserError: The file is damaged, is not a checkpoint, or belongs to another training.
     """
     if path.exists() and not path.is_file():  # a named pipe would be waited for
-        raise _refused(path, "is not a regular file")
+        raise refused(path, "is not a regular file")
     content = load_checkpoint(path, torch.device("cpu"), lazily=lazily)
     # Keys that checkpoints of earlier versions lack.
     missing: dict[str, Any] = {
@@ -85,25 +85,25 @@ def read_checkpoint(path: Path, training: str, epochs: int, *, lazily: bool = Fa
         "average": None,
     }
     if not isinstance(content, dict) or not _TYPES.keys() <= content.keys() | missing.keys():
-        raise _refused(path, "is not the checkpoint of a training")
+        raise refused(path, "is not the checkpoint of a training")
     content = missing | content
     for key, types in _TYPES.items():
         if not isinstance(content[key], types) or isinstance(content[key], bool):
-            raise _refused(path, f"has an invalid value of {key!r}")
+            raise refused(path, f"has an invalid value of {key!r}")
         if key == "format" and content[key] not in _READ:  # before other values, which may have changed with it
-            raise _refused(path, f"has format {content[key]}, and this version reads format {FORMAT} and earlier ones")
+            raise refused(path, f"has format {content[key]}, and this version reads format {FORMAT} and earlier ones")
     if content["recipe"] != training:
-        raise _refused(path, "belongs to the training of another recipe")
+        raise refused(path, "belongs to the training of another recipe")
     if not 0 <= content["epoch"] <= epochs - bool(content["begun"]) or not (content["epoch"] or content["begun"]):
-        raise _refused(path, f"is of epoch {content['epoch']}, but the training has {epochs} epochs")
+        raise refused(path, f"is of epoch {content['epoch']}, but the training has {epochs} epochs")
     if content["iter"] < max(content["epoch"], 1) or min(content["threads"], content["processes"]) < 1:
-        raise _refused(path, "has impossible counts of steps, threads or processes")
+        raise refused(path, "has impossible counts of steps, threads or processes")
     if not is_state(content["best"], content["epoch"]):
-        raise _refused(path, "has an invalid value of 'best'")
+        raise refused(path, "has an invalid value of 'best'")
     if content["begun"] and not (
         len(content["begun"]) == content["processes"] and all(map(_is_begun, content["begun"]))
     ):
-        raise _refused(path, "has an invalid value of 'begun'")
+        raise refused(path, "has an invalid value of 'begun'")
     return content
 
 
@@ -120,7 +120,7 @@ def require_position(path: Path, content: Mapping[str, Any], steps: int) -> None
     """
     done = content["iter"] - content["epoch"] * steps
     if not (0 < done < steps if content["begun"] else done == 0):
-        raise _refused(
+        raise refused(
             path, f"is of epoch {content['epoch']} and step {content['iter']}, but an epoch has {steps} steps"
         )
 
@@ -142,7 +142,7 @@ def load_model_state(path: Path, model: Distiller, content: Mapping[str, Any]) -
         model.method.load_state_dict(content["method"], strict=True)
         model.task.load_state_dict(content["task"], strict=True)
     if any(not _is_finite(value) for value in model.student.state_dict().values()):
-        raise _refused(path, "has weights that are NaN or infinite")
+        raise refused(path, "has weights that are NaN or infinite")
 
 
 def load_average(path: Path, average: WeightAverage, content: Mapping[str, Any]) -> None:
@@ -210,7 +210,7 @@ def _fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch, mmengine and methods raise many types for values of another network
-        raise _refused(path, "does not fit the networks of this run") from error
+        raise refused(path, "does not fit the networks of this run") from error
 
 
 def _is_begun(value: Any) -> bool:
@@ -232,7 +232,8 @@ def _is_finite(value: Tensor) -> bool:
     return not value.is_floating_point() or math.isfinite(float(value.sum()))
 
 
-def _refused(path: Path, reason: str) -> UserError:
+def refused(path: Path, reason: str) -> UserError:
+    """Return the error about a checkpoint from which a training cannot continue."""
     return UserError(
         f"checkpoint {path} {reason}: restore the file of this run, or delete it to start the training again"
     )

@@ -1,13 +1,15 @@
 """The training hook that writes checkpoints and continues from them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from benchmark.data.batch import Batch, PKBatchSampler
+from benchmark.data.batch_loader import BatchLoader
 from benchmark.engine.average import WeightAverage
 from benchmark.engine.best_epoch import BestEpoch
 from benchmark.engine.checkpoint import (
@@ -17,13 +19,14 @@ from benchmark.engine.checkpoint import (
     load_optimization_state,
     load_random_state,
     load_statistics,
+    refused,
     require_position,
 )
 from benchmark.engine.compat import save_checkpoint
 from benchmark.engine.hooks import EpochPart, ProgressHook
 from benchmark.engine.processes import running_statistics
 from benchmark.engine.timetable import Due, Timetable
-from benchmark.utils.console import notify
+from benchmark.utils.console import notify, progress
 from benchmark.utils.distributed import from_all, is_main_process, on_main, processes, rank
 from benchmark.utils.lifetime import Stopped
 
@@ -93,7 +96,19 @@ class CheckpointHook(Hook):
             load_statistics(self.path, running_statistics(runner.model, self.average), own)
             self.progress.begun = EpochPart(own["sums"], own["seconds"])
         runner.continue_from(content["epoch"], content["iter"])
+        self._remember(runner)
         load_random_state(self.path, next(runner.model.parameters()).device, content)
+
+    def _remember(self, runner: Runner) -> None:
+        """Let the method store the teacher's outputs of the latest steps again."""
+        model, loader = runner.model, runner.train_dataloader
+        first = runner.iter - model.method.remembered_steps()
+        if first < 0:
+            raise refused(self.path, "does not fit the networks of this run")
+        batches = progress(_steps(loader, first, runner.iter), "filling the queue", runner.iter - first)
+        with runner.optim_wrapper.optim_context(model):
+            for ago, batch in zip(range(runner.iter - first, 0, -1), batches, strict=True):
+                model.remember(batch, ago)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -136,7 +151,8 @@ class CheckpointHook(Hook):
         """Stop the training if that is due."""
         code = due.exit_code
         if code is not None:
-            message = f"stopped by {due.reason} after step {step} of {runner.max_iters} of the training of {self.progress.title}"
+            place = f"step {step} of {runner.max_iters} of the training of {self.progress.title}"
+            message = f"stopped by {due.reason} after {place}"
             raise Stopped(code, message if is_main_process() else "")
 
     def _begun(self, runner: Runner) -> dict[str, Any]:
@@ -180,3 +196,18 @@ class CheckpointHook(Hook):
             },
             self.path,
         )
+
+
+def _steps(loader: BatchLoader, first: int, last: int) -> Iterator[Batch]:
+    """Yield the batches of the steps of a training from `first`, counted from 0, to the one before `last`.
+
+    Args:
+        loader: The loader of the training, whose sampler is a `PKBatchSampler`.
+        first: The first step.
+        last: The step after the last one.
+    """
+    length, sampler = len(loader), cast(PKBatchSampler, loader.batch_sampler)
+    for epoch in range(first // length, -(-last // length)):
+        start = epoch * length
+        sampler.set_epoch(epoch, slice(max(first - start, 0), min(last - start, length)))
+        yield from loader

@@ -77,11 +77,8 @@ class Distiller(InitializedModel):
         if mode == "predict":
             with full_precision(images.device):
                 return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
-        with SynchronizedStatistics() if self.synchronize else nullcontext():
-            student, teacher = self.student_features(images), None
-            if self.teacher_features is not None:
-                with torch.no_grad():
-                    teacher = self.teacher_features(images)
+        with self._statistics():
+            student, teacher = self.student_features(images), self._of_the_teacher(images)
         with full_precision(images.device):
             student = self._of_the_batch(student)
             teacher = None if teacher is None else self._of_the_batch(teacher)
@@ -92,6 +89,30 @@ class Distiller(InitializedModel):
         terms |= added
         # mmengine adds up the terms whose names begin with "loss", and only logs the others.
         return {f"loss_{name}": term for name, term in terms.items()}
+
+    def remember(self, batch: Batch, ago: int) -> None:
+        """Let the method store the teacher's outputs of an earlier step again; see `Method.remember`.
+
+        Args:
+            batch: The batch of that step, on any device; of several processes, this process's part of it.
+            ago: How many steps ago it was.
+        """
+        images, *labels = self.data_preprocessor(batch, True)
+        with self._statistics():
+            teacher = self._of_the_teacher(images)
+        assert teacher is not None, "a method that remembers the teacher's outputs needs a teacher"
+        with full_precision(images.device):
+            self.method.remember(self._of_the_batch(teacher), Batch(images, *map(gathered, labels)), ago)
+
+    def _statistics(self) -> AbstractContextManager[object]:
+        """Let batch norms use the statistics of the whole batch, if that is chosen."""
+        return SynchronizedStatistics() if self.synchronize else nullcontext()
+
+    def _of_the_teacher(self, images: Tensor) -> Features | None:
+        if self.teacher_features is None:
+            return None
+        with torch.no_grad():
+            return self.teacher_features(images)
 
     def _of_the_batch(self, outputs: Features) -> Features:
         """Return outputs for the whole batch, which several processes share, in float32 or float64.

@@ -78,7 +78,7 @@ class StructureHook(Hook):
         self.average = average
 
     def before_train_epoch(self, runner: Runner) -> None:
-        runner.train_dataloader.batch_sampler.set_epoch(runner.epoch, runner.train_loop.done)
+        runner.train_dataloader.batch_sampler.set_epoch(runner.epoch, slice(runner.train_loop.done, None))
         runner.model.task.epoch = runner.epoch + 1
 
     def after_train_iter(

@@ -160,7 +160,7 @@ class CDD(CompactorMethod):
 
     def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         pooled = {name: global_avg_pool(maps) for name, maps in student.taps.items()}
-        teacher_pooled = [global_avg_pool(teacher.taps[name]) for name in self.teacher_taps]
+        teacher_pooled = self._pooled(teacher)
         if self.compressing and self.step >= self.reset_step:
             student_pooled = [pooled[name].detach() for name in self.after_compactor]
             images = len(batch.labels)
@@ -170,6 +170,16 @@ class CDD(CompactorMethod):
             "kl": self.kl_weight * kl_divergence(student.logits, teacher.logits, self.temperature),
             "feature": self.feature_weight * distance,
         }
+
+    def remembered_steps(self) -> int:
+        return self.gradient_reset.remembered(self.plan.batch_size) if self.compressing else 0
+
+    def remember(self, teacher: Features, batch: Batch, ago: int) -> None:
+        self.gradient_reset.remember(_of_batch(self._pooled(teacher), len(batch.labels)), ago)
+
+    def _pooled(self, teacher: Features) -> list[Tensor]:
+        """Return the pooled feature maps of every block of the teacher, each (B, C)."""
+        return [global_avg_pool(teacher.taps[name]) for name in self.teacher_taps]
 
     def reset_widths(self, widths: Sequence[int]) -> Sequence[int]:
         return [least_width(width, self.ratio, self.ratio_of) for width in widths]

@@ -1,7 +1,7 @@
 """The retrieval-guided gradient resetting of CDD: selects compactor rows that get no gradient from the loss."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,9 @@ class GradientReset(nn.Module):
 
     The position in the queue is kept on the host, so no step waits for the device.
 
+    The queues are not part of the state: with 24,000 features of every block of a ResNet-101, they would be two thirds
+    of a checkpoint. `remember` fills them again.
+
     Args:
         widths: Number of channels of every block, in the teacher and in the student before it is narrowed.
         queue_size: Number of teacher features stored for each block.
@@ -72,7 +75,7 @@ class GradientReset(nn.Module):
         for i, width in enumerate(self.widths):
             # For the cosine distance, features are normalized once, when they enter the queue. This does not change the
             # lists: scaling g by a positive number keeps the order of the products.
-            self.register_buffer(f"queue{i}", torch.zeros(queue_size, width))
+            self.register_buffer(f"queue{i}", torch.zeros(queue_size, width), persistent=False)
             self.register_buffer(f"mask{i}", torch.ones(width))
             self.register_buffer(f"kept{i}", torch.arange(width))
 
@@ -106,6 +109,22 @@ class GradientReset(nn.Module):
         self.pointer = end % self.queue_size
         return self.masks
 
+    @torch.no_grad()
+    def remember(self, teacher: Sequence[Tensor], ago: int) -> None:
+        """Write the teacher features of an earlier call to their place in the queues again.
+
+        Args:
+            teacher: For each block (B, width): what the call `ago` calls before has appended.
+            ago: From 1, the latest call, to `remembered`.
+        """
+        start = (self.pointer - ago * len(teacher[0])) % self.queue_size
+        for i, t in enumerate(teacher):
+            self._write(i, self._stored(t.float()), start)
+
+    def remembered(self, batch: int) -> int:
+        """Return the number of calls, with batches of `batch` images, whose features are in the queues."""
+        return -(-self.filled // batch)
+
     def keep(self, block: int, index: Tensor) -> None:
         """Narrow a block to its current channels `index` (int64, ascending)."""
         for name in (f"mask{block}", f"kept{block}"):
@@ -113,18 +132,25 @@ class GradientReset(nn.Module):
 
     def _unimportant(self, block: int, student: Tensor, teacher: Tensor) -> Tensor:
         """Return (current width,) bool: the channels that are in the lists of all images and neighbors."""
-        features = F.normalize(teacher) if self.distance == "cosine" else teacher
-        queue, kept = self.get_buffer(f"queue{block}"), self.get_buffer(f"kept{block}")
-        head = min(len(features), self.queue_size - self.pointer)
-        queue[self.pointer : self.pointer + head] = features[:head]
-        queue[: len(features) - head] = features[head:]
-
-        gallery = queue[: self.filled]
+        features, kept = self._stored(teacher), self.get_buffer(f"kept{block}")
+        self._write(block, features, self.pointer)
+        gallery = self.get_buffer(f"queue{block}")[: self.filled]
         neighbors = gallery[self._nearest(features, gallery)]
         if len(kept) < self.widths[block]:
             neighbors = neighbors[:, :, kept]
         products = (student[:, None] * neighbors).abs().flatten(0, 1)
         return _in_all_lists(products, _list_length(self.widths[block], len(kept), self.ratio, self.ratio_of))
+
+    def _stored(self, teacher: Tensor) -> Tensor:
+        """Return teacher features as the queues have them."""
+        return F.normalize(teacher) if self.distance == "cosine" else teacher
+
+    def _write(self, block: int, features: Tensor, start: int) -> None:
+        """Write features to the queue of a block from a position on, which continues at the queue's beginning."""
+        queue = self.get_buffer(f"queue{block}")
+        head = min(len(features), self.queue_size - start)
+        queue[start : start + head] = features[:head]
+        queue[: len(features) - head] = features[head:]
 
     def _nearest(self, features: Tensor, gallery: Tensor) -> Tensor:
         """Return (B, neighbors) int64: the gallery rows nearest to each feature."""
@@ -141,6 +167,11 @@ class GradientReset(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.pointer, self.filled = state.tolist()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        for i in range(len(self.widths)):
+            state_dict.pop(f"{prefix}queue{i}", None)  # of earlier versions
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def least_width(initial: int, ratio: float, ratio_of: RatioOf) -> int:

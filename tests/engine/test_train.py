@@ -11,9 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmark.data.batch import PKBatchSampler
+from benchmark.engine.checkpoint_hook import CheckpointHook
 from benchmark.engine.compat import load_checkpoint
 from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
-from benchmark.engine.checkpoint_hook import CheckpointHook
 from benchmark.engine.hooks import RetrievalMetric
 from benchmark.errors import UserError
 from benchmark.methods.cdd import CDD

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Rig:
     distiller: Distiller
     wrapper: DistillOptimWrapper
     batches: Sequence[Batch]
+    seen: list[Batch] = field(default_factory=list)
+    """The batches of the steps so far."""
 
     @property
     def images(self) -> Tensor:
@@ -65,7 +67,8 @@ class Rig:
     def step(self, number: int = 0) -> dict[str, Tensor]:
         """Train on one of the batches and return the logged losses."""
         self.distiller.train()
-        return self.distiller.train_step(self.batches[number % len(self.batches)], self.wrapper)
+        self.seen.append(self.batches[number % len(self.batches)])
+        return self.distiller.train_step(self.seen[-1], self.wrapper)
 
     def end_epoch(self, epoch: int = 1) -> list[ChannelSelection]:
         """Let the method change the structure, and the optimizer's state follow."""
@@ -105,6 +108,8 @@ class Rig:
         self.student.load_state_dict(other.student.state_dict(), strict=True)
         self.method.load_state_dict(other.method.state_dict(), strict=True)
         self.wrapper.optimizer.load_state_dict(copy.deepcopy(other.wrapper.optimizer.state_dict()))
+        for ago in range(self.method.remembered_steps(), 0, -1):
+            self.distiller.remember(other.seen[-ago], ago)
 
     # For methods with compactors:
 

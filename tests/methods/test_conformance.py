@@ -77,7 +77,7 @@ class TestRecipe:
 
 
 CHECKPOINT_KEYS = {
-    "cdd": "_extra_state gradient_reset._extra_state gradient_reset.kept* gradient_reset.mask* gradient_reset.queue*",
+    "cdd": "_extra_state gradient_reset._extra_state gradient_reset.kept* gradient_reset.mask*",
     "clip_kd": "cross_scale",
     "crd": "_extra_state embed_student embed_teacher log_z memory_student memory_teacher",
     "deap": "_extra_state",
@@ -169,6 +169,7 @@ class TestStep:
         assert made.method.needs.classifier or not any(term.isnan() for term in terms.values())
 
     def test_resumes_bit_identically(self, made, rig):
+        made = rig(type(made.method)())  # of which all steps are known
         made.step(0)
         resumed = rig(type(made.method)(), seed=1)
         resumed.take_over(made)
