@@ -300,7 +300,8 @@ def out_of_memory(batch_size: int, size: tuple[int, int], device: torch.device) 
     """
     return (
         f"out of memory on {device} with batches of {batch_size} test images, of {size[0]}x{size[1]} pixels, in "
-        "float32: lower evaluate.batch_size, which does not change the result, or free memory; a run continues with --resume"
+        "float32: lower evaluate.batch_size, which does not change the result, or free "
+        "memory; a run continues with --resume"
     )
 
 
