@@ -29,7 +29,24 @@ def test_every_example_is_tested() -> None:
         "score_embeddings",
         "distill_own_folder",
         "search_own_folder",
+        "slurm",
     }
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(75, True), (0, False), (2, False)])
+def test_job_of_a_scheduler(code: int, requeued: bool, tmp_path: Path) -> None:
+    """The signal of the scheduler reaches the run, whose exit code decides whether the job is queued again."""
+    run = (
+        "trap 'exit 75' USR1; kill -USR1 $PPID; for _ in $(seq 200); do sleep 0.05; done"
+        if code == 75
+        else f"exit {code}"
+    )
+    for name, script in (("benchmark", run), ("scontrol", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    done = subprocess.run(["bash", EXAMPLES / "slurm.sh"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "requeue 17\n" if requeued else "")
 
 
 @pytest.mark.parametrize("cameras", [False, True])
