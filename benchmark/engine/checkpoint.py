@@ -155,20 +155,20 @@ def load_average(path: Path, average: WeightAverage, content: Mapping[str, Any])
         average.load(content["average"])
 
 
-def load_statistics(path: Path, statistics: Sequence[Tensor], own: Mapping[str, Any]) -> None:
+def load_statistics(path: Path, statistics: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
     """Load the running statistics that one of several processes has within an epoch.
 
     Args:
         path: The checkpoint, for messages.
         statistics: The `running_statistics` to overwrite.
-        own: The entry of the process in the content's `begun`; a single process has no statistics there.
+        saved: Those of the process in the content's `begun`.
 
     Raises:
         UserError: The values do not fit.
     """
     with _fitting(path), torch.no_grad():
-        for value, saved in zip(statistics, own["statistics"], strict=True) if own["statistics"] else ():
-            value.copy_(saved)
+        for value, own in zip(statistics, saved, strict=True):
+            value.copy_(own)
 
 
 def load_optimization_state(

@@ -77,6 +77,8 @@ class CheckpointHook(Hook):
         self.progress = progress
         self.timetable = timetable
         self.every = every
+        self.statistics: list[torch.Tensor] = []
+        """The running statistics of this process, within an epoch."""
 
     def before_run(self, runner: Runner) -> None:
         # Not in `before_train`, because other hooks read the epoch and step there.
@@ -93,11 +95,17 @@ class CheckpointHook(Hook):
                 notify(f"resumed with {now} {unit} instead of {content[unit]}: the result will not be bit-identical")
         if content["begun"]:
             own = content["begun"][rank() if content["processes"] == processes() else 0]
-            load_statistics(self.path, running_statistics(runner.model, self.average), own)
+            self.statistics = own["statistics"]
             self.progress.begun = EpochPart(own["sums"], own["seconds"])
         runner.continue_from(content["epoch"], content["iter"])
         self._remember(runner)
         load_random_state(self.path, next(runner.model.parameters()).device, content)
+
+    def before_train(self, runner: Runner) -> None:
+        # Not in `before_run`, after which mmengine overwrites the networks of all processes with those of the first.
+        if self.statistics:
+            load_statistics(self.path, running_statistics(runner.model, self.average), self.statistics)
+            self.statistics = []
 
     def _remember(self, runner: Runner) -> None:
         """Let the method store the teacher's outputs of the latest steps again."""
