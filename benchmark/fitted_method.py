@@ -22,8 +22,8 @@ class FittedMethod(Method):
     no forward passes in addition to the training's. Afterwards, the buffers are constant.
 
     A subclass sets `fit_images` in its constructor, registers the buffers in `prepare`, with their final shapes, and
-    defines `fit` and `distill`. Collected embeddings are in no checkpoint: the first one is written at the end of the
-    first epoch, when the buffers are fitted.
+    defines `fit` and `distill`. Collected embeddings are not part of checkpoints within the first epoch: the teacher
+    computes them again when a run resumes.
     """
 
     fit_images: int
@@ -33,6 +33,8 @@ class FittedMethod(Method):
         super().__init__()
         self.fitted = False
         self._collected: list[Tensor] = []
+        self._forgotten = 0
+        """Number of batches that were collected before the checkpoint from which the run resumes."""
 
     def fit(self, embeddings: Tensor) -> dict[str, Tensor]:
         """Compute the buffers. Called once, on the main process.
@@ -77,9 +79,15 @@ class FittedMethod(Method):
             self.get_buffer(name).copy_(value)
         self.fitted, self._collected = True, []
 
+    def remembered_steps(self) -> int:
+        return self._forgotten
+
+    def remember(self, teacher: Features, batch: Batch, ago: int) -> None:
+        self._collected.append(teacher.embedding.detach().cpu())
+
     def get_extra_state(self) -> Tensor:
-        """Return whether the buffers are fitted, as a tensor for the checkpoint."""
-        return torch.tensor(self.fitted)
+        """Return whether the buffers are fitted, and the number of collected batches, as a tensor for the checkpoint."""
+        return torch.tensor([int(self.fitted), len(self._collected)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.fitted = bool(state)
+        self.fitted, self._forgotten = bool(state[0]), int(state[1])

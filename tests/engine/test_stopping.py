@@ -61,6 +61,7 @@ class TestContinuing:
                 "cdd", (*SHRINKING, *VALIDATED, "train.ema=0.9", "evaluate.epoch=best"), (3, STEPS, 6), id="average"
             ),
             pytest.param("none", ("train.schedule.frozen_epochs=1", "runtime.workers=1"), (7, 4), id="frozen"),
+            pytest.param("ssp", ("method.centroids=16", "method.blocks=4"), (3, 2, 9), id="fitted"),
         ],
     )
     @pytest.mark.slow

@@ -55,6 +55,17 @@ def test_resumes_as_fitted(rig):
     assert resumed.method.calls == 0
 
 
+def test_resumes_while_it_collects(rig):
+    made, resumed = rig(Centered(1000)), rig(Centered(1000), seed=1)
+    made.step(0)
+    resumed.take_over(made)
+    for each in (made, resumed):
+        each.step(1)
+        each.end_epoch()
+    assert resumed.method.count == 64
+    assert torch.equal(resumed.method.center, made.method.center)
+
+
 def test_a_single_epoch_that_is_too_short_is_refused(rig, plan):
     one_epoch = replace(plan, epochs=1)  # 20 batches of 32
     rig(Centered(640), plan=one_epoch)
