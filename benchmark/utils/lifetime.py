@@ -28,6 +28,9 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 _DEFERRED = ("SIGTERM", "SIGUSR1")
 """Signals that wait for the end of a step."""
+_REPEATED = 5.0
+"""Time in seconds within which further signals of this kind belong to the first. A scheduler signals all processes of a
+job, and a suite among them then sends SIGTERM to its runs, which have received the scheduler's signal already."""
 _GRACE = 20.0
 """Time in seconds for threads to end after the command has ended."""
 _WORKER_GRACE = 60
@@ -38,6 +41,8 @@ _process: int | None = None
 """The id of the process that has called `start`, unlike its forked children."""
 _received: int | None = None
 """The first signal that this process has received."""
+_received_at = 0.0
+"""When it was received, for `time.monotonic`."""
 _deferring = False
 """Whether signals wait for the end of a step."""
 
@@ -56,7 +61,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stopped(KeyboardInterrupt):
-    """A training has written a checkpoint and stopped, because a signal or a time limit asked for it.
+    """A training has written a checkpoint and stopped because of a signal or a time limit.
 
     Of several processes, all stop after the same step.
 
@@ -94,15 +99,15 @@ def take_signals() -> None:
 
 
 def received() -> int | None:
-    """Return the first signal that has asked this process to stop; None if there was none."""
+    """Return the first signal that this process has received; None if there was none."""
     return _received
 
 
 @contextmanager
 def finishing_steps() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 not interrupt the block, which asks for them by `received` after every step.
+    """Let SIGTERM and SIGUSR1 not interrupt the block, which checks `received` after every step.
 
-    A second signal interrupts it.
+    Another signal interrupts the block, unless it is one of these and follows the first within `_REPEATED` seconds.
 
     Raises:
         Interrupted: At the end of the block, if it has not noticed a signal.
@@ -207,13 +212,15 @@ def start_worker() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _received
+    global _received, _received_at
     if os.getpid() != _process:  # a forked child, which its parent stops
         if number == signal.SIGTERM:
             os._exit(128 + number)
         return
-    first, _received = _received is None, _received or number
-    if first and _deferring and signal.Signals(number).name in _DEFERRED:
+    if _received is None:
+        _received, _received_at = number, time.monotonic()
+    recent = time.monotonic() - _received_at < _REPEATED
+    if recent and _deferring and signal.Signals(number).name in _DEFERRED:
         return
     # A second signal must not break the work of `finally` that the first has started.
     if not any(isinstance(cause, KeyboardInterrupt) for cause in _chain(sys.exception())):

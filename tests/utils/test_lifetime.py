@@ -158,11 +158,18 @@ main()
         done = self.run("os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.05); print('end of the block')")
         assert (done.returncode, done.stdout, done.stderr) == (143, "end of the block\n", INTERRUPTED)
 
-    @pytest.mark.parametrize("names", [("SIGINT",), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGTERM")])
+    @pytest.mark.parametrize(
+        "names", [("SIGINT",), ("SIGTERM", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGTERM")]
+    )
     def test_interruption_within_the_step(self, names):
         kills = "; ".join(f"os.kill(os.getpid(), signal.{name}); time.sleep(0.05)" for name in names)
-        done = self.run(f"{kills}; print('not reached')")
+        done = self.run(f"lifetime._REPEATED = 0.01; {kills}; print('not reached')")
         assert (done.stdout, done.stderr) == ("", INTERRUPTED)
+
+    def test_scheduler_and_suite_signal_the_same_run(self):
+        kills = "; ".join(f"os.kill(os.getpid(), signal.{name}); time.sleep(0.05)" for name in ("SIGUSR1", "SIGTERM"))
+        done = self.run(f"{kills}; print('step complete')")
+        assert (done.returncode, done.stdout, done.stderr) == (75, "step complete\n", INTERRUPTED)
 
 
 def test_worker_survives_the_end_of_the_step():
