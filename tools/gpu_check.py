@@ -233,6 +233,7 @@ def _measure_steps(setup: Setup, name: str, precision: str) -> dict[str, Any]:
         training.step()
         training.synchronize()
         seconds.append(time.perf_counter() - start)
+    in_resetting = [timer.seconds() for timer in timers]  # before further steps, which the timers would count
     step = sorted(seconds)[len(seconds) // 2]
     values = {
         "step_ms": 1000 * step,
@@ -240,9 +241,9 @@ def _measure_steps(setup: Setup, name: str, precision: str) -> dict[str, Any]:
         "memory_mb": memory / 2**20,
         "waits": count_waits(training.step, setup.device),
     }
-    for timer, module in zip(timers, training.resets, strict=True):
-        values["reset_ms"] = 1000 * timer.seconds() / setup.size.steps
-        values["reset_share"] = timer.seconds() / sum(seconds)
+    for timer, module, total in zip(timers, training.resets, in_resetting, strict=True):
+        values["reset_ms"] = 1000 * total / setup.size.steps
+        values["reset_share"] = total / sum(seconds)
         values["queue_filled"] = module.filled
         values["reset_waits"] = count_waits(partial(module, *timer.arguments), setup.device)
     return values
