@@ -29,7 +29,7 @@ _RESUME = "run the same command with --resume to continue"
 
 
 class _Commands(TyperGroup):
-    """The commands, whose option `--cfg-options` takes several values, as that of mmengine does."""
+    """The commands, whose option `--cfg-options` takes several values, as in mmengine."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Repeat `--cfg-options` before each of its values."""

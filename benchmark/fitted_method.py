@@ -86,7 +86,7 @@ class FittedMethod(Method):
         self._collected.append(teacher.embedding.detach().cpu())
 
     def get_extra_state(self) -> Tensor:
-        """Return whether the buffers are fitted, and the number of collected batches, as a tensor for the checkpoint."""
+        """Return whether the buffers are fitted, and the number of collected batches; checkpoints hold tensors."""
         return torch.tensor([int(self.fitted), len(self._collected)])
 
     def set_extra_state(self, state: Tensor) -> None:

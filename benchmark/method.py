@@ -287,7 +287,7 @@ class Method(nn.Module):
         """Repeat structural changes on a freshly prepared student, so that the weights of a checkpoint fit."""
 
     def remembered_steps(self) -> int:
-        """Return of how many of the latest steps the teacher's outputs are needed to continue; see `remember`."""
+        """Return the number of latest steps whose teacher outputs a resumed run needs again; see `remember`."""
         return 0
 
     def remember(self, teacher: Features, batch: Batch, ago: int) -> None:

@@ -1,11 +1,12 @@
 """The network of the epoch with the highest validation mAP."""
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,11 @@ def is_state(value: dict[str, Any] | None, last: int) -> bool:
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.to("cpu", copy=True) for name, value in state.items()}
+    # The extra state of a method need not be a tensor.
+    return {
+        name: value.to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in state.items()
+    }
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def _fitting(path: Path) -> Iterator[None]:
 
 
 def _is_begun(value: Any) -> bool:
-    """Whether a value is what one process has of its own within an epoch."""
+    """Whether a value is the part of one process in the content's `begun`."""
     return (
         isinstance(value, dict)
         and value.keys() == {"statistics", "sums", "seconds"}

@@ -23,7 +23,7 @@ from benchmark.engine.checkpoint import (
     require_position,
 )
 from benchmark.engine.compat import save_checkpoint
-from benchmark.engine.hooks import EpochPart, ProgressHook
+from benchmark.engine.hooks import EpochPart, ProgressHook, note_broken
 from benchmark.engine.processes import running_statistics
 from benchmark.engine.timetable import Due, Timetable
 from benchmark.utils.console import notify, progress
@@ -38,8 +38,8 @@ class CheckpointHook(Hook):
     step, and the random state; it does not have the teacher. The hook runs after all other hooks of an epoch and after
     the epoch's validation, so the checkpoint includes structural changes and the metrics file the scores.
 
-    Within an epoch, it also has what each process has of its own: running statistics and sums of losses. The batches of
-    the epoch and their augmentation follow from its number.
+    Within an epoch, it also has the values in which processes differ: running statistics and sums of losses. The
+    batches of the epoch and their augmentation follow from its number.
 
     If the best epoch is to be deployed, the checkpoint of the last epoch has the weights of the best one. If the
     weights are averaged, the average is validated, and the checkpoint of the last epoch has it as weights.
@@ -51,7 +51,7 @@ class CheckpointHook(Hook):
         best: The best epoch; None to deploy the last one.
         average: The average of the student's weights, if there is one.
         progress: The hook that adds up the losses.
-        timetable: Tells when a checkpoint within an epoch or the end of the training is due.
+        timetable: Decides when a checkpoint within an epoch or the end of the training is due.
         every: Number of epochs after which a checkpoint is written; 0 for none but that of the last epoch.
     """
 
@@ -110,12 +110,14 @@ class CheckpointHook(Hook):
     def _remember(self, runner: Runner) -> None:
         """Let the method store the teacher's outputs of the latest steps again."""
         model, loader = runner.model, runner.train_dataloader
-        first = runner.iter - model.method.remembered_steps()
-        if first < 0:
-            raise refused(self.path, "does not fit the networks of this run")
-        batches = progress(_steps(loader, first, runner.iter), "filling the queue", runner.iter - first)
+        steps = model.method.remembered_steps()
+        if steps > runner.iter:
+            raise refused(self.path, f"is of step {runner.iter}, but its method remembers {steps} steps")
+        if not steps:
+            return
+        batches = progress(_steps(loader, runner.iter - steps, runner.iter), "embedding earlier batches", steps)
         with runner.optim_wrapper.optim_context(model):
-            for ago, batch in zip(range(runner.iter - first, 0, -1), batches, strict=True):
+            for ago, batch in zip(range(steps, 0, -1), batches, strict=True):
                 model.remember(batch, ago)
 
     def after_train_iter(
@@ -125,6 +127,7 @@ class CheckpointHook(Hook):
             return
         due = self.timetable.due()
         if due:
+            note_broken(runner, self.progress.folder)  # a run that resumes does not read the images of these steps
             begun = from_all(self._begun(runner))
             self._save(runner, runner.epoch, runner.iter + 1, begun)
         self._stop(runner, due, runner.iter + 1)
@@ -164,7 +167,7 @@ class CheckpointHook(Hook):
             raise Stopped(code, message if is_main_process() else "")
 
     def _begun(self, runner: Runner) -> dict[str, Any]:
-        """Return what this process has of its own within an epoch."""
+        """Return the values in which this process may differ from the others within an epoch."""
         part = self.progress.part()
         # A single process has the statistics in its networks.
         statistics = running_statistics(runner.model, self.average) if processes() > 1 else []

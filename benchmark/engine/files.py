@@ -12,7 +12,7 @@ from benchmark.utils.escape import terminal
 from benchmark.utils.paths import read_regular
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.pt"
-"""The checkpoint of the last complete epoch, from which training resumes."""
+"""The latest checkpoint, from which training resumes."""
 INPUTS_FILE = "inputs.json"
 """Identifies the images and files from which the network is trained."""
 METRICS_FILE = "metrics.jsonl"

@@ -136,8 +136,13 @@ class SkippedHook(Hook):
         self.folder = folder
 
     def after_train_epoch(self, runner: Runner) -> None:
-        broken = from_all(runner.train_dataloader.source.images.broken())
-        on_main(lambda: note_skipped(self.folder, {path for paths in broken for path in paths}))
+        note_broken(runner, self.folder)
+
+
+def note_broken(runner: Runner, folder: Path) -> None:
+    """Add the images that the processes of a training have found to be broken to the list of skipped ones."""
+    broken = from_all(runner.train_dataloader.source.images.broken())
+    on_main(lambda: note_skipped(folder, {path for paths in broken for path in paths}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,7 @@ class ProgressHook(Hook):
                 rate = runner.optim_wrapper.get_lr()["lr"][0]
                 self.bar.update(self.task, state=f"{losses.replace('loss_', '')}  lr {rate:.1e}  {speed:.0f} images/s")
 
-    def part(self) -> "EpochPart":
+    def part(self) -> EpochPart:
         """Return the part of the epoch that is complete. Waits for the device."""
         return EpochPart({name: value.cpu() for name, value in self.sums.items()}, self._seconds())
 

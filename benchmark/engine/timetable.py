@@ -9,7 +9,7 @@ from benchmark.utils.lifetime import REQUEUE, STARTED, received
 
 
 class Due(IntEnum):
-    """What is due after a step. Of what several processes want, the largest value is done by all of them."""
+    """What is due after a step. All processes do what is the largest value of any of them."""
 
     NOTHING = 0
     CHECKPOINT = 1
@@ -26,12 +26,12 @@ class Due(IntEnum):
 
     @property
     def reason(self) -> str:
-        """What has asked a training to stop."""
+        """Why a training stops."""
         return "the time limit" if self == Due.TIME_LIMIT else self.name
 
 
 class Timetable:
-    """Tells after every step what is due. All processes must ask, and get the same answer.
+    """Decides after every step what is due. All processes have to call it, and get the same result.
 
     Args:
         minutes: Minutes between checkpoints; None for no such checkpoints.

@@ -80,3 +80,22 @@ def test_epochs_before_a_change_of_structure_do_not_count():
     last = nn.Linear(4, 2)
     best.restore(last, method)
     assert equal(last.state_dict(), small.state_dict())
+
+
+def test_extra_state_that_is_no_tensor():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.count = [1]
+
+        def get_extra_state(self):
+            return self.count
+
+        def set_extra_state(self, state):
+            self.count = state
+
+    best, method = BestEpoch(), Counting()
+    best.consider(nn.Linear(4, 3), method, 1, 0.9)
+    method.count[0] = 2
+    best.restore(nn.Linear(4, 3), method)
+    assert method.count == [1]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmark.data.images import Images
 from benchmark.engine.compat import load_checkpoint
-from benchmark.engine.files import LAST_CHECKPOINT, read_metrics
+from benchmark.engine.files import LAST_CHECKPOINT, read_metrics, read_skipped
 from benchmark.engine.timetable import Due, Timetable
 from benchmark.methods.none import NoDistillation
 from benchmark.utils import lifetime
@@ -109,6 +110,13 @@ class TestEnd:
         assert stopped.value.code == code
         assert (saved(tmp_path)["epoch"], saved(tmp_path)["iter"]) == (0, 3)
 
+    def test_broken_images_so_far_are_noted(self, tiny, train_tiny, stop, tmp_path, monkeypatch):
+        monkeypatch.setattr(Images, "broken", lambda self: [Path("a.jpg")])
+        stop(3)
+        with pytest.raises(Stopped):
+            train_tiny(tiny("none"), tmp_path)
+        assert read_skipped(tmp_path) == ["a.jpg"]
+
     def test_after_the_validation_of_an_epoch(self, tiny, train_tiny, stop, tmp_path):
         stop(STEPS - 3)
         with pytest.raises(Stopped):
@@ -118,8 +126,12 @@ class TestEnd:
 
 
 class TestCheckpoints:
-    def test_interval(self, tiny, train_tiny, stop, tmp_path, monkeypatch):
-        """Every second epoch, within an epoch when it is time, and at the end."""
+    @pytest.mark.parametrize(
+        ("every", "epochs"),
+        [(2, [(2, 2 * STEPS), (3, 3 * STEPS)]), (0, [(3, 3 * STEPS)])],
+    )
+    def test_interval(self, tiny, train_tiny, stop, tmp_path, monkeypatch, every, epochs):
+        """After some epochs, within an epoch when it is time, and at the end."""
         written = []
         original = torch.save
 
@@ -129,8 +141,8 @@ class TestCheckpoints:
 
         monkeypatch.setattr(torch, "save", save)
         stop(STEPS + 5, Due.CHECKPOINT)
-        train_tiny(tiny("none", "train.schedule.epochs=3", "runtime.checkpoint_epochs=2"), tmp_path)
-        assert written == [(1, STEPS + 5), (2, 2 * STEPS), (3, 3 * STEPS)]
+        train_tiny(tiny("none", "train.schedule.epochs=3", f"runtime.checkpoint_epochs={every}"), tmp_path)
+        assert written == [(1, STEPS + 5), *epochs]
 
     def test_format_1(self, tiny, train_tiny, stop, tmp_path):
         """Checkpoints of earlier versions, which are all of the end of an epoch, are continued."""

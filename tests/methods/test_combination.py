@@ -97,3 +97,20 @@ def test_with_a_method_that_compresses(rig):
     with torch.no_grad():
         after = made.method.compact(made.student)(made.images)
     assert torch.allclose(after, before, atol=1e-4)
+
+
+def test_methods_remember_different_numbers_of_steps(rig):
+    """SSP still collects the embeddings of all steps, and the queue of CDD has those of the last two."""
+    arguments = {"ssp": {"centroids": 16, "blocks": 4}, "cdd": {"reset_from": 0.05, "queue": 64}}
+    made, resumed = (rig(METHODS.find("ssp+cdd")(**arguments)) for _ in range(2))
+    for number in range(4):
+        made.step(number)
+    parts = made.method.members
+    resumed.take_over(made)
+    assert [resumed.method.members[name].remembered_steps() for name in parts] == [4, 2]
+    cdd = [each.method.members["cdd"].gradient_reset for each in (made, resumed)]
+    assert torch.equal(cdd[0].queue0, cdd[1].queue0)
+    for each in (made, resumed):
+        each.end_epoch()
+    assert torch.equal(resumed.method.members["ssp"].anchors, parts["ssp"].anchors)
+    assert made.step(4) == resumed.step(4)
