@@ -18,12 +18,19 @@ from mmengine.hooks import CheckpointHook as UpstreamCheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.utils.dl_utils import collect_env
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmark.engine.compat import DistillOptimWrapper, InitializedModel, QuietRunner, load_checkpoint, save_checkpoint
+from benchmark.engine.compat import (
+    DistillOptimWrapper,
+    InitializedModel,
+    QuietRunner,
+    TrainLoop,
+    load_checkpoint,
+    save_checkpoint,
+)
 from benchmark.errors import UserError
 
 ARGUMENTS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4], "num_classes": 2}
@@ -277,6 +284,24 @@ def test_position_of_a_training_can_be_set(tmp_path):
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.continue_from(1, 5)
     assert (runner.epoch, runner.iter) == (1, 5)
+
+
+def first_index(loop: type[EpochBasedTrainLoop], folder: Path) -> int:
+    """The number of the step that a loop makes first after one step of an epoch."""
+    runner, indices = runner_of(QuietRunner, folder, model_of(InitializedModel), loop.__name__), []
+    within = loop(runner, DataLoader([torch.ones(1)] * 3), max_epochs=1)
+    within._iter, runner.call_hook = 1, lambda *names: None
+    within.run_iter = lambda index, batch: indices.append(index)
+    within.run_epoch()
+    return indices[0]
+
+
+def test_loop_cannot_begin_within_an_epoch_upstream(tmp_path):
+    assert first_index(EpochBasedTrainLoop, tmp_path) == 0
+
+
+def test_loop_begins_within_an_epoch(tmp_path):
+    assert first_index(TrainLoop, tmp_path) == 1
 
 
 def test_old_checkpoint_is_deleted_before_the_new_one_is_written_upstream():
