@@ -134,7 +134,7 @@ def pretrained_statistics(name: str) -> Statistics | None:
         return STATISTICS
     if is_hub(name):
         stated = find_hub_backbone(name)
-        mean, std = (stated.pretrained.get(key, ()) for key in ("mean", "std"))
+        mean, std = stated.mean, stated.std
     else:
         config = timm.get_pretrained_cfg(name)
         mean, std = ((), ()) if config is None else (config.mean, config.std)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmark.data.decode import WHITE, Color
 from benchmark.errors import UserError
-from benchmark.model.backbone import Statistics, build_backbone, pretrained_statistics, rgb
+from benchmark.model.backbone import Statistics, build_backbone, check_name, pretrained_statistics, rgb
 from benchmark.model.features import Features, FeatureTaps
 from benchmark.model.hub import find_hub_backbone, is_hub
 from benchmark.model.layers import CosineHead, GeM
@@ -73,6 +73,7 @@ class Embedder(nn.Module):
         if is_hub(backbone):
             stated = find_hub_backbone(backbone)
             backbone, args = stated.architecture, {**stated.args, **args}
+            check_name(backbone)  # not of a plugin, which runs code
         self.input_size: tuple[int, int] | None = None
         """(height, width) of the images for which a deployed network was trained, the only ones that `forward` accepts;
         None for any size."""

@@ -16,6 +16,8 @@ from benchmark.utils import strict_json
 
 PREFIX = "hf-hub:"
 """Beginning of the name of such a backbone."""
+_BOUNDS = {"mean": (0.0, 1.0), "std": (1e-3, 1.0)}
+"""Smallest and largest value of the statistics of RGB values, as in a student file."""
 _NAME = re.compile(re.escape(PREFIX) + r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 
 
@@ -26,8 +28,11 @@ class HubBackbone:
     architecture: str
     """timm's name."""
     args: Mapping[str, Any]
-    pretrained: Mapping[str, Any]
-    """The settings of the weights, such as `mean` and `std`."""
+    mean: tuple[float, ...]
+    """Mean of RGB values in 0 .. 1; empty if it is not stated, as `std`."""
+    std: tuple[float, ...]
+    interpolation: str
+    """How images are resized; empty if it is not stated."""
 
 
 def is_hub(backbone: str) -> bool:
@@ -43,7 +48,8 @@ def find_hub_backbone(backbone: str) -> HubBackbone:
         backbone: `hf-hub:OWNER/NAME`.
 
     Raises:
-        UserError: The name is not valid, the repository cannot be read, or it is not of timm.
+        UserError: The name is not valid, the repository cannot be read, it is not of timm, or images cannot be
+            normalized as it states.
     """
     match = _NAME.fullmatch(backbone)
     if match is None:
@@ -60,16 +66,30 @@ def find_hub_backbone(backbone: str) -> HubBackbone:
             f"backbone {backbone}: its config.json names no architecture of timm: choose a repository with the tag "
             "timm, or use plugin:transformers for a teacher"
         )
-    return HubBackbone(architecture, args, settings)
+    mean, std = (_statistic(backbone, key, settings.get(key), *bounds) for key, bounds in _BOUNDS.items())
+    return HubBackbone(architecture, args, mean, std, str(settings.get("interpolation", "")))
+
+
+def _statistic(backbone: str, key: str, value: Any, least: float, largest: float) -> tuple[float, ...]:
+    """Return a statistic of RGB values; empty if it is not stated."""
+    if value is None:
+        return ()
+    numbers = isinstance(value, list) and all(isinstance(each, int | float) for each in value)
+    if not numbers or len(value) != 3 or not all(least <= each <= largest for each in value):
+        raise UserError(
+            f"backbone {backbone}: its config.json states {key} {str(value)[:100]}, which must be three numbers from "
+            f"{least:g} to {largest:g}: choose another repository"
+        )
+    return tuple(map(float, value))
 
 
 def _config(backbone: str, repository: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return Path(cached)
     try:
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
         return Path(hf_hub_download(repository, "config.json", revision=revision))
     except Exception as error:  # its errors have several base classes
         reason = next(iter(str(error).splitlines()), type(error).__name__)

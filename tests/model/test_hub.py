@@ -88,6 +88,12 @@ def test_arguments_of_the_recipe_come_first(repository):
             {"architecture": "resnet18", "model_args": {"checkpoint_path": "x"}},
             "'checkpoint_path' is not an argument of",
         ),
+        ({"architecture": "plugin:exported", "model_args": {"path": "x.pt2"}}, "unknown backbone 'plugin:exported'"),
+        (
+            CONFIG | {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5, 0, 0.5]}},
+            r"states std \[0.5, 0, 0.5\], which must be three numbers from 0.001 to 1: choose another repository",
+        ),
+        (CONFIG | {"pretrained_cfg": {"mean": "0.5"}}, "states mean 0.5, which must be three numbers from 0 to 1"),
     ],
 )
 def test_unusable_repository(repository, config, message):
@@ -95,6 +101,12 @@ def test_unusable_repository(repository, config, message):
         repository(config)
     with pytest.raises(UserError, match=message):
         Embedder(NAME)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:a--b/c", "hf-hub:../..", "hf-hub:a/b.git", "hf-hub:a/b@../../x"])
+def test_name_that_the_hub_refuses(name):
+    with pytest.raises(UserError, match=r"could not be downloaded \(.*\): check the name"):
+        Embedder(name)
 
 
 @pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:a", "hf-hub:a/b/c", "hf-hub:../x/y", "hf-hub:a/b@"])
