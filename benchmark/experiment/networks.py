@@ -12,7 +12,7 @@ from benchmark.experiment.published import teacher_path
 from benchmark.model.backbone import Statistics, pretrained_statistics
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.plugin import is_plugin
+from benchmark.model.plugin import forget_plugins, is_plugin
 from benchmark.model.residual_blocks import build
 from benchmark.model.serialize import is_student, load_network
 from benchmark.model.weight_file import read
@@ -111,6 +111,7 @@ def frozen_teacher(settings: Network, identities: int) -> Embedder:
     if is_plugin(settings.backbone):
         network = build(**settings.model_dump(exclude={"weights"}), pretrained=True).eval()
         network.head = network.backbone.classifier()
+        forget_plugins()
         return network
     if settings.weights in NAMED_WEIGHTS:
         return initialized(settings, 0, None).eval()

@@ -213,6 +213,12 @@ def _size(key: str, settings: Network, network: Embedder, image_size: tuple[int,
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
     except Exception as error:  # timm and torch raise many types for sizes that do not fit
+        if is_plugin(settings.backbone):
+            size = "x".join(map(str, settings.image_size or image_size))
+            raise UserError(
+                f"{key}: {settings.backbone} cannot embed a {size} image ({type(error).__name__}: {error}): correct "
+                "the class, or its arguments"
+            ) from error
         raise UserError(f"{key}: {_refused_size(key, settings, network, image_size)}") from error
 
 

@@ -17,6 +17,8 @@ _REMEDY = "export a network that maps one batch of images, (B, 3, H, W), to embe
 class Exported(nn.Module):
     """A program that `torch.export.save` has written, such as the `student.pt2` of `benchmark export`.
 
+    Loading a file can run code in it, because torch reads constants with pickle.
+
     A program with a fixed batch size is run on batches of that size. A program on floating-point numbers gets pixels in
     0 .. 1, normalized with `mean` and `std`; a program on uint8 gets the pixels as they are.
 
@@ -39,7 +41,8 @@ class Exported(nn.Module):
         try:
             program = torch.export.load(file)
         except Exception as error:  # of any type: the file may be anything
-            raise UserError(f"teacher exported: {file} is not a program of torch.export: {error}") from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"teacher exported: {file} is not a program of torch.export: {reason}") from error
         given, returned = _user_values(program, "inputs"), _user_values(program, "outputs")
         if len(given) != 1 or given[0].dim() != 4 or len(returned) != 1 or returned[0].dim() != 2:
             shapes = [[tuple(map(str, value.shape)) for value in values] for values in (given, returned)]

@@ -80,6 +80,8 @@ class Shades:
         self.identities = identities
 
     def embed(self, images: Tensor) -> Tensor:
+        if not self.identities:
+            raise RuntimeError("no weights")
         return images.float().flatten(2)[:, :, :2].flatten(1)
 
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -110,6 +112,11 @@ def test_plugin(shades, tiny, run):
         ("rkd", ["teacher.frozen=false"], r"plugin:shades cannot be trained: add --set teacher\.frozen=true"),
         ("rkd", ["teacher.network.weights=w.pth"], "plugin:shades loads its weights itself"),
         ("rkd", ["student.backbone=plugin:shades"], "only teachers can be plugins"),
+        (
+            "rkd",
+            ["teacher.network.args={identities: 0}"],
+            r"plugin:shades cannot embed a \d+x\d+ image \(RuntimeError: no weights\): correct the class",
+        ),
         ("at", [], "plugin:shades has no stage or module 'stage1', and states no stages"),
         ("csd", [], r"teacher's 6\. Add --set student\.neck=linear --set student\.dim=6"),
     ],

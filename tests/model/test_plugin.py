@@ -48,12 +48,29 @@ class Stated(Outside):
     cost = 10, 1234
 
 
+class Free:
+    """A teacher whose members are its arguments."""
+
+    dim = 3
+
+    def __init__(self, **members: object) -> None:
+        returned = {name: members.pop(name) for name in ("embed", "logits") if name in members}
+        vars(self).update(members)
+        self.dtype = getattr(torch, str(returned.get("embed", "float32")))
+        if "logits" in returned:
+            dtype = returned["logits"]
+            self.logits = lambda embeddings: None if dtype is None else embeddings.to(getattr(torch, dtype))
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype).mean((2, 3))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    for cls in (Striped, Outside, Stated):
+    for cls in (Striped, Outside, Stated, Free):
         TEACHERS.register_module(cls.__name__.lower())(cls)
     yield
-    for cls in (Striped, Outside, Stated):
+    for cls in (Striped, Outside, Stated, Free):
         TEACHERS.classes.pop(cls.__name__.lower())
 
 
@@ -91,7 +108,10 @@ def test_cost():
         ("strippped", {}, "unknown teacher 'strippped'; did you mean 'striped'"),
         ("striped", {"dims": 4}, "teacher striped has no argument 'dims'; did you mean 'dim'"),
         ("striped", {"logits": "x"}, "teacher striped cannot be created with .*: TypeError"),
-        ("striped", {"dim": "4"}, "Striped must define `embed.self, images.` and the integer `dim`"),
+        ("striped", {"dim": "4"}, "Striped must define `embed.self, images.` and the positive integer `dim`"),
+        ("striped", {"dim": 0}, "the positive integer `dim`"),
+        ("free", {"stages": ["conv"]}, r"teacher free: stages: \['conv'\]: must be pairs of the name of a module"),
+        ("free", {"cost": [1, 0]}, r"teacher free: cost: \[1, 0\]: must be two positive integers"),
         ("exported", {}, r"teacher exported needs the argument path: set teacher\.network\.args\.path"),
         ("exported", {"path": "none.pt2"}, "none.pt2: not a file"),
     ],
@@ -99,6 +119,29 @@ def test_cost():
 def test_cannot_be_created(name, args, message):
     with pytest.raises(UserError, match=message):
         build_plugin(f"plugin:{name}", args)
+
+
+def test_any_arguments():
+    assert teacher("free", dim=4, color="red").backbone.model.color == "red"
+
+
+def test_any_dtype():
+    network = teacher("free", embed="float64", logits="float16")
+    features = network.features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    assert (features.embedding.dtype, features.logits.dtype) == (torch.float32, torch.float32)
+
+
+def test_wrong_logits():
+    network = teacher("free", logits=None)
+    with pytest.raises(UserError, match=r"logits returns NoneType for 2 images: return \(2, identities\)"):
+        network.features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_is_shared_until_it_is_used():
+    settings = {"stages": []}
+    assert build_plugin("plugin:free", settings) is (first := build_plugin("plugin:free", settings))
+    assert teacher("free", **settings).backbone is first
+    assert build_plugin("plugin:free", settings) is not first, "its device may be another one now"
 
 
 def test_wrong_shape():
