@@ -74,6 +74,11 @@ class FittedMethod(Method):
 
     def _fit(self) -> None:
         embeddings = torch.cat(self._collected)[: self.fit_images]
+        if not embeddings.isfinite().all():
+            raise UserError(
+                f"{self.name}: embeddings of the teacher are NaN or infinite, and cannot be fitted to: set "
+                "runtime.amp to off, or give another teacher"
+            )
         # On one process, so that all have the same buffers to the bit.
         for name, value in on_main(lambda: self.fit(embeddings)).items():
             self.get_buffer(name).copy_(value)

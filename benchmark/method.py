@@ -83,6 +83,8 @@ class RecipePlan:
     """Images in a batch; every view of an image counts."""
     views: int
     """Augmented views of each image in a batch; the views of an image are consecutive."""
+    images_per_identity: int
+    """Images of each identity in a batch; every view of an image counts."""
     epochs: int
     optimizer: Literal["sgd", "adam", "adamw"]
     momentum: float
@@ -102,6 +104,7 @@ class RecipePlan:
             image_size=recipe.image_size,
             batch_size=settings.sampler.batch_size,
             views=settings.sampler.views,
+            images_per_identity=settings.sampler.images * settings.sampler.views,
             epochs=settings.schedule.epochs,
             optimizer=settings.optimizer.type,
             momentum=settings.optimizer.momentum if settings.optimizer.type == "sgd" else 0.0,

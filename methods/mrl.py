@@ -69,6 +69,10 @@ class MRL(Method):
                 f"method.lengths: {max(self.lengths)} is more than the {student.dim} values of the student's "
                 "embedding; choose smaller lengths"
             )
+        if len(set(self.lengths)) < len(self.lengths):
+            raise UserError(
+                f"method.lengths: {list(self.lengths)} repeats a length: name each once, and set method.importance"
+            )
         count = len(self.lengths or default_lengths(student.dim))
         if self.importance and len(self.importance) != count:
             raise UserError(

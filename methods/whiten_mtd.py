@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Embedder, Features, Plan, Range, UserError
+from benchmark import METHODS, Batch, Embedder, Features, Plan, Range, RecipePlan, UserError
 from benchmark.fitted_method import FittedMethod
 from benchmark.losses import kl_divergence, l2_normalize
 from benchmark.utils.precision import full_precision, upcast
@@ -84,6 +84,13 @@ class WhitenMTD(FittedMethod):
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.fit_images = fit_images
 
+    def check(self, student: Embedder, teacher: Embedder, plan: RecipePlan) -> None:
+        if plan.images_per_identity < 2:
+            raise UserError(
+                "train.sampler.images: 1: a batch has no two images of an identity, which whiten_mtd compares; set it "
+                "to 2 or more"
+            )
+
     def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
         if not self.whiten:
             self.fitted = True
@@ -98,11 +105,6 @@ class WhitenMTD(FittedMethod):
 
     def distill(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
         first, second = pairs(batch.labels)
-        if not len(first):
-            raise UserError(
-                "train.sampler.images: a batch has no two images of an identity, which whiten_mtd compares; set it to "
-                "2 or more"
-            )
         with full_precision(student.embedding.device):
             t = l2_normalize(teacher.embedding)
             if self.whiten:

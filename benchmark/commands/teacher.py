@@ -1,6 +1,7 @@
 """The commands `benchmark teacher list`, `publish` and `add`."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,8 @@ def convert(path: Path, project: str, dataset: str, settings: Sequence[str], pla
         name = published.add(archive)
     used = recipe.teacher.network
     changes = {key: value for key, value in used if key in {*network, "args", "stem", "head"} - {"weights"}}
-    options = " ".join(f"--set teacher.network.{key}={json.dumps(value)}" for key, value in changes.items())
+    settings = [shlex.quote(f"teacher.network.{key}={json.dumps(value)}") for key, value in changes.items()]
+    options = " ".join(f"--set {setting}" for setting in settings)
     echo(f"mAP {100 * record.scores.symmetric.mAP:.1f} on {dataset}\nUse it with: --teacher {name} {options}")
 
 

@@ -8,7 +8,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
-from benchmark.experiment.inputs import TEACHER_FILE, Inputs, data_changes, describe_data, weight_files
+from benchmark.experiment.inputs import PLUGIN_FILE, TEACHER_FILE, Inputs, data_changes, describe_data, weight_files
 from benchmark.experiment.networks import deploy_teacher, frozen_teacher, teacher_from_file
 from benchmark.experiment.published import teacher_path
 from benchmark.model.embedder import Embedder
@@ -78,14 +78,17 @@ class FinishedRun:
             )
 
     def _require_own_teacher(self) -> None:
-        """Refuse a file or a run folder in `teacher.checkpoint` that has changed since the run."""
-        before = Inputs.read(self.folder)
-        digest = None if before is None else before.files.get(TEACHER_FILE)
-        if digest is not None and weight_files(self.recipe).get(TEACHER_FILE, digest) != digest:
-            raise UserError(
-                f"the teacher at {self.recipe.teacher.checkpoint} is another one than {self.folder} was trained with: "
-                "restore it, or repeat the run with the present one"
-            )
+        """Refuse a file or a run folder of the teacher that has changed since the run."""
+        before, now = Inputs.read(self.folder), weight_files(self.recipe)
+        for key, digest in () if before is None else before.files.items():
+            if (key == TEACHER_FILE or key.startswith(PLUGIN_FILE)) and now.get(key, digest) != digest:
+                place = (
+                    self.recipe.teacher.checkpoint or self.recipe.teacher.network.args[key.removeprefix(PLUGIN_FILE)]
+                )
+                raise UserError(
+                    f"the teacher at {place} is another one than {self.folder} was trained with: restore it, or repeat "
+                    "the run with the present one"
+                )
 
     def student(self, device: torch.device) -> Embedder:
         """Load the deployed student."""

@@ -1,6 +1,7 @@
 """Whether images and weights are those that an earlier result or training used."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmark.engine.files import INPUTS_FILE, LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.published import teacher_path
+from benchmark.model.plugin import is_plugin
 from benchmark.recipe import Recipe
 from benchmark.results import parts
 from benchmark.results.record import Record
@@ -25,6 +27,8 @@ from benchmark.utils.paths import read_regular, user_path
 
 TEACHER_FILE = "teacher.checkpoint"
 """The recipe's key of a teacher from a file."""
+PLUGIN_FILE = "teacher.network.args."
+"""Beginning of the recipe's keys of the arguments of a teacher of a plugin, which may be files."""
 UNKNOWN = "it is of a version that did not record which images it used"
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -106,15 +110,25 @@ def require_same_data(records: Mapping[Path, Record], now: parts.Data, dataset: 
 
 
 def weight_files(recipe: Recipe) -> dict[str, str]:
-    """Return the content hash of every file of weights that exists and that a recipe names, by key of the recipe.
+    """Return the content hash of every file that a recipe names, that exists, and that the result depends on.
+
+    These are files of weights, except for those from which a teacher is trained, and files that are arguments of a
+    teacher of a plugin. The keys are those of the recipe.
 
     Raises:
         UserError: A file cannot be read.
     """
     from benchmark.experiment.networks import NAMED_WEIGHTS  # imports timm
 
+    named = {TEACHER_FILE: recipe.teacher.checkpoint, "student.weights": recipe.student.weights}
+    if recipe.teacher.frozen:
+        network = recipe.teacher.network
+        named["teacher.network.weights"] = network.weights
+        if is_plugin(network.backbone):  # an argument may be anything
+            texts = {key: value for key, value in network.args.items() if isinstance(value, str)}
+            named |= {f"{PLUGIN_FILE}{key}": text for key, text in texts.items() if os.path.isfile(user_path(text))}
     files = {}
-    for key, name in {TEACHER_FILE: recipe.teacher.checkpoint, "student.weights": recipe.student.weights}.items():
+    for key, name in named.items():
         if name is None or name in NAMED_WEIGHTS:
             continue
         path = teacher_path(name) if key == TEACHER_FILE else user_path(name)

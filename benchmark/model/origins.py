@@ -143,12 +143,17 @@ def convert(path: Path, project: str) -> Converted:
     network = {**origin.network, "pool": "gem" if "backbone.global_pool.exponent" in weights else "avg"}
     if "neck" not in network:
         network["neck"] = "bn" if "neck.weight" in weights else "none"
-    if "neck.out.weight" in weights:
-        network["dim"] = len(weights["neck.out.weight"])
     try:
+        if "neck.out.weight" in weights:
+            network["dim"] = len(weights["neck.out.weight"])
         network |= _vit(weights) if "backbone.cls_token" in weights else _resnet(weights)
     except KeyError as error:
         raise UserError(f"{path} is not a complete network of {project}: it lacks {error.args[0]}") from error
+    except (IndexError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a network of {project}: its tensors have impossible shapes ({error}): give the file as it "
+            "was saved"
+        ) from error
     return Converted(weights, network, origin.remark)
 
 

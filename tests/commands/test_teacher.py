@@ -1,6 +1,7 @@
 """`benchmark teacher add --as`: a network of another project becomes a published teacher."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_add(command_line, file, data_root, tmp_path, monkeypatch):
     assert names[name].network.name == "resnet18"
     assert names[name].recipe["teacher"]["frozen"]
 
-    settings = use.partition(name)[2].split()
+    settings = shlex.split(use.partition(name)[2])  # as a shell reads what was copied
     assert {'teacher.network.neck="bn"', "teacher.network.last_stride=1"} <= set(settings)
     run = ("run", "--method", "rkd", "--dataset", "glyphs", *SMALL, *options[:4], "--dry-run")
     again = command_line(*run, "--teacher", name, *settings)

@@ -52,6 +52,7 @@ PLAN = Plan(
     identities=IDENTITIES,
     batch_size=12,
     views=2,
+    images_per_identity=4,
     epochs=4,
     steps=20,
     learning_rate=lambda step: 0.02,

@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.finished import FinishedRun
+from benchmark.experiment.inputs import weight_files
 from benchmark.experiment.networks import untrained
 from benchmark.experiment.preflight import preflight
 from benchmark.model.serialize import load_network
@@ -60,6 +61,19 @@ def test_run(vit, run, capsys):
     again, _ = run(vit("rkd", "train.schedule.epochs=1", "seed=1", "teacher.train.schedule.epochs=50"))
     assert again.teacher_folder == experiment.teacher_folder, "no setting of a training belongs to it"
     assert Record.read(again.teacher_folder.record).created == teacher.created
+
+
+def test_files_belong_to_the_inputs(vit, shades, tiny, tmp_path):
+    recipe = vit("rkd")
+    before = weight_files(recipe)
+    assert before.keys() == {"teacher.network.weights"}
+    (tmp_path / "vit.pth").write_bytes(b"other")
+    assert weight_files(recipe) != before
+    assert weight_files(vit("rkd", "teacher.frozen=false")) == {}
+
+    args = {"path": str(tmp_path / "vit.pth"), "pool": "mean", "long": 5000 * "a", "identities": 3}
+    recipe = tiny("rkd", *shades, f"teacher.network.args={json.dumps(args)}")
+    assert weight_files(recipe).keys() == {"teacher.network.args.path"}
 
 
 @pytest.mark.slow

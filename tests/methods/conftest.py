@@ -33,6 +33,7 @@ PLAN = Plan(
     identities=IDENTITIES,
     batch_size=32,
     views=1,
+    images_per_identity=4,
     epochs=4,
     steps=20,
     learning_rate=lambda step: 0.02,

@@ -46,6 +46,14 @@ def test_fits_after_the_first_epoch_if_it_is_short(rig):
     assert "loss_centered" in made.step(2)
 
 
+def test_embeddings_that_are_not_finite_are_refused(rig):
+    made = rig(Centered(64))
+    made.step(0)
+    made.method._collected[0][0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"centered: embeddings of the teacher are NaN .* set runtime.amp to off"):
+        made.step(1)
+
+
 def test_resumes_as_fitted(rig):
     made, resumed = rig(Centered(32)), rig(Centered(32), seed=1)
     made.step(0)

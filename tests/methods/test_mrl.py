@@ -46,6 +46,7 @@ def test_default_lengths_double_up_to_the_whole_embedding():
     ("arguments", "message"),
     [
         ({"lengths": (8, 17)}, "method.lengths: 17 is more than the 16 values"),
+        ({"lengths": (8, 8, 16)}, r"method.lengths: \[8, 8, 16\] repeats a length: name each once"),
         ({"importance": (1.0, 2.0, 3.0)}, "method.importance: 3 factors for 2 lengths; give one for each"),
     ],
 )

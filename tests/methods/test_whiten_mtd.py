@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmark import UserError
+from benchmark.experiment.preflight import preflight
 from benchmark.methods.whiten_mtd import WhitenMTD, fuse_similarities, pairs, whitening
 
 LABELS = torch.tensor([3, 1, 3, 2, 1, 3, 2, 3, 2])
@@ -73,8 +74,7 @@ class TestPairs:
         first, second = pairs(LABELS)
         assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(1, 4), (3, 6), (0, 2), (5, 7)]
 
-    def test_batch_without_pairs_is_refused(self, total, draw):
-        method = WhitenMTD(whiten=False)
-        method.fitted = True
-        with pytest.raises(UserError, match=r"train.sampler.images: a batch has no two images .* set it to 2"):
-            total(method, labels=torch.arange(6), embedding=draw((6, 3), (6, 5)))
+    def test_batches_without_pairs_are_refused(self, tiny):
+        preflight(tiny("whiten_mtd", "train.sampler.images=1", "train.sampler.views=2", "train.sampler.identities=8"))
+        with pytest.raises(UserError, match=r"train.sampler.images: 1: a batch has no two images .* set it to 2"):
+            preflight(tiny("whiten_mtd", "train.sampler.images=1", "train.sampler.identities=8"))

@@ -212,6 +212,20 @@ def test_refused(project, change, message, tmp_path):
         convert(tmp_path / "w.pth", project)
 
 
+@pytest.mark.parametrize(
+    ("project", "key", "value"),
+    [
+        ("cdd", "module.classifier.add_block.3.weight", torch.tensor(1.0)),
+        ("clip-reid", "image_encoder.conv1.weight", torch.zeros(128)),
+        ("clip-reid", "image_encoder.class_embedding", torch.zeros(7)),
+    ],
+)
+def test_impossible_shapes(project, key, value, tmp_path):
+    torch.save(FILES[project]() | {key: value}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"w.pth is not a network of {project}: its tensors have impossible shapes"):
+        convert(tmp_path / "w.pth", project)
+
+
 def test_incomplete(tmp_path):
     torch.save({key: value for key, value in backbone().items() if "layer4" not in key}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"it lacks a known depth, and has 2 \+ 2 \+ 2 \+ 0 basic blocks"):
