@@ -16,6 +16,9 @@ from benchmark.model.plugin import PluginBackbone
 BATCHES = (1, 64)
 """Batch sizes at which latency is measured. Peak memory is measured at the last of them."""
 
+_CLASSIFIERS = ("head.", "backbone.model.logits.")
+"""Beginnings of the names of parameters that embeddings do not depend on; the latter are of a plugin."""
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -47,7 +50,7 @@ def count(network: nn.Module, image_size: tuple[int, int]) -> Size:
         shapes, device = copy.deepcopy(network).to("meta").eval().requires_grad_(False), torch.device("meta")
     with FlopCounterMode(display=False) as counter:
         shapes(torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=device))
-    parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("head."))
+    parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith(_CLASSIFIERS))
     size = Size(parameters, counter.get_total_flops() // 2)
     if isinstance(plugin, PluginBackbone):
         size = size if plugin.cost is None else Size(*plugin.cost)

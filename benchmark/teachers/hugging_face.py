@@ -41,7 +41,7 @@ class Transformers(nn.Module):
             ) from error
         place = str(user_path(model)) if user_path(model).is_dir() else model
         try:
-            self.model: Any = AutoModel.from_pretrained(place, revision=revision).eval()
+            loaded: Any = AutoModel.from_pretrained(place, revision=revision).eval()
             processor = AutoImageProcessor.from_pretrained(place, revision=revision, use_fast=False)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -50,7 +50,14 @@ class Transformers(nn.Module):
                 "vision model on a machine that is connected"
             ) from error
         self.pool = pool
-        config = getattr(self.model.config, "vision_config", None) or self.model.config
+        config = getattr(loaded.config, "vision_config", None) or loaded.config
+        if pool == "image":
+            self.model: Any = loaded
+            for name in ("text_model", "text_projection"):  # part of neither the embedding nor its cost
+                if hasattr(self.model, name):
+                    setattr(self.model, name, None)
+        else:
+            self.model = getattr(loaded, "vision_model", loaded)
         self.size: int | None = getattr(config, "image_size", None)
         """Height and width of the images that the model accepts; None for any size."""
         self.register_buffer("mean", torch.tensor(processor.image_mean).view(3, 1, 1))
@@ -69,8 +76,7 @@ class Transformers(nn.Module):
         if self.pool == "image":
             features = self.model.get_image_features(pixel_values=pixels)
             return features if isinstance(features, Tensor) else features.pooler_output
-        vision = getattr(self.model, "vision_model", self.model)
-        output = vision(pixel_values=pixels)
+        output = self.model(pixel_values=pixels)
         if self.pool == "pooler":
             return output.pooler_output.flatten(1)
         tokens: Tensor = output.last_hidden_state

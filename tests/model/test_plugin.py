@@ -97,6 +97,7 @@ def test_logits_and_maps():
 
 def test_cost():
     assert count(teacher("striped"), (8, 8)).macs == 36 * 4 * 27
+    assert count(teacher("striped", logits=9), (8, 8)) == count(teacher("striped"), (8, 8))
     assert count(teacher("stated"), (8, 8)).macs == 1234
     with pytest.raises(UserError, match=r"cost of the teacher outside cannot be counted.* an attribute `cost`"):
         count(teacher("outside"), (8, 8))
@@ -228,6 +229,19 @@ class TestTransformers:
             torch.testing.assert_close(network(images), expected)
             assert network(torch.zeros(1, 3, 48, 24, dtype=torch.uint8)).shape == (1, 16)
         assert count(network, (32, 32)).macs > 10_000
+
+    @pytest.mark.slow
+    def test_text_is_not_part_of_the_teacher(self, tmp_path):
+        transformers = pytest.importorskip("transformers")
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        text, vision = sizes | {"vocab_size": 50}, sizes | {"image_size": 32, "patch_size": 8}
+        whole = transformers.CLIPModel(transformers.CLIPConfig(text, vision, projection_dim=8))
+        whole.save_pretrained(tmp_path)
+        transformers.CLIPImageProcessor().save_pretrained(tmp_path)
+        counted = sum(parameter.numel() for parameter in whole.vision_model.parameters())
+        for pool, dim, extra in (("cls", 16, 0), ("pooler", 16, 0), ("image", 8, 16 * 8 + 1)):
+            network = teacher("transformers", model=str(tmp_path), pool=pool)
+            assert (network.dim, count(network, (32, 32)).parameters) == (dim, counted + extra)
 
     @pytest.mark.slow  # imports transformers
     def test_missing_model(self, tmp_path):
