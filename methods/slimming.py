@@ -72,8 +72,8 @@ class Slimming(CompressionMethod):
         self.pruned = False
 
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
-        super().check(student, teacher, plan)
         check_lasso(self.name, self.lasso, plan.optimizer)
+        super().check(student, teacher, plan)
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         super().prepare(student, teacher, plan)

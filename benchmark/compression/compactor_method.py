@@ -61,7 +61,7 @@ class CompactorMethod(CompressionMethod):
         """Called after site number `site` was narrowed to the rows `index` (int64, ascending)."""
 
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
-        # The base class requires convolutions without groups, which compactors do not.
+        super().check(student, teacher, plan)
         sites = self.sites(student)
         if not self.needs.same_backbone or teacher is None:
             return

@@ -30,7 +30,7 @@ class CompressionMethod(Method):
         return inner_widths(network)
 
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
-        inner_widths(student)
+        self.require_reachable(student, teacher, plan.image_size)
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         self.image_size = plan.image_size
@@ -51,20 +51,21 @@ class CompressionMethod(Method):
     def plots(cls, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
         return {"compression.svg": compression_svg(metrics)}
 
-    def require_reachable(self, student: Embedder) -> None:
-        """Check that the smallest possible student meets the budget. Called after `prepare`.
+    def require_reachable(self, student: Embedder, teacher: Embedder | None, image_size: tuple[int, int]) -> None:
+        """Check that the smallest possible student meets the budget.
 
         Raises:
             UserError: It does not.
         """
+        cost = WidthCost(student, self.channels(student), image_size)
         if self.budget is None:
             return
-        minimal = self.cost.size([1] * len(self.cost.full))
-        if not self.budget.is_met(minimal, self.reference):
-            least = 100 * self.budget.cost(minimal) / self.budget.cost(self.reference)
-            cost = "MACs" if self.budget.kind == "macs" else "parameters"
+        minimal, reference = cost.size([1] * len(cost.full)), deployed_size(teacher or student, image_size)
+        if not self.budget.is_met(minimal, reference):
+            least = 100 * self.budget.cost(minimal) / self.budget.cost(reference)
+            name = "MACs" if self.budget.kind == "macs" else "parameters"
             raise UserError(
-                f"{self.name}: {100 * self.budget.target:g} % of the teacher's {cost} cannot be reached: {least:.1f} % "
+                f"{self.name}: {100 * self.budget.target:g} % of the teacher's {name} cannot be reached: {least:.1f} % "
                 "remain with one channel in each pruned width. Set a larger target or budget"
             )
 

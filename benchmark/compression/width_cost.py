@@ -33,7 +33,12 @@ class PrunedChannels(Protocol):
 
     @property
     def readers(self) -> Sequence[str]:
-        """Names within the backbone of the layers that read the channels."""
+        """Names within the backbone of the other layers whose cost depends on the channels."""
+        ...
+
+    @property
+    def biases(self) -> int:
+        """Number of biases of the deployed network for each channel."""
         ...
 
 
@@ -79,7 +84,7 @@ class WidthCost:
         shapes = copy.deepcopy(network).to("meta").eval()
         layers = _measured(shapes, on, self.full, image_size)
         self._layers = list(layers.values())
-        self._biased = [number for number, each in enumerate(channels) if not layers[each.source].added]
+        self._biases = np.array([each.biases for each in channels])
         self._constant = Size(0, 0)
         full, scaled = deployed_size(shapes, image_size), self.size(self.full)
         added = [layer for layer in self._layers if layer.added]
@@ -97,7 +102,7 @@ class WidthCost:
 
     def parameters(self, widths: np.ndarray) -> np.ndarray:
         """Map (n, number of widths) to (n,) numbers of parameters."""
-        total: np.ndarray = self._constant.parameters + widths[:, self._biased].sum(axis=1)
+        total: np.ndarray = self._constant.parameters + widths @ self._biases
         for layer in self._layers:
             total += layer.weights * layer.times(widths)
         return total

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.visualization import Visualizer
 
-from benchmark.compression.compression_method import CompressionMethod
 from benchmark.data.augment import train_transform
 from benchmark.data.loaders import train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
@@ -159,9 +158,6 @@ def assemble(
     if teacher is not None:
         teacher.requires_grad_(False).eval()
     method.prepare(student, teacher, training_plan(recipe, dataset, steps_per_epoch))
-    for part in method.modules():  # of a combination
-        if isinstance(part, CompressionMethod):
-            part.require_reachable(student)
     student.tap(method.student_taps)
     if teacher is not None:
         teacher.tap(method.teacher_taps)

@@ -45,6 +45,8 @@ class _Convolution(_Part):
     dilation: tuple[Small, Small]
     groups: Width
     bias: StrictBool
+    activation: Literal[True] | None = None
+    """True for a convolution that replaces a batch norm with an activation, and is followed by that activation."""
 
 
 class _Linear(_Part):

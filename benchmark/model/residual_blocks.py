@@ -1,4 +1,4 @@
-"""The inner widths of residual blocks: channels of a ResNet that can be pruned without changing other blocks."""
+"""The inner widths of residual blocks: channels that can be pruned without changing other blocks."""
 
 import copy
 from collections.abc import Sequence
@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.model.channel_groups import Role, channel_groups, is_depthwise
 from benchmark.model.cost import Size, count
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
-from benchmark.model.surgery import ChannelSelection, keep_channels, keep_inputs, keep_outputs
+from benchmark.model.surgery import ChannelSelection, keep_channels, keep_depthwise, keep_inputs, keep_outputs
 
 
 @dataclass(frozen=True)
 class InnerWidth:
-    """The channels between two consecutive convolutions of a residual block: conv, norm, activation, next conv.
+    """Channels that one convolution of a block computes and one reads, with a batch norm and activation between them.
 
-    Only the next convolution reads them. A basic block has one inner width, between its two convolutions. A bottleneck
-    has two: between its first and second, and between its second and third convolution.
+    A basic block has one inner width, between its two convolutions. A bottleneck has two: between its first and second,
+    and between its second and third convolution. An inverted residual block has one, which its depthwise convolution
+    and its gate share. All names of layers are relative to the block.
     """
 
     block_name: str
@@ -28,17 +30,22 @@ class InnerWidth:
     block: nn.Module
     conv_name: str
     norm_name: str
+    """The last batch norm before the next convolution."""
     next_conv_name: str
+    others: tuple[tuple[str, Role], ...] = ()
+    """Further layers with the same channels, see `ChannelGroup`, and anti-aliasing filters."""
+    is_last: bool = True
+    """Whether the next convolution is the last of the block."""
 
     @property
     def conv(self) -> nn.Conv2d:
         """The convolution that computes the channels."""
-        return getattr(self.block, self.conv_name)
+        return self._layer(self.conv_name)
 
     @property
     def norm(self) -> nn.Module:
         """The normalization of the channels."""
-        return getattr(self.block, self.norm_name)
+        return self._layer(self.norm_name)
 
     @property
     def scale(self) -> nn.Parameter:
@@ -49,7 +56,7 @@ class InnerWidth:
     @property
     def next_conv(self) -> nn.Conv2d:
         """The convolution that reads the channels."""
-        return getattr(self.block, self.next_conv_name)
+        return self._layer(self.next_conv_name)
 
     @property
     def width(self) -> int:
@@ -63,11 +70,15 @@ class InnerWidth:
 
     @property
     def readers(self) -> list[str]:
-        """Names within the backbone of the layers that read the channels and whose cost depends on them."""
-        from timm.layers import BlurPool2d
+        """Names within the backbone of the other layers whose cost depends on the channels."""
+        names = [name for name, _ in self.others if not isinstance(self._layer(name), nn.BatchNorm2d)]
+        return [f"{self.block_name}.{name}" for name in (self.next_conv_name, *names)]
 
-        blurred = self.is_last and isinstance(self.block.aa, BlurPool2d)
-        return [f"{self.block_name}.{name}" for name in (self.next_conv_name, *(["aa"] if blurred else []))]
+    @property
+    def biases(self) -> int:
+        """Number of biases of the deployed network for each channel: those of folded batch norms and of gates."""
+        layers = [(self._layer(name), role) for name, role in self.others]
+        return 1 + sum(is_depthwise(layer) or (role == "outputs" and layer.bias is not None) for layer, role in layers)
 
     def keep(self, index: Tensor) -> list[ChannelSelection]:
         """Keep the channels `index` (int64, ascending) in every layer that has them.
@@ -76,43 +87,45 @@ class InnerWidth:
             The parameters that were narrowed.
         """
         assert isinstance(self.norm, nn.BatchNorm2d)
-        self.narrow_blur(len(index))
         return [
             *keep_outputs(self.conv, index),
             *keep_channels(self.norm, index),
             *keep_inputs(self.next_conv, index),
+            *self.keep_others(index),
         ]
 
-    @property
-    def is_last(self) -> bool:
-        """Whether the next convolution is the last of the block. An anti-aliasing layer, if any, is in front of it."""
-        last = "conv3" if hasattr(self.block, "conv3") else "conv2"
-        return self.next_conv_name == last
-
-    def narrow_blur(self, channels: int) -> None:
-        """Narrow the anti-aliasing filter before the next convolution, if there is one, to a number of channels."""
+    def keep_others(self, index: Tensor) -> list[ChannelSelection]:
+        """Keep the channels `index` (int64, ascending) in the layers `others`, and return the narrowed parameters."""
         from timm.layers import BlurPool2d
 
-        blur = self.block.aa
-        if isinstance(blur, BlurPool2d) and self.is_last:
-            blur.channels = channels  # the filter of every channel is the same
-            blur.filt = blur.get_buffer("filt")[:channels]
+        changes: list[ChannelSelection] = []
+        for name, role in self.others:
+            layer = self._layer(name)
+            if isinstance(layer, BlurPool2d):
+                layer.channels = len(index)  # the filter of every channel is the same
+                layer.filt = layer.get_buffer("filt")[: len(index)]
+            elif isinstance(layer, nn.BatchNorm2d):
+                changes += keep_channels(layer, index)
+            elif role == "channels":
+                changes += keep_depthwise(layer, index)
+            else:
+                changes += keep_inputs(layer, index) if role == "inputs" else keep_outputs(layer, index)
+        return changes
+
+    def _layer(self, name: str) -> Any:
+        return self.block.get_submodule(name)
 
 
 def inner_widths(network: Embedder) -> list[InnerWidth]:
     """Return all inner widths of the backbone, in order of execution.
 
     Raises:
-        UserError: The backbone has no residual blocks, or they have layers that cannot be pruned channel by channel.
+        UserError: There are none, or they have layers that cannot be pruned channel by channel.
     """
     backbone = network.architecture["backbone"]
-    widths: list[InnerWidth] = []
-    for name, block in residual_blocks(network).items():
-        widths.append(InnerWidth(name, block, "conv1", "bn1", "conv2"))
-        if hasattr(block, "conv3"):
-            widths.append(InnerWidth(name, block, "conv2", "bn2", "conv3"))
+    widths = all_inner_widths(network)
     for inner in widths:
-        if type(inner.norm) is not nn.BatchNorm2d:
+        if not isinstance(inner.norm, nn.BatchNorm2d):
             raise UserError(
                 f"{backbone} has a {type(inner.norm).__name__} at {inner.block_name}.{inner.norm_name}, and channel "
                 "pruning needs batch norms there. Choose another backbone as teacher.network.backbone."
@@ -125,35 +138,72 @@ def inner_widths(network: Embedder) -> list[InnerWidth]:
     return widths
 
 
-def residual_blocks(network: Embedder) -> dict[str, nn.Module]:
-    """Return timm's residual blocks in the backbone by name, in order of execution.
+def all_inner_widths(network: Embedder) -> list[InnerWidth]:
+    """Return all inner widths of the backbone, in order of execution, whatever their normalization and groups.
 
     Raises:
         UserError: There are none, or their anti-aliasing layers cannot be narrowed.
     """
     from timm.layers import BlurPool2d
-    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+    from timm.models.resnet import BasicBlock, Bottleneck
 
     backbone = network.architecture["backbone"]
-    blocks: dict[str, nn.Module] = {
-        name: module for name, module in network.backbone.named_modules() if isinstance(module, BasicBlock | Bottleneck)
-    }
-    if not blocks:
-        kind = type(network.backbone).__name__
-        if isinstance(network.backbone, ResNet):  # with blocks such as those of Res2Net
-            kind += f" with blocks of the class {type(network.backbone.get_submodule('layer1.0')).__name__}"
-        raise UserError(
-            f"{backbone} has no residual blocks of timm's class ResNet (BasicBlock or Bottleneck), whose channels are "
-            f"pruned: its class is {kind}. Choose a ResNet, such as resnet50, wide_resnet50_2 or seresnet50, as "
-            "teacher.network.backbone."
-        )
-    for name, block in blocks.items():
-        if not isinstance(block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
-            raise UserError(
-                f"{backbone} has a {type(block.aa).__name__} at {name}.aa, which cannot be narrowed. Choose another "
-                "backbone as teacher.network.backbone."
+    widths: list[InnerWidth] = []
+    for name, block in network.backbone.named_modules():
+        # Known without tracing the network, which takes seconds.
+        if isinstance(block, BasicBlock | Bottleneck):
+            if not isinstance(block.aa, nn.Identity | nn.AvgPool2d | BlurPool2d):
+                raise UserError(
+                    f"{backbone} has a {type(block.aa).__name__} at {name}.aa, which cannot be narrowed. Choose "
+                    "another backbone as teacher.network.backbone."
+                )
+            blur: tuple[tuple[str, Role], ...] = (("aa", "channels"),) if isinstance(block.aa, BlurPool2d) else ()
+            bottleneck = isinstance(block, Bottleneck)
+            widths.append(
+                InnerWidth(name, block, "conv1", "bn1", "conv2", () if bottleneck else blur, is_last=not bottleneck)
             )
-    return blocks
+            if bottleneck:
+                widths.append(InnerWidth(name, block, "conv2", "bn2", "conv3", blur))
+    widths = widths or _traced_inner_widths(network)
+    if not widths:
+        raise UserError(
+            f"{backbone} has no channels that could be pruned: no block in which one plain convolution computes "
+            "channels, a batch norm follows, and one plain convolution reads them. Choose another backbone, such as "
+            "resnet50, efficientnet_b0 or mobilenetv3_large_100, as teacher.network.backbone."
+        )
+    return widths
+
+
+def _traced_inner_widths(network: Embedder) -> list[InnerWidth]:
+    """Return the inner widths of a backbone other than a ResNet."""
+    from timm.layers import Conv2dSame
+
+    widths: list[InnerWidth] = []
+    # Exact types, because a subclass may do more, such as standardize its weights.
+    plain = (nn.Conv2d, Conv2dSame)
+    groups = channel_groups(network.architecture)
+    last = {group.block: group for group in groups}
+    for group in groups:
+        block = network.backbone.get_submodule(group.block)
+        conv, norm, next_conv, *others = (
+            name.removeprefix(f"{group.block}.")
+            for name in (group.conv, group.norm, group.next_conv, *(name for name, _ in group.others))
+        )
+        roles = [role for _, role in group.others]
+        layers = [block.get_submodule(name) for name in (conv, next_conv, *others)]
+        if all(type(layer) in plain or isinstance(layer, nn.BatchNorm2d) for layer in layers):
+            widths.append(
+                InnerWidth(
+                    group.block,
+                    block,
+                    conv,
+                    norm,
+                    next_conv,
+                    tuple(zip(others, roles, strict=True)),
+                    is_last=group is last[group.block],
+                )
+            )
+    return widths
 
 
 def build(*, inner_widths: Sequence[int] | None = None, **arguments: Any) -> Embedder:

@@ -268,9 +268,13 @@ def _edits(student: Embedder) -> dict[str, dict[str, Any]]:
     original = dict(Embedder(**student.architecture).named_modules())
     edits = {}
     for name, module in student.named_modules():
-        if any(True for _ in module.children()) or name.startswith("head"):
-            continue
         before = original.get(name)
+        if isinstance(before, BatchNormAct2d) and isinstance(module, nn.Sequential):
+            edits[name] = {**_layer(module[0]), "activation": True}
+            continue
+        parent = name.rpartition(".")[0]
+        if any(True for _ in module.children()) or name.startswith("head") or "activation" in edits.get(parent, {}):
+            continue
         if before is not None and type(module) is type(before) and _layer(module) == _layer(before):
             continue
         if isinstance(before, BatchNormAct2d) and type(module) is type(before.act):
@@ -299,6 +303,11 @@ def _rebuild(architecture: dict[str, Any], edits: dict[str, dict[str, Any]]) -> 
         if edit == _ACTIVATION:
             student.set_submodule(name, student.get_submodule(f"{name}.act"))
             continue
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in edit.items() if k != "type"}
-        student.set_submodule(name, _LAYERS[edit["type"]][0](**arguments))
+        arguments = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in edit.items() if k not in ("type", "activation")
+        }
+        layer = _LAYERS[edit["type"]][0](**arguments)
+        if edit.get("activation"):
+            layer = nn.Sequential(layer, student.get_submodule(f"{name}.act"))
+        student.set_submodule(name, layer)
     return student

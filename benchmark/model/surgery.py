@@ -32,6 +32,13 @@ def keep_inputs(conv: nn.Conv2d, index: Tensor) -> list[ChannelSelection]:
     return [_narrow(conv.weight, 1, index)]
 
 
+def keep_depthwise(conv: nn.Conv2d, index: Tensor) -> list[ChannelSelection]:
+    """Keep the channels `index` (int64) of a depthwise convolution."""
+    changes = keep_outputs(conv, index)
+    conv.in_channels = conv.groups = len(index)
+    return changes
+
+
 def keep_channels(norm: _BatchNorm, index: Tensor) -> list[ChannelSelection]:
     """Keep the channels `index` (int64) of a batch norm: scale, shift and running statistics."""
     for name, value in norm.named_buffers(recurse=False):

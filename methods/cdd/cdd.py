@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, Range, RecipePlan, UserError
+from benchmark.compression.compactor import RowSite, row_sites
 from benchmark.compression.compactor_method import CompactorMethod
 from benchmark.compression.compression_method import budget_from
 from benchmark.compression.lasso import check_lasso, lasso_strength
@@ -123,6 +124,9 @@ class CDD(CompactorMethod):
         self.recompute, self.queue = recompute, queue
         self.teacher_batch_statistics = teacher_batch_statistics
 
+    def sites(self, network: Embedder) -> list[RowSite]:
+        return row_sites(network)
+
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
         super().check(student, teacher, plan)
         check_lasso(self.name, self.lasso, plan.optimizer)
@@ -135,10 +139,12 @@ class CDD(CompactorMethod):
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         super().prepare(student, teacher, plan)
-        self.after_compactor = [site.name for site in self.sites(student)]
-        self.before_compactor = [f"{name}.norm" for name in self.after_compactor]
+        sites = self.sites(student)
+        self.before_compactor = [site.normalized for site in sites]
+        self.after_compactor = [f"{site.name}.compactor" for site in sites]
         self.student_taps = [*self.before_compactor, *self.after_compactor]
-        self.teacher_taps = self.after_compactor  # the teacher has a batch norm where the student has a CompactedNorm
+        assert teacher is not None
+        self.teacher_taps = [site.normalized for site in self.sites(teacher)]
         self.gradient_reset = GradientReset(
             self.widths,
             min(self.queue, max(plan.images, plan.batch_size)),
@@ -152,7 +158,6 @@ class CDD(CompactorMethod):
             self.name, self.lasso, plan, start=self.reset_from, vanish_at=self.vanish_at, threshold=self.threshold
         )
         if self.teacher_batch_statistics:
-            assert teacher is not None
             teacher.train()
             for module in teacher.modules():
                 if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
@@ -165,11 +170,22 @@ class CDD(CompactorMethod):
             student_pooled = [pooled[name].detach() for name in self.after_compactor]
             images = len(batch.labels)
             self.gradient_reset(_of_batch(student_pooled, images), _of_batch(teacher_pooled, images))
-        distance = feature_distance([pooled[name] for name in self.before_compactor], teacher_pooled)
+        before = [pooled[name] for name in self.before_compactor]
+        distance = feature_distance(before, self._of_remaining_channels(teacher_pooled, before))
         return {
             "kl": self.kl_weight * kl_divergence(student.logits, teacher.logits, self.temperature),
             "feature": self.feature_weight * distance,
         }
+
+    def _of_remaining_channels(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+        """Return the teacher's pooled features, each (B, C), of the channels that the student has before compactors.
+
+        Behind a depthwise convolution, a removed row takes its channel out of all layers.
+        """
+        return [
+            t if t.shape[1] == s.shape[1] else t.index_select(1, self.gradient_reset.get_buffer(f"kept{i}"))
+            for i, (t, s) in enumerate(zip(teacher, student, strict=True))
+        ]
 
     def remembered_steps(self) -> int:
         return self.gradient_reset.remembered(self.plan.batch_size) if self.compressing else 0

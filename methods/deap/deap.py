@@ -103,7 +103,8 @@ class DEAP(CompactorMethod):
     def sites(self, network: Embedder) -> list[CompactorSite]:
         sites: list[CompactorSite] = []
         for row_site in row_sites(network):
-            if row_site.conv_name == "conv2" and row_site.conv.groups == 1:  # a bottleneck
+            if row_site.conv_name == "conv2" and row_site.conv.groups == 1 and hasattr(row_site.block, "act1"):
+                # a bottleneck of a ResNet
                 sites.append(ColumnSite(row_site.block_name, row_site.block, "conv1", "bn1", "conv2"))
             sites.append(row_site)
         return sites

@@ -80,7 +80,7 @@ class TestInnerWidths:
         [
             ({"inner_widths": [4]}, "inner_widths: 1 numbers are given, but resnet26 has 16 inner widths"),
             ({"inner_widths": [9, *[2] * 15]}, "layer1.0.conv1 has 8 channels, which is fewer than 9"),
-            ({**VIT, "inner_widths": [4]}, "has no residual blocks"),
+            ({**VIT, "inner_widths": [4]}, "has no channels that could be pruned"),
         ],
     )
     def test_that_do_not_fit(self, changes, message):

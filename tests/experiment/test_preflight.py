@@ -133,10 +133,10 @@ def test_constructor_of_a_method_that_fails(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "teacher", "message"),
     [
-        ("cdd", "vit_tiny_patch16_224", "no residual blocks of timm's class ResNet"),
-        ("deap+kd", "vit_tiny_patch16_224", "residual blocks of timm's class ResNet"),
+        ("cdd", "vit_tiny_patch16_224", "vit_tiny_patch16_224 has no channels that could be pruned"),
+        ("deap+kd", "vit_tiny_patch16_224", "vit_tiny_patch16_224 has no channels that could be pruned"),
         ("uniform", "resnext50_32x4d", "resnext50_32x4d has grouped convolutions at layer1.0"),
-        ("slimming", "mobilenetv3_small_050", "no residual blocks of timm's class ResNet"),
+        ("slimming", "regnety_002", "regnety_002 has grouped convolutions at s1.b1"),
         ("ofd", "convnext_atto", "ofd takes its margins"),
         ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow the last stage"),
     ],

@@ -373,3 +373,24 @@ def test_ceilings_at_the_size_of_the_paper():
 )
 def test_least_width_of_a_block(width, ratio, ratio_of, expected):
     assert least_width(width, ratio, ratio_of) == expected
+
+
+def test_rows_behind_depthwise_convolutions_leave_with_their_channels(rig, tmp_path):
+    made = rig(CDD(reset_from=0.0), backbone="mobilenetv3_small_050", stem="imagenet")
+    widths = [site.width for site in made.sites]
+    made.step(0)
+    made.vanish({0: range(4), 3: [1]})
+    made.end_epoch()
+    assert [before - site.width for before, site in zip(widths, made.sites, strict=True)] == [4, 0, 0, 1, *[0] * 6]
+    assert made.sites[0].conv.out_channels == widths[0] - 4
+    teacher = [torch.arange(float(width)).expand(2, -1) for width in widths]
+    student = [torch.zeros(2, site.width) for site in made.sites]
+    aligned = made.method._of_remaining_channels(teacher, student)
+    assert aligned[0][0].tolist() == list(range(4, widths[0]))
+    assert aligned[3][0].tolist() == [0, *range(2, widths[3])]
+    assert all(value.isfinite() for value in made.step(1).values())
+    made.student.eval()
+    with torch.no_grad():
+        trained = made.student(made.images)
+        deployed = made.deploy(tmp_path / "student.pt")(made.images)
+    assert torch.allclose(deployed, trained, rtol=0, atol=1e-4 * float(trained.abs().max()))

@@ -96,9 +96,9 @@ def test_narrowed_copy_keeps_the_width_between_blocks():
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        ("convnext_atto", "convnext_atto has no residual blocks of timm's class ResNet"),
-        ("res2net50_26w_4s", "pruned: its class is ResNet with blocks of the class Bottle2neck. Choose"),
-        ("resnest14d", "pruned: its class is ResNet with blocks of the class ResNestBottleneck. Choose"),
+        ("convnext_atto", "convnext_atto has no channels that could be pruned: no block"),
+        ("res2net50_26w_4s", "res2net50_26w_4s has no channels that could be pruned: no block"),
+        ("resnest14d", "resnest14d has grouped convolutions at layer1.0"),
         ("resnext50_32x4d", "resnext50_32x4d has grouped convolutions at layer1.0"),
         ("resnet50_gn", "resnet50_gn has a GroupNorm at layer1.0.bn1"),
     ],
