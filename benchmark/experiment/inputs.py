@@ -1,7 +1,6 @@
 """Whether images and weights are those that an earlier result or training used."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,7 +125,7 @@ def weight_files(recipe: Recipe) -> dict[str, str]:
         named["teacher.network.weights"] = network.weights
         if is_plugin(network.backbone):  # an argument may be anything
             texts = {key: value for key, value in network.args.items() if isinstance(value, str)}
-            named |= {f"{PLUGIN_FILE}{key}": text for key, text in texts.items() if os.path.isfile(user_path(text))}
+            named |= {f"{PLUGIN_FILE}{key}": text for key, text in texts.items() if _is_file(text)}
     files = {}
     for key, name in named.items():
         if name is None or name in NAMED_WEIGHTS:
@@ -139,6 +138,14 @@ def weight_files(recipe: Recipe) -> dict[str, str]:
             except OSError as error:
                 raise UserError(f"{key}: {path} cannot be read: {error.strerror}") from error
     return files
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text, which may be anything, is the path of a file."""
+    try:
+        return user_path(text).is_file()
+    except (UserError, OSError):  # such as a name that is too long
+        return False
 
 
 @dataclass(frozen=True, slots=True)
