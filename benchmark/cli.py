@@ -367,9 +367,7 @@ def suite(
         plugins=plugin,
         processes=processes_per_run,
     )
-    succeeded = run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run)
-    if not succeeded:
-        raise typer.Exit(1)
+    raise typer.Exit(run_suite(grid, options, jobs=jobs, ray=ray, gpus=gpus, dry_run=dry_run))
 
 
 def _split(names: str | None) -> list[str] | None:
@@ -828,8 +826,11 @@ def add(
     from benchmark.commands import teacher as commands
 
     if project is None:
-        if dataset or settings:
-            raise UserError("--dataset and --set: only for a file of another project: add --as, such as --as fast-reid")
+        if dataset or settings or plugin or device != "auto":
+            raise UserError(
+                "--dataset, --set, --plugin and --device: only for a file of another project: add --as, such as "
+                "--as fast-reid"
+            )
         commands.add(source, name)
     elif dataset is None:
         raise UserError(f"--as {project}: give the --dataset on which the network was trained")

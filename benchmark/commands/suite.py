@@ -27,11 +27,12 @@ from benchmark.suite.grid import Grid
 from benchmark.suite.job import Job, RunOptions
 from benchmark.suite.scheduler import Outcome, run_all
 from benchmark.utils.console import Console, notify
+from benchmark.utils.lifetime import REQUEUE
 from benchmark.utils.locks import locked
 from benchmark.utils.machine import cores
 
 
-def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> bool:
+def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: float, dry_run: bool) -> int:
     """Execute the unfinished runs of a grid, update the leaderboards, and print the results of all runs.
 
     Args:
@@ -43,7 +44,7 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
         dry_run: Whether to print the commands of the pending runs instead of executing them.
 
     Returns:
-        Whether all runs succeeded.
+        The exit code: 0 if all runs succeeded, 1 if one failed, `REQUEUE` if the others have stopped early.
 
     Raises:
         UserError: Runs on the cluster need a GPU, and none is requested; or there is not a GPU for each process of a
@@ -90,7 +91,7 @@ def _suite(
     ray: str | None,
     gpus: float,
     dry_run: bool,
-) -> bool:
+) -> int:
     console = Console()
     records = options.leaderboards / "records"
     threads = max(1, cores() // (jobs * options.processes))
@@ -106,7 +107,7 @@ def _suite(
     if dry_run:
         for job in pending:
             console.print(job.command_line, highlight=False, soft_wrap=True, markup=False)
-        return True
+        return 0
     _restore(finished, known, records)
     start = time.monotonic()
     outcomes: list[Outcome] = []
@@ -130,17 +131,19 @@ def _suite(
         measure_latencies(all_jobs, choose_device(options.device), records, console)
         latencies_pending.unlink()
     console.print(_table(list(finished.values()), outcomes), soft_wrap=True)
-    failed = [outcome for outcome in outcomes if outcome.record is None]
+    failed = [outcome for outcome in outcomes if outcome.record is None and not outcome.stopped]
+    stopped = [outcome for outcome in outcomes if outcome.stopped]
     for outcome in (outcome for outcome in outcomes if outcome.failure):
         console.print(f"{outcome.job.name}: {outcome.failure}\n  log: {outcome.job.log}", style="red", markup=False)
     minutes = (time.monotonic() - start) / 60
-    console.print(
-        f"{len(outcomes) - len(failed)} runs finished in {minutes:.0f} minutes, {len(failed)} failed", highlight=False
-    )
+    ended = len(outcomes) - len(failed) - len(stopped)
+    early = f", {len(stopped)} stopped early; repeat the command to continue" if stopped else ""
+    line = f"{ended} runs finished in {minutes:.0f} minutes, {len(failed)} failed{early}"
+    console.print(line, highlight=False, soft_wrap=True)
     if finished or outcomes:
         write_pages(options.leaderboards)
     console.print(f"leaderboards {options.leaderboards}", highlight=False, soft_wrap=True)
-    return not failed
+    return 1 if failed else REQUEUE if stopped else 0
 
 
 def finished_jobs(jobs: Sequence[Job], known: Mapping[str, Record], options: RunOptions) -> dict[Job, Record]:
@@ -193,12 +196,14 @@ def _table(finished: Sequence[Record], outcomes: Sequence[Outcome]) -> Table:
     for header in ("mAP", "R@1", "seeds", "failed", "minutes"):
         table.add_column(header, justify="right", no_wrap=True)
     records = [*finished, *(outcome.record for outcome in outcomes if outcome.record is not None)]
-    failures = [
-        (outcome.job.recipe.dataset.name, outcome.job.recipe.method.name)
+    without = [
+        (outcome.job.recipe.dataset.name, outcome.job.recipe.method.name, outcome.stopped)
         for outcome in outcomes
         if outcome.record is None
     ]
-    for dataset, method in sorted({*((record.dataset, record.method) for record in records), *failures}):
+    named = [(record.dataset, record.method) for record in records]
+    named += [(dataset, method) for dataset, method, _ in without]
+    for dataset, method in sorted(set(named)):
         seeds = [record for record in records if (record.dataset, record.method) == (dataset, method)]
         mAP = recall = MISSING
         if seeds:
@@ -206,6 +211,6 @@ def _table(finished: Sequence[Record], outcomes: Sequence[Outcome]) -> Table:
             mAP = percent(Statistic.of([score.mAP for score in scores]))
             recall = percent(Statistic.if_complete(score.recall.get("1") for score in scores))
         seconds = sum(record.timing.train_seconds + record.timing.evaluate_seconds for record in seeds)
-        failed = failures.count((dataset, method))
+        failed = without.count((dataset, method, False))
         table.add_row(dataset, method, mAP, recall, str(len(seeds)), str(failed or ""), f"{seconds / 60:.0f}")
     return table

@@ -11,6 +11,7 @@ from benchmark.suite.display import Display
 from benchmark.suite.executors import Executor
 from benchmark.suite.job import Job
 from benchmark.utils.console import Console
+from benchmark.utils.lifetime import REQUEUE
 
 _POLL_INTERVAL = 0.5
 """Time in seconds between updates of the display."""
@@ -23,6 +24,8 @@ class Outcome:
     job: Job
     record: Record | None
     failure: str | None = None
+    stopped: bool = False
+    """Whether it has ended early, at a time limit or a scheduler's signal, and can be continued."""
 
 
 def run_all(jobs: Sequence[Job], executor: Executor, console: Console) -> list[Outcome]:
@@ -71,6 +74,8 @@ def _outcome(job: Job, future: "Future[int]", before: int | None) -> Outcome:
         status = future.result()
     except (Exception, CancelledError) as error:
         return Outcome(job, None, f"{type(error).__name__}: {error}")
+    if status == REQUEUE:
+        return Outcome(job, None, job.last_log_line(), stopped=True)
     failure = f"exit status {status}: {job.last_log_line()}"
     if status < 0:
         reason = "as happens when memory runs out" if status == -signal.SIGKILL else job.last_log_line()
@@ -89,6 +94,6 @@ def _modified(job: Job) -> int | None:
 
 def _summary(outcome: Outcome) -> str:
     if outcome.record is None:
-        return f"{outcome.job.name} FAILED: {outcome.failure}"
+        return f"{outcome.job.name} {'stopped' if outcome.stopped else 'FAILED'}: {outcome.failure}"
     warning = f"; warning: {outcome.failure}" if outcome.failure else ""
     return f"{outcome.job.name}: mAP {100 * outcome.record.scores.symmetric.mAP:.1f} %{warning}"

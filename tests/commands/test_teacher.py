@@ -48,7 +48,8 @@ def test_add(command_line, file, data_root, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--as", "fast-reid"], "--as fast-reid: give the --dataset on which the network was trained"),
-        (["--dataset", "glyphs"], "--dataset and --set: only for a file of another project: add --as"),
+        (["--dataset", "glyphs"], "--plugin and --device: only for a file of another project: add --as"),
+        (["--device", "cpu"], "--plugin and --device: only for a file of another project: add --as"),
         (["--as", "fastreid", "--dataset", "glyphs"], "--as fastreid: unknown project; did you mean 'fast-reid'?"),
         (["--as", "torchreid", "--dataset", "glyphs", "--name", "sha256:0"], "--name: only for archives"),
         (["--as", "torchreid", "--dataset", "glyphs"], "base.conv1.weight belongs to another network"),

@@ -78,6 +78,13 @@ def test_continues_if_a_run_fails(stub_job, record, console, tmp_path):
     ]
 
 
+def test_run_that_stops_early_has_not_failed(stub_job, console):
+    job = stub_job("kd", "import sys; print('stopped by SIGUSR1'); sys.exit(75)")
+    (outcome,) = run_all([job], Processes(1), console)
+    assert (outcome.record, outcome.failure, outcome.stopped) == (None, "stopped by SIGUSR1", True)
+    assert printed(console) == ["[1/1] kd on glyphs, seed 0 stopped: stopped by SIGUSR1"]
+
+
 def test_killed_run_is_explained(stub_job, console):
     job = stub_job("kd", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     (outcome,) = run_all([job], Processes(1), console)

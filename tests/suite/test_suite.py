@@ -23,10 +23,14 @@ from benchmark.results.record import Record
 from benchmark.results.store import add_record, load_records
 from benchmark.suite import latencies
 from benchmark.suite.scheduler import Outcome
+from benchmark.utils.lifetime import REQUEUE
 
 
 class StubRuns:
-    """Replaces `run_all`: writes made-up records. Runs of the methods in `failing` fail, `interrupt` interrupts all."""
+    """Replaces `run_all`: writes made-up records. Runs of the methods in `failing` fail, those in `stopped` end early.
+
+    `interrupt` interrupts all.
+    """
 
     def __init__(self, records: Path, record: Callable[..., Record], data: Data) -> None:
         self.records = records
@@ -34,6 +38,7 @@ class StubRuns:
         self.data = data
         self.commands: list[str] = []
         self.failing: set[str] = set()
+        self.stopped: set[str] = set()
         self.interrupt = False
 
     def __call__(self, jobs, executor, console):
@@ -47,6 +52,8 @@ class StubRuns:
         recipe = job.recipe
         if recipe.method.name in self.failing:
             return Outcome(job, None, "exit status 1: RuntimeError: broken")
+        if recipe.method.name in self.stopped:
+            return Outcome(job, None, "stopped by the time limit", stopped=True)
         record = self.record(recipe.method.name, seed=recipe.seed, recipe_hash=recipe.hash, id=job.id, data=self.data)
         teacher = self.record("none", role="teacher")
         for path, each in ((job.record, record), (job.teacher_record, teacher)):
@@ -103,6 +110,16 @@ def test_runs_what_is_not_finished(suite, runs, tmp_path):
     rows = [line.split() for line in out.splitlines() if "glyphs" in line]
     assert [row[:2] for row in rows[:2]] == [["glyphs", "kd"], ["glyphs", "none"]]
     assert "2 runs finished in 0 minutes, 0 failed" in out
+
+
+def test_runs_that_stop_early_can_be_queued_again(suite, runs):
+    runs.stopped = {"kd"}
+    code, out, _ = suite("--methods", "none,kd", "--seeds", "0,1")
+    assert code == REQUEUE
+    assert "2 runs finished in 0 minutes, 0 failed, 2 stopped early; repeat the command to continue" in out
+    assert "kd on glyphs, seed 0: stopped by the time limit" in out
+    runs.failing = {"none"}
+    assert suite("--methods", "none,kd", "--seeds", "2")[0] == 1
 
 
 def test_dry_run_prints_commands(suite, runs, tmp_path):
