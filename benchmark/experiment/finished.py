@@ -80,14 +80,13 @@ class FinishedRun:
     def _require_own_teacher(self) -> None:
         """Refuse a file or a run folder of the teacher that has changed since the run."""
         before, now = Inputs.read(self.folder), weight_files(self.recipe)
+        places = {TEACHER_FILE: self.recipe.teacher.checkpoint}
+        places |= {f"{PLUGIN_FILE}{key}": value for key, value in self.recipe.teacher.network.args.items()}
         for key, digest in () if before is None else before.files.items():
-            if (key == TEACHER_FILE or key.startswith(PLUGIN_FILE)) and now.get(key, digest) != digest:
-                place = (
-                    self.recipe.teacher.checkpoint or self.recipe.teacher.network.args[key.removeprefix(PLUGIN_FILE)]
-                )
+            if key in places and now.get(key, digest) != digest:
                 raise UserError(
-                    f"the teacher at {place} is another one than {self.folder} was trained with: restore it, or repeat "
-                    "the run with the present one"
+                    f"the teacher at {places[key]} is another one than {self.folder} was trained with: restore it, or "
+                    "repeat the run with the present one"
                 )
 
     def student(self, device: torch.device) -> Embedder:
