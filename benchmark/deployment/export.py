@@ -137,14 +137,14 @@ class _WithinImage(nn.Module):
 
 def _describe(student: Student, example: Tensor, preprocessing: str) -> dict[str, Any]:
     """Return how an image becomes the input of the exported network."""
-    resizes = [list(student.image_size)]
+    resizes = [(list(student.image_size), "bilinear")]
     if preprocessing == "outside" and student.network.image_size not in (None, student.image_size):
-        resizes.append(list(example.shape[2:]))
+        resizes.append((list(example.shape[2:]), student.network.interpolation))
     steps: list[dict[str, Any]] = [
         {"step": "turn upright", "by": "EXIF orientation"},
         {"step": "composite transparent pixels", "background": list(student.transform.background)},
         {"step": "convert", "to": "RGB"},
-        *({"step": "resize", "size": size, "interpolation": "bilinear", "antialias": True} for size in resizes),
+        *({"step": "resize", "size": size, "interpolation": kind, "antialias": True} for size, kind in resizes),
     ]
     if preprocessing == "outside":
         steps += [

@@ -332,7 +332,7 @@ class Experiment:
         deployed_teacher = load_network(folder.student, self.device)
         deployed_teacher.input_size = None  # it may have been trained with images of another size
         identities = len(self.dataset.labels)
-        network = untrained(self.recipe.teacher.network, identities, deployed_teacher.statistics)
+        network = untrained(self.recipe.teacher.network, identities, deployed_teacher)
         load_weights(network, folder.checkpoint, trained=True)
         report = TeacherReport(
             record=record.id, network=record.network.name, cost=record.network.cost, scores=record.scores.symmetric

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from benchmark.engine.files import LAST_CHECKPOINT
 from benchmark.errors import UserError
 from benchmark.experiment.published import teacher_path
-from benchmark.model.backbone import Statistics, pretrained_statistics
+from benchmark.model.backbone import pretrained_interpolation, pretrained_statistics
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
 from benchmark.model.plugin import forget_plugins, is_plugin
@@ -25,21 +26,24 @@ NAMED_WEIGHTS = ("imagenet", "random", "teacher")
 """Values of the recipe's key `weights` that are not files."""
 
 
-def untrained(settings: Network, identities: int, statistics: Statistics | None = None) -> Embedder:
+def untrained(settings: Network, identities: int, like: Embedder | None = None) -> Embedder:
     """Build a network with random weights.
 
-    Images are normalized with the statistics of the backbone's published weights, unless the recipe's initial weights
-    are random: then with those of ImageNet.
+    Images are normalized and resized as for the backbone's published weights, unless the recipe's initial weights are
+    random: then with the statistics of ImageNet, and bilinearly.
 
     Args:
         settings: The architecture.
         identities: Number of classes of the head.
-        statistics: Statistics of the images, in place of these.
+        like: A network as whose images they are normalized and resized instead.
     """
-    if statistics is None and settings.weights != "random":
-        statistics = pretrained_statistics(settings.backbone)
-    mean, std = statistics or (None, None)
-    return build(**settings.model_dump(exclude={"weights"}), identities=identities, mean=mean, std=std)
+    images: dict[str, Any] = {}
+    if like is not None:
+        images = {"mean": like.statistics[0], "std": like.statistics[1], "interpolation": like.interpolation}
+    elif settings.weights != "random":
+        mean, std = pretrained_statistics(settings.backbone) or (None, None)
+        images = {"mean": mean, "std": std, "interpolation": pretrained_interpolation(settings.backbone)}
+    return build(**settings.model_dump(exclude={"weights"}), identities=identities, **images)
 
 
 def initialized(settings: Network, identities: int, teacher: Embedder | None) -> Embedder:
@@ -57,7 +61,7 @@ def initialized(settings: Network, identities: int, teacher: Embedder | None) ->
         return build(**settings.model_dump(exclude={"weights"}), identities=identities, pretrained=True)
     if settings.weights == "teacher":
         assert teacher is not None, "preflight refuses a teacher with weights: teacher"
-        network, state = untrained(settings, identities, teacher.statistics), teacher.state_dict()
+        network, state = untrained(settings, identities, teacher), teacher.state_dict()
         if state.keys() != network.state_dict().keys():
             raise UserError(
                 "student.weights: 'teacher' needs the teacher as it was trained, with its batch norms and classifier: "
@@ -180,7 +184,7 @@ def _require_same_architecture(settings: Network, network: Embedder, path: Path)
     with torch.device("meta"):
         expected = untrained(settings, identities=0)
     wanted, actual = (json.loads(json.dumps(each.architecture)) for each in (expected, network))
-    for key in sorted((wanted.keys() | actual.keys()) - {"mean", "std"}):
+    for key in sorted((wanted.keys() | actual.keys()) - {"mean", "std", "interpolation"}):
         if wanted.get(key) != actual.get(key):
             raise UserError(
                 f"{path} is of another architecture: {key} is {actual.get(key)!r} in the file and {wanted.get(key)!r} "

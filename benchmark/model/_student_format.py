@@ -33,6 +33,7 @@ class Architecture(_Part):
     image_size: tuple[Pixels, Pixels] | None = None
     mean: tuple[Statistic, Statistic, Statistic] | None = None
     std: tuple[Deviation, Deviation, Deviation] | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
 class _Convolution(_Part):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ MAX_ITEMS = 256
 _PLACEMENT = {"features_only", "out_indices", "feature_cls", "pruned", "num_classes", "in_chans", "device", "dtype"}
 """Arguments, in addition to those of timm's factories, that choose something else than the architecture."""
 
+Interpolation = Literal["bilinear", "bicubic"]
+"""How a network resizes images."""
 RGB = tuple[float, float, float]
 Statistics = tuple[RGB, RGB]
 """Mean and standard deviation of RGB values in 0 .. 1."""
@@ -139,6 +141,17 @@ def pretrained_statistics(name: str) -> Statistics | None:
         config = timm.get_pretrained_cfg(name)
         mean, std = ((), ()) if config is None else (config.mean, config.std)
     return (rgb(mean), rgb(std)) if len(mean) == len(std) == 3 else None
+
+
+def pretrained_interpolation(name: str) -> Interpolation:
+    """Return how images are resized for the published weights of a backbone: `bilinear` if that is not known."""
+    import timm
+
+    if is_plugin(name):
+        return "bilinear"
+    config = None if is_hub(name) else timm.get_pretrained_cfg(name)
+    stated = find_hub_backbone(name).interpolation if is_hub(name) else getattr(config, "interpolation", "")
+    return "bicubic" if stated == "bicubic" else "bilinear"
 
 
 def rgb(values: Sequence[float]) -> RGB:

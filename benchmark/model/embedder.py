@@ -11,7 +11,15 @@ from torch.nn import functional as F
 
 from benchmark.data.decode import WHITE, Color
 from benchmark.errors import UserError
-from benchmark.model.backbone import Statistics, build_backbone, check_name, pretrained_statistics, rgb
+from benchmark.model.backbone import (
+    Interpolation,
+    Statistics,
+    build_backbone,
+    check_name,
+    pretrained_interpolation,
+    pretrained_statistics,
+    rgb,
+)
 from benchmark.model.features import Features, FeatureTaps
 from benchmark.model.hub import find_hub_backbone, is_hub
 from benchmark.model.layers import CosineHead, GeM
@@ -45,6 +53,8 @@ class Embedder(nn.Module):
         mean: Mean of the RGB values in 0 .. 1, with which images are normalized. The default is that of the pretrained
             weights if `pretrained`, else ImageNet's.
         std: Standard deviation of the RGB values in 0 .. 1, with the same default.
+        interpolation: How images are resized to `image_size`. The default is that of the pretrained weights if
+            `pretrained`, else `bilinear`.
     """
 
     mean: Tensor
@@ -67,6 +77,7 @@ class Embedder(nn.Module):
         pretrained: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        interpolation: Interpolation | None = None,
     ) -> None:
         super().__init__()
         source, args = backbone, dict(args or {})
@@ -97,6 +108,10 @@ class Embedder(nn.Module):
             self.statistics = rgb(mean), rgb(std)
         if self.statistics != (IMAGENET_MEAN, IMAGENET_STD):
             self.architecture |= {"mean": self.statistics[0], "std": self.statistics[1]}
+        self.interpolation = interpolation or (pretrained_interpolation(source) if pretrained else "bilinear")
+        """How images are resized to `image_size`."""
+        if image_size and self.interpolation != "bilinear":
+            self.architecture["interpolation"] = self.interpolation
         self.backbone = build_backbone(backbone, args, source if pretrained else None)
         _set_stem(self.backbone, backbone, stem)
         if last_stride == 1:
@@ -179,7 +194,9 @@ class Embedder(nn.Module):
         """Convert (B, 3, H, W) pixels from 0 to 255 to the float32 input of the backbone: resized and normalized."""
         images = images.float()
         if self.image_size and images.shape[2:] != self.image_size:
-            images = F.interpolate(images, self.image_size, mode="bilinear", antialias=True)
+            images = F.interpolate(images, self.image_size, mode=self.interpolation, antialias=True)
+            if self.interpolation == "bicubic":  # which exceeds the range of the pixels at edges
+                images = images.clamp(0, 255)
         return (images - self.mean) / self.std
 
     def embed_normalized(self, pixels: Tensor) -> Tensor:

@@ -138,6 +138,17 @@ def test_windows_of_a_pooling_that_are_larger_than_the_maps(tmp_path):
     assert difference(student, exported, 3) < 1e-5
 
 
+@preprocessings
+def test_bicubic_interpolation(preprocessing, tmp_path):
+    args = {"channels": [8, 8, 16, 16], "stem_width": 8}
+    student = build(backbone="resnet14t", args=args, image_size=(24, 24), interpolation="bicubic")
+    exported = export_student(student, tmp_path, Onnx, preprocessing=preprocessing)
+    assert difference(student, exported, 3) < 1e-4
+    steps = json.loads((tmp_path / "preprocessing.json").read_text())["steps"]
+    kinds = [step["interpolation"] for step in steps if step["step"] == "resize"]
+    assert kinds == (["bilinear", "bicubic"] if preprocessing == "outside" else ["bilinear"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.experiment.networks import check_files, deploy_teacher, initialized, teacher_from_file, untrained
 from benchmark.experiment.preflight import preflight
 from benchmark.model.embedder import IMAGENET_MEAN, IMAGENET_STD, Embedder
-from benchmark.model.residual_blocks import inner_widths
+from benchmark.model.residual_blocks import build, inner_widths
 from benchmark.model.serialize import load_network, save_student
 from benchmark.recipe import Network
 
@@ -55,8 +55,21 @@ class TestStatistics:
             assert Embedder(name, pretrained=True).statistics == statistics
 
     def test_the_teacher(self):
-        teacher = untrained(settings(**VIT), 0, statistics=HALF)
+        teacher = build(**settings(**VIT).model_dump(exclude={"weights"}), mean=HALF[0], std=HALF[1])
         assert initialized(settings(**VIT, weights="teacher"), 0, teacher).statistics == HALF
+
+    def test_interpolation(self, tmp_path):
+        bicubic = settings(**VIT, image_size=(32, 32))
+        torch.save(untrained(bicubic, 0).state_dict(), tmp_path / "w.pth")
+        file = str(tmp_path / "w.pth")
+        network = initialized(bicubic.model_copy(update={"weights": file}), 0, None)
+        assert (network.interpolation, network.architecture["interpolation"]) == ("bicubic", "bicubic")
+        assert initialized(bicubic, 0, None).interpolation == "bilinear", "weights are random"
+        resnet = untrained(settings(backbone="resnet18.tv_in1k", weights=file, image_size=(32, 32)), 0)
+        assert (resnet.interpolation, "interpolation" in resnet.architecture) == ("bilinear", False)
+        whole = untrained(settings(**VIT, weights=file), 0)
+        assert "interpolation" not in whole.architecture, "it resizes nothing"
+        assert untrained(bicubic, 0, network).interpolation == "bicubic"
 
     def test_normalization(self):
         shifted = Embedder("resnet26", SMALL, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -61,6 +61,15 @@ def test_image_size():
     assert count(small, (48, 32)) == count(plain, (24, 16))
 
 
+def test_bicubic_interpolation_stays_within_the_range_of_pixels():
+    images = 255 * torch.tensor([0, 0, 1, 1], dtype=torch.uint8).repeat_interleave(12).expand(1, 3, 48, 48)
+    network = Embedder("resnet14t", dim=8, image_size=(36, 36), interpolation="bicubic").eval()
+    pixels = network.normalize(images) * network.std + network.mean
+    expected = F.interpolate(images, (36, 36), mode="bicubic", antialias=True)  # rounds and clips to uint8
+    torch.testing.assert_close(pixels, expected.float(), rtol=0, atol=1)
+    assert count(network, (48, 48)) == count(Embedder("resnet14t", dim=8), (36, 36))
+
+
 def test_cosine_head():
     embedder = Embedder(**RESNET, head="cosine", scale=20.0, identities=5).eval()
     features = embedder.features(images())

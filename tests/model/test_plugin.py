@@ -235,7 +235,8 @@ class TestTransformers:
         transformers = pytest.importorskip("transformers")
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         text, vision = sizes | {"vocab_size": 50}, sizes | {"image_size": 32, "patch_size": 8}
-        whole = transformers.CLIPModel(transformers.CLIPConfig(text, vision, projection_dim=8))
+        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        whole = transformers.CLIPModel(config)
         whole.save_pretrained(tmp_path)
         transformers.CLIPImageProcessor().save_pretrained(tmp_path)
         counted = sum(parameter.numel() for parameter in whole.vision_model.parameters())

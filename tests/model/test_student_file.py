@@ -346,6 +346,15 @@ def test_statistics_of_the_images_are_kept(tmp_path):
     torch.testing.assert_close(loaded(images()), network(images()))
 
 
+def test_interpolation_is_kept(tmp_path):
+    network = Embedder("resnet26", SMALL, dim=12, image_size=(24, 24), interpolation="bicubic").eval()
+    save_student(network, tmp_path / "student.pt", (32, 32))
+    assert torch.equal(load_network(tmp_path / "student.pt").normalize(images()), network.normalize(images()))
+    bilinear = Embedder("resnet26", SMALL, dim=12, image_size=(24, 24))
+    assert not torch.equal(bilinear.normalize(images()), network.normalize(images()))
+    assert "interpolation" not in bilinear.architecture, "files of earlier versions lack it"
+
+
 def test_full_disk_leaves_no_file(tmp_path, full_disk):
     with pytest.raises(OSError, match="too large"), full_disk(1000):
         save_student(Embedder("test_resnet", last_stride=2, dim=12), tmp_path / "student.pt", (32, 32))
