@@ -85,10 +85,10 @@ class SSP(FittedMethod):
         return {"anchors": torch.stack([centroids(block, self.centroids, self.seed) for block in blocks])}
 
     def distill(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        logits = (
+        of_student, of_teacher = (
             anchor_similarities(features.embedding, self.anchors) / self.temperature for features in (student, teacher)
         )
-        return {"ssp": self.weight * kl_divergence(*logits, temperature=1.0)}
+        return {"ssp": self.weight * kl_divergence(of_student, of_teacher, 1.0)}
 
 
 def anchor_similarities(embeddings: Tensor, anchors: Tensor) -> Tensor:
