@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.model.residual_blocks import residual_blocks
+from benchmark.model.residual_blocks import all_inner_widths
 from benchmark.model.serialize import load_network
 from benchmark.recipe import Recipe, compose
 from benchmark.utils import strict_yaml
@@ -20,13 +20,8 @@ from benchmark.utils.atomic import write_text
 
 def widths(student: Path) -> tuple[list[int], list[int]]:
     """Return all inner widths of a deployed student, and the last one of each residual block."""
-    inner: list[int] = []
-    last: list[int] = []
-    for block in residual_blocks(load_network(student)).values():
-        names = ("conv1", "conv2") if hasattr(block, "conv3") else ("conv1",)
-        inner += [len(block.get_parameter(f"{name}.weight")) for name in names]
-        last.append(inner[-1])
-    return inner, last
+    found = all_inner_widths(load_network(student))
+    return [inner.width for inner in found], [inner.width for inner in found if inner.is_last]
 
 
 def write_twins(run: Path, output: Path) -> list[Path]:

@@ -37,7 +37,7 @@ def test_every_example_is_tested() -> None:
 def test_job_of_a_scheduler(code: int, requeued: bool, tmp_path: Path) -> None:
     """The signal of the scheduler reaches the run, whose exit code decides whether the job is queued again."""
     run = (
-        "trap 'exit 75' USR1; kill -USR1 $PPID; for _ in $(seq 200); do sleep 0.05; done"
+        "trap 'exit 75' USR1; for _ in $(seq 200); do kill -USR1 $PPID; sleep 0.1; done"
         if code == 75
         else f"exit {code}"
     )

@@ -332,7 +332,7 @@ def test_interrupted_suite_resumes(start, tmp_path):
     assert "benchmark: interrupted; repeat the command to resume" in out
     assert written(tmp_path) == {"teacher 0": 1} and not processes(tmp_path)
     log = next((tmp_path / "runs" / "suite").glob("*.log")).read_text()
-    assert "interrupted; run the same command with --resume" in log and "Traceback" not in log
+    assert "stopped by SIGTERM" in log and "--resume" in log and "Traceback" not in log
 
     process = start(*arguments)
     wait_until(lambda: len(processes(tmp_path)) == 1)
