@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -31,7 +31,7 @@ _RESUME = "run the same command with --resume to continue"
 class _Commands(TyperGroup):
     """The commands, whose option `--cfg-options` takes several values, as in mmengine."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat `--cfg-options` before each of its values."""
         repeated: list[str] = []
         for argument in args:

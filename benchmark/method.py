@@ -168,7 +168,7 @@ class Ceilings:
     """The smallest student that resetting gradients alone leads to; None if it sets no limit."""
 
     def saved(self, smallest: Size) -> tuple[float, float]:
-        """Return the fractions of parameters and MACs by which one of these students is smaller."""
+        """Return the fractions of the parameters and MACs that `smallest`, one of these students, saves."""
         return 1 - smallest.parameters / self.full.parameters, 1 - smallest.macs / self.full.macs
 
 

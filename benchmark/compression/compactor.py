@@ -1,4 +1,4 @@
-"""Compactors, and the sites in residual blocks where they are inserted."""
+"""Compactors, and the sites in blocks of a network where they are inserted."""
 
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol
@@ -226,7 +226,7 @@ def row_sites(network: Embedder, both: bool = False) -> list[RowSite]:
             whose next convolution is grouped: its input channels cannot be removed one by one.
 
     Raises:
-        UserError: The backbone has no residual blocks, or has a normalization that cannot be folded.
+        UserError: The backbone has no channels that can be pruned, or has a normalization that cannot be folded.
     """
     from timm.layers import BatchNormAct2d
 

@@ -30,7 +30,7 @@ class CompressionMethod(Method):
         return inner_widths(network)
 
     def check(self, student: Embedder, teacher: Embedder | None, plan: RecipePlan) -> None:
-        self.require_reachable(student, teacher, plan.image_size)
+        self.channels(student)
 
     def prepare(self, student: Embedder, teacher: Embedder | None, plan: Plan) -> None:
         self.image_size = plan.image_size
@@ -50,24 +50,6 @@ class CompressionMethod(Method):
     @classmethod
     def plots(cls, metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
         return {"compression.svg": compression_svg(metrics)}
-
-    def require_reachable(self, student: Embedder, teacher: Embedder | None, image_size: tuple[int, int]) -> None:
-        """Check that the smallest possible student meets the budget.
-
-        Raises:
-            UserError: It does not.
-        """
-        cost = WidthCost(student, self.channels(student), image_size)
-        if self.budget is None:
-            return
-        minimal, reference = cost.size([1] * len(cost.full)), deployed_size(teacher or student, image_size)
-        if not self.budget.is_met(minimal, reference):
-            least = 100 * self.budget.cost(minimal) / self.budget.cost(reference)
-            name = "MACs" if self.budget.kind == "macs" else "parameters"
-            raise UserError(
-                f"{self.name}: {100 * self.budget.target:g} % of the teacher's {name} cannot be reached: {least:.1f} % "
-                "remain with one channel in each pruned width. Set a larger target or budget"
-            )
 
     def reset_widths(self, widths: Sequence[int]) -> Sequence[int] | None:
         """Return the smallest widths that resetting gradients alone leads to; None if it sets no limit.

@@ -22,12 +22,13 @@ from benchmark.engine.task import task_loss
 from benchmark.errors import UserError, nearest
 from benchmark.experiment.networks import NAMED_WEIGHTS, check_files
 from benchmark.experiment.published import teacher_path
-from benchmark.method import Ceilings, Method, RecipePlan
+from benchmark.method import Budget, Ceilings, Method, RecipePlan
 from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features, stage_channels
 from benchmark.model.plugin import build_plugin, is_plugin
+from benchmark.model.residual_blocks import deployed_size
 from benchmark.recipe import Augment, Network, Recipe, Runtime
 from benchmark.recipe.fitting import PLAIN, accepts, meta_network, plain_options
 from benchmark.registry import METHODS
@@ -86,11 +87,25 @@ def preflight(recipe: Recipe) -> Preflight:
         _check_frozen(recipe, classifier)
     check_pairing(method, teacher, student, recipe)
     ceilings = method.ceilings(student, recipe.image_size)
+    if ceilings is not None and method.budget is not None:
+        reference = deployed_size(teacher if method.needs.teacher else student, recipe.image_size)
+        _check_budget(recipe.method.name, method.budget, ceilings.architecture, reference)
     files = (recipe.teacher.network, recipe.student, recipe.teacher.checkpoint)
     check_files(*files, classifier=classifier, frozen=recipe.teacher.frozen)
     _check_runtime(recipe.runtime)
     _check_processes(recipe, launch().processes)
     return Preflight(method, sizes[0], sizes[1], ceilings)
+
+
+def _check_budget(method: str, budget: Budget, smallest: Size, reference: Size) -> None:
+    """Check that the smallest possible student meets the budget, which is a fraction of the reference's cost."""
+    if not budget.is_met(smallest, reference):
+        least = 100 * budget.cost(smallest) / budget.cost(reference)
+        cost = "MACs" if budget.kind == "macs" else "parameters"
+        raise UserError(
+            f"{method}: {100 * budget.target:g} % of the teacher's {cost} cannot be reached: {least:.1f} % remain with "
+            "one channel in each pruned width. Set a larger target or budget"
+        )
 
 
 def _check_processes(recipe: Recipe, processes: int) -> None:

@@ -17,8 +17,8 @@ from benchmark.utils.lifetime import REQUEUE, Stopped
 
 STEPS = 16
 """Steps per epoch."""
+# Settings of CDD that remove channels after each of the first epochs.
 SHRINKING = ("method.lasso=0.003", "method.threshold=0.95", "method.reset_from=0.1")
-"""CDD settings by which channels are removed after each of the first epochs."""
 VALIDATED = ("evaluate.every=1", "dataset.validation_fraction=0.2")
 
 

@@ -21,9 +21,9 @@ from benchmark.methods.kd import KD
 from benchmark.methods.none import NoDistillation
 
 CPU = torch.device("cpu")
+# Settings of CDD that remove channels after each of the first epochs.
 SHRINKING = ("method.lasso=0.003", "method.threshold=0.95", "method.reset_from=0.1")
 HELD_OUT = "dataset.validation_fraction=0.2"
-"""CDD settings by which channels are removed after each of the first epochs."""
 
 
 def without_times(folder: Path) -> list[dict[str, float]]:
