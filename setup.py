@@ -62,7 +62,7 @@ setup(
     package_data={
         "": ["assets/*"],
         "benchmark": ["py.typed"],
-        "benchmark.recipe": ["presets/*.yaml"],
+        "benchmark.recipe": ["presets/*.yaml", "pairs/*.yaml"],
         "benchmark.datasets": ["*.npz", "teachers/*/*", "teachers/*/checkpoints/*"],
     },
     cmdclass={"build_py": BuildWithCommit, "sdist": SdistWithCommit},

@@ -156,6 +156,21 @@ Preset = Annotated[
         show_default=False,
     ),
 ]
+def _complete_pair(incomplete: str) -> list[str]:
+    from benchmark.recipe.pair import pair_names
+
+    return [name for name in pair_names() if name.startswith(incomplete)]
+
+
+Pair = Annotated[
+    str | None,
+    typer.Option(
+        help="A published result with its settings, to compare the run with, in place of a preset; "
+        "`benchmark list pairs`.",
+        show_default=False,
+        autocompletion=_complete_pair,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu, cuda, cuda:1, xpu or mps.")]
 DataRoot = Annotated[
     Path,
@@ -207,6 +222,7 @@ def run(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="A registered dataset; `benchmark list datasets`.")] = None,
     preset: Preset = None,
+    pair: Pair = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe, merged over the built-in recipes.")] = None,
     teacher: Annotated[
         str | None,
@@ -237,17 +253,17 @@ def run(
     plugin: Plugins,
 ) -> None:
     """Train a teacher if there is none yet, distill a student, evaluate both, and update the leaderboards."""
-    from benchmark.recipe import compose, student_only, use_teacher, with_budget, with_settings
+    from benchmark.recipe import compose, remarks, student_only, use_teacher, with_budget, with_settings
 
     flags = {"tensorboard": tensorboard, "skip_broken": skip_broken, "cache": cache}
     runtime = [
         f"runtime.{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in flags.items() if value
     ]
     options = [*use_teacher(teacher), *with_budget(budget), *with_settings(arguments)]
-    recipe = compose(method, dataset, config, [*options, *settings, *runtime], seed, preset)
-    if recipe.teacher.is_trained:
-        for sentence in student_only(config, settings):
-            typer.echo(f"note: {sentence}", err=True)
+    recipe = compose(method, dataset, config, [*options, *settings, *runtime], seed, preset, pair)
+    sentences = student_only(config, settings) if recipe.teacher.is_trained else []
+    for sentence in (*sentences, *remarks(recipe.pair)):
+        typer.echo(f"note: {sentence}", err=True)
 
     from benchmark.commands.run import preview
     from benchmark.commands.run import run as run_experiment
@@ -300,7 +316,7 @@ def reproduce(
 def suite(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A YAML file with the keys methods, datasets, seeds, budgets, preset, config and set."),
+        typer.Argument(help="A YAML file with the keys methods, datasets, seeds, budgets, preset, pair, config and set."),
     ] = None,
     *,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
@@ -310,6 +326,7 @@ def suite(
         str | None, typer.Option(help="Comma-separated budgets, as for `benchmark run --budget`.")
     ] = None,
     preset: Preset = None,
+    pair: Pair = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe that is applied to every run.")] = None,
     arguments: Arguments = None,
     settings: Settings,
@@ -356,6 +373,7 @@ def suite(
         seeds=numbers,
         budgets=fractions,
         preset=preset,
+        pair=pair,
         config=config,
         settings=[*with_settings(arguments), *settings],
     )
@@ -422,11 +440,11 @@ def tune(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, datasets, presets or backbones.")],
+    kind: Annotated[str, typer.Argument(help="methods, datasets, presets, pairs or backbones.")],
     *,
     plugin: Plugins,
 ) -> None:
-    """List the methods, datasets, presets or timm backbones."""
+    """List the methods, datasets, presets, pairs or timm backbones."""
     from benchmark.commands.cards import list_names
 
     list_names(kind)
@@ -434,11 +452,11 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A method, a combination such as kd+rkd, a dataset, or a preset.")],
+    name: Annotated[str, typer.Argument(help="A method, a combination such as kd+rkd, a dataset, a preset or a pair.")],
     *,
     plugin: Plugins,
 ) -> None:
-    """Print the card of a method, dataset or preset: citation, equation, image counts, parameters, sources, recipe."""
+    """Print the card of a method, dataset, preset or pair: citation, equation, image counts, parameters, sources, recipe."""
     from benchmark.commands.cards import show as show_card
 
     show_card(name)

@@ -1,4 +1,5 @@
-"""`benchmark list`, `benchmark show` and `benchmark cards`: names of methods, datasets and presets, and their cards.
+"""`benchmark list`, `benchmark show` and `benchmark cards`: names of methods, datasets, presets and pairs, and their
+cards.
 
 The class docstring of a method or dataset is its card. `show` prints it with the parameters and the class attributes;
 `cards` writes the cards of all methods to a Markdown page.
@@ -19,6 +20,7 @@ import typer
 from tabulate import tabulate
 
 from benchmark.errors import UserError, nearest
+from benchmark.recipe.pair import Pair, Published, find_pair, pair_names
 from benchmark.recipe.preset import Preset, find_preset, preset_names
 from benchmark.registry import DATASETS, METHODS, PluginRegistry
 from benchmark.utils import strict_yaml
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     from benchmark.method import Method
     from benchmark.retrieval.protocol import Protocol
 
-LISTS = ("methods", "datasets", "presets", "backbones")
+LISTS = ("methods", "datasets", "presets", "pairs", "backbones")
 REQUIRED = "(required)"
 
 
 def list_names(kind: str) -> None:
-    """Print all methods, datasets or presets with their summaries, or the names of timm's backbones.
+    """Print all methods, datasets, presets or pairs with their summaries, or the names of timm's backbones.
 
     Args:
         kind: One of `LISTS`.
@@ -54,28 +56,30 @@ def list_names(kind: str) -> None:
         _print_summaries(DATASETS, DATASETS.names())
         _warn_of_failures(DATASETS)
     elif kind == "presets":
-        width = max(map(len, preset_names()))
-        echo("\n".join(f"{name:{width}}  {find_preset(name).title}" for name in preset_names()))
+        _print_titles({name: find_preset(name).title for name in preset_names()})
+    elif kind == "pairs":
+        _print_titles({name: find_pair(name).title for name in pair_names()})
     else:
         raise UserError(f"cannot list {kind!r}{nearest(kind, LISTS)} Choose {', '.join(LISTS[:-1])} or {LISTS[-1]}.")
 
 
 def show(name: str) -> None:
-    """Print the card of a dataset, a preset, a method or a combination of methods.
+    """Print the card of a dataset, a preset, a pair, a method or a combination of methods.
 
-    All cards are printed if a plugin file registers a method with the name of a dataset or preset.
+    All cards are printed if a plugin file registers a method with the name of a dataset, preset or pair.
 
     Raises:
         UserError: The name is unknown.
     """
     cards = [_dataset_card(DATASETS.find(name))] if name in DATASETS.names() else []
     cards += [_preset_card(name, find_preset(name))] if name in preset_names() else []
+    cards += [_pair_card(name, find_pair(name))] if name in pair_names() else []
     # Methods are imported only for a name that is nothing else, because importing torch takes seconds.
     if name in METHODS.classes or (not cards and (name in METHODS.names() or "+" in name)):
         cards.append(_method_card(METHODS.find(name)))
     if not cards:
-        known = [*METHODS.names(), *DATASETS.names(), *preset_names()]
-        raise UserError(f"no method, dataset or preset {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
+        known = [*METHODS.names(), *DATASETS.names(), *preset_names(), *pair_names()]
+        raise UserError(f"no method, dataset, preset or pair {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
     echo("\n\n".join(cards))
 
 
@@ -114,6 +118,11 @@ def _list_methods() -> None:
             echo(f"{kind}: {description}")
             _print_summaries(METHODS, members, width, indent="  ")
     echo("Combinations: --method kd+rkd adds the losses of both.")
+
+
+def _print_titles(titles: Mapping[str, str]) -> None:
+    width = max(map(len, titles))
+    echo("\n".join(f"{name:{width}}  {title}" for name, title in titles.items()))
 
 
 def _print_summaries(registry: PluginRegistry[Any], names: Sequence[str], width: int = 0, indent: str = "") -> None:
@@ -168,9 +177,7 @@ def _dataset_card(dataset: "type[RetrievalDataset]") -> str:
 
 def _preset_card(name: str, preset: Preset) -> str:
     lists = {
-        "Sources": [
-            f"{source.repository} at {source.commit[:12]}: {', '.join(source.files)}" for source in preset.sources
-        ],
+        "Sources": list(map(str, preset.sources)),
         "Differences (there: the original; here: this suite)": preset.differences,
         "Not stated by the sources": preset.defaults,
     }
@@ -182,6 +189,33 @@ def _preset_card(name: str, preset: Preset) -> str:
         _yaml_section(f"Recipe (--preset {name})", preset.recipe),
     ]
     return "\n\n".join(parts)
+
+
+def _pair_card(name: str, pair: Pair) -> str:
+    preset = pair.based_on
+    lists = {
+        "Published scores in percent, not measured here": [
+            _published("teacher", pair.published.teacher),
+            _published("student", pair.published.student),
+        ],
+        "Sources of the method's arguments": list(map(str, pair.sources)),
+        "Differences (there: the original; here: this suite)": pair.differences,
+        f"Differences of the preset {pair.preset}": preset.differences,
+        "Not stated by the sources": preset.defaults,
+    }
+    parts = [
+        f"{name} (pair)",
+        pair.title,
+        f"The other settings, with their sources: `benchmark show {pair.preset}`.",
+        *("\n".join([f"{title}:", *map(_bullet, texts)]) for title, texts in lists.items() if texts),
+        _yaml_section(f"Recipe (--pair {name})", pair.layer),
+    ]
+    return "\n\n".join(parts)
+
+
+def _published(network: str, published: Published) -> str:
+    figures = ", ".join(f"{metric} {value:g}" for metric, value in published.figures.items())
+    return f"{network}: {figures}; {published}"
 
 
 def _bullet(text: str) -> str:

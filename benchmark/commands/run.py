@@ -8,7 +8,8 @@ from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.inputs import split_sizes
 from benchmark.experiment.run import publish, require_leaderboards
 from benchmark.method import Ceilings
-from benchmark.results.console import conclusion, result_table
+from benchmark.recipe import pair_names
+from benchmark.results.console import authors_table, conclusion, result_table
 from benchmark.results.record import Record
 from benchmark.results.rows import group_records
 from benchmark.results.store import load_records, record_name
@@ -29,6 +30,9 @@ def _conclude(experiment: Experiment, record: Record, leaderboards: Path) -> Non
     with suppress(UserError):  # adding the record to the leaderboards reports it
         others = [other for other in load_records(leaderboards / "records") if other.id != record.id]
         console.print(conclusion(record, group_records([*others, record])))
+    # That of the recipe: the run may have been finished before without a pair.
+    if (paired := experiment.recipe.pair) is not None and paired.name in pair_names():
+        console.print(authors_table(record, paired))
     console.print(f"run {experiment.folder.path}")
     publish(experiment, record, leaderboards)
     console.print(f"page {_page(record, leaderboards)}")

@@ -16,7 +16,7 @@ from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.inputs import describe_data, require_same_data
 from benchmark.experiment.run import write_pages
-from benchmark.recipe import Recipe, student_only
+from benchmark.recipe import Recipe, remarks, student_only
 from benchmark.results.format import MISSING, percent
 from benchmark.results.parts import Data
 from benchmark.results.record import Record
@@ -57,7 +57,7 @@ def suite(grid: Grid, options: RunOptions, *, jobs: int, ray: str | None, gpus: 
             "--device cpu"
         )
     recipes = grid.recipes()
-    for sentence in student_only(grid.config, grid.settings):
+    for sentence in (*student_only(grid.config, grid.settings), *remarks(recipes[0].pair)):
         notify(f"note: {sentence}")
     folder = options.work_dir / "suite"
     if not dry_run:
@@ -97,7 +97,15 @@ def _suite(
     threads = max(1, cores() // (jobs * options.processes))
     shared = threads if jobs > 1 or ray is not None else None
     all_jobs = [
-        Job.of(recipe, options, preset=grid.preset, config=grid.config, settings=grid.settings, threads=shared)
+        Job.of(
+            recipe,
+            options,
+            preset=grid.preset,
+            pair=grid.pair,
+            config=grid.config,
+            settings=grid.settings,
+            threads=shared,
+        )
         for recipe in recipes
     ]
     known = {record.id: record for record in load_records(records)}

@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.experiment.environment import choose_device
 from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.readiness import require_record_store
-from benchmark.recipe import compose, student_only, use_teacher
+from benchmark.recipe import compose, remarks, student_only, use_teacher
 from benchmark.results.leaderboard import generate
 from benchmark.results.record import Record
 from benchmark.results.store import add_record
@@ -25,6 +25,7 @@ def run(
     dataset: str | None = None,
     *,
     preset: str | None = None,
+    pair: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
     teacher: str | None = None,
@@ -45,6 +46,7 @@ def run(
         method: Name of a registered method, or several joined by "+". May be given by `preset` or `config` instead.
         dataset: Name of a registered dataset. May be given by `preset` or `config` instead.
         preset: Name of a preset, the released settings of another project.
+        pair: Name of a pair, a published result to compare the run with, in place of a preset.
         config: A recipe merged over the built-in ones and the preset: a YAML file or a nested mapping, such as
             `{"train": {"schedule": {"epochs": 2}}}`.
         settings: Changes of single values, such as `["method.temperature=2"]`; they override `config`.
@@ -64,10 +66,10 @@ def run(
         UserError: The recipe is invalid, data are missing, or an unfinished run exists and `resume` is false.
     """
     layer = Path(config) if isinstance(config, str) else config
-    recipe = compose(method, dataset, layer, [*use_teacher(teacher), *settings], seed, preset)
-    if recipe.teacher.is_trained:
-        for sentence in student_only(layer, settings):
-            notify(f"note: {sentence}")
+    recipe = compose(method, dataset, layer, [*use_teacher(teacher), *settings], seed, preset, pair)
+    notes = student_only(layer, settings) if recipe.teacher.is_trained else []
+    for sentence in (*notes, *remarks(recipe.pair)):
+        notify(f"note: {sentence}")
     root = default_data_root() if data_root is None else Path(data_root)
     chosen = choose_device(device)
     boards = None if leaderboards is None else Path(leaderboards)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.errors import UserError, nearest
 from benchmark.recipe.fitting import fit_networks
+from benchmark.recipe.pair import changed_keys, find_pair, pair_names
 from benchmark.recipe.preset import find_preset
-from benchmark.recipe.sections import Component, Recipe, Settings
+from benchmark.recipe.sections import Component, Paired, Recipe, Settings
 from benchmark.recipe.settings import PUBLISHED, TunedSettings
 from benchmark.recipe.validate import Keys, contains, is_section, validate
 from benchmark.registry import DATASETS, METHODS
@@ -40,6 +41,7 @@ def compose(
     settings: Sequence[str] = (),
     seed: int | None = None,
     preset: str | None = None,
+    pair: str | None = None,
 ) -> Recipe:
     """Compose the recipe of a run.
 
@@ -51,23 +53,28 @@ def compose(
         settings: Changes of single values, each `key=value`.
         seed: The run's seed.
         preset: Name of a preset, which is merged over the built-in recipes, below `config`.
+        pair: Name of a pair, which takes the place of a preset. The recipe states its name and what was changed.
 
     Raises:
         UserError: A name is unknown, a key is misspelled or a value is invalid. The message has a line for each
             mistake: the key, where it was given, and the nearest valid name.
     """
-    layers = _read_layers(method, dataset, config, settings, seed, preset)
+    if preset is not None and pair is not None:
+        raise UserError(f"--preset {preset}: --pair {pair} builds on {find_pair(pair).preset}; give one of them")
+    layers = _read_layers(method, dataset, config, settings, seed, preset, pair)
     chosen = _Chosen()
     user: dict[str, Any] = {}
     for layer in layers.in_order():
         user = _merge_layer(user, layer)
     method_name, dataset_name = _names(user)
+    if pair is not None:
+        _require_published(pair, method_name, dataset_name)
     arguments = _preset_arguments(method_name, user["method"])
     user, layers = _without_preset(user), layers.without_presets()
     if "version" in layers.config:
-        if preset is not None:
+        if layers.base_name:
             raise UserError(
-                f"--preset {preset}: {layers.config_name} has the key 'version', as a recipe saved by a run has, and "
+                f"--{layers.base_name}: {layers.config_name} has the key 'version', as a recipe saved by a run has, and "
                 "replaces all others; give one of them"
             )
         if missing := _missing_sections(layers.config):
@@ -85,7 +92,7 @@ def compose(
         budget = budget if type(budget) in (int, float) else None  # the validation reports other types
         chosen = _Chosen.of(method_name, user, arguments)
         if chosen.arguments and layers.preset.get("method", {}).keys() - {"name"}:
-            raise UserError(f"settings: {chosen.path} and --preset {preset} both choose arguments; give one of them")
+            raise UserError(f"settings: {chosen.path} and --{layers.base_name} both choose arguments; give one of them")
         content = merge(
             _built_in(method_name, dataset_name, arguments, budget), {"method": merge(chosen.arguments, arguments)}
         )
@@ -105,10 +112,40 @@ def compose(
             return path, "--set"
         if contains(layers.config, path):
             return path, layers.config_name
-        return path, f"preset {preset}" if contains(layers.preset, path) else "a built-in recipe"
+        return path, layers.base_name if contains(layers.preset, path) else "a built-in recipe"
 
     changes = (layers.settings,) if "version" in layers.config else (layers.config, layers.settings)
-    return fit_networks(chosen.apply(validate(content, origin)), changes, inherited)
+    recipe = fit_networks(chosen.apply(validate(content, origin)), changes, inherited)
+    return _with_pair(recipe, pair or (recipe.pair.name if recipe.pair else None))
+
+
+def _require_published(pair: str, method: str, dataset: str) -> None:
+    """Check that the published result of a pair is that of a method and a dataset.
+
+    Raises:
+        UserError: It is not.
+    """
+    wanted = find_pair(pair)
+    for option, name, own in (("method", method, wanted.method.name), ("dataset", dataset, wanted.dataset.name)):
+        if name != own:
+            raise UserError(
+                f"--pair {pair}: the published result is of the {option} {own}, and there is none of {name}: choose "
+                f"another pair, see `benchmark list pairs`, or use --preset {wanted.preset}"
+            )
+
+
+def _with_pair(recipe: Recipe, name: str | None) -> Recipe:
+    """Return the recipe with what differs from its pair.
+
+    A saved recipe may have a pair that is no longer known, or that is not of the method and dataset chosen since.
+    """
+    if name is None or name not in pair_names():
+        return recipe
+    pair = find_pair(name)
+    if (recipe.method.name, recipe.dataset.name) != (pair.method.name, pair.dataset.name):
+        return recipe.model_copy(update={"pair": None})
+    own = compose(config=pair.layer).recorded()
+    return recipe.model_copy(update={"pair": Paired(name=name, changed=changed_keys(recipe.recorded(), own))})
 
 
 def replay(content: Mapping[str, Any], place: str) -> Recipe:
@@ -207,6 +244,9 @@ class _Layers:
     """The changes of the user, in the order in which they are merged."""
 
     preset: dict[str, Any]
+    """The preset or the pair."""
+    base_name: str
+    """Their name in error messages, such as "preset rkd-cub"; "" if there is neither."""
     config: dict[str, Any]
     config_name: str
     """Name of the config in error messages."""
@@ -222,7 +262,7 @@ class _Layers:
 
     def without_presets(self) -> "_Layers":
         preset, config, names, cleared, settings = map(_without_preset, self.in_order())
-        return _Layers(preset, config, self.config_name, names, cleared, settings)
+        return _Layers(preset, self.base_name, config, self.config_name, names, cleared, settings)
 
 
 def _read_layers(
@@ -232,6 +272,7 @@ def _read_layers(
     settings: Sequence[str],
     seed: int | None,
     preset: str | None = None,
+    pair: str | None = None,
 ) -> _Layers:
     content = strict_yaml.read(config, "config", "seed: 1") if isinstance(config, Path) else _plain(config or {})
     names = {"method": {"name": method} if method else {}, "dataset": {"name": dataset} if dataset else {}}
@@ -250,11 +291,17 @@ def _read_layers(
     _require_sections(content, name)
     if dataset:
         content, changes = (_label_own_data(layer, dataset) for layer in (content, changes))
+    if "pair" in changes or ("pair" in content and "version" not in content):
+        raise UserError(f"pair in {'--set' if 'pair' in changes else name}: give the pair as the option --pair")
     base: dict[str, Any] = {}
+    base_name = ""
+    if pair is not None:
+        base, base_name = find_pair(pair).layer, f"pair {pair}"
     if preset is not None:
         by_priority = (changes, names, content)
         base = find_preset(preset).layer(_named("method", by_priority), _named("dataset", by_priority))
-    return _Layers(base, content, name, names, cleared, changes)
+        base_name = f"preset {preset}"
+    return _Layers(base, base_name, content, name, names, cleared, changes)
 
 
 def _named(section: str, layers: Sequence[Mapping[str, Any]]) -> str | None:
@@ -310,7 +357,7 @@ def _label_own_data(layer: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def _missing_sections(content: Mapping[str, Any]) -> list[str]:
-    added = ("budget", "settings")  # which older files lack
+    added = ("budget", "settings", "pair")  # which older files lack
     return [key for key in Recipe.model_fields if key not in content and key not in added]
 
 

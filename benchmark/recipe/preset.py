@@ -19,11 +19,13 @@ FOLDER = Path(__file__).parent / "presets"
 Text = Annotated[str, Field(min_length=1)]
 
 
-class _Part(BaseModel):
+class Facts(BaseModel):
+    """Base class of the contents of files of facts, without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Part):
+class Source(Facts):
     """Files of a public repository at a commit."""
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
@@ -31,8 +33,11 @@ class Source(_Part):
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
     files: tuple[Text, ...] = Field(min_length=1)
 
+    def __str__(self) -> str:
+        return f"{self.repository} at {self.commit[:12]}: {', '.join(self.files)}"
 
-class Preset(_Part):
+
+class Preset(Facts):
     """The content of a file."""
 
     title: Text

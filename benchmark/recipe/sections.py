@@ -339,6 +339,15 @@ class Settings(Section):
     """SHA-256 of the file of tuned arguments."""
 
 
+class Paired(Section):
+    """The published result that the run is compared with; see `benchmark.recipe.pair`."""
+
+    name: str = Field(min_length=1)
+    """Name of the pair."""
+    changed: tuple[str, ...] = ()
+    """Dotted keys whose values are not those of the pair."""
+
+
 class Component(BaseModel):
     """A registered method or dataset: its name, and the arguments of its constructor as further keys."""
 
@@ -369,6 +378,7 @@ class Recipe(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
+    pair: Paired | None = None
 
     @property
     def hash(self) -> str:
@@ -380,7 +390,7 @@ class Recipe(Section):
 
         It is without places on the disk of this machine, and without the times of checkpoints.
         """
-        content = self.model_dump(mode="json")
+        content = self._plain()
         content["runtime"]["cache"] = None
         for key in ("checkpoint_epochs", "checkpoint_minutes", "time_limit"):
             del content["runtime"][key]
@@ -390,7 +400,11 @@ class Recipe(Section):
 
     def yaml(self) -> str:
         """Return the recipe as YAML, which `benchmark run --config` accepts."""
-        return strict_yaml.dump(self.model_dump(mode="json"))
+        return strict_yaml.dump(self._plain())
+
+    def _plain(self) -> dict[str, Any]:
+        """Return the recipe as plain values, without a pair if there is none."""
+        return self.model_dump(mode="json", exclude={"pair"} if self.pair is None else None)
 
     def for_teacher(self) -> "Recipe":
         """Return the recipe that trains this recipe's teacher, if it is trained, and scores it in float32."""
@@ -403,6 +417,7 @@ class Recipe(Section):
                 "seed": self.teacher.seed,
                 "budget": None,
                 "settings": Settings(),
+                "pair": None,
                 "teacher": self.teacher.model_copy(update={"train": Train()}),
                 "evaluate": evaluate if evaluate.epoch == "best" else evaluate.model_copy(update={"every": 0}),
             }

@@ -6,7 +6,10 @@ from rich.box import HORIZONTALS
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.recipe.pair import find_pair
+from benchmark.recipe.sections import Paired
 from benchmark.results.format import MISSING, milliseconds, percent, quantity
+from benchmark.results.pairs import comparisons, points_text, unequal
 from benchmark.results.parts import BUSY, Cost, Scores
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction
@@ -37,6 +40,29 @@ def result_table(record: Record) -> Table:
         _latency(cost),
         style="bold",
     )
+    return table
+
+
+def authors_table(record: Record, paired: Paired) -> Table:
+    """Return a table of the scores that the authors of a pair published, and of those of one run."""
+    found = list(comparisons(find_pair(paired.name), [record]))
+    lines = [f"{network}: {source}" for network, source in dict.fromkeys((each.network, each.source) for each in found)]
+    if keys := unequal(paired, record):
+        lines.append(f"not as in the pair: {', '.join(keys)}")
+    lines.append(f"scores in %; `benchmark show {paired.name}` prints what the authors did in another way")
+    table = Table(
+        title=f"authors / here: {paired.name}, seed {record.seed}",
+        caption=Text("\n".join(lines)),
+        caption_justify="left",
+        box=HORIZONTALS,
+    )
+    for header in ("network", "score"):
+        table.add_column(header)
+    for header in ("authors", "here", "difference"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for each in found:
+        here = percent(each.here)
+        table.add_row(each.network, each.metric, f"{each.authors:g}", here, points_text(each.difference))
     return table
 
 

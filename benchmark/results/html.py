@@ -23,6 +23,7 @@ from benchmark.results.board import (
 from benchmark.results.budgets import BUDGETS_CAPTION, budgets_table
 from benchmark.results.format import Table
 from benchmark.results.markdown import GENERATED
+from benchmark.results.pairs import PAIRS_CAPTION, pairs_table
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
 from benchmark.results.runtimes import RUNTIMES_CAPTION, runtimes_table
 from benchmark.results.tuned import TUNED_CAPTION, tuned_table
@@ -117,6 +118,8 @@ def _board_sections(board: Board, plot: str) -> Iterator[_Section]:
     if board.published:
         tuned = tuned_table(board.published, board.tuning_gains)
         yield _Section(f"{name}-tuned", f"{name} with published and tuned arguments", TUNED_CAPTION, tuned)
+    if pairs := pairs_table(board.rows):
+        yield _Section(f"{name}-pairs", f"{name}, authors and here", PAIRS_CAPTION, pairs)
     if board.groups:
         text, groups = equal_cost_caption(board.groups), equal_cost_table(board.groups)
         notes = [f"{cost_range(group)}: {note}" for group in board.groups if (note := agreement_text(group))]

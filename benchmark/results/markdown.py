@@ -21,6 +21,7 @@ from benchmark.results.budgets import BUDGETS_CAPTION, budgets_table
 from benchmark.results.comparison import CostGroup
 from benchmark.results.forest import FOREST, forest_gains
 from benchmark.results.format import Cell, Table
+from benchmark.results.pairs import PAIRS_CAPTION, pairs_table
 from benchmark.results.parts import DEFAULT_RULES
 from benchmark.results.record import Record
 from benchmark.results.reported import NOT_MEASURED, Reported, reported_table
@@ -79,6 +80,7 @@ def dataset_page(board: Board, reported: Reported | None = None) -> str:
         "\n".join(f"{number}. {text}" for number, text in enumerate(board.notes.texts, start=1)),
         *_at_each_budget(board),
         *_tuning(board),
+        *_pairs(board),
         *_equal_cost(board.groups),
         *_runtimes(board),
         "## Data",
@@ -139,6 +141,11 @@ def _tuning(board: Board) -> list[str]:
         return []
     table = tuned_table(board.published, board.tuning_gains)
     return ["## Published and tuned arguments", TUNED_CAPTION, _markdown(table)]
+
+
+def _pairs(board: Board) -> list[str]:
+    table = pairs_table(board.rows)
+    return ["## Authors and here", PAIRS_CAPTION, _markdown(table)] if table else []
 
 
 def _equal_cost(groups: Sequence[CostGroup]) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmark.errors import UserError, nearest
-from benchmark.recipe import Recipe, compose, find_preset, with_budget
+from benchmark.recipe import Recipe, compose, find_pair, find_preset, with_budget
 from benchmark.registry import DATASETS, METHODS
 from benchmark.utils import strict_yaml
 
-_KEYS = ("methods", "datasets", "seeds", "budgets", "preset", "config", "set")
+_KEYS = ("methods", "datasets", "seeds", "budgets", "preset", "pair", "config", "set")
 """Keys of a suite's YAML file."""
 
 
@@ -31,6 +31,8 @@ class Grid:
     """Budgets of the student; None for the one in the recipe."""
     preset: str | None = None
     """A preset for `--preset` of every run."""
+    pair: str | None = None
+    """A pair for `--pair` of every run."""
     config: Path | None = None
     """A recipe file for `--config` of every run."""
     settings: Sequence[str] = ()
@@ -54,19 +56,21 @@ class Grid:
         seeds: Sequence[int] | None = None,
         budgets: Sequence[float] | None = None,
         preset: str | None = None,
+        pair: str | None = None,
         config: Path | None = None,
         settings: Sequence[str] = (),
     ) -> Self:
         """Read a suite from a YAML file, and apply the other arguments.
 
         Args:
-            path: A file with the keys methods, datasets, seeds, budgets, preset, config and set; None if the other
+            path: A file with the keys methods, datasets, seeds, budgets, preset, pair, config and set; None if the other
                 arguments define the whole suite.
             methods: Names of methods, instead of the file's; "all" stands for all registered ones.
             datasets: Names of datasets, instead of the file's; "all" stands for all registered ones.
             seeds: Seeds, instead of the file's.
             budgets: Budgets, instead of the file's.
             preset: A preset, instead of the file's. Its method and dataset are the suite's if no others are given.
+            pair: A pair, instead of the file's. Its method and dataset are the suite's.
             config: A recipe, instead of the file's, whose path is relative to the file.
             settings: Settings as `key=value`, in addition to the file's.
 
@@ -80,12 +84,17 @@ class Grid:
         if preset is not None:
             content.setdefault("methods", [find_preset(preset).method])
             content.setdefault("datasets", [find_preset(preset).dataset])
+        pair = content.get("pair", [None])[0] if pair is None else pair
+        if pair is not None:
+            content.setdefault("methods", [find_pair(pair).method.name])
+            content.setdefault("datasets", [find_pair(pair).dataset.name])
         return cls(
             methods=_expand(content.get("methods", []) if methods is None else methods, METHODS.names()),
             datasets=_expand(content.get("datasets", []) if datasets is None else datasets, DATASETS.names()),
             seeds=content.get("seeds", [0]) if seeds is None else seeds,
             budgets=content.get("budgets", [None]) if budgets is None else budgets,
             preset=preset,
+            pair=pair,
             config=config,
             settings=[*content.get("set", []), *settings],
         )
@@ -97,7 +106,7 @@ class Grid:
             UserError: A name or a setting is invalid.
         """
         return [
-            compose(method, dataset, self.config, [*with_budget(budget), *self.settings], seed, self.preset)
+            compose(method, dataset, self.config, [*with_budget(budget), *self.settings], seed, self.preset, self.pair)
             for seed, dataset, method, budget in product(self.seeds, self.datasets, self.methods, self.budgets)
         ]
 
@@ -112,7 +121,7 @@ def _read(path: Path) -> dict[str, list[Any]]:
         if not isinstance(values, list) or not all(type(entry) is kind for entry in values):
             entries = {"seeds": "integers", "set": "key=value strings", "budgets": "fractions"}.get(key, "names")
             raise UserError(f"suite {path}: {key} must be a list of {entries}, not {value!r}")
-        if key in ("config", "preset") and len(values) != 1:
+        if key in ("config", "preset", "pair") and len(values) != 1:
             raise UserError(f"suite {path}: {key} must be one {'file' if key == 'config' else 'name'}, not {value!r}")
         content[key] = values
     return content

@@ -54,6 +54,7 @@ class Job:
         options: RunOptions,
         *,
         preset: str | None = None,
+        pair: str | None = None,
         config: Path | None = None,
         settings: Sequence[str] = (),
         threads: int | None = None,
@@ -64,6 +65,7 @@ class Job:
             recipe: The composed recipe.
             options: Options shared by all runs of the suite.
             preset: The preset from which `recipe` is composed.
+            pair: The pair from which `recipe` is composed.
             config: The recipe file from which `recipe` is composed.
             settings: The `key=value` settings from which `recipe` is composed.
             threads: Number of threads of each process if the recipe leaves it open; None for one per core.
@@ -73,6 +75,7 @@ class Job:
         teacher = teacher_folder(recipe, options.work_dir).record if recipe.teacher.checkpoint is None else None
         method, dataset = recipe.method.name, recipe.dataset.name
         repeated = [] if preset is None else [("--preset", preset)]
+        repeated += [] if pair is None else [("--pair", pair)]
         repeated += [] if config is None else [("--config", str(config))]
         repeated += [] if recipe.budget is None else [("--budget", str(recipe.budget))]
         repeated += [("--set", setting) for setting in settings]

@@ -54,11 +54,12 @@ def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a recipe, given as plain values, that can change the result.
 
     Keys that were added later are left out if they have the value that older recipes imply. Older recipes thus keep
-    their hash.
+    their hash. A pair states what the result is compared with, and is not part of it.
     """
     section = recipe.get("runtime")
     runtime = section if isinstance(section, Mapping) else {}
     content = {**recipe, "runtime": {key: runtime.get(key) for key in ("amp", "compile")}}
+    content.pop("pair", None)
     content["runtime"]["sync_batchnorm"] = runtime.get("sync_batchnorm", False)
     for key, value in _ADDED_KEYS:
         content = _without(content, key.split("."), value)
