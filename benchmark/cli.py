@@ -156,6 +156,8 @@ Preset = Annotated[
         show_default=False,
     ),
 ]
+
+
 def _complete_pair(incomplete: str) -> list[str]:
     from benchmark.recipe.pair import pair_names
 
@@ -316,7 +318,7 @@ def reproduce(
 def suite(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A YAML file with the keys methods, datasets, seeds, budgets, preset, pair, config and set."),
+        typer.Argument(help="A YAML file: methods, datasets, seeds, budgets, preset, pair, config and set."),
     ] = None,
     *,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
@@ -456,7 +458,7 @@ def show(
     *,
     plugin: Plugins,
 ) -> None:
-    """Print the card of a method, dataset, preset or pair: citation, equation, image counts, parameters, sources, recipe."""
+    """Print the card of a method, dataset, preset or pair: citation, equation, counts, parameters, sources, recipe."""
     from benchmark.commands.cards import show as show_card
 
     show_card(name)

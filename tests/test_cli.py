@@ -119,6 +119,7 @@ class TestProgram:
             ("benchmark lead", {"leaderboard"}),
             ("benchmark data pre", {"prepare"}),
             ("benchmark run --plugin absent.py --dry", {"--dry-run"}),
+            ("benchmark run --pair relaxed-r50-r18-c", {"relaxed-r50-r18-cars", "relaxed-r50-r18-cub"}),
         ],
     )
     def test_completion_in_bash(self, words, completion):

@@ -110,6 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., Recor
         if path.name.startswith(("glyphs2-teacher-", "glyphs2-rkd-")):
             shutil.copy(path, folder / "leaderboards" / "records")
     market1501.write_miniature(folder / "data", save_image)
+    load(ROOT / "tests" / "datasets" / "test_cub200.py").write_miniature(folder / "data", save_image)
     shutil.make_archive(str(folder / "Market-1501-v15.09.15"), "zip", folder / "data" / "market1501")
     images = [f"{name}/{number}.jpg" for name in ("ada", "bob") for number in range(2)]
     rows = [f"{image},{image.split('/')[0]}\n" for image in images]

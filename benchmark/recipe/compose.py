@@ -74,8 +74,8 @@ def compose(
     if "version" in layers.config:
         if layers.base_name:
             raise UserError(
-                f"--{layers.base_name}: {layers.config_name} has the key 'version', as a recipe saved by a run has, and "
-                "replaces all others; give one of them"
+                f"--{layers.base_name}: {layers.config_name} has the key 'version', as a recipe saved by a run has, "
+                "and replaces all others; give one of them"
             )
         if missing := _missing_sections(layers.config):
             raise UserError(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.box import HORIZONTALS
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -43,19 +44,14 @@ def result_table(record: Record) -> Table:
     return table
 
 
-def authors_table(record: Record, paired: Paired) -> Table:
-    """Return a table of the scores that the authors of a pair published, and of those of one run."""
+def authors_table(record: Record, paired: Paired) -> Group:
+    """Return a table of the scores that the authors of a pair published, and of those of one run, with its notes."""
     found = list(comparisons(find_pair(paired.name), [record]))
     lines = [f"{network}: {source}" for network, source in dict.fromkeys((each.network, each.source) for each in found)]
     if keys := unequal(paired, record):
         lines.append(f"not as in the pair: {', '.join(keys)}")
     lines.append(f"scores in %; `benchmark show {paired.name}` prints what the authors did in another way")
-    table = Table(
-        title=f"authors / here: {paired.name}, seed {record.seed}",
-        caption=Text("\n".join(lines)),
-        caption_justify="left",
-        box=HORIZONTALS,
-    )
+    table = Table(title=f"authors / here: {paired.name}, seed {record.seed}", box=HORIZONTALS)
     for header in ("network", "score"):
         table.add_column(header)
     for header in ("authors", "here", "difference"):
@@ -63,7 +59,7 @@ def authors_table(record: Record, paired: Paired) -> Table:
     for each in found:
         here = percent(each.here)
         table.add_row(each.network, each.metric, f"{each.authors:g}", here, points_text(each.difference))
-    return table
+    return Group(table, Text("\n".join(lines)))  # not a caption, which is as narrow as the table
 
 
 def conclusion(record: Record, rows: Sequence[Row]) -> str:

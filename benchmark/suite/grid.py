@@ -63,8 +63,8 @@ class Grid:
         """Read a suite from a YAML file, and apply the other arguments.
 
         Args:
-            path: A file with the keys methods, datasets, seeds, budgets, preset, pair, config and set; None if the other
-                arguments define the whole suite.
+            path: A file with the keys methods, datasets, seeds, budgets, preset, pair, config and set; None if the
+                other arguments define the whole suite.
             methods: Names of methods, instead of the file's; "all" stands for all registered ones.
             datasets: Names of datasets, instead of the file's; "all" stands for all registered ones.
             seeds: Seeds, instead of the file's.
