@@ -435,8 +435,9 @@ class TestHash:
     def test_depends_on_every_other_value(self, values):
         hashes = {compose("mirror", "swatches").hash: "no change"}
         for key, value in values.items():
-            # A budget needs a student of the dataset, settings need a file, and milestones belong to a decay in steps.
-            together = ("budget", "settings.source", "settings.study")
+            # A budget needs a student of the dataset, settings need a file, milestones belong to a decay in steps, and
+            # a pair is an option.
+            together = ("budget", "settings.source", "settings.study", "pair")
             if key not in (*WITHOUT_EFFECT, *together) and not key.endswith(("schedule.decay", "schedule.milestones")):
                 changed = compose("mirror", "swatches", settings=[f"{key}={json.dumps(self.other(key, value))}"])
                 assert changed.hash not in hashes, f"{key} gives the hash of {hashes.get(changed.hash)}"

@@ -67,3 +67,12 @@ def test_last_log_line(stub_job):
     job.log.parent.mkdir()
     job.log.write_bytes(b"first\nRuntimeError: \xff broken\n\n  \n")
     assert job.last_log_line() == "RuntimeError: \ufffd broken"
+
+
+def test_runs_of_a_pair(tmp_path):
+    options = RunOptions(device="cpu", data_root=tmp_path, work_dir=tmp_path, leaderboards=tmp_path)
+    grid = Grid.from_file(None, pair="air-r101-r18-sop")
+    job = Job.of(*grid.recipes(), options, pair=grid.pair)
+    assert " --method d3still --dataset sop " in job.command_line
+    assert " --pair air-r101-r18-sop --resume" in job.command_line
+    assert job.recipe.pair.name == grid.pair
