@@ -95,14 +95,17 @@ def test_stop_kill_and_resume(launch, tmp_path, shrinking):
     assert "stopped by SIGUSR1 after step" in (works[1] / "0.txt").read_text().splitlines()[-1]
     assert "stopped" not in (works[1] / "1.txt").read_text()
 
-    first, second = launch(2, works[1], *arguments, "--resume", settings=shrinking)
-    wait_for_epoch(works[1], "cdd", first)
-    second.send_signal(signal.SIGKILL)
-    start = time.monotonic()
-    assert first.wait(timeout=WORK) == 2
-    assert time.monotonic() - start < WORK
-    last = (works[1] / "0.txt").read_text().strip().splitlines()[-1]
-    assert re.search("this process ends, too", last), last
+    for killed, other in ((1, 0), (0, 1)):
+        processes = launch(2, works[1], *arguments, "--resume", settings=shrinking)
+        wait_for_epoch(works[1], "cdd", processes[0])
+        while "protocol" not in (works[1] / "0.txt").read_text():
+            time.sleep(0.02)
+        processes[killed].send_signal(signal.SIGKILL)
+        start = time.monotonic()
+        assert processes[other].wait(timeout=WORK) == 2
+        assert time.monotonic() - start < WORK
+        last = (works[1] / f"{other}.txt").read_text().strip().splitlines()[-1]
+        assert re.search("this process ends, too", last), last
 
     resumed = launch(2, works[1], *arguments, "--resume", settings=shrinking)
     assert [process.wait() for process in resumed] == [0, 0], (works[1] / "0.txt").read_text()

@@ -16,7 +16,6 @@ WORKER = Path(__file__).with_name("gradient_worker.py")
 ALL = (*METHODS.names(), "fitnet stages", "sp embedding", "cdd+sp")
 LIVE = "live "
 """Beginning of the name of a step whose batch norms use the statistics of the batch, as in the worker."""
-OF_EVERY_KIND = ("none", "kd", "at", "rkd", "csd", "cdd", "cdd+sp")
 
 
 def start(command: list[str], processes: int, **options) -> list[subprocess.Popen]:
@@ -83,10 +82,11 @@ def check(one: dict, several: dict) -> None:
             assert torch.equal(tensors[0][name], tensors[1][name])
 
 
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ALL)
-def test_a_step_of_two_processes(steps, name):
+def test_a_step_of_several_processes(steps, name, processes):
     """The same as that of one process with the whole batch, if batch norms do not use batch statistics."""
-    results = steps(2, ALL)
+    results = steps(processes, ALL)
     check(results["alone"][name], results["together"][name])
 
 
@@ -95,13 +95,6 @@ def test_synchronized_batch_norms(steps, name):
     """With the statistics of the whole batch, a step of two processes is that of one, running statistics included."""
     results = steps(2, tuple(f"{LIVE}{each}" for each in ("none", "kd", "cdd")))
     check(results["alone"][f"{LIVE}{name}"], results["together"][f"{LIVE}{name}"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OF_EVERY_KIND)
-def test_a_step_of_three_processes(steps, name):
-    results = steps(3, OF_EVERY_KIND)
-    check(results["alone"][name], results["together"][name])
 
 
 def test_masks_are_compared(steps):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,6 +211,7 @@ PLUGIN = '''
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from benchmark.method import Method
 from benchmark.experiment import report
@@ -362,3 +364,25 @@ def test_ray_cluster_finishes_runs_of_a_killed_worker_once(start, tmp_path):
     assert process.returncode == 0, out
     assert written(tmp_path) == {"teacher 0": 1, "none 0": 1, "none 1": 1, "kd 0": 1, "kd 1": 1}
     assert len(listed(tmp_path)) == 5
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_on_a_ray_cluster(start, tmp_path):
+    process = start("--methods", "none", "--ray", "local", "--processes-per-run", "2")
+    out, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, out
+    records = load_records(tmp_path / "boards" / "records")
+    assert sorted((record.role, record.environment.processes) for record in records) == [("student", 2), ("teacher", 2)]
+
+
+def test_ray_is_asked_for_every_process(suite, runs, monkeypatch):
+    asked = []
+
+    def cluster(*arguments):
+        asked.append(arguments)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(suite_command, "Cluster", cluster)
+    arguments = ("--methods", "none", "--set", "runtime.threads=3", "--processes-per-run", "2")
+    assert suite(*arguments, "--ray", "auto", "--gpus", "1")[0] == 0
+    assert asked == [("auto", 6, 2)]
