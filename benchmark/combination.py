@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Ceilings, Method, Needs, Plan, Progress, RecipePlan
+from benchmark.method import Ceilings, Method, Needs, Plan, Progress, RecipePlan, as_tuple
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import ChannelSelection
@@ -44,18 +44,18 @@ class Combination(Method):
 
     def check(self, student: Embedder, teacher: Embedder | Any, plan: RecipePlan) -> None:
         for method in self._ordered:
-            method.check(student, teacher, plan)
+            method.check(student, _received(method, teacher), plan)
 
     def prepare(self, student: Embedder, teacher: Embedder | Any, plan: Plan) -> None:
         for method in self._ordered:
-            method.prepare(student, teacher, plan)
+            method.prepare(student, _received(method, teacher), plan)
         self._gather()
 
     def loss(self, student: Features, teacher: Features | Any, batch: Batch) -> dict[str, Tensor]:
         return {
             term if term.startswith(name) else f"{name}_{term}": value
             for name, method in self.members.items()
-            for term, value in method.loss(student, teacher, batch).items()
+            for term, value in method.loss(student, _received(method, teacher), batch).items()
         }
 
     def after_backward(self, student: Embedder) -> None:
@@ -75,10 +75,10 @@ class Combination(Method):
     def remembered_steps(self) -> int:
         return max(method.remembered_steps() for method in self._ordered)
 
-    def remember(self, teacher: Features, batch: Batch, ago: int) -> None:
+    def remember(self, teacher: Features | Any, batch: Batch, ago: int) -> None:
         for method in self._ordered:
             if ago <= method.remembered_steps():
-                method.remember(teacher, batch, ago)
+                method.remember(_received(method, teacher), batch, ago)
 
     def report(self, student: Embedder) -> dict[str, float]:
         return {key: value for method in self._ordered for key, value in method.report(student).items()}
@@ -100,6 +100,11 @@ class Combination(Method):
         for method in self._ordered:
             student = method.compact(student)
         return student
+
+
+def _received(method: Method, teacher: Any) -> Any:
+    """Return what a member receives of the teachers that the combination has received."""
+    return method.needs.received(as_tuple(teacher))
 
 
 def combine(name: str, parts: Mapping[str, type[Method]]) -> type[Combination]:

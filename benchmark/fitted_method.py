@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.errors import UserError
-from benchmark.method import Method, Plan, Progress
+from benchmark.method import Method, Plan, Progress, as_tuple
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.model.surgery import ChannelSelection
@@ -40,14 +40,14 @@ class FittedMethod(Method):
         """Compute the buffers. Called once, on the main process.
 
         Args:
-            embeddings: (N, D) of the teacher, not normalized, on the CPU.
+            embeddings: (N, D) of the teacher, not normalized, on the CPU. Those of several teachers are side by side.
 
         Returns:
             The new values of buffers by name.
         """
         raise NotImplementedError
 
-    def distill(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+    def distill(self, student: Features, teacher: Features | Any, batch: Batch) -> dict[str, Tensor]:
         """Compute the loss terms with fitted buffers, as `loss` of other methods."""
         raise NotImplementedError
 
@@ -59,9 +59,9 @@ class FittedMethod(Method):
                 f"and the only epoch has {images}; train for two epochs or more, or set method.fit_images to {images}"
             )
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, student: Features, teacher: Features | Any, batch: Batch) -> dict[str, Tensor]:
         if not self.fitted:
-            self._collected.append(teacher.embedding.detach().cpu())
+            self._collect(teacher)
             if sum(map(len, self._collected)) < self.fit_images:
                 return {}
             self._fit()
@@ -87,8 +87,12 @@ class FittedMethod(Method):
     def remembered_steps(self) -> int:
         return self._forgotten
 
-    def remember(self, teacher: Features, batch: Batch, ago: int) -> None:
-        self._collected.append(teacher.embedding.detach().cpu())
+    def remember(self, teacher: Features | Any, batch: Batch, ago: int) -> None:
+        self._collect(teacher)
+
+    def _collect(self, teacher: Features | Any) -> None:
+        embeddings = torch.cat([each.embedding for each in as_tuple(teacher)], dim=1)
+        self._collected.append(embeddings.detach().cpu())
 
     def get_extra_state(self) -> Tensor:
         """Return whether the buffers are fitted, and the number of collected batches; checkpoints hold tensors."""

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from benchmark.model.surgery import ChannelSelection
 
 if TYPE_CHECKING:
     from benchmark.recipe import Recipe
+
+T = TypeVar("T")
 
 KINDS = {
     "none": "no distillation",
@@ -51,15 +53,33 @@ class Needs:
     """`Batch.indices`, because the method stores something for every training image."""
     views: bool = False
     """Several augmented views of every image in a batch: `train.sampler.views` above 1."""
+    several_teachers: bool = False
+    """The method takes any number of teachers: `check`, `prepare` and `loss` receive a tuple, even of a single one."""
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether a run may have several teachers: the method takes them, or has no use for any."""
+        return self.several_teachers or not self.teacher
 
     def __or__(self, other: "Needs") -> "Needs":
-        """Return the requirements of both."""
-        return Needs(*(getattr(self, name) or getattr(other, name) for name in self.__slots__))
+        """Return the requirements of both. Several teachers are possible if they are for both."""
+        both = Needs(*(getattr(self, name) or getattr(other, name) for name in self.__slots__))
+        return replace(both, several_teachers=both.teacher and self.takes_several and other.takes_several)
+
+    def received(self, teachers: Sequence[T]) -> T | tuple[T, ...] | None:
+        """Return what the method receives of the teachers of a run, or of their outputs.
+
+        Returns:
+            All of them if it takes several, else the first; None if there are none.
+        """
+        if self.several_teachers:
+            return tuple(teachers)
+        return teachers[0] if teachers else None
 
     def describe(self) -> str:
         """Return the requirements as an English sentence."""
         parts = {
-            "a teacher": self.teacher,
+            "one or more teachers" if self.several_teachers else "a teacher": self.teacher,
             "the teacher's classifier": self.classifier,
             "embeddings of equal size": self.equal_embeddings,
             "a student with the teacher's backbone": self.same_backbone,
@@ -197,7 +217,8 @@ class Method(nn.Module):
     from the paper or its code.
 
     A teacher is annotated as `Embedder | Any` or `Features | Any`: an override may declare `teacher: Features` if its
-    `needs.teacher` is true, and has to accept `Features | None` if it is false.
+    `needs.teacher` is true, `teacher: tuple[Features, ...]` if its `needs.several_teachers` is true, and has to accept
+    `Features | None` if `needs.teacher` is false.
     """
 
     name: ClassVar[str]
@@ -293,7 +314,7 @@ class Method(nn.Module):
         """Return the number of latest steps whose teacher outputs a resumed run needs again; see `remember`."""
         return 0
 
-    def remember(self, teacher: Features, batch: Batch, ago: int) -> None:
+    def remember(self, teacher: Features | Any, batch: Batch, ago: int) -> None:
         """Store the teacher's outputs of an earlier step again, which are too large for checkpoints.
 
         Called when a run resumes, with the state of a checkpoint loaded, for each of the last `remembered_steps()`
@@ -341,3 +362,10 @@ class Method(nn.Module):
     def compact(self, student: Embedder) -> Embedder:
         """Return the network that is deployed and measured, in eval mode. Called once, after training; may edit it."""
         return student
+
+
+def as_tuple(teacher: T | Sequence[T] | None) -> tuple[T, ...]:
+    """Return the teachers that `Needs.received` has returned, as a tuple."""
+    if teacher is None:
+        return ()
+    return tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, Range
 from benchmark.fitted_method import FittedMethod
+from benchmark.method import as_tuple
 from benchmark.utils.precision import full_precision, upcast
 
 
@@ -27,10 +28,11 @@ class PHIS(FittedMethod):
     where s and t are the embeddings of student and teacher, the mean runs over all values, and h is a learned linear
     layer. m is the mean of the teacher's embeddings, U holds the eigenvectors of their covariance, H is an orthogonal
     Hadamard matrix, whose entries are 1 / sqrt(D) and -1 / sqrt(D), and a is the mean eigenvalue to the power of -1/2.
-    Distances of embeddings keep their proportions. Embedding sizes may differ.
+    Distances of embeddings keep their proportions. Embedding sizes may differ. Several teachers have a layer and a
+    standardization each, and the losses are added up.
 
-    With `head: false`, h(s) = R (s - m), and the student is trained into the teacher's embedding space. As R is
-    orthogonal up to a, the loss is then a^2 times the mean squared difference of the embeddings.
+    With `head: false`, h(s) = R (s - m), and the student is trained into the embedding space of its only teacher. As R
+    is orthogonal up to a, the loss is then a^2 times the mean squared difference of the embeddings.
 
     Implementation: the authors published the standardization, but no training code; the squared error is what the paper
     pairs with it. Mean and covariance are computed from the first training images that are drawn, augmented as in
@@ -47,6 +49,7 @@ class PHIS(FittedMethod):
     """
 
     kind: ClassVar[str] = "embeddings"
+    needs = Needs(several_teachers=True)
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10)}
     mean: Tensor
     rotation: Tensor
@@ -61,28 +64,35 @@ class PHIS(FittedMethod):
         self.weight, self.fit_images = weight, fit_images
         self.has_head = head
         self.aligned = not head
-        self.needs = Needs(equal_embeddings=not head)
+        self.needs = Needs(equal_embeddings=not head, several_teachers=head)
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+    def prepare(self, student: Embedder, teacher: Embedder | tuple[Embedder, ...], plan: Plan) -> None:
         super().prepare(student, teacher, plan)
-        self.register_buffer("mean", torch.zeros(teacher.dim))
-        self.register_buffer("rotation", torch.zeros(teacher.dim, teacher.dim))
+        self.sizes = [each.dim for each in as_tuple(teacher)]
+        # The teachers are side by side, so the rotations are blocks on a diagonal.
+        self.register_buffer("mean", torch.zeros(sum(self.sizes)))
+        self.register_buffer("rotation", torch.zeros(sum(self.sizes), sum(self.sizes)))
         if self.has_head:
-            self.head = nn.Linear(student.dim, teacher.dim)
+            self.head, *others = (nn.Linear(student.dim, size) for size in self.sizes)
+            self.more_heads = nn.ModuleList(others)
         self.seed = int(torch.randint(1 << 31, ()))
 
     def fit(self, embeddings: Tensor) -> dict[str, Tensor]:
-        mean, rotation = standardization(embeddings, self.seed)
-        return {"mean": mean, "rotation": rotation}
+        parts = (standardization(part, self.seed) for part in embeddings.split(self.sizes, dim=1))
+        means, rotations = zip(*parts, strict=True)
+        return {"mean": torch.cat(means), "rotation": torch.block_diag(*rotations)}
 
-    def distill(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
-        s, t = upcast(student.embedding), upcast(teacher.embedding)
+    def distill(
+        self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch
+    ) -> dict[str, Tensor]:
+        s, t = upcast(student.embedding), upcast(torch.cat([each.embedding for each in as_tuple(teacher)], dim=1))
         with full_precision(s.device):
-            output = self.head(s) if self.has_head else self.standardize(s)
-            return {"phi_s": self.weight * F.mse_loss(output, self.standardize(t))}
+            heads = (self.head, *self.more_heads) if self.has_head else (self.standardize,)
+            of_teachers = zip(heads, self.standardize(t).split(self.sizes, dim=1), strict=True)
+            return {"phi_s": self.weight * torch.stack([F.mse_loss(head(s), y) for head, y in of_teachers]).sum()}
 
     def standardize(self, embeddings: Tensor) -> Tensor:
-        """Return y of (B, D) embeddings."""
+        """Return y of (B, D) embeddings, of several teachers side by side."""
         return (embeddings - self.mean) @ self.rotation.T
 
 

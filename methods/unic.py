@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark import METHODS, Batch, Embedder, Features, Method, Plan, Range
+from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, Range
 from benchmark.losses import l2_normalize
 from benchmark.utils.precision import full_precision, upcast
 
@@ -42,8 +42,7 @@ class UNIC(Method):
 
     Implementation: follows the authors' code, which matches class tokens and patch tokens of vision transformers, with
     one more head for each block of the student; here, the embedding takes the place of the class token, and there are
-    no other tokens. The suite gives a method one teacher, which is always kept; the functions in this module take any
-    number.
+    no other tokens. A single teacher is always kept.
 
     Defaults: weights and probability are the authors', without a task loss. Their heads have 768 hidden channels in all
     blocks but the last.
@@ -52,11 +51,12 @@ class UNIC(Method):
         cosine_weight: Weight of the cosine distance.
         smooth_l1_weight: Weight of the smooth L1 distance.
         weight: Weight of the loss term.
-        hidden: Number of hidden channels of the head.
+        hidden: Number of hidden channels of each head.
         drop_probability: Probability with which a teacher other than that with the largest loss is left out.
     """
 
     kind: ClassVar[str] = "embeddings"
+    needs = Needs(several_teachers=True)
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(0.1, 10)}
     mean: Tensor
     std: Tensor
@@ -73,19 +73,28 @@ class UNIC(Method):
         self.cosine_weight, self.smooth_l1_weight, self.weight = cosine_weight, smooth_l1_weight, weight
         self.hidden, self.drop_probability = hidden, drop_probability
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
-        self.head = nn.Sequential(nn.Linear(student.dim, self.hidden), nn.GELU(), nn.Linear(self.hidden, teacher.dim))
-        self.register_buffer("mean", torch.zeros(teacher.dim))
-        self.register_buffer("std", torch.ones(teacher.dim))
+    def prepare(self, student: Embedder, teacher: tuple[Embedder, ...], plan: Plan) -> None:
+        self.sizes = [each.dim for each in teacher]
+        self.head, *others = (self._head(student.dim, size) for size in self.sizes)
+        self.more_heads = nn.ModuleList(others)
+        # The teachers are side by side.
+        self.register_buffer("mean", torch.zeros(sum(self.sizes)))
+        self.register_buffer("std", torch.ones(sum(self.sizes)))
         self.steps = plan.steps
         self.seed, self.step = int(torch.randint(1 << 31, ())), 0
 
-    def loss(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+    def _head(self, size: int, teacher_size: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(size, self.hidden), nn.GELU(), nn.Linear(self.hidden, teacher_size))
+
+    def loss(self, student: Features, teacher: tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
         momentum = LEAST_MOMENTUM + (1 - LEAST_MOMENTUM) * (1 + math.cos(math.pi * self.step / self.steps)) / 2
-        target, self.mean, self.std = standardize(upcast(teacher.embedding), self.mean, self.std, momentum)
+        embeddings = upcast(torch.cat([each.embedding for each in teacher], dim=1))
+        target, self.mean, self.std = standardize(embeddings, self.mean, self.std, momentum)
         with full_precision(target.device):
-            output = self.head(upcast(student.embedding))
-        losses = image_losses(output, target, self.cosine_weight, self.smooth_l1_weight)[None]
+            outputs = [head(upcast(student.embedding)) for head in (self.head, *self.more_heads)]
+        weights = self.cosine_weight, self.smooth_l1_weight
+        of_teachers = zip(outputs, target.split(self.sizes, dim=1), strict=True)
+        losses = torch.stack([image_losses(output, part, *weights) for output, part in of_teachers])
         # Seeded for every step, so that a resumed run draws the same numbers.
         generator = torch.Generator(losses.device).manual_seed(self.seed + self.step)
         keep = kept_teachers(losses.detach(), self.drop_probability, generator)

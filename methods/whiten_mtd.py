@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark import METHODS, Batch, Embedder, Features, Plan, Range, RecipePlan, UserError
+from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, Range, RecipePlan, UserError
 from benchmark.fitted_method import FittedMethod
 from benchmark.losses import kl_divergence, l2_normalize
 from benchmark.utils.precision import full_precision, upcast
@@ -39,18 +39,17 @@ class WhitenMTD(FittedMethod):
     least 1e-5 of the largest. Embedding sizes may differ.
 
     Implementation: follows the authors' code for landmarks, in which a pair is two images of one landmark. Here, the
-    batch is divided into pairs of images of the same identity; an image without a partner is left out. The suite gives
-    a method one teacher, for which all strategies of the fusion are the same; the functions in this module take any
-    number. The whitening is fitted to the first training images that are drawn, augmented as in training (authors:
-    before the training, to 10,000 images). The method has no loss term until these embeddings are collected. The loss
-    is not multiplied by the number of processes.
+    batch is divided into pairs of images of the same identity; an image without a partner is left out. With one
+    teacher, all strategies of the fusion are the same. The whitening is fitted to the first training images that are
+    drawn, augmented as in training (authors: before the training, to 10,000 images). The method has no loss term until
+    these embeddings are collected. The loss is not multiplied by the number of processes.
 
     Defaults: the authors', for landmarks, with teachers of 2048 values, Adam, and no task loss; except the weight.
     Their weight 1 outweighs the task loss with SGD: a short training on glyphs2 failed with it, and worked with 0.1.
     The weight was not tuned beyond that.
 
     Args:
-        dim: Number of components of the whitening; at most the size of the teacher's embedding.
+        dim: Number of components of the whitening of each teacher; at most the size of its embedding.
         strategy: Fusion of several teachers' similarities: the largest for pairs, and for other images the smallest
             (`maxmin`) or the mean (`maxmean`); or the `mean` for all.
         student_temperature: Temperature T_s.
@@ -61,6 +60,7 @@ class WhitenMTD(FittedMethod):
     """
 
     kind: ClassVar[str] = "sample relations"
+    needs = Needs(several_teachers=True)
     search: ClassVar[Mapping[str, Range]] = {
         "weight": Range(0.01, 1),
         "student_temperature": Range(0.01, 0.5),
@@ -84,32 +84,35 @@ class WhitenMTD(FittedMethod):
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.fit_images = fit_images
 
-    def check(self, student: Embedder, teacher: Embedder, plan: RecipePlan) -> None:
+    def check(self, student: Embedder, teacher: tuple[Embedder, ...], plan: RecipePlan) -> None:
         if plan.images_per_identity < 2:
             raise UserError(
                 "train.sampler.images: 1: a batch has no two images of an identity, which whiten_mtd compares; set it "
                 "to 2 or more"
             )
 
-    def prepare(self, student: Embedder, teacher: Embedder, plan: Plan) -> None:
+    def prepare(self, student: Embedder, teacher: tuple[Embedder, ...], plan: Plan) -> None:
         if not self.whiten:
             self.fitted = True
             return
         super().prepare(student, teacher, plan)
-        self.register_buffer("mean", torch.zeros(teacher.dim))
-        self.register_buffer("components", torch.zeros(min(self.dim, teacher.dim), teacher.dim))
+        self.sizes = [each.dim for each in teacher]
+        self.whitened_sizes = [min(self.dim, size) for size in self.sizes]
+        # The teachers are side by side, so the components are blocks on a diagonal.
+        self.register_buffer("mean", torch.zeros(sum(self.sizes)))
+        self.register_buffer("components", torch.zeros(sum(self.whitened_sizes), sum(self.sizes)))
 
     def fit(self, embeddings: Tensor) -> dict[str, Tensor]:
-        mean, components = whitening(embeddings, self.dim)
-        return {"mean": mean, "components": components}
+        means, components = zip(*(whitening(part, self.dim) for part in embeddings.split(self.sizes, 1)), strict=True)
+        return {"mean": torch.cat(means), "components": torch.block_diag(*components)}
 
-    def distill(self, student: Features, teacher: Features, batch: Batch) -> dict[str, Tensor]:
+    def distill(self, student: Features, teacher: tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
         first, second = pairs(batch.labels)
         with full_precision(student.embedding.device):
-            t = l2_normalize(teacher.embedding)
+            rows: Sequence[Tensor] = [l2_normalize(each.embedding) for each in teacher]
             if self.whiten:
-                t = (t - self.mean) @ self.components.T
-            fused = fuse_similarities([similarities(t[first], t[second])], self.strategy)
+                rows = ((torch.cat(rows, dim=1) - self.mean) @ self.components.T).split(self.whitened_sizes, dim=1)
+            fused = fuse_similarities([similarities(t[first], t[second]) for t in rows], self.strategy)
             own = similarities(student.embedding[first], student.embedding[second])
         return {"whiten_mtd": self.weight * matching(own, fused, self.student_temperature, self.teacher_temperature)}
 

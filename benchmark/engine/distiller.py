@@ -1,6 +1,6 @@
 """Student, teacher, method and task loss as one mmengine model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from benchmark.engine.compat import InitializedModel
 from benchmark.engine.synchronized_norm import SynchronizedStatistics
 from benchmark.engine.task import TaskLoss
 from benchmark.errors import UserError
-from benchmark.method import Method
+from benchmark.method import Method, as_tuple
 from benchmark.model.embedder import Embedder
 from benchmark.model.features import Features
 from benchmark.utils.distributed import gathered, processes
@@ -26,12 +26,12 @@ _UNLIMITED = 2**31
 class Distiller(InitializedModel):
     """The model that mmengine trains: it returns the loss terms of a training batch or embeddings of test images.
 
-    The teacher is kept outside the module tree: it is neither in checkpoints nor in the optimizer, `train()` does not
-    change its mode, and it computes no gradients.
+    Teachers are kept outside the module tree: they are neither in checkpoints nor in the optimizer, `train()` does not
+    change their mode, and they compute no gradients.
 
     Args:
         student: The network to train.
-        teacher: A trained network; None for a method that needs none.
+        teacher: A trained network, or several for a method that takes them; None for a method that needs none.
         method: Adds its loss terms to those of the task.
         task: The task loss.
         compile: A torch.compile backend for the forward passes of the training; None for eager mode.
@@ -41,7 +41,7 @@ class Distiller(InitializedModel):
     def __init__(
         self,
         student: Embedder,
-        teacher: Embedder | None,
+        teacher: Embedder | Sequence[Embedder] | None,
         method: Method,
         task: TaskLoss,
         compile: str | None = None,
@@ -54,7 +54,7 @@ class Distiller(InitializedModel):
         self.synchronize = synchronize
         # Bound methods, not modules: compiling a module in place does not compile its method `features`.
         self.student_features = _features(student, compile)
-        self.teacher_features = _features(teacher, compile) if teacher is not None else None
+        self.teacher_features = [_features(each, compile) for each in as_tuple(teacher)]
 
     def forward(
         self, images: Tensor, labels: Tensor, cameras: Tensor, indices: Tensor, mode: str = "tensor"
@@ -78,10 +78,10 @@ class Distiller(InitializedModel):
             with full_precision(images.device):
                 return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
         with self._statistics():
-            student, teacher = self.student_features(images), self._of_the_teacher(images)
+            student, teachers = self.student_features(images), self._of_the_teachers(images)
         with full_precision(images.device):
             student = self._of_the_batch(student)
-            teacher = None if teacher is None else self._of_the_batch(teacher)
+            teacher = self.method.needs.received([self._of_the_batch(each) for each in teachers])
             batch = Batch(images, *map(gathered, (labels, cameras, indices)))
             terms = self.task(student, batch.labels)
             added = self.method.loss(student, teacher, batch)
@@ -99,20 +99,19 @@ class Distiller(InitializedModel):
         """
         images, *labels = self.data_preprocessor(batch, True)
         with self._statistics():
-            teacher = self._of_the_teacher(images)
-        assert teacher is not None, "a method that remembers the teacher's outputs needs a teacher"
+            teachers = self._of_the_teachers(images)
+        assert teachers, "a method that remembers the teacher's outputs needs a teacher"
         with full_precision(images.device):
-            self.method.remember(self._of_the_batch(teacher), Batch(images, *map(gathered, labels)), ago)
+            teacher = self.method.needs.received([self._of_the_batch(each) for each in teachers])
+            self.method.remember(teacher, Batch(images, *map(gathered, labels)), ago)
 
     def _statistics(self) -> AbstractContextManager[object]:
         """Let batch norms use the statistics of the whole batch, if that is chosen."""
         return SynchronizedStatistics() if self.synchronize else nullcontext()
 
-    def _of_the_teacher(self, images: Tensor) -> Features | None:
-        if self.teacher_features is None:
-            return None
+    def _of_the_teachers(self, images: Tensor) -> list[Features]:
         with torch.no_grad():
-            return self.teacher_features(images)
+            return [features(images) for features in self.teacher_features]
 
     def _of_the_batch(self, outputs: Features) -> Features:
         """Return outputs for the whole batch, which several processes share, in float32 or float64.

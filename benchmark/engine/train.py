@@ -1,6 +1,7 @@
 """Training of one network by one method, with an mmengine Runner."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmark.engine.plan import training_plan
 from benchmark.engine.task import task_loss
 from benchmark.engine.timetable import Timetable
 from benchmark.evaluation import TestSet, out_of_memory
-from benchmark.method import Method
+from benchmark.method import Method, as_tuple
 from benchmark.model.embedder import Embedder
 from benchmark.recipe import Recipe
 from benchmark.utils import durations
@@ -36,7 +37,7 @@ from benchmark.utils.precision import autocast_dtype
 
 def train(
     student: Embedder,
-    teacher: Embedder | None,
+    teacher: Embedder | Sequence[Embedder] | None,
     method: Method,
     *,
     recipe: Recipe,
@@ -53,7 +54,7 @@ def train(
 
     Args:
         student: The network to train, on the device of `test`.
-        teacher: A trained network on the same device, which is frozen here; None if the method needs none.
+        teacher: A trained network on the same device, which is frozen here, or several; None if the method needs none.
         method: The method; its parameters are trained with the student.
         recipe: The run's recipe.
         test: The dataset and its test images.
@@ -147,22 +148,23 @@ def train(
 
 def assemble(
     student: Embedder,
-    teacher: Embedder | None,
+    teacher: Embedder | Sequence[Embedder] | None,
     method: Method,
     *,
     recipe: Recipe,
     dataset: RetrievalDataset,
     steps_per_epoch: int,
 ) -> Distiller:
-    """Freeze the teacher, prepare the method, and combine them with the student and the task loss."""
-    if teacher is not None:
-        teacher.requires_grad_(False).eval()
-    method.prepare(student, teacher, training_plan(recipe, dataset, steps_per_epoch))
+    """Freeze the teachers, prepare the method, and combine them with the student and the task loss."""
+    teachers = as_tuple(teacher)
+    for each in teachers:
+        each.requires_grad_(False).eval()
+    method.prepare(student, method.needs.received(teachers), training_plan(recipe, dataset, steps_per_epoch))
     student.tap(method.student_taps)
-    if teacher is not None:
-        teacher.tap(method.teacher_taps)
+    for each in teachers:
+        each.tap(method.teacher_taps)
     task, runtime = task_loss(recipe, student, len(dataset.labels)), recipe.runtime
-    return Distiller(student, teacher, method, task, runtime.compile, runtime.sync_batchnorm)
+    return Distiller(student, teachers, method, task, runtime.compile, runtime.sync_batchnorm)
 
 
 def optim_wrapper(

@@ -99,7 +99,8 @@ class TestDistiller:
     def test_teacher_is_not_a_submodule(self, batch):
         """Adapters are trained, the teacher is not."""
         model = build()
-        teacher = model.teacher_features.__self__
+        (features,) = model.teacher_features
+        teacher = features.__self__
         sum(model.train()(*batch, mode="loss").values()).backward()
         assert model.method.layer.weight.grad.any()
         assert not teacher.training

@@ -88,7 +88,7 @@ class Rig:
         student = self.student.train().features(self.images)
         with torch.no_grad():
             teacher = self.teacher.features(self.images)
-        return self.method.loss(student, teacher, self.batches[0])
+        return self.method.loss(student, self.method.needs.received([teacher]), self.batches[0])
 
     def fit(self) -> None:
         """End an epoch if the method has no terms yet: some fit something to the embeddings of the first epoch."""
@@ -179,16 +179,21 @@ def features() -> Callable[..., Features]:
 def terms(features):
     """`terms(KD(), logits=(student, teacher))`: the loss terms of a method for given outputs of both networks.
 
-    An output is `pooled`, `embedding`, `logits` or a tap such as `stage3`; `labels` and `indices` go to the batch.
+    An output is `pooled`, `embedding`, `logits` or a tap such as `stage3`; those of several teachers are a list.
+    `labels` and `indices` go to the batch.
     """
 
-    def compute(method: Method, labels: Any = None, indices: Any = None, **outputs: tuple[Tensor, Tensor]) -> Any:
-        sides = []
-        for side in (0, 1):
-            named = {name: pair[side] for name, pair in outputs.items() if name in ("pooled", "embedding", "logits")}
-            taps = {name: pair[side] for name, pair in outputs.items() if name not in named}
-            sides.append(features(**named, taps=taps))
-        return method.loss(*sides, Batch(torch.empty(0), labels, torch.empty(0), indices))
+    def of_network(outputs: Mapping[str, Tensor]) -> Features:
+        named = {name: x for name, x in outputs.items() if name in ("pooled", "embedding", "logits")}
+        return features(**named, taps={name: x for name, x in outputs.items() if name not in named})
+
+    def compute(method: Method, labels: Any = None, indices: Any = None, **outputs: tuple[Tensor, Any]) -> Any:
+        student = of_network({name: pair[0] for name, pair in outputs.items()})
+        given = {name: x if isinstance(x, list) else [x] for name, (_, x) in outputs.items()}
+        of_teachers = zip(*given.values(), strict=True) if given else [()]
+        teachers = [of_network(dict(zip(given, each, strict=True))) for each in of_teachers]
+        batch = Batch(torch.empty(0), labels, torch.empty(0), indices)
+        return method.loss(student, method.needs.received(teachers), batch)
 
     return compute
 
@@ -244,7 +249,7 @@ def rig(glyphs, batches) -> Callable[..., Rig]:
         large.requires_grad_(False).eval()
         momentum = plan.momentum if optimizer == "sgd" else 0.0
         plan = replace(plan, labels=labels, optimizer=optimizer, momentum=momentum)
-        method.prepare(small, large if method.needs.teacher else None, plan)
+        method.prepare(small, method.needs.received([large] if method.needs.teacher else []), plan)
         small.tap(method.student_taps)
         large.tap(method.teacher_taps)
         distiller = Distiller(small, large if method.needs.teacher else None, method, TaskLoss(Task()))

@@ -6,6 +6,7 @@ the file has a gradient, learned weights included, and compares at the file's to
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import Embedder, Method
-from benchmark.losses import feature_distance, l2_normalize
+from benchmark.losses import feature_distance
 from benchmark.methods.affinity_mimicking import affinity_cross_entropy
 from benchmark.methods.aml import MIN_DISTANCE, tuple_losses
 from benchmark.methods.at import AT
@@ -55,9 +56,9 @@ from benchmark.methods.rrd import RRD
 from benchmark.methods.sp import SP
 from benchmark.methods.ssp import SSP
 from benchmark.methods.ugd import UGD, projector
-from benchmark.methods.unic import image_losses, kept_mean, standardize
+from benchmark.methods.unic import UNIC, image_losses, kept_mean, standardize
 from benchmark.methods.vid import VID
-from benchmark.methods.whiten_mtd import fuse_similarities, matching, similarities, whitening
+from benchmark.methods.whiten_mtd import WhitenMTD, matching
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ELSEWHERE = {
@@ -355,9 +356,22 @@ def ugd(case: Case, terms: Any) -> Tensor:
     return total(loss)
 
 
+class _Part(nn.Module):
+    """Selects a part of the student's embedding, in place of a head."""
+
+    def __init__(self, columns: slice) -> None:
+        super().__init__()
+        self.columns = columns
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return embedding[:, self.columns]
+
+
 def unic(case: Case, terms: Any) -> Tensor:
-    """The reference has several teachers, and class and patch tokens."""
+    """The reference has several teachers, and class and patch tokens; the method has no patch tokens."""
     hp = case.hp
+    if not hp["patches"]:
+        return _unic_without_patches(case, terms)
     losses = []
     for j in range(hp["teachers"]):
         kinds = []
@@ -375,6 +389,24 @@ def unic(case: Case, terms: Any) -> Tensor:
     return kept_mean(stacked, case.result("keep"))
 
 
+def _unic_without_patches(case: Case, terms: Any) -> Tensor:
+    """Compute the loss by the method itself; the reference's inputs are the outputs of the heads."""
+    hp, number = case.hp, range(case.hp["teachers"])
+    teachers = [case[f"teacher{j}"] for j in number]
+    method = UNIC(hp["lambda_cos"], hp["lambda_l1"])
+    networks = tuple(SimpleNamespace(dim=teacher.shape[1]) for teacher in teachers)
+    method.prepare(SimpleNamespace(dim=1), networks, SimpleNamespace(steps=10))
+    ends = np.cumsum([0, *method.sizes]).tolist()
+    method.head, *others = (_Part(slice(*columns)) for columns in pairwise(ends))
+    method.more_heads = nn.ModuleList(others)
+    method.std = method.std.double() - 1e-6  # to which the method adds 1e-6
+    keep = case.result("keep").bool()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.methods.unic.kept_teachers", lambda *_: keep)
+        student = torch.cat([case[f"student{j}"] for j in number], dim=1)
+        return total(terms(method, embedding=(student, teachers)))
+
+
 def vid(case: Case, terms: Any) -> Tensor:
     method = VID(1.0, (2,), case.hp["init_pred_var"])
     method.prepare(network(5, 5, 5, 5), network(8, 8, 8, 8), None)
@@ -388,18 +420,29 @@ def vid(case: Case, terms: Any) -> Tensor:
 
 
 def whiten_mtd(case: Case, terms: Any) -> Tensor:
-    """The reference has several teachers."""
-    hp, teachers = case.hp, []
-    for j in range(hp["teachers"]):
-        views = [case[f"teacher{j}_view{view}"] for view in range(2)]
-        if hp["whiten"]:
-            mean, components = whitening(case[f"pca_train{j}"], hp["dim"])
-            views = [(l2_normalize(view) - mean) @ components.T for view in views]
-        teachers.append(similarities(*views))
-    fused = fuse_similarities(teachers, hp["strategy"])
-    if (expected := case.result("fused_similarity")) is not None:
-        torch.testing.assert_close(fused, expected, rtol=1e-9, atol=1e-9)
-    return matching(similarities(case["student0"], case["student1"]), fused, hp["tau_student"], hp["tau_teacher"])
+    """The reference has several teachers, and two views of every image, which are pairs here."""
+    hp, number = case.hp, range(case.hp["teachers"])
+    teachers = [torch.cat([case[f"teacher{j}_view{view}"] for view in range(2)]) for j in number]
+    method = WhitenMTD(hp["dim"], hp["strategy"], hp["tau_student"], hp["tau_teacher"], hp["whiten"], weight=1.0)
+    plan = SimpleNamespace(steps=2, epochs=2, batch_size=1)
+    method.prepare(SimpleNamespace(), tuple(SimpleNamespace(dim=teacher.shape[1]) for teacher in teachers), plan)
+    if hp["whiten"]:
+        method.double()
+        for name, value in method.fit(torch.cat([case[f"pca_train{j}"] for j in number], dim=1)).items():
+            setattr(method, name, value)
+    method.fitted = True
+    expected = case.result("fused_similarity")
+
+    def checked(student: Tensor, fused: Tensor, *temperatures: float) -> Tensor:
+        if expected is not None:
+            torch.testing.assert_close(fused, expected, rtol=1e-9, atol=1e-9)
+        return matching(student, fused, *temperatures)
+
+    student = torch.cat([case["student0"], case["student1"]])
+    labels = torch.arange(len(student) // 2).repeat(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.methods.whiten_mtd.matching", checked)
+        return total(terms(method, labels=labels, embedding=(student, teachers)))
 
 
 TERMS: dict[str, Callable[[Case, Any], Tensor]] = {
