@@ -54,7 +54,8 @@ class Needs:
     views: bool = False
     """Several augmented views of every image in a batch: `train.sampler.views` above 1."""
     several_teachers: bool = False
-    """The method takes any number of teachers: `check`, `prepare` and `loss` receive a tuple, even of a single one."""
+    """The method takes any number of teachers. Of several, `check`, `prepare` and `loss` receive a tuple; see
+    `as_tuple`."""
 
     @property
     def takes_several(self) -> bool:
@@ -70,9 +71,9 @@ class Needs:
         """Return what the method receives of the teachers of a run, or of their outputs.
 
         Returns:
-            All of them if it takes several, else the first; None if there are none.
+            A tuple of all if there are several and it takes them, else the first; None if there are none.
         """
-        if self.several_teachers:
+        if self.several_teachers and len(teachers) > 1:
             return tuple(teachers)
         return teachers[0] if teachers else None
 
@@ -217,8 +218,8 @@ class Method(nn.Module):
     from the paper or its code.
 
     A teacher is annotated as `Embedder | Any` or `Features | Any`: an override may declare `teacher: Features` if its
-    `needs.teacher` is true, `teacher: tuple[Features, ...]` if its `needs.several_teachers` is true, and has to accept
-    `Features | None` if `needs.teacher` is false.
+    `needs.teacher` is true, and has to accept `Features | None` if it is false, and `Features | tuple[Features, ...]`
+    if its `needs.several_teachers` is true.
     """
 
     name: ClassVar[str]
@@ -365,7 +366,7 @@ class Method(nn.Module):
 
 
 def as_tuple(teacher: T | Sequence[T] | None) -> tuple[T, ...]:
-    """Return the teachers that `Needs.received` has returned, as a tuple."""
+    """Return what a method receives as its teacher as a tuple: of several, of one, or of none."""
     if teacher is None:
         return ()
     return tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)

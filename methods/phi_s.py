@@ -63,6 +63,8 @@ class PHIS(FittedMethod):
         super().__init__()
         self.weight, self.fit_images = weight, fit_images
         self.has_head = head
+        self.more_heads = nn.ModuleList()
+        """Of several teachers, the layers of all but the first."""
         self.aligned = not head
         self.needs = Needs(equal_embeddings=not head, several_teachers=head)
 
@@ -74,7 +76,7 @@ class PHIS(FittedMethod):
         self.register_buffer("rotation", torch.zeros(sum(self.sizes), sum(self.sizes)))
         if self.has_head:
             self.head, *others = (nn.Linear(student.dim, size) for size in self.sizes)
-            self.more_heads = nn.ModuleList(others)
+            self.more_heads.extend(others)
         self.seed = int(torch.randint(1 << 31, ()))
 
     def fit(self, embeddings: Tensor) -> dict[str, Tensor]:
@@ -85,11 +87,12 @@ class PHIS(FittedMethod):
     def distill(
         self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch
     ) -> dict[str, Tensor]:
-        s, t = upcast(student.embedding), upcast(torch.cat([each.embedding for each in as_tuple(teacher)], dim=1))
+        s, embeddings = upcast(student.embedding), [upcast(each.embedding) for each in as_tuple(teacher)]
         with full_precision(s.device):
+            targets = self.standardize(torch.cat(embeddings, dim=1)).split([t.shape[1] for t in embeddings], dim=1)
             heads = (self.head, *self.more_heads) if self.has_head else (self.standardize,)
-            of_teachers = zip(heads, self.standardize(t).split(self.sizes, dim=1), strict=True)
-            return {"phi_s": self.weight * torch.stack([F.mse_loss(head(s), y) for head, y in of_teachers]).sum()}
+            losses = [F.mse_loss(head(s), y) for head, y in zip(heads, targets, strict=True)]
+            return {"phi_s": self.weight * torch.stack(losses).sum()}
 
     def standardize(self, embeddings: Tensor) -> Tensor:
         """Return y of (B, D) embeddings, of several teachers side by side."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmark import METHODS, Batch, Embedder, Features, Method, Needs, Plan, Range
 from benchmark.losses import l2_normalize
+from benchmark.method import as_tuple
 from benchmark.utils.precision import full_precision, upcast
 
 Weight = Annotated[float, Field(ge=0)]
@@ -73,8 +74,8 @@ class UNIC(Method):
         self.cosine_weight, self.smooth_l1_weight, self.weight = cosine_weight, smooth_l1_weight, weight
         self.hidden, self.drop_probability = hidden, drop_probability
 
-    def prepare(self, student: Embedder, teacher: tuple[Embedder, ...], plan: Plan) -> None:
-        self.sizes = [each.dim for each in teacher]
+    def prepare(self, student: Embedder, teacher: Embedder | tuple[Embedder, ...], plan: Plan) -> None:
+        self.sizes = [each.dim for each in as_tuple(teacher)]
         self.head, *others = (self._head(student.dim, size) for size in self.sizes)
         self.more_heads = nn.ModuleList(others)
         # The teachers are side by side.
@@ -86,9 +87,9 @@ class UNIC(Method):
     def _head(self, size: int, teacher_size: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(size, self.hidden), nn.GELU(), nn.Linear(self.hidden, teacher_size))
 
-    def loss(self, student: Features, teacher: tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
+    def loss(self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
         momentum = LEAST_MOMENTUM + (1 - LEAST_MOMENTUM) * (1 + math.cos(math.pi * self.step / self.steps)) / 2
-        embeddings = upcast(torch.cat([each.embedding for each in teacher], dim=1))
+        embeddings = upcast(torch.cat([each.embedding for each in as_tuple(teacher)], dim=1))
         target, self.mean, self.std = standardize(embeddings, self.mean, self.std, momentum)
         with full_precision(target.device):
             outputs = [head(upcast(student.embedding)) for head in (self.head, *self.more_heads)]

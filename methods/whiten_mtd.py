@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmark import METHODS, Batch, Embedder, Features, Needs, Plan, Range, RecipePlan, UserError
 from benchmark.fitted_method import FittedMethod
 from benchmark.losses import kl_divergence, l2_normalize
+from benchmark.method import as_tuple
 from benchmark.utils.precision import full_precision, upcast
 
 Positive = Annotated[float, Field(gt=0)]
@@ -84,19 +85,19 @@ class WhitenMTD(FittedMethod):
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.fit_images = fit_images
 
-    def check(self, student: Embedder, teacher: tuple[Embedder, ...], plan: RecipePlan) -> None:
+    def check(self, student: Embedder, teacher: Embedder | tuple[Embedder, ...], plan: RecipePlan) -> None:
         if plan.images_per_identity < 2:
             raise UserError(
                 "train.sampler.images: 1: a batch has no two images of an identity, which whiten_mtd compares; set it "
                 "to 2 or more"
             )
 
-    def prepare(self, student: Embedder, teacher: tuple[Embedder, ...], plan: Plan) -> None:
+    def prepare(self, student: Embedder, teacher: Embedder | tuple[Embedder, ...], plan: Plan) -> None:
         if not self.whiten:
             self.fitted = True
             return
         super().prepare(student, teacher, plan)
-        self.sizes = [each.dim for each in teacher]
+        self.sizes = [each.dim for each in as_tuple(teacher)]
         self.whitened_sizes = [min(self.dim, size) for size in self.sizes]
         # The teachers are side by side, so the components are blocks on a diagonal.
         self.register_buffer("mean", torch.zeros(sum(self.sizes)))
@@ -106,10 +107,12 @@ class WhitenMTD(FittedMethod):
         means, components = zip(*(whitening(part, self.dim) for part in embeddings.split(self.sizes, 1)), strict=True)
         return {"mean": torch.cat(means), "components": torch.block_diag(*components)}
 
-    def distill(self, student: Features, teacher: tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
+    def distill(
+        self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch
+    ) -> dict[str, Tensor]:
         first, second = pairs(batch.labels)
         with full_precision(student.embedding.device):
-            rows: Sequence[Tensor] = [l2_normalize(each.embedding) for each in teacher]
+            rows: Sequence[Tensor] = [l2_normalize(each.embedding) for each in as_tuple(teacher)]
             if self.whiten:
                 rows = ((torch.cat(rows, dim=1) - self.mean) @ self.components.T).split(self.whitened_sizes, dim=1)
             fused = fuse_similarities([similarities(t[first], t[second]) for t in rows], self.strategy)

@@ -1,6 +1,8 @@
 """The networks of a run: students with their initial weights, and teachers from files."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from benchmark.model.residual_blocks import build
 from benchmark.model.serialize import is_student, load_network
 from benchmark.model.weight_file import read
 from benchmark.model.weights import fit_weights, load_weights
-from benchmark.recipe import Network
+from benchmark.recipe import Network, Recipe
 from benchmark.utils.console import notify
 from benchmark.utils.paths import user_path
 
@@ -134,6 +136,22 @@ def deploy_teacher(teacher: Embedder, images: Tensor) -> Embedder:
     network = fold_batchnorm(teacher, images)
     network.head = None
     return network
+
+
+def for_each_teacher(recipe: Recipe, check: Callable[[Recipe], None]) -> None:
+    """Make a check of a recipe with each of its teachers as the only one.
+
+    Raises:
+        UserError: The check has raised it. The keys in the message are those of this teacher.
+    """
+    for key, part in zip(recipe.teacher_keys, recipe.per_teacher(), strict=True):
+        try:
+            check(part)
+        except UserError as error:
+            if part.teacher is recipe.teacher:
+                raise
+            # `--set` changes only the first teacher.
+            raise UserError(re.sub(r"(--set )?\bteacher\.(?=[a-z])", f"{key}.", str(error))) from error
 
 
 def check_files(

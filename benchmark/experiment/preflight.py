@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -20,9 +20,9 @@ from torch import Tensor
 from benchmark.data.augment import train_transform
 from benchmark.engine.task import task_loss
 from benchmark.errors import UserError, nearest
-from benchmark.experiment.networks import NAMED_WEIGHTS, check_files
+from benchmark.experiment.networks import NAMED_WEIGHTS, check_files, for_each_teacher
 from benchmark.experiment.published import teacher_path
-from benchmark.method import Budget, Ceilings, Method, RecipePlan
+from benchmark.method import Budget, Ceilings, Method, RecipePlan, as_tuple
 from benchmark.model import cost
 from benchmark.model.cost import Size
 from benchmark.model.embedder import Embedder
@@ -43,12 +43,17 @@ class Preflight:
     """The method, and the costs of the networks of a checked recipe."""
 
     method: Method
-    teacher: Size
-    """Cost of the teacher before training, without its classifier."""
+    teachers: tuple[Size, ...]
+    """Cost of each teacher before training, without its classifier."""
     student: Size
     """Cost of the student before training, without its classifier."""
     ceilings: Ceilings | None
     """What the method can remove from the student at most; None for a method that does not compress."""
+
+    @property
+    def teacher(self) -> Size:
+        """Cost of the only teacher, or of the first of several."""
+        return self.teachers[0]
 
 
 def preflight(recipe: Recipe) -> Preflight:
@@ -69,32 +74,54 @@ def preflight(recipe: Recipe) -> Preflight:
                 f"{recipe.method.name} cannot be created with the arguments {recipe.method.arguments}: "
                 f"{type(error).__name__} in line {place.lineno} of {place.filename}: {error}"
             ) from error
-    _check_plugins(recipe)
-    teacher, student = meta_networks(recipe)
-    networks = (("teacher.network", recipe.teacher.network, teacher), ("student", recipe.student, student))
-    sizes = [_size(key, settings, network, recipe.image_size) for key, settings, network in networks]
-    _check_weights(recipe)
-    _check_padding(recipe)
+    _check_number_of_teachers(recipe, method)
+    for_each_teacher(recipe, _check_plugins)
+    *teachers, student = meta_networks(recipe)
+    *sizes, size = [
+        _size(key, settings, network, recipe.image_size)
+        for (key, settings), network in zip(_networks(recipe), (*teachers, student), strict=True)
+    ]
+    for_each_teacher(recipe, _check_weights)
+    for_each_teacher(recipe, _check_padding)
     _check_embedding(recipe.evaluate.embedding_format, student.dim)
-    for key, network, built, part in (
-        ("teacher.train", recipe.teacher.network, teacher, recipe.for_teacher()),
-        ("train", recipe.student, student, recipe),
-    ):
-        if key == "train" or recipe.teacher.is_trained:
-            _check_training(key, network, built, part)
+    for key, built, part in zip(recipe.teacher_keys, teachers, recipe.per_teacher(), strict=True):
+        if part.teacher.is_trained:
+            _check_training(f"{key}.train", part.teacher.network, built, part.for_teacher())
+    _check_training("train", recipe.student, student, recipe)
     classifier = method.needs.teacher and method.needs.classifier
-    if recipe.teacher.frozen:
-        _check_frozen(recipe, classifier)
-    check_pairing(method, teacher, student, recipe)
+    for_each_teacher(recipe, lambda part: _check_frozen(part, classifier) if part.teacher.frozen else None)
+    check_pairing(method, teachers, student, recipe)
     ceilings = method.ceilings(student, recipe.image_size)
     if ceilings is not None and method.budget is not None:
-        reference = deployed_size(teacher if method.needs.teacher else student, recipe.image_size)
+        reference = deployed_size(teachers[0] if method.needs.teacher else student, recipe.image_size)
         _check_budget(recipe.method.name, method.budget, ceilings.architecture, reference)
-    files = (recipe.teacher.network, recipe.student, recipe.teacher.checkpoint)
-    check_files(*files, classifier=classifier, frozen=recipe.teacher.frozen)
+    for_each_teacher(recipe, lambda part: _check_files(part, classifier))
     _check_runtime(recipe.runtime)
     _check_processes(recipe, launch().processes)
-    return Preflight(method, sizes[0], sizes[1], ceilings)
+    return Preflight(method, tuple(sizes), size, ceilings)
+
+
+def _check_number_of_teachers(recipe: Recipe, method: Method) -> None:
+    """Check that a method takes all teachers of a recipe, and that no two of them are the same."""
+    if not recipe.more_teachers:
+        return
+    if not method.needs.takes_several:
+        several = [name for name in METHODS.names() if METHODS.find(name).needs.several_teachers]
+        raise UserError(
+            f"teacher: {recipe.method.name} takes one teacher, not {len(recipe.teachers)}: leave one, or choose a "
+            f"method that takes several: {', '.join(several)}"
+        )
+    sections = [each.model_dump_json() for each in recipe.teachers]
+    for key, section in zip(recipe.teacher_keys, sections, strict=True):
+        if section in sections[: recipe.teacher_keys.index(key)]:
+            same = recipe.teacher_keys[sections.index(section)]
+            raise UserError(f"{key}: the same teacher as {same}: change one of them, for example its seed")
+
+
+def _check_files(recipe: Recipe, classifier: bool) -> None:
+    """Check the files that a recipe with one teacher names."""
+    teacher = recipe.teacher
+    check_files(teacher.network, recipe.student, teacher.checkpoint, classifier=classifier, frozen=teacher.frozen)
 
 
 def _check_budget(method: str, budget: Budget, smallest: Size, reference: Size) -> None:
@@ -111,7 +138,8 @@ def _check_budget(method: str, budget: Budget, smallest: Size, reference: Size) 
 def _check_processes(recipe: Recipe, processes: int) -> None:
     """Check that every process gets an equal part of each batch, of two or more images for batch norms."""
     trainings = [("train", recipe.train)]
-    trainings += [("teacher.train", recipe.teacher.train)] if recipe.teacher.is_trained else []
+    teachers = zip(recipe.teacher_keys, recipe.teachers, strict=True)
+    trainings += [(f"{key}.train", teacher.train) for key, teacher in teachers if teacher.is_trained]
     for key, train in trainings:
         batch = train.sampler.batch_size
         if processes > 1 and (batch % processes or batch < 2 * processes):
@@ -121,20 +149,26 @@ def _check_processes(recipe: Recipe, processes: int) -> None:
             )
 
 
-def meta_networks(recipe: Recipe) -> tuple[Embedder, Embedder]:
-    """Build teacher and student on the `meta` device, each with a classifier of two identities.
+def meta_networks(recipe: Recipe) -> tuple[Embedder, ...]:
+    """Build the teachers and then the student on the `meta` device, each with a classifier of two identities.
 
     Raises:
         UserError: The architecture does not exist, or does not have the options that the recipe sets.
     """
     networks = []
-    for key, settings in (("teacher.network", recipe.teacher.network), ("student", recipe.student)):
+    for key, settings in _networks(recipe):
         try:
             networks.append(meta_network(settings))
         except UserError as error:
             raise UserError(f"{key}: {error}{_settings_of_resnets(key, settings)}") from error
-    teacher, student = networks
-    return teacher, student
+    return tuple(networks)
+
+
+def _networks(recipe: Recipe) -> Iterator[tuple[str, Network]]:
+    """Yield the keys and the settings of the teachers' networks, and of the student's."""
+    for key, teacher in zip(recipe.teacher_keys, recipe.teachers, strict=True):
+        yield f"{key}.network", teacher.network
+    yield "student", recipe.student
 
 
 def _settings_of_resnets(key: str, settings: Network) -> str:
@@ -146,19 +180,19 @@ def _settings_of_resnets(key: str, settings: Network) -> str:
     return f". {settings.backbone} can be used with {changes}" if changes else ""
 
 
-def check_pairing(method: Method, teacher: Embedder, student: Embedder, recipe: Recipe) -> None:
+def check_pairing(method: Method, teacher: Embedder | Sequence[Embedder], student: Embedder, recipe: Recipe) -> None:
     """Check that a method can train `student` with `teacher` by this recipe.
 
     Args:
         method: The method of the recipe.
-        teacher: The teacher on the `meta` device; the method's taps are set on it.
+        teacher: The teacher or teachers on the `meta` device; the method's taps are set on them.
         student: The student on the `meta` device; the method's taps are set on it.
         recipe: The recipe of both networks.
 
     Raises:
         UserError: The pairing is impossible; the message states the keys, their values and the remedy.
     """
-    name, needs = recipe.method.name, method.needs
+    name, needs, teachers = recipe.method.name, method.needs, as_tuple(teacher)
     if type(method).loss is Method.loss:
         raise UserError(f"{name} has no loss: define `loss(self, student, teacher, batch)` in {type(method).__name__}")
     if needs.same_backbone and _backbone(recipe.teacher.network) != _backbone(recipe.student):
@@ -170,24 +204,26 @@ def check_pairing(method: Method, teacher: Embedder, student: Embedder, recipe: 
         raise UserError(
             f"{name} compares several augmented views of an image, but train.sampler.views is 1: set it to 2 or more"
         )
-    if recipe.student.weights == "teacher" and _shapes(student) != _shapes(teacher):
+    if recipe.student.weights == "teacher" and _shapes(student) != _shapes(teachers[0]):
         raise UserError(
             "student.weights: 'teacher' requires the teacher's architecture, but the student's differs. Use "
             "`student.like=teacher`, or other weights"
         )
-    method.check(student, teacher if needs.teacher else None, RecipePlan.from_recipe(recipe))
+    method.check(student, needs.received(teachers) if needs.teacher else None, RecipePlan.from_recipe(recipe))
     if not needs.teacher:
         return
-    if needs.equal_embeddings and student.dim != teacher.dim:
-        remedy = "Set the neck `linear` and the same dim for student and teacher.network"
-        if recipe.teacher.frozen:
-            remedy = f"Add --set student.neck=linear --set student.dim={teacher.dim}"
-        raise UserError(
-            f"{name} compares the embeddings of student and teacher, which must have one size: the student's has "
-            f"{student.dim} dimensions and the teacher's {teacher.dim}. {remedy}"
-        )
-    for key, network, taps in (("student", student, method.student_taps), ("teacher", teacher, method.teacher_taps)):
-        _check_feature_maps(name, key, network, taps, recipe.image_size)
+    for each in teachers:
+        if needs.equal_embeddings and student.dim != each.dim:
+            remedy = "Set the neck `linear` and the same dim for student and teacher.network"
+            if recipe.teacher.frozen:
+                remedy = f"Add --set student.neck=linear --set student.dim={each.dim}"
+            raise UserError(
+                f"{name} compares the embeddings of student and teacher, which must have one size: the student's has "
+                f"{student.dim} dimensions and the teacher's {each.dim}. {remedy}"
+            )
+    _check_feature_maps(name, "student", student, method.student_taps, recipe.image_size)
+    for each in teachers:
+        _check_feature_maps(name, "teacher", each, method.teacher_taps, recipe.image_size)
 
 
 def _backbone(network: Network) -> tuple[str, dict[str, Any]]:
@@ -357,7 +393,7 @@ def _check_training(key: str, settings: Network, network: Embedder, recipe: Reci
     if train.augment.transforms or train.augment.load_size:
         _try_transforms(key, train.augment, recipe.image_size)
     if train.task.margin is not None and settings.head != "cosine":
-        network_key = "student" if key == "train" else "teacher.network"
+        network_key = "student" if key == "train" else f"{key.removesuffix('.train')}.network"
         raise UserError(f"{key}.task.margin: needs cosines as logits: set {network_key}.head=cosine")
     compresses = key == "train" and METHODS.find(recipe.method.name).compresses
     if compresses and (train.schedule.frozen_epochs or not train.optimizer.lr_times.backbone):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _BY_FILE = ("source", "study")
 """Keys of the section `settings`, which follow from the file of tuned arguments."""
+TRAIN = "train"
+"""In place of the name of a teacher: train one."""
 _EMPTY_ARGS: tuple[dict[str, Any], ...] = ({"student": {"args": {}}}, {"teacher": {"network": {"args": {}}}})
 """Settings that remove the arguments of a network's backbone."""
 
@@ -96,13 +98,15 @@ def compose(
         content = merge(
             _built_in(method_name, dataset_name, arguments, budget), {"method": merge(chosen.arguments, arguments)}
         )
+        teacher = content["teacher"]
         for layer in layers.in_order():
             content = _merge_layer(content, layer)
+        if isinstance(others := content["more_teachers"], list):  # the validation reports anything else
+            content["more_teachers"] = [_merge_teacher(teacher, each) for each in others]
         # What the file decides; a misspelled key remains, to be reported.
         content["settings"] = {key: value for key, value in content["settings"].items() if key not in _BY_FILE}
-    teacher = user.get("teacher", {})
-    if teacher.get("frozen") is True and "checkpoint" not in teacher:
-        content["teacher"]["checkpoint"] = None  # instead of the built-in recipe's
+    if _replaces_checkpoint(user.get("teacher", {})):
+        content["teacher"]["checkpoint"] = None
     content, inherited = _resolve_like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:
@@ -166,11 +170,20 @@ def replay(content: Mapping[str, Any], place: str) -> Recipe:
     return fit_networks(validate(expanded, lambda path: (path, place)))
 
 
-def use_teacher(teacher: str | None) -> list[str]:
-    """Return the settings for the option `--teacher`: a checkpoint, "train" to train a teacher, or None."""
-    if teacher is None:
-        return []
-    return [f"teacher.checkpoint={json.dumps(None if teacher == 'train' else teacher, ensure_ascii=False)}"]
+def use_teacher(teacher: str | Sequence[str] | None) -> list[str]:
+    """Return the settings for the option `--teacher`.
+
+    Args:
+        teacher: A checkpoint, "train" to train a teacher, or several of both; None for no change.
+    """
+    names = [teacher] if isinstance(teacher, str) else list(teacher or ())
+    if len(names) > 1:
+        return [f"teacher={json.dumps(names, ensure_ascii=False)}"]
+    return [f"teacher.checkpoint={json.dumps(_checkpoint(name), ensure_ascii=False)}" for name in names]
+
+
+def _checkpoint(name: str) -> str | None:
+    return None if name == TRAIN else name
 
 
 def with_budget(budget: float | None) -> list[str]:
@@ -279,7 +292,7 @@ def _read_layers(
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
     cleared: dict[str, Any] = {}
     for setting in settings:
-        change = _expand_names(parse_setting(setting))
+        change = _listed_teachers(_expand_names(parse_setting(setting)), "--set")
         _require_sections(change, "--set")
         if change in _EMPTY_ARGS:
             cleared = merge(cleared, change)
@@ -287,7 +300,7 @@ def _read_layers(
         else:
             changes = merge(changes, change)
     name = str(config) if isinstance(config, Path) else "config"
-    content = _expand_names(content)
+    content = _listed_teachers(_expand_names(content), name)
     _require_sections(content, name)
     if dataset:
         content, changes = (_label_own_data(layer, dataset) for layer in (content, changes))
@@ -308,6 +321,48 @@ def _named(section: str, layers: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the name in a section of the first of the layers that has one."""
     sections = (layer.get(section) for layer in layers)
     return next((part["name"] for part in sections if isinstance(part, Mapping) and part.get("name")), None)
+
+
+def _listed_teachers(layer: dict[str, Any], place: str) -> dict[str, Any]:
+    """Expand `teacher: [first, second]` to `teacher: first` and `more_teachers: [second]`.
+
+    An entry is a section, or the name of a teacher as for `--teacher`.
+
+    Raises:
+        UserError: It is neither, or there is none.
+    """
+    teachers = layer.get("teacher")
+    if not isinstance(teachers, list):
+        return layer
+    if not teachers or not all(isinstance(each, str | Mapping) for each in teachers):
+        raise UserError(
+            f"teacher in {place}: {teachers!r:.200}: the entries of a list must be sections, or the names of teachers"
+        )
+    first, *others = (_named_teacher(each) if isinstance(each, str) else each for each in teachers)
+    return {**layer, "teacher": first, "more_teachers": others}
+
+
+def _named_teacher(name: str) -> dict[str, Any]:
+    """Return the section of a teacher that is named in a list. A run folder has the teacher's network."""
+    file = user_path(name) / "recipe.yaml"
+    if not file.is_file():
+        return {"checkpoint": _checkpoint(name)}
+    network = strict_yaml.read(file, "recipe", "student: {}").get("student")
+    known = {key: value for key, value in network.items() if key != "weights"} if isinstance(network, Mapping) else {}
+    return {"checkpoint": name, "network": known}
+
+
+def _merge_teacher(built_in: Mapping[str, Any], change: Any) -> Any:
+    """Merge one of several teachers over that of the built-in recipe; the validation reports what is no section."""
+    if not isinstance(change, Mapping):
+        return change
+    merged = _merge_layer({"teacher": built_in}, {"teacher": change})["teacher"]
+    return {**merged, "checkpoint": None} if _replaces_checkpoint(change) else merged
+
+
+def _replaces_checkpoint(teacher: Mapping[str, Any]) -> bool:
+    """Whether a section replaces the checkpoint of the built-in recipe by a teacher that is frozen."""
+    return teacher.get("frozen") is True and "checkpoint" not in teacher
 
 
 def _require_sections(layer: Mapping[str, Any], place: str, path: tuple[str, ...] = ()) -> None:
@@ -357,7 +412,7 @@ def _label_own_data(layer: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def _missing_sections(content: Mapping[str, Any]) -> list[str]:
-    added = ("budget", "settings", "pair")  # which older files lack
+    added = ("budget", "settings", "pair", "more_teachers")  # which older files lack
     return [key for key in Recipe.model_fields if key not in content and key not in added]
 
 

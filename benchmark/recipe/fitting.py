@@ -7,10 +7,11 @@ lacks, and for which size of images it has to be built.
 import inspect
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError
-from benchmark.recipe.sections import Network, Recipe
+from benchmark.recipe.sections import Network, Recipe, Teacher
 
 if TYPE_CHECKING:
     from benchmark.model.embedder import Embedder  # imports torch, as the functions below do where they need it
@@ -45,11 +46,28 @@ def fit_networks(recipe: Recipe, layers: Sequence[Mapping[str, Any]] = (), like_
         free |= _inherited(teachers) - {name for network in students for name in network}
     chosen = any("backbone" in network for network in (*students, *(teachers if like_teacher else ())))
     student = _fitted(recipe.student, free, recipe.image_size if chosen else None)
-    if (teacher, student) == (recipe.teacher.network, recipe.student):
+    named = [layer["more_teachers"] for layer in layers if "more_teachers" in layer]
+    others = _fitted_others(recipe, named[-1] if named else ())
+    if (teacher, student, others) == (recipe.teacher.network, recipe.student, recipe.more_teachers):
         return recipe
-    return recipe.model_copy(
-        update={"teacher": recipe.teacher.model_copy(update={"network": teacher}), "student": student}
-    )
+    first = recipe.teacher.model_copy(update={"network": teacher})
+    return recipe.model_copy(update={"teacher": first, "more_teachers": others, "student": student})
+
+
+def _fitted_others(recipe: Recipe, given: Sequence[Mapping[str, Any]]) -> tuple[Teacher, ...]:
+    """Return the teachers after the first with options that their backbones support.
+
+    Args:
+        recipe: The composed recipe.
+        given: Their sections as the user has written them; none if the recipe was saved by a run.
+    """
+    fitted = []
+    for teacher, section in zip_longest(recipe.more_teachers, given, fillvalue={}):
+        network = section.get("network", {})
+        image_size = recipe.image_size if "backbone" in network else None
+        network = _fitted(teacher.network, _inherited([network]), image_size)
+        fitted.append(teacher.model_copy(update={"network": network}))
+    return tuple(fitted)
 
 
 def meta_network(settings: Network) -> "Embedder":

@@ -373,6 +373,9 @@ class Recipe(Section):
     """MACs of the deployed student as a fraction of the teacher's. It chooses the dataset's student of this cost, or
     sets `method.target_macs` of a method that compresses; None to leave both as they are."""
     teacher: Teacher = Teacher()
+    """The teacher, or the first of several: the student's cost is stated as a fraction of its cost."""
+    more_teachers: tuple[Teacher, ...] = ()
+    """The other teachers, for methods that take several. `teacher: [first, second]` sets both keys."""
     student: Network = Network()
     settings: Settings = Settings()
     train: Train = Train()
@@ -406,8 +409,22 @@ class Recipe(Section):
         """Return the recipe as plain values, without a pair if there is none."""
         return self.model_dump(mode="json", exclude={"pair"} if self.pair is None else None)
 
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """All teachers."""
+        return (self.teacher, *self.more_teachers)
+
+    @property
+    def teacher_keys(self) -> tuple[str, ...]:
+        """The keys of their sections."""
+        return ("teacher", *(f"more_teachers.{number}" for number in range(len(self.more_teachers))))
+
+    def per_teacher(self) -> tuple["Recipe", ...]:
+        """Return for each teacher the recipe that has no other one."""
+        return tuple(self.model_copy(update={"teacher": each, "more_teachers": ()}) for each in self.teachers)
+
     def for_teacher(self) -> "Recipe":
-        """Return the recipe that trains this recipe's teacher, if it is trained, and scores it in float32."""
+        """Return the recipe that trains this recipe's first teacher, if it is trained, and scores it in float32."""
         evaluate = self.evaluate.model_copy(update={"embedding": str(FLOAT32)})
         return self.model_copy(
             update={
@@ -419,6 +436,7 @@ class Recipe(Section):
                 "settings": Settings(),
                 "pair": None,
                 "teacher": self.teacher.model_copy(update={"train": Train()}),
+                "more_teachers": (),
                 "evaluate": evaluate if evaluate.epoch == "best" else evaluate.model_copy(update={"every": 0}),
             }
         )

@@ -250,9 +250,12 @@ def _dotted(path: Keys) -> str:
 def _fields(model: Any, path: Keys) -> list[str]:
     """Return the names of the fields of the section at `path` of `model`."""
     for key in path:
-        if not hasattr(model, "model_fields"):
+        if isinstance(key, int) and typing.get_origin(model) is tuple:
+            model = typing.get_args(model)[0]
+        elif hasattr(model, "model_fields"):
+            model = model.model_fields[key].annotation
+        else:
             break  # a member of a union
-        model = model.model_fields[key].annotation
     for member in (model, *typing.get_args(model)):
         if hasattr(member, "model_fields"):
             return list(member.model_fields)

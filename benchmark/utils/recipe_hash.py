@@ -37,6 +37,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("dataset.validation_fraction", 0.0),
     ("runtime.sync_batchnorm", False),
     ("budget", None),
+    ("more_teachers", []),
     ("teacher.frozen", False),
     ("method.fixed_widths", []),
     ("settings", {"source": "published", "study": None}),
@@ -61,6 +62,14 @@ def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
     content = {**recipe, "runtime": {key: runtime.get(key) for key in ("amp", "compile")}}
     content.pop("pair", None)
     content["runtime"]["sync_batchnorm"] = runtime.get("sync_batchnorm", False)
+    content = _without_added(content)
+    if isinstance(others := content.get("more_teachers"), Sequence):
+        content["more_teachers"] = [_without_added({"teacher": each})["teacher"] for each in others]
+    return content
+
+
+def _without_added(content: Any) -> Any:
+    """Return a recipe without the keys that were added later, where they have the values that older recipes imply."""
     for key, value in _ADDED_KEYS:
         content = _without(content, key.split("."), value)
     return content

@@ -89,7 +89,7 @@ def step(name: str, batch: Batch) -> dict[str, Any]:
     teacher, student = Embedder(**network).to(device), Embedder(**network).to(device)
     method = METHODS.find(method_name)(**arguments)
     given = teacher.requires_grad_(False).eval() if method.needs.teacher else None
-    method.prepare(student, method.needs.received([] if given is None else [given]), PLAN)
+    method.prepare(student, given, PLAN)
     student.tap(method.student_taps)
     if given is not None:
         given.double().tap(method.teacher_taps)

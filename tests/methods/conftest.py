@@ -88,7 +88,7 @@ class Rig:
         student = self.student.train().features(self.images)
         with torch.no_grad():
             teacher = self.teacher.features(self.images)
-        return self.method.loss(student, self.method.needs.received([teacher]), self.batches[0])
+        return self.method.loss(student, teacher, self.batches[0])
 
     def fit(self) -> None:
         """End an epoch if the method has no terms yet: some fit something to the embeddings of the first epoch."""
@@ -249,7 +249,7 @@ def rig(glyphs, batches) -> Callable[..., Rig]:
         large.requires_grad_(False).eval()
         momentum = plan.momentum if optimizer == "sgd" else 0.0
         plan = replace(plan, labels=labels, optimizer=optimizer, momentum=momentum)
-        method.prepare(small, method.needs.received([large] if method.needs.teacher else []), plan)
+        method.prepare(small, large if method.needs.teacher else None, plan)
         small.tap(method.student_taps)
         large.tap(method.teacher_taps)
         distiller = Distiller(small, large if method.needs.teacher else None, method, TaskLoss(Task()))

@@ -121,7 +121,7 @@ class TestStep:
         student = made.student.eval().features(batch.images)
         with torch.no_grad():
             teacher = made.teacher.features(batch.images)
-        loss = sum(made.method.loss(student, made.method.needs.received([teacher]), batch).values(), torch.zeros(()))
+        loss = sum(made.method.loss(student, teacher, batch).values(), torch.zeros(()))
         assert loss.isfinite()
         if not loss.requires_grad:  # the method has no terms
             return
@@ -165,7 +165,7 @@ class TestStep:
         with torch.no_grad():
             student, teacher = (network.eval().features(made.images) for network in (made.student, made.teacher))
             unclassified = replace(teacher, logits=torch.full_like(teacher.logits, torch.nan))
-            terms = made.method.loss(student, made.method.needs.received([unclassified]), made.batches[0])
+            terms = made.method.loss(student, unclassified, made.batches[0])
         assert made.method.needs.classifier or not any(term.isnan() for term in terms.values())
 
     def test_resumes_bit_identically(self, made, rig):

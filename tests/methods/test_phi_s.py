@@ -10,8 +10,7 @@ from benchmark.methods.phi_s import PHIS, hadamard, orthogonal, standardization
 
 def prepared(embeddings, student_dim, plan, **arguments):
     method = PHIS(fit_images=len(embeddings), **arguments)
-    teacher = SimpleNamespace(dim=embeddings.shape[1])
-    method.prepare(SimpleNamespace(dim=student_dim), method.needs.received([teacher]), plan)
+    method.prepare(SimpleNamespace(dim=student_dim), SimpleNamespace(dim=embeddings.shape[1]), plan)
     method.double()
     for name, value in method.fit(embeddings).items():
         setattr(method, name, value)
