@@ -227,8 +227,11 @@ def run(
     pair: Pair = None,
     config: Annotated[Path | None, typer.Option(help="YAML recipe, merged over the built-in recipes.")] = None,
     teacher: Annotated[
-        str | None,
-        typer.Option(help="A published teacher (sha256:...), a run folder or a file of weights; `train` to train one."),
+        list[str] | None,
+        typer.Option(
+            help="A published teacher (sha256:...), a run folder or a file of weights; `train` to train one. "
+            "Repeatable, for methods that take several."
+        ),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(help="MACs of the student as a fraction of the teacher's, such as 0.3.")
@@ -263,7 +266,7 @@ def run(
     ]
     options = [*use_teacher(teacher), *with_budget(budget), *with_settings(arguments)]
     recipe = compose(method, dataset, config, [*options, *settings, *runtime], seed, preset, pair)
-    sentences = student_only(config, settings) if recipe.teacher.is_trained else []
+    sentences = student_only(config, settings) if any(each.is_trained for each in recipe.teachers) else []
     for sentence in (*sentences, *remarks(recipe.pair)):
         typer.echo(f"note: {sentence}", err=True)
 

@@ -84,9 +84,7 @@ class PHIS(FittedMethod):
         means, rotations = zip(*parts, strict=True)
         return {"mean": torch.cat(means), "rotation": torch.block_diag(*rotations)}
 
-    def distill(
-        self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch
-    ) -> dict[str, Tensor]:
+    def distill(self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
         s, embeddings = upcast(student.embedding), [upcast(each.embedding) for each in as_tuple(teacher)]
         with full_precision(s.device):
             targets = self.standardize(torch.cat(embeddings, dim=1)).split([t.shape[1] for t in embeddings], dim=1)

@@ -107,9 +107,7 @@ class WhitenMTD(FittedMethod):
         means, components = zip(*(whitening(part, self.dim) for part in embeddings.split(self.sizes, 1)), strict=True)
         return {"mean": torch.cat(means), "components": torch.block_diag(*components)}
 
-    def distill(
-        self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch
-    ) -> dict[str, Tensor]:
+    def distill(self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
         first, second = pairs(batch.labels)
         with full_precision(student.embedding.device):
             rows: Sequence[Tensor] = [l2_normalize(each.embedding) for each in as_tuple(teacher)]

@@ -55,8 +55,8 @@ def preview(experiment: Experiment, leaderboards: Path) -> None:
         f"{split}: {counts.images} images, {counts.identities} identities, {counts.cameras} cameras"
         for split, counts in split_sizes(experiment.dataset).items()
     ]
-    networks = (("teacher", recipe.teacher.network, checked.teacher), ("student", recipe.student, checked.student))
-    for name, network, size in networks:
+    teachers = [("teacher", each.network, size) for each, size in zip(recipe.teachers, checked.teachers, strict=True)]
+    for name, network, size in (*teachers, ("student", recipe.student, checked.student)):
         lines.append(
             f"{name}: {network.title()}, {size.parameters / 1e6:.2f} M parameters, {size.macs / 1e6:.1f} M MACs = "
             f"{2 * size.macs / 1e6:.1f} M FLOPs"

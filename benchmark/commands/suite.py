@@ -188,9 +188,10 @@ def _restore(finished: Mapping[Job, Record], known: Mapping[str, Record], record
     for job, record in finished.items():
         if job.id not in known:
             restored[job.id] = record
-            if job.teacher_record is not None and job.teacher_record.exists():
-                teacher = Record.read(job.teacher_record)
-                restored[teacher.id] = teacher
+            for path in job.teacher_records:
+                if path.exists():
+                    teacher = Record.read(path)
+                    restored[teacher.id] = teacher
     for record_id, record in restored.items():
         if record_id not in known:
             add_record(record, records)

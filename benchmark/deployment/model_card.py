@@ -78,8 +78,9 @@ def _table(record: Record) -> str:
             for batch, value in cost.latency_ms.items()
         ),
     ]
-    if record.teacher is not None:
-        rows.append(("Teacher", f"{markdown(record.teacher.network)}, mAP {100 * record.teacher.scores.mAP:.2f} %"))
+    rows += [
+        ("Teacher", f"{markdown(teacher.network)}, mAP {100 * teacher.scores.mAP:.2f} %") for teacher in record.teachers
+    ]
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     return tabulate(cells, ["", ""], tablefmt="github", disable_numparse=True)
 

@@ -1,4 +1,4 @@
-"""One run: train the teacher, distill the student, deploy and evaluate both."""
+"""One run: train the teachers, distill the student, deploy and evaluate all."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +16,14 @@ from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, use_threads
 from benchmark.experiment.folders import RunFolder, resolved, student_folder, teacher_folder
 from benchmark.experiment.inputs import Inputs, describe_data, require_same_data
-from benchmark.experiment.networks import deploy_teacher, frozen_teacher, initialized, teacher_from_file, untrained
+from benchmark.experiment.networks import (
+    deploy_teacher,
+    for_each_teacher,
+    frozen_teacher,
+    initialized,
+    teacher_from_file,
+    untrained,
+)
 from benchmark.experiment.overview import first_lines
 from benchmark.experiment.preflight import preflight
 from benchmark.experiment.readiness import Training, require_frozen_teacher, require_ready
@@ -28,7 +35,7 @@ from benchmark.model.fold import fold_batchnorm
 from benchmark.model.plugin import is_plugin
 from benchmark.model.serialize import load_network, save_student, write
 from benchmark.model.weights import load_weights
-from benchmark.recipe import Evaluate, Recipe
+from benchmark.recipe import Evaluate, Network, Recipe
 from benchmark.recipe.sections import BOARD_KEYS
 from benchmark.registry import METHODS
 from benchmark.results.parts import NOT_ALIGNED, TeacherReport
@@ -80,13 +87,18 @@ class Experiment:
         self.dataset = self.test.dataset
         self.recipe = resolved(recipe, self.dataset)
         self.folder = student_folder(self.recipe, work_dir)
-        self.teacher_folder = teacher_folder(self.recipe, work_dir)
+        self.teacher_folders = [teacher_folder(part, work_dir) for part in self.recipe.per_teacher()]
         self.report = Report(self.test, self.commit)
         self.device = device
         self.resume = resume
 
+    @property
+    def teacher_folder(self) -> RunFolder:
+        """The folder of the only teacher, or of the first of several."""
+        return self.teacher_folders[0]
+
     def run(self) -> Record:
-        """Run what is not finished yet: the teacher, then the student.
+        """Run what is not finished yet: the teachers, then the student.
 
         Returns:
             The record of the student.
@@ -98,7 +110,7 @@ class Experiment:
         return self._run(self.recipe, self.folder, self._distill, self.trainings())
 
     def run_teacher(self) -> Record:
-        """Run the recipe's teacher only, unless it is finished.
+        """Run the recipe's first teacher only, unless it is finished.
 
         Returns:
             The record of the teacher.
@@ -109,7 +121,8 @@ class Experiment:
         if is_plugin(self.recipe.teacher.network.backbone):
             raise UserError("a teacher of a plugin has no record: run a student, whose record has its scores")
         trainings = [training for training in self.trainings() if training.role == "teacher"]
-        return self._run(self.recipe.for_teacher(), self.teacher_folder, self._train_teacher, trainings)
+        recipe, folder = self.recipe.for_teacher(), self.teacher_folder
+        return self._run(recipe, folder, lambda: self._train_teacher(recipe, folder), trainings)
 
     def rehearse(self) -> None:
         """Make all checks that `run` makes before it trains, and print its first lines.
@@ -122,15 +135,16 @@ class Experiment:
         self._begin(self.recipe, self.folder, self.trainings())
 
     def trainings(self) -> list[Training]:
-        """Return the trainings of this run that are not finished: the teacher's, then the student's."""
+        """Return the trainings of this run that are not finished: the teachers', then the student's."""
+        teachers = [part.for_teacher() for part in self.recipe.per_teacher()]
         parts = [
-            ("teacher", self.recipe.for_teacher(), self.teacher_folder, self.preflight.teacher),
+            *zip(self.recipe.teacher_keys, teachers, self.teacher_folders, self.preflight.teachers, strict=True),
             ("student", self.recipe, self.folder, self.preflight.student),
         ]
         return [
             Training(role=role, recipe=recipe, folder=folder, size=size)
             for role, recipe, folder, size in parts
-            if not folder.record.exists() and (role == "student" or self.recipe.teacher.is_trained)
+            if not folder.record.exists() and (role == "student" or recipe.teacher.is_trained)
         ]
 
     def _begin(self, recipe: Recipe, folder: RunFolder, trainings: Sequence[Training]) -> Record | None:
@@ -146,10 +160,11 @@ class Experiment:
         for training in trainings:  # another run may be training the same teacher, and this one then waits for it
             if training.folder == folder or not training.folder.is_in_use:
                 self._require_resumable(training.folder)
-        require_frozen_teacher(self.recipe, self.teacher_folder)
+        folders = iter(self.teacher_folders)
+        for_each_teacher(self.recipe, lambda part: require_frozen_teacher(part, next(folders)))
         lines = [f"{self.dataset.name}: {remark}" for remark in remarks(self.dataset)]
         lines += [f"warning: {warning}" for warning in require_ready(trainings, self.dataset)]
-        sizes = (self.preflight.teacher, self.preflight.student)
+        sizes = (*self.preflight.teachers, self.preflight.student)
         machine = (device_name(self.device), torch.get_num_threads())
         for line in (*first_lines(self.recipe, trainings, sizes, len(self.dataset.train), *machine), *lines):
             notify(line)
@@ -169,8 +184,9 @@ class Experiment:
             raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from error
 
     def require_same_board(self, records: Path) -> None:
-        """Raise a UserError if a folder of records has this run's record, or its teacher's, of other data."""
-        ids = [Record.make_id(self.recipe.hash, "student"), Record.make_id(self.recipe.for_teacher().hash, "teacher")]
+        """Raise a UserError if a folder of records has this run's record, or its teachers', of other data."""
+        teachers = [part.for_teacher().hash for part in self.recipe.per_teacher()]
+        ids = [Record.make_id(self.recipe.hash, "student"), *(Record.make_id(each, "teacher") for each in teachers)]
         known = {path: Record.read(path) for each in ids for path in sorted(records.glob(f"[!.]*-{each}.json"))}
         if known:
             self.dataset.prepare()
@@ -201,24 +217,27 @@ class Experiment:
             )
         return record
 
-    def _train_teacher(self) -> Record:
-        recipe, folder = self.recipe.for_teacher(), self.teacher_folder
+    def _train_teacher(self, recipe: Recipe, folder: RunFolder) -> Record:
+        """Train a teacher by its own recipe, or load it if it is frozen."""
         method = METHODS.find(recipe.method.name)(**recipe.method.arguments)
         if recipe.teacher.frozen:
             deployed = self._freeze_and_deploy(recipe, folder, method)
         else:
-            deployed = self._train_and_deploy(recipe, folder, method, None, "teacher")
+            deployed = self._train_and_deploy(recipe, folder, method, (), "teacher")
         return on_main(lambda: self._recorded(recipe, folder, deployed, None))
 
     def _distill(self) -> Record:
-        teacher, method = self._teacher(), self.preflight.method
-        title = f"student {self.recipe.method.name}"
-        deployed = self._train_and_deploy(self.recipe, self.folder, method, teacher.network, title)
-        asymmetric, reason = self._score_asymmetric(deployed, teacher)
-        # Next to the student's: the teacher's record may be from another machine, or another hour of this one.
-        cost = self.report.measured_again(teacher.report.cost, teacher.deployed)
+        parts = zip(self.recipe.per_teacher(), self.teacher_folders, strict=True)
+        teachers, method = [self._teacher(part, folder) for part, folder in parts], self.preflight.method
+        title, networks = f"student {self.recipe.method.name}", [teacher.network for teacher in teachers]
+        deployed = self._train_and_deploy(self.recipe, self.folder, method, networks, title)
+        asymmetric, reason = self._score_asymmetric(deployed, teachers[0])
+        # Next to the student's: a teacher's record may be from another machine, or another hour of this one.
+        costs = [self.report.measured_again(teacher.report.cost, teacher.deployed) for teacher in teachers]
         distillation = Distillation(
-            teacher=teacher.report.model_copy(update={"cost": cost}),
+            teachers=[
+                teacher.report.model_copy(update={"cost": cost}) for teacher, cost in zip(teachers, costs, strict=True)
+            ],
             method=method,
             ceilings=self.preflight.ceilings,
             asymmetric=asymmetric,
@@ -235,17 +254,18 @@ class Experiment:
         return record
 
     def _train_and_deploy(
-        self, recipe: Recipe, folder: RunFolder, method: Method, teacher: Embedder | None, title: str
+        self, recipe: Recipe, folder: RunFolder, method: Method, teachers: Sequence[Embedder], title: str
     ) -> Deployed:
         """Train a network, save its deployed form to `student.pt`, and evaluate the network loaded from that file."""
         from benchmark.engine.train import train  # imports mmengine, which commands without training do not need
 
         on_main(lambda: self._describe(recipe, folder))
         torch.manual_seed(recipe.seed)
-        student = self._placed(initialized(recipe.student, len(self.dataset.labels), teacher))
+        first = teachers[0] if teachers else None
+        student = self._placed(initialized(recipe.student, len(self.dataset.labels), first))
         selection = train(
             student,
-            teacher if method.needs.teacher else None,
+            teachers if method.needs.teacher else None,
             method,
             recipe=recipe,
             test=self.test,
@@ -311,47 +331,52 @@ class Experiment:
         """Move a network to the device."""
         return network.to(self.device).to(memory_format=torch.channels_last)
 
-    def _teacher(self) -> Teacher:
-        """Return the recipe's teacher: from a checkpoint or an earlier run, or trained now."""
-        checkpoint, folder = self.recipe.teacher.checkpoint, self.teacher_folder
-        if is_plugin(self.recipe.teacher.network.backbone):
-            return self._plugin_teacher()
-        if checkpoint is None:
+    def _teacher(self, recipe: Recipe, folder: RunFolder) -> Teacher:
+        """Return a teacher: from a checkpoint or an earlier run, or trained now.
+
+        Args:
+            recipe: The recipe with this teacher only.
+            folder: The folder of the teacher.
+        """
+        settings = recipe.teacher.network
+        if is_plugin(settings.backbone):
+            return self._plugin_teacher(settings)
+        if recipe.teacher.checkpoint is None:
             with held_by_main(folder.locked()):  # another run may be training the same teacher
                 if not on_main(folder.record.exists):
                     on_main(lambda: self._require_resumable(folder))
-                    self._train_teacher()
-            record = on_main(lambda: self._read_record(folder, self.recipe.for_teacher()))
+                    self._train_teacher(recipe.for_teacher(), folder)
+            record = on_main(lambda: self._read_record(folder, recipe.for_teacher()))
         elif not folder.path.is_dir():
-            return self._teacher_from_weights(folder.path)
+            return self._teacher_from_weights(settings, folder.path)
         elif not self._same_benchmark(record := Record.read(folder.record)):
             self._require_same_identities(folder)
-            return self._teacher_from_weights(folder.checkpoint)
+            return self._teacher_from_weights(settings, folder.checkpoint)
         else:
             record = self._read_record(folder)
         deployed_teacher = load_network(folder.student, self.device)
         deployed_teacher.input_size = None  # it may have been trained with images of another size
         identities = len(self.dataset.labels)
-        network = untrained(self.recipe.teacher.network, identities, deployed_teacher)
+        network = untrained(settings, identities, deployed_teacher)
         load_weights(network, folder.checkpoint, trained=True)
         report = TeacherReport(
             record=record.id, network=record.network.name, cost=record.network.cost, scores=record.scores.symmetric
         )
         return Teacher(self._placed(network), deployed_teacher, report)
 
-    def _teacher_from_weights(self, path: Path) -> Teacher:
+    def _teacher_from_weights(self, settings: Network, path: Path) -> Teacher:
         """Load and evaluate a teacher that has no record on this benchmark."""
-        network = self._placed(teacher_from_file(self.recipe.teacher.network, path, len(self.dataset.labels)))
+        network = self._placed(teacher_from_file(settings, path, len(self.dataset.labels)))
         if network.head is None and self.preflight.method.needs.classifier:
             raise UserError(
                 f"{self.recipe.method.name} needs the teacher's classifier, but {path} has none for the "
                 f"{len(self.dataset.labels)} training identities of {self.dataset.name}"
             )
-        return self._evaluated(network, deploy_teacher(network, self.test.first_queries(2)))
+        return self._evaluated(settings, network, deploy_teacher(network, self.test.first_queries(2)))
 
-    def _plugin_teacher(self) -> Teacher:
+    def _plugin_teacher(self, settings: Network) -> Teacher:
         """Create and evaluate a teacher of `TEACHERS`, which has no record."""
-        settings, identities = self.recipe.teacher.network, len(self.dataset.labels)
+        identities = len(self.dataset.labels)
         network = self._placed(frozen_teacher(settings, identities))
         if network.head is not None and self.preflight.method.needs.classifier:
             with torch.inference_mode():
@@ -361,19 +386,20 @@ class Experiment:
                     f"{settings.backbone} returns {logits.shape[1]} logits, but {self.dataset.name} has {identities} "
                     "training identities: choose a method that compares embeddings"
                 )
-        return self._evaluated(network, network)
+        return self._evaluated(settings, network, network)
 
-    def _evaluated(self, network: Embedder, teacher: Embedder) -> Teacher:
+    def _evaluated(self, settings: Network, network: Embedder, teacher: Embedder) -> Teacher:
         """Evaluate a teacher that has no record.
 
         Args:
+            settings: Its section of the recipe.
             network: The teacher as the method sees it.
             teacher: Its deployed form.
         """
         scores = self.test.score(self.test.embed(teacher, "query"), self.test.embed(teacher, "gallery"))
         report = TeacherReport(
             record=None,
-            network=self.recipe.teacher.network.title(),
+            network=settings.title(),
             cost=self.report.cost(teacher),
             scores=mean_scores(scores),
         )

@@ -8,7 +8,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.folders import teacher_folder
-from benchmark.experiment.inputs import PLUGIN_FILE, TEACHER_FILE, Inputs, data_changes, describe_data, weight_files
+from benchmark.experiment.inputs import CHECKPOINT, PLUGIN_FILE, Inputs, data_changes, describe_data, weight_files
 from benchmark.experiment.networks import deploy_teacher, frozen_teacher, teacher_from_file
 from benchmark.experiment.published import teacher_path
 from benchmark.model.embedder import Embedder
@@ -80,8 +80,9 @@ class FinishedRun:
     def _require_own_teacher(self) -> None:
         """Refuse a file or a run folder of the teacher that has changed since the run."""
         before, now = Inputs.read(self.folder), weight_files(self.recipe)
-        places = {TEACHER_FILE: self.recipe.teacher.checkpoint}
-        places |= {f"{PLUGIN_FILE}{key}": value for key, value in self.recipe.teacher.network.args.items()}
+        teacher = self.recipe.teacher
+        places = {f"teacher{CHECKPOINT}": teacher.checkpoint}
+        places |= {f"teacher{PLUGIN_FILE}{key}": value for key, value in teacher.network.args.items()}
         for key, digest in () if before is None else before.files.items():
             if key in places and now.get(key, digest) != digest:
                 raise UserError(
@@ -94,7 +95,7 @@ class FinishedRun:
         return load_network(self.folder / "student.pt", device)
 
     def teacher(self, test: TestSet) -> Embedder:
-        """Load the deployed teacher of the student.
+        """Load the deployed teacher of the student, the first of several.
 
         Args:
             test: The images that it will embed.

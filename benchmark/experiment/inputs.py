@@ -24,10 +24,10 @@ from benchmark.utils.atomic import write_text
 from benchmark.utils.escape import terminal
 from benchmark.utils.paths import read_regular, user_path
 
-TEACHER_FILE = "teacher.checkpoint"
-"""The recipe's key of a teacher from a file."""
-PLUGIN_FILE = "teacher.network.args."
-"""Beginning of the recipe's keys of the arguments of a teacher of a plugin, which may be files."""
+CHECKPOINT = ".checkpoint"
+"""End of the recipe's keys of teachers from files."""
+PLUGIN_FILE = ".network.args."
+"""Middle of the recipe's keys of the arguments of a teacher of a plugin, which may be files."""
 UNKNOWN = "it is of a version that did not record which images it used"
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -119,18 +119,21 @@ def weight_files(recipe: Recipe) -> dict[str, str]:
     """
     from benchmark.experiment.networks import NAMED_WEIGHTS  # imports timm
 
-    named = {TEACHER_FILE: recipe.teacher.checkpoint, "student.weights": recipe.student.weights}
-    if recipe.teacher.frozen:
-        network = recipe.teacher.network
-        named["teacher.network.weights"] = network.weights
-        if is_plugin(network.backbone):  # an argument may be anything
-            texts = {key: value for key, value in network.args.items() if isinstance(value, str)}
-            named |= {f"{PLUGIN_FILE}{key}": text for key, text in texts.items() if _is_file(text)}
+    named = {"student.weights": recipe.student.weights}
+    for section, teacher in zip(recipe.teacher_keys, recipe.teachers, strict=True):
+        if teacher.checkpoint is not None:
+            named[f"{section}{CHECKPOINT}"] = teacher.checkpoint
+        if teacher.frozen:
+            network = teacher.network
+            named[f"{section}.network.weights"] = network.weights
+            if is_plugin(network.backbone):  # an argument may be anything
+                texts = {key: value for key, value in network.args.items() if isinstance(value, str)}
+                named |= {f"{section}{PLUGIN_FILE}{key}": text for key, text in texts.items() if _is_file(text)}
     files = {}
     for key, name in named.items():
-        if name is None or name in NAMED_WEIGHTS:
+        if name in NAMED_WEIGHTS:
             continue
-        path = teacher_path(name) if key == TEACHER_FILE else user_path(name)
+        path = teacher_path(name) if key.endswith(CHECKPOINT) else user_path(name)
         path = path / LAST_CHECKPOINT if path.is_dir() else path
         if path.is_file():
             try:

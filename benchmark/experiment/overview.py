@@ -17,24 +17,25 @@ _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1
 
 
 def first_lines(
-    recipe: Recipe, trainings: Sequence[Training], sizes: tuple[Size, Size], images: int, device: str, threads: int
+    recipe: Recipe, trainings: Sequence[Training], sizes: Sequence[Size], images: int, device: str, threads: int
 ) -> list[str]:
-    """Return three lines: the networks and the dataset, the epochs of both trainings, and the expected time.
+    """Return three lines: the networks and the dataset, the epochs of the trainings, and the expected time.
 
     Args:
         recipe: The run's recipe.
         trainings: Its trainings that are not finished.
-        sizes: Cost of the teacher and of the student, before training.
+        sizes: Cost of the teachers and of the student, before training.
         images: Number of training images.
         device: Name of the device that trains.
         threads: Number of threads of CPU operators.
     """
-    networks = zip(("teacher", "student"), (recipe.teacher.network, recipe.student), sizes, strict=True)
-    teacher, student = (
+    roles = (*("teacher" for _ in recipe.teachers), "student")
+    networks = zip(roles, (*(each.network for each in recipe.teachers), recipe.student), sizes, strict=True)
+    *teachers, student = (
         f"{role} {network.title()} ({size.parameters / 1e6:.2f} M parameters)" for role, network, size in networks
     )
     trains_student = any(training.role == "student" for training in trainings)
-    titles = f"{teacher}, {student}" if trains_student else teacher
+    titles = ", ".join([*teachers, student] if trains_student else teachers[:1])
     method, seed = (recipe.method.name, recipe.seed) if trains_student else ("none", recipe.teacher.seed)
     return [
         f"{method} on {recipe.dataset.name}, seed {seed}: {titles}",
@@ -44,20 +45,27 @@ def first_lines(
 
 
 def _epochs(recipe: Recipe, trainings: Sequence[Training], images: int) -> str:
-    roles = {training.role: training for training in trainings}
+    roles = {training.role for training in trainings}
     phrases = []
-    if recipe.teacher.checkpoint is not None:
-        phrases.append(f"the teacher is {_shortened(recipe.teacher.checkpoint)}")
-    elif recipe.teacher.frozen:
-        phrases.append("the teacher is not trained")
-    elif "teacher" not in roles:
-        phrases.append("the teacher is trained already")
-    for role, training in roles.items():
+    for number, (key, teacher) in enumerate(zip(recipe.teacher_keys, recipe.teachers, strict=True), start=1):
+        name = _named("teacher" if number == 1 else f"teacher {number}")
+        if teacher.checkpoint is not None:
+            phrases.append(f"{name} is {_shortened(teacher.checkpoint)}")
+        elif teacher.frozen:
+            phrases.append(f"{name} is not trained")
+        elif key not in roles:
+            phrases.append(f"{name} is trained already")
+    for training in trainings:
         total = training.recipe.train.schedule.epochs
         batch = training.recipe.train.sampler.batch_size
         epochs = f"{total} epoch{'' if total == 1 else 's'}"
-        phrases.append(f"{epochs} for the {role} ({training.key}.schedule.epochs) in batches of {batch}")
+        phrases.append(f"{epochs} for {_named(training.title)} ({training.key}.schedule.epochs) in batches of {batch}")
     return f"{images:,} training images; {', '.join(phrases)}"
+
+
+def _named(title: str) -> str:
+    """Return what a sentence calls a network: "the teacher" or "teacher 2"."""
+    return title if title[-1].isdigit() else f"the {title}"
 
 
 def _shortened(checkpoint: str) -> str:
@@ -70,10 +78,10 @@ def _expected_time(trainings: Sequence[Training], images: int, device: str, thre
     for training in trainings:
         rate = _seconds_per_epoch(training, images, device, threads)
         if rate is None:
-            phrases.append(f"{training.role} unknown until its first epoch")
+            phrases.append(f"{training.title} unknown until its first epoch")
         else:
             remaining = rate * (training.recipe.train.schedule.epochs - len(_epoch_seconds(training.folder.path)))
-            phrases.append(f"{training.role} about {duration(remaining)}")
+            phrases.append(f"{training.title} about {duration(remaining)}")
             seconds += remaining
     if all("unknown" in phrase for phrase in phrases):
         return "unknown until the first epoch"

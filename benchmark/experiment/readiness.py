@@ -36,7 +36,7 @@ class Training:
     """A training that is part of a run and is not finished."""
 
     role: str
-    """"teacher" or "student"."""
+    """"student", or the key of the run's recipe that has the teacher, such as "teacher"."""
     recipe: Recipe
     """The recipe whose section `train` trains its `student`."""
     folder: RunFolder
@@ -44,14 +44,20 @@ class Training:
     """Cost of the network before training."""
 
     @property
+    def title(self) -> str:
+        """What messages call the network: "student", "teacher", or for example "teacher 2"."""
+        section, _, number = self.role.partition(".")
+        return f"teacher {int(number) + 2}" if number else section
+
+    @property
     def key(self) -> str:
         """The key of the run's recipe that has the settings of the training."""
-        return "teacher.train" if self.role == "teacher" else "train"
+        return "train" if self.role == "student" else f"{self.role}.train"
 
     @property
     def network_key(self) -> str:
         """The key of the run's recipe that describes the network."""
-        return "teacher.network" if self.role == "teacher" else "student"
+        return "student" if self.role == "student" else f"{self.role}.network"
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -160,10 +166,12 @@ def require_method(recipe: Recipe, dataset: RetrievalDataset) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         method = cls(**recipe.method.arguments)
-        student, teacher = (
-            untrained(network, len(dataset.labels)) for network in (recipe.student, recipe.teacher.network)
+        student, *teachers = (
+            untrained(network, len(dataset.labels))
+            for network in (recipe.student, *(teacher.network for teacher in recipe.teachers))
         )
-        method.prepare(student, teacher if method.needs.teacher else None, training_plan(recipe, dataset, steps))
+        teacher = method.needs.received(teachers) if method.needs.teacher else None
+        method.prepare(student, teacher, training_plan(recipe, dataset, steps))
 
 
 def _problems(training: Training, dataset: RetrievalDataset) -> Iterator[str]:
@@ -200,11 +208,11 @@ def _warnings(training: Training) -> Iterator[str]:
     schedule, key = training.recipe.train.schedule, f"{training.key}.schedule"
     if schedule.warmup_epochs >= schedule.epochs:
         yield (
-            f"{key}: the whole training of the {training.role} is warm-up ({schedule.epochs} of "
+            f"{key}: the whole training of the {training.title} is warm-up ({schedule.epochs} of "
             f"{schedule.warmup_epochs} warmup_epochs): set {key}.warmup_epochs below {key}.epochs"
         )
     elif schedule.constant_until > schedule.epochs:
         yield (
-            f"{key}: the learning rate of the {training.role} never decays, because constant_until is "
+            f"{key}: the learning rate of the {training.title} never decays, because constant_until is "
             f"{schedule.constant_until} and there are {schedule.epochs} epochs"
         )

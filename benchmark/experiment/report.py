@@ -1,7 +1,7 @@
 """The content of a run's record."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -55,7 +55,7 @@ class Deployed:
 class Distillation:
     """Additional content of a student's record."""
 
-    teacher: parts.TeacherReport
+    teachers: Sequence[parts.TeacherReport]
     method: Method
     ceilings: Ceilings | None
     asymmetric: Scores | None
@@ -107,7 +107,8 @@ class Report:
                 cost=deployed.cost,
                 weights=weights_hash(deployed.network),
             ),
-            teacher=distillation.teacher if distillation else None,
+            teacher=distillation.teachers[0] if distillation else None,
+            more_teachers=tuple(distillation.teachers[1:]) if distillation else (),
             scores=_score_report(deployed.scores, distillation),
             saved=_saved(deployed, distillation) if distillation else None,
             deploy=parts.DeployCheck(max_abs_difference=deployed.max_abs_difference, images=deployed.checked_images),
@@ -206,8 +207,8 @@ def _score_report(symmetric: Scores, distillation: Distillation | None) -> parts
 
 
 def _saved(student: Deployed, distillation: Distillation) -> parts.Savings:
-    """Return the fractions of the teacher's cost that the student saves, and that the smallest students would save."""
-    minimal, teacher, ceilings = student.minimal, distillation.teacher.cost, distillation.ceilings
+    """Return the fractions of the first teacher's cost that the student saves, and that the smallest one would save."""
+    minimal, teacher, ceilings = student.minimal, distillation.teachers[0].cost, distillation.ceilings
     reset = None if ceilings is None else ceilings.reset
     return parts.Savings(
         parameters=1 - student.cost.parameters / teacher.parameters,
@@ -224,5 +225,5 @@ def _budget(student: parts.Cost, distillation: Distillation) -> parts.Budget | N
     budget = distillation.method.budget
     if budget is None:
         return None
-    reached = getattr(student, budget.kind) / getattr(distillation.teacher.cost, budget.kind)
+    reached = getattr(student, budget.kind) / getattr(distillation.teachers[0].cost, budget.kind)
     return parts.Budget(kind=budget.kind, target=budget.target, reached=reached, met=reached <= budget.target)

@@ -28,7 +28,7 @@ def run(
     pair: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
-    teacher: str | None = None,
+    teacher: str | Sequence[str] | None = None,
     seed: int | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
@@ -50,8 +50,8 @@ def run(
         config: A recipe merged over the built-in ones and the preset: a YAML file or a nested mapping, such as
             `{"train": {"schedule": {"epochs": 2}}}`.
         settings: Changes of single values, such as `["method.temperature=2"]`; they override `config`.
-        teacher: A published teacher (`sha256:...`), a run folder, a file of weights, or "train" to train one; None for
-            the one in the recipe.
+        teacher: A published teacher (`sha256:...`), a run folder, a file of weights, or "train" to train one, or
+            several of them; None for the teacher in the recipe.
         seed: Seed of the student's training; 0 if neither this nor `config` gives one.
         device: "auto" (CUDA if available) or the name of a device: see `choose_device`.
         data_root: Folder of the datasets; `$BENCHMARK_DATA` or `~/.cache/benchmark` if None.
@@ -67,7 +67,7 @@ def run(
     """
     layer = Path(config) if isinstance(config, str) else config
     recipe = compose(method, dataset, layer, [*use_teacher(teacher), *settings], seed, preset, pair)
-    notes = student_only(layer, settings) if recipe.teacher.is_trained else []
+    notes = student_only(layer, settings) if any(each.is_trained for each in recipe.teachers) else []
     for sentence in (*notes, *remarks(recipe.pair)):
         notify(f"note: {sentence}")
     root = default_data_root() if data_root is None else Path(data_root)
@@ -94,7 +94,7 @@ def require_leaderboards(experiment: Experiment, leaderboards: Path) -> None:
 
 
 def publish(experiment: Experiment, record: Record, leaderboards: Path | None) -> None:
-    """Write the plots of a finished run, add its record and that of its teacher to the leaderboards, and write pages.
+    """Write the plots of a finished run, add its record and its teachers' to the leaderboards, and write pages.
 
     A plot or page that cannot be written is a warning, because the records are safe.
 
@@ -115,8 +115,9 @@ def publish(experiment: Experiment, record: Record, leaderboards: Path | None) -
     records = leaderboards / "records"
     try:
         add_record(record, records)
-        if experiment.teacher_folder.record.exists():
-            add_record(Record.read(experiment.teacher_folder.record), records)
+        for teacher in experiment.teacher_folders:
+            if teacher.record.exists():
+                add_record(Record.read(teacher.record), records)
     except OSError as error:
         raise UserError(
             f"{error.filename or records}: {error.strerror or error}. The record is safe in {folder}: repeat the "

@@ -89,6 +89,7 @@ def compose(
                 f"settings: {layers.config_name} is a saved recipe, which has all arguments; set single ones"
             )
         content = merge({"method": arguments}, user)
+        base, given = layers.config["teacher"], layers.settings  # the file's own teachers are complete
     else:
         budget = user.get("budget", DATASETS.find(dataset_name).recipe.get("budget"))
         budget = budget if type(budget) in (int, float) else None  # the validation reports other types
@@ -98,15 +99,15 @@ def compose(
         content = merge(
             _built_in(method_name, dataset_name, arguments, budget), {"method": merge(chosen.arguments, arguments)}
         )
-        teacher = content["teacher"]
+        base, given = content["teacher"], user
         for layer in layers.in_order():
             content = _merge_layer(content, layer)
-        if isinstance(others := content["more_teachers"], list):  # the validation reports anything else
-            content["more_teachers"] = [_merge_teacher(teacher, each) for each in others]
         # What the file decides; a misspelled key remains, to be reported.
         content["settings"] = {key: value for key, value in content["settings"].items() if key not in _BY_FILE}
     if _replaces_checkpoint(user.get("teacher", {})):
         content["teacher"]["checkpoint"] = None
+    if isinstance(others := given.get("more_teachers"), list):  # the validation reports anything else
+        content["more_teachers"] = [_merge_teacher(base, each) for each in others]
     content, inherited = _resolve_like_teacher(content)
 
     def origin(path: Keys) -> tuple[Keys, str]:

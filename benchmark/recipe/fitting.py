@@ -7,7 +7,6 @@ lacks, and for which size of images it has to be built.
 import inspect
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError
@@ -62,7 +61,7 @@ def _fitted_others(recipe: Recipe, given: Sequence[Mapping[str, Any]]) -> tuple[
         given: Their sections as the user has written them; none if the recipe was saved by a run.
     """
     fitted = []
-    for teacher, section in zip_longest(recipe.more_teachers, given, fillvalue={}):
+    for teacher, section in zip(recipe.more_teachers, given or [{}] * len(recipe.more_teachers), strict=True):
         network = section.get("network", {})
         image_size = recipe.image_size if "backbone" in network else None
         network = _fitted(teacher.network, _inherited([network]), image_size)

@@ -80,14 +80,14 @@ class Board:
     def reference(self, method: str, row: Row) -> Row | None:
         """Return the row of `method` that a row is compared with.
 
-        It has the same teacher, or the same budget and the same format of embeddings. None if there is no such row, or
-        the row itself is of this method.
+        It has the same teacher, of several the one that is listed first, or the same budget and the same format of
+        embeddings. None if there is no such row, or the row itself is of this method.
         """
         if row.method == method:
             return None
         if method == BASELINE:
             return self._baselines.get((row.budget, row.embedding), self._baselines.get((None, row.embedding)))
-        own = [record.teacher.record for record in row.records if record.teacher is not None]
+        own = [teacher.record for record in row.records for teacher in record.teachers]
         known = {self._teacher_rows[each] for each in own if each in self._teacher_rows}
         return min(known, key=self._place.__getitem__, default=None)
 
@@ -123,8 +123,9 @@ def _placeholders(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Itera
     recorded = {record.id for row in rows if row.method == TEACHER for record in row.records}
     teachers: dict[str, tuple[TeacherReport, str]] = {}
     for record in (record for row in rows for record in row.records):
-        if record.teacher is not None and record.teacher.record not in recorded:
-            teachers.setdefault(record.teacher.network, (record.teacher, record.method))
+        for teacher in record.teachers:
+            if teacher.record not in recorded:
+                teachers.setdefault(teacher.network, (teacher, record.method))
     for teacher, student in sorted(teachers.values(), key=lambda pair: -pair[0].scores.mAP):
         yield _Placeholder(TEACHER, _teacher_cells(teacher, student, ks, notes))
     if BASELINE not in {row.method for row in rows}:

@@ -46,9 +46,12 @@ def violations(record: Record) -> Iterator[Violation]:
             actual, expected = ("missing", "a value") if is_student else ("set", "no value")
             yield Violation(part, actual, f"{expected} in the record of a {record.role}")
     if record.teacher is None:
+        if record.more_teachers:
+            yield Violation("more_teachers", len(record.more_teachers), "none without a teacher")
         return
-    yield from _scores("teacher.scores", record.teacher.scores, record)
-    yield from _cost("teacher.cost", record.teacher.cost)
+    for key, teacher in record.named_teachers():
+        yield from _scores(f"{key}.scores", teacher.scores, record)
+        yield from _cost(f"{key}.cost", teacher.cost)
     if record.saved is not None:
         yield from _saved(record.saved, record.network.cost, record.teacher.cost)
     if record.budget is not None:

@@ -11,7 +11,7 @@ from benchmark.recipe.pair import find_pair
 from benchmark.recipe.sections import Paired
 from benchmark.results.format import MISSING, milliseconds, percent, quantity
 from benchmark.results.pairs import comparisons, points_text, unequal
-from benchmark.results.parts import BUSY, Cost, Scores
+from benchmark.results.parts import BUSY, Cost, Scores, TeacherReport
 from benchmark.results.record import Record
 from benchmark.results.reproduction import Reproduction
 from benchmark.results.rows import BASELINE, Row, Statistic
@@ -19,7 +19,7 @@ from benchmark.retrieval.embedding_format import FLOAT32
 
 
 def result_table(record: Record) -> Table:
-    """Return a table of the teacher, if there is one, and the student of one run."""
+    """Return a table of the teachers, if there are any, and the student of one run."""
     table = Table(
         title=f"{record.method} on {record.board}, seed {record.seed}",
         caption=Text(_caption(record)),  # not a string, whose [brackets] would be markup
@@ -31,8 +31,8 @@ def result_table(record: Record) -> Table:
     ks = sorted(map(int, record.scores.symmetric.recall))[:2]
     for header in ("mAP", *(f"R@{k}" for k in ks), "params", "MACs", "FLOPs", "saved %", "latency"):
         table.add_column(header, justify="right", no_wrap=True)
-    if (teacher := record.teacher) is not None:
-        table.add_row("teacher", *_values(teacher.scores, ks, teacher.cost), MISSING, _latency(teacher.cost))
+    for name, teacher in _named_teachers(record).items():
+        table.add_row(name, *_values(teacher.scores, ks, teacher.cost), MISSING, _latency(teacher.cost))
     cost, saved = record.network.cost, record.saved
     table.add_row(
         record.role,
@@ -70,20 +70,32 @@ def conclusion(record: Record, rows: Sequence[Row]) -> str:
         rows: The rows of the leaderboards. The student without distillation is compared if it is on the same board, at
             the same budget, with a gallery in the same format.
     """
-    mAP, teacher = record.scores.symmetric.mAP, record.teacher
-    beginning, comparisons = "The student", []
-    if teacher is not None:
-        share = record.network.cost.macs / max(1, teacher.cost.macs)
-        beginning = f"With {_percent(share)} % of the teacher's MACs, the student"
-        comparisons.append(f"{_points(mAP - teacher.scores.mAP)} the teacher")
+    mAP, teachers = record.scores.symmetric.mAP, _named_teachers(record)
+    beginning, differences = "The student", []
+    if record.teacher is not None:
+        share = record.network.cost.macs / max(1, record.teacher.cost.macs)
+        owner = "teacher" if len(teachers) == 1 else "first teacher"
+        beginning = f"With {_percent(share)} % of the {owner}'s MACs, the student"
+    for name, teacher in teachers.items():
+        called = "the teacher" if name == "teacher" else name
+        differences.append(f"{_points(mAP - teacher.scores.mAP)} {called}")
     own = next((row for row in rows if record.id in {each.id for each in row.records}), None)
     if own is not None and own.method != BASELINE:
         wanted = (BASELINE, own.board, own.budget, own.embedding)
         alone = [row for row in rows if (row.method, row.board, row.budget, row.embedding) == wanted]
         for row in alone[:1]:
             seeds = f"{len(row.records)} seed{'' if len(row.records) == 1 else 's'}"
-            comparisons.append(f"{_points(mAP - row.mAP.mean)} the student trained alone ({seeds})")
-    return f"{beginning} has an mAP of {_percent(mAP)}{', ' * bool(comparisons)}{' and '.join(comparisons)}."
+            differences.append(f"{_points(mAP - row.mAP.mean)} the student trained alone ({seeds})")
+    listed = " and ".join(filter(None, [", ".join(differences[:-1]), *differences[-1:]]))
+    return f"{beginning} has an mAP of {_percent(mAP)}{', ' * bool(differences)}{listed}."
+
+
+def _named_teachers(record: Record) -> dict[str, TeacherReport]:
+    """Return the teachers by what tables call them: "teacher", or "teacher 1" and so on."""
+    teachers = record.teachers
+    if len(teachers) == 1:
+        return {"teacher": teachers[0]}
+    return {f"teacher {number}": teacher for number, teacher in enumerate(teachers, start=1)}
 
 
 def _points(gain: float) -> str:
@@ -91,7 +103,7 @@ def _points(gain: float) -> str:
 
 
 def _caption(record: Record) -> str:
-    networks = [f"teacher: {record.teacher.network}"] if record.teacher else []
+    networks = [f"{name}: {teacher.network}" for name, teacher in _named_teachers(record).items()]
     lines = [
         "; ".join([*networks, f"{record.role}: {record.network.name}"]),
         "scores and savings (parameters / MACs) in %",

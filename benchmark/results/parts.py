@@ -213,7 +213,7 @@ class ScoreReport(FrozenModel):
 
 
 class TeacherReport(FrozenModel):
-    """The teacher of a student; `record` is the id of its record, None for a checkpoint that came without one."""
+    """A teacher of a student; `record` is the id of its record, None for a checkpoint that came without one."""
 
     record: RecordId | None
     network: Text
@@ -222,7 +222,7 @@ class TeacherReport(FrozenModel):
 
 
 class Savings(FrozenModel):
-    """Saved cost as fractions of the teacher's cost; negative for a student larger than its teacher.
+    """Saved cost as fractions of the cost of the (first) teacher; negative for a student larger than its teacher.
 
     The ceilings are the largest savings that the student's architecture allows; None for a method that does not
     compress. The reset ceilings are those of the gradient resetting of CDD, without rows that the lasso alone removes;

@@ -26,7 +26,7 @@ from benchmark.recipe.validate import validate_arguments
 from benchmark.registry import DATASETS, METHODS
 from benchmark.results.consistency import Violation
 from benchmark.results.deployed import DeployedSize, deployed
-from benchmark.results.parts import DEFAULT_RULES, NONSTANDARD, Cost
+from benchmark.results.parts import DEFAULT_RULES, NONSTANDARD, Cost, TeacherReport
 from benchmark.results.record import Record
 from benchmark.utils.memory import memory_limit
 from benchmark.utils.recipe_hash import recipe_hash
@@ -64,8 +64,12 @@ def _rebuilt(record: Record, text: str) -> Iterator[Violation]:
     yield from _budget(record, read.recipe)
     yield from _image_size("network.cost", record.network.cost, read.recipe)
     yield from _student(record, read.recipe)
-    if record.teacher is not None:
-        yield from _teacher(record, read, record.teacher.cost)
+    given = read.recipe.per_teacher()
+    if record.teachers and len(record.teachers) != len(given):
+        yield Violation("more_teachers", len(record.more_teachers), f"{len(given) - 1}, as in the recipe")
+        return
+    for (key, teacher), recipe, record_id in zip(record.named_teachers(), given, read.teachers, strict=False):
+        yield from _teacher(key, teacher, recipe, record_id)
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,12 @@ class _Read:
     Attributes:
         recipe: The recipe.
         as_written: Whether it is in the form that runs write; true if that is not known here.
-        teacher: Id of the record of its teacher.
+        teachers: Ids of the records of its teachers.
     """
 
     recipe: Recipe
     as_written: bool
-    teacher: str
+    teachers: tuple[str, ...]
 
     @cached_property
     def dataset(self) -> RetrievalDataset | Violation | None:
@@ -131,7 +135,8 @@ def _read(text: str) -> _Read | Violation:
         as_written = replay(content, "the recipe").hash == recipe_hash(content)
     except UserError:
         as_written = True  # a method or dataset that is not registered here, or a key that another check reports
-    return _Read(recipe, as_written, Record.make_id(recipe.for_teacher().hash, "teacher"))
+    teachers = (Record.make_id(each.for_teacher().hash, "teacher") for each in recipe.per_teacher())
+    return _Read(recipe, as_written, tuple(teachers))
 
 
 def _as_json(rules: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,30 +247,37 @@ def _compresses(record: Record, name: str) -> bool:
         return record.saved is not None and record.saved.ceiling_macs is not None
 
 
-def _teacher(record: Record, read: _Read, cost: Cost) -> Iterator[Violation]:
-    """Check the teacher of a student.
+def _teacher(key: str, teacher: TeacherReport, recipe: Recipe, record_id: str) -> Iterator[Violation]:
+    """Check a teacher of a student.
 
     A teacher that the recipe trains has a known record and is measured at the recipe's image size; one that was loaded
     from a checkpoint has its own image size.
+
+    Args:
+        key: The field of the record that has the teacher.
+        teacher: Its value.
+        recipe: The recipe with this teacher only.
+        record_id: Id of the teacher's record if the recipe trains it.
     """
-    recipe, measured_at = read.recipe, cost.image_size
+    cost = teacher.cost
+    measured_at = cost.image_size
     if is_plugin(backbone := recipe.teacher.network.backbone) or is_hub(backbone):  # which may not be known here
         return
     if recipe.teacher.checkpoint is None:
-        if record.teacher is not None and record.teacher.record != read.teacher:
-            yield Violation("teacher.record", record.teacher.record, f"{read.teacher}, the id of the recipe's teacher")
-        yield from _image_size("teacher.cost", cost, recipe)
+        if teacher.record != record_id:
+            yield Violation(f"{key}.record", teacher.record, f"{record_id}, the id of the recipe's teacher")
+        yield from _image_size(f"{key}.cost", cost, recipe)
         measured_at = recipe.image_size
     network = recipe.teacher.network
     try:
         size = deployed(network, recipe.image_size, measured_at)
     except UserError as error:
-        yield Violation("recipe.teacher.network", network.backbone, f"a network that can be built: {error}")
+        yield Violation(f"recipe.{key}.network", network.backbone, f"a network that can be built: {error}")
         return
-    yield from _cost_equals("teacher.cost", cost, size)
+    yield from _cost_equals(f"{key}.cost", cost, size)
     title = network.title()
-    if record.teacher is not None and recipe.teacher.checkpoint is None and record.teacher.network != title:
-        yield Violation("teacher.network", record.teacher.network, f"{title}, by the recipe")
+    if recipe.teacher.checkpoint is None and teacher.network != title:
+        yield Violation(f"{key}.network", teacher.network, f"{title}, by the recipe")
 
 
 def _cost_equals(field: str, cost: Cost, size: DeployedSize) -> Iterator[Violation]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -77,6 +77,7 @@ class Record(FrozenModel):
     variant: Values = Field(default_factory=dict)
     network: Network
     teacher: TeacherReport | None
+    more_teachers: tuple[TeacherReport, ...] = ()
     scores: ScoreReport
     saved: Savings | None
     deploy: DeployCheck
@@ -122,6 +123,16 @@ class Record(FrozenModel):
             return name
         digest = hashlib.sha256(json.dumps(self.variant, sort_keys=True).encode()).hexdigest()[:12]
         return f"{name.encode()[: _LONGEST_BOARD - 13].decode(errors='ignore')}-{digest}"
+
+    @property
+    def teachers(self) -> tuple[TeacherReport, ...]:
+        """The teachers of a student, the first one first; none in the record of a teacher."""
+        return () if self.teacher is None else (self.teacher, *self.more_teachers)
+
+    def named_teachers(self) -> Iterator[tuple[str, TeacherReport]]:
+        """Yield the field and the value of each teacher."""
+        for number, teacher in enumerate(self.teachers):
+            yield (f"more_teachers.{number - 1}" if number else "teacher"), teacher
 
     @property
     def gallery_bytes(self) -> int:
@@ -198,4 +209,5 @@ _VARYING: dict[str, Any] = {
     "data": {"versions", "reading", "skipped"},  # files that are not used do not matter
     "network": {"cost": _MEASURED},
     "teacher": {"cost": _MEASURED},
+    "more_teachers": {"__all__": {"cost": _MEASURED}},
 }

@@ -54,7 +54,7 @@ class Row:
     Attributes:
         board: Name of the leaderboard.
         method: Name of the method, or "teacher" for teachers.
-        teacher: Name of the teacher's network; None for teachers.
+        teacher: Names of the teachers' networks, joined by "+"; None for teachers.
         records: The records, by seed.
     """
 
@@ -179,10 +179,10 @@ class Row:
 
 
 def group_records(records: Iterable[Record]) -> list[Row]:
-    """Group records that agree in board, method, teacher network, recipe (except seeds) and data into rows.
+    """Group records that agree in board, method, teacher networks, recipe (except seeds) and data into rows.
 
     Records of one benchmark on different images, or with different teachers, are on different boards: those of the
-    images, and of the teacher, with the most records have the benchmark's name, the others add a hash to it.
+    images, and of the set of teachers, with the most records have the benchmark's name, the others add a hash to it.
 
     Rows are in the order of a leaderboard: by board, and on each the teachers first, then the student alone ("none"),
     then the other methods by descending mean mAP.
@@ -192,7 +192,7 @@ def group_records(records: Iterable[Record]) -> list[Row]:
     digests: dict[tuple[Any, ...], str] = {}
     for record, board in zip(records, _boards(records), strict=True):
         method = TEACHER if record.role == "teacher" else record.method
-        teacher = record.teacher.network if record.teacher else ""
+        teacher = " + ".join(each.network for each in record.teachers)
         # The equal parts of many records are often the same objects: see `benchmark.results.store`.
         parts = (id(record.data), *((name, id(part)) for name, part in record.recipe.items() if name != "seed"))
         if parts not in digests:
@@ -221,7 +221,7 @@ class _BoardKey(NamedTuple):
     images: str | None
     """Fingerprint of the images; None if it is unknown."""
     teacher: str
-    """Hash of what records state about the teacher."""
+    """Hash of what records state about the teachers."""
 
 
 def _boards(records: Sequence[Record]) -> list[str]:
@@ -241,12 +241,8 @@ def _boards(records: Sequence[Record]) -> list[str]:
 
 
 def _board_key(record: Record) -> _BoardKey:
-    teacher = record.teacher
-    facts = (
-        (record.id, record.scores.symmetric.mAP)
-        if teacher is None
-        else (teacher.record or teacher.network, teacher.scores.mAP)
-    )
+    known = [(teacher.record or teacher.network, teacher.scores.mAP) for teacher in record.teachers]
+    facts = sorted(known) if len(known) > 1 else [*known, (record.id, record.scores.symmetric.mAP)][0]
     return _BoardKey(record.board, record.data.fingerprint, hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
 
 

@@ -38,8 +38,8 @@ class Job:
     """The recipe with resolved dataset options, as in the record of the run."""
     record: Path
     """Path of the student's record, in the run folder."""
-    teacher_record: Path | None
-    """Path of the teacher's record; None if the recipe uses a teacher checkpoint."""
+    teacher_records: tuple[Path, ...]
+    """Paths of the records of the teachers, except for those from checkpoints."""
     command: Sequence[str]
     """The command. It can run in any process that has access to the same files."""
     log: Path
@@ -72,7 +72,7 @@ class Job:
         """
         test = TestSet.from_recipe(recipe, options.data_root, torch.device("cpu"))
         recipe = resolved(recipe, test.dataset)
-        teacher = teacher_folder(recipe, options.work_dir).record if recipe.teacher.checkpoint is None else None
+        own = [part for part in recipe.per_teacher() if part.teacher.checkpoint is None]
         method, dataset = recipe.method.name, recipe.dataset.name
         repeated = [] if preset is None else [("--preset", preset)]
         repeated += [] if pair is None else [("--pair", pair)]
@@ -96,7 +96,7 @@ class Job:
         return cls(
             recipe=recipe,
             record=record,
-            teacher_record=teacher,
+            teacher_records=tuple(teacher_folder(part, options.work_dir).record for part in own),
             command=command,
             log=options.work_dir / "suite" / f"{dataset}-{method}-{record.parent.name}.log",
             processes=options.processes,
@@ -124,11 +124,13 @@ class Job:
 
     @property
     def trainings(self) -> dict[Path, int]:
-        """Numbers of epochs of the student and, unless it is a checkpoint, the teacher, by run folder."""
-        epochs = {self.record.parent: self.recipe.train.schedule.epochs}
-        if self.teacher_record is not None and self.recipe.teacher.is_trained:
-            epochs[self.teacher_record.parent] = self.recipe.teacher.train.schedule.epochs
-        return epochs
+        """Numbers of epochs of the student and of the teachers that are trained, by run folder."""
+        own = [teacher for teacher in self.recipe.teachers if teacher.checkpoint is None]
+        return {self.record.parent: self.recipe.train.schedule.epochs} | {
+            record.parent: teacher.train.schedule.epochs
+            for record, teacher in zip(self.teacher_records, own, strict=True)
+            if teacher.is_trained
+        }
 
     def last_log_line(self) -> str:
         """Return the last line of the log that is not empty."""

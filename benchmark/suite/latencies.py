@@ -30,39 +30,41 @@ def measure_latencies(jobs: Iterable[Job], device: torch.device, records: Path, 
         console: Where progress is printed.
     """
     finished = [job for job in jobs if job.record.exists()]
-    teachers = {
-        job.teacher_record for job in finished if job.teacher_record is not None and job.teacher_record.exists()
-    }
+    teachers = {path for job in finished for path in job.teacher_records if path.exists()}
     costs: dict[str, Cost] = {}
     # Teachers first, because a student's record repeats the cost of its teacher.
     paths = [*sorted(teachers), *(job.record for job in finished)]
-    published = {job.record: folder for job in finished if (folder := _published_teacher(job)) is not None}
+    published = {job.record: _published_teachers(job) for job in finished}
     for path in track(paths, "latencies", console=console, transient=True, disable=not console.is_terminal):
         try:
             record = Record.read(path)
             if record.network.cost.device != device_name(device) or not has_record(record, records):
                 continue
             measured = _measure(path.with_name("student.pt"), record.network.cost, device)
-            teacher = record.teacher.record if record.teacher else None
-            if record.teacher and teacher is not None and teacher not in costs and path in published:
-                before = record.teacher.cost.model_copy(update={"threads": record.network.cost.threads})
-                costs[teacher] = _measure(published[path] / "student.pt", before, device)
+            for teacher, folder in zip(record.teachers, published.get(path, ()), strict=False):
+                if folder is not None and teacher.record is not None and teacher.record not in costs:
+                    before = teacher.cost.model_copy(update={"threads": record.network.cost.threads})
+                    costs[teacher.record] = _measure(folder / "student.pt", before, device)
         except UserError as error:
             console.print(f"{path}: latency not measured: {error}", markup=False)
             continue
         costs[record.id] = measured
         update: dict[str, object] = {"network": record.network.model_copy(update={"cost": measured})}
-        if record.teacher is not None and (teacher_cost := costs.get(record.teacher.record or "")):
-            update["teacher"] = record.teacher.model_copy(update={"cost": teacher_cost})
+        if record.teachers:
+            first, *others = (
+                teacher.model_copy(update={"cost": costs.get(teacher.record or "", teacher.cost)})
+                for teacher in record.teachers
+            )
+            update |= {"teacher": first, "more_teachers": tuple(others)}
         record = record.model_copy(update=update)
         replace_record(record, path, records)
 
 
-def _published_teacher(job: Job) -> Path | None:
-    """Return the folder of the published teacher that a run uses, if it does."""
-    checkpoint = job.recipe.teacher.checkpoint
-    folder = None if checkpoint is None else teacher_path(checkpoint)
-    return folder if folder is not None and folder.is_dir() else None
+def _published_teachers(job: Job) -> list[Path | None]:
+    """Return the folder of each teacher that is a published one, and None for the others."""
+    checkpoints = (teacher.checkpoint for teacher in job.recipe.teachers)
+    folders = (None if checkpoint is None else teacher_path(checkpoint) for checkpoint in checkpoints)
+    return [folder if folder is not None and folder.is_dir() else None for folder in folders]
 
 
 def _measure(student: Path, before: Cost, device: torch.device) -> Cost:

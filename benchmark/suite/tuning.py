@@ -175,7 +175,7 @@ class TuningGrid:
             dataset=self.dataset,
             options=comparable(recipe.recorded()["dataset"]),
             data=data,
-            teacher=recipe.teacher.checkpoint or recipe.for_teacher().hash,
+            teacher="+".join(part.teacher.checkpoint or part.for_teacher().hash for part in recipe.per_teacher()),
             budget=recipe.budget,
             epochs=self.shortened,
             trials=self.trials,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import Embedder, Method
-from benchmark.losses import feature_distance
+from benchmark.losses import feature_distance, l2_normalize
 from benchmark.methods.affinity_mimicking import affinity_cross_entropy
 from benchmark.methods.aml import MIN_DISTANCE, tuple_losses
 from benchmark.methods.at import AT

@@ -17,7 +17,7 @@ def stub_job(tmp_path, tiny) -> Callable[..., Job]:
         return Job(
             recipe=tiny(method, "train.schedule.epochs=4"),
             record=tmp_path / "runs" / method / "record.json",
-            teacher_record=tmp_path / "runs" / "teacher" / "record.json",
+            teacher_records=(tmp_path / "runs" / "teacher" / "record.json",),
             command=[sys.executable, "-c", code],
             log=Path(tmp_path / "logs" / f"{method}.log"),
         )

@@ -27,8 +27,8 @@ def test_command_repeats_all_options(tmp_path, tiny_config, tiny):
     assert job.command_line.startswith("benchmark run --method kd ")
     assert job.name == "kd on glyphs, seed 0"
     assert job.record.parent.parent == tmp_path / "runs" / "glyphs" / "kd"
-    assert job.teacher_record.parent.parent == tmp_path / "runs" / "glyphs" / "teacher"
-    assert job.trainings == {job.record.parent: 2, job.teacher_record.parent: 2}
+    assert job.teacher_records[0].parent.parent == tmp_path / "runs" / "glyphs" / "teacher"
+    assert job.trainings == {job.record.parent: 2, job.teacher_records[0].parent: 2}
 
 
 def test_command_of_several_processes(tmp_path, tiny):
@@ -57,7 +57,7 @@ def test_teacher_from_a_checkpoint_is_not_trained(tmp_path):
     recipe = compose("none", "glyphs", None, [f"teacher.checkpoint={tmp_path}", "train.schedule.epochs=3"])
     options = RunOptions(device="cpu", data_root=tmp_path, work_dir=tmp_path, leaderboards=tmp_path)
     job = Job.of(recipe, options)
-    assert job.teacher_record is None
+    assert job.teacher_records == ()
     assert job.trainings == {job.record.parent: 3}
 
 

@@ -22,7 +22,7 @@ def job(student: Path, teacher: Path, tmp_path: Path) -> Job:
     return Job(
         recipe=compose(config=student / "recipe.yaml"),
         record=folders[0] / "record.json",
-        teacher_record=folders[1] / "record.json",
+        teacher_records=(folders[1] / "record.json",),
         command=(),
         log=tmp_path / "log",
     )
@@ -38,7 +38,7 @@ def change_cost(path: Path, **changes: object) -> Record:
 
 
 def test_updates_latencies_only(job, tmp_path):
-    before = {path: change_cost(path, latency_ms=WRONG) for path in (job.record, job.teacher_record)}
+    before = {path: change_cost(path, latency_ms=WRONG) for path in (job.record, job.teacher_records[0])}
     for record in before.values():
         add_record(record, tmp_path / "boards")
     measure_latencies([job], torch.device("cpu"), tmp_path / "boards", Console(quiet=True))
@@ -47,7 +47,7 @@ def test_updates_latencies_only(job, tmp_path):
         latency = record.network.cost.latency_ms
         assert latency.keys() == WRONG.keys() and all(0 < value < 1e5 for value in latency.values())
         assert record.fingerprint() == before[path].fingerprint() and record.timing == before[path].timing
-    student, teacher = after[job.record], after[job.teacher_record]
+    student, teacher = after[job.record], after[job.teacher_records[0]]
     assert student.teacher.cost == teacher.network.cost
     assert load_records(tmp_path / "boards") == sorted([student, teacher], key=lambda record: record.method)
 
@@ -68,13 +68,13 @@ def test_skips_runs_that_are_not_on_the_leaderboard(job, tmp_path):
 
 
 def test_continues_if_a_network_is_missing(job, tmp_path, capsys):
-    before = {path: change_cost(path, latency_ms=WRONG) for path in (job.record, job.teacher_record)}
+    before = {path: change_cost(path, latency_ms=WRONG) for path in (job.record, job.teacher_records[0])}
     for record in before.values():
         add_record(record, tmp_path / "boards")
-    job.teacher_record.with_name("student.pt").unlink()
+    job.teacher_records[0].with_name("student.pt").unlink()
     measure_latencies([job], torch.device("cpu"), tmp_path / "boards", Console(width=500))
-    assert f"{job.teacher_record}: latency not measured: " in capsys.readouterr().out
-    assert Record.read(job.teacher_record) == before[job.teacher_record]
+    assert f"{job.teacher_records[0]}: latency not measured: " in capsys.readouterr().out
+    assert Record.read(job.teacher_records[0]) == before[job.teacher_records[0]]
     assert Record.read(job.record).network.cost.latency_ms["1"] < WRONG["1"]
 
 
@@ -85,7 +85,7 @@ def test_skips_runs_without_a_record(job, tmp_path):
 
 
 def test_measures_a_published_teacher_beside_its_student(job, tmp_path):
-    published = Path(shutil.move(job.teacher_record.parent, tmp_path / "published"))
+    published = Path(shutil.move(job.teacher_records[0].parent, tmp_path / "published"))
     untouched = (published / "record.json").read_bytes()
     before = Record.read(job.record)
     wrong = before.teacher.model_copy(update={"cost": before.teacher.cost.model_copy(update={"latency_ms": WRONG})})
@@ -93,7 +93,7 @@ def test_measures_a_published_teacher_beside_its_student(job, tmp_path):
     before.write(job.record)
     add_record(before, tmp_path / "boards")
     teacher = job.recipe.teacher.model_copy(update={"checkpoint": str(published)})
-    job = replace(job, recipe=job.recipe.model_copy(update={"teacher": teacher}), teacher_record=None)
+    job = replace(job, recipe=job.recipe.model_copy(update={"teacher": teacher}), teacher_records=())
     measure_latencies([job], torch.device("cpu"), tmp_path / "boards", Console(quiet=True))
     after = Record.read(job.record).teacher.cost
     assert all(0 < value < 1e5 for value in after.latency_ms.values())

@@ -143,13 +143,13 @@ def test_removes_the_log_of_an_earlier_run(stub_job, console):
 def test_display_counts_epochs_of_students_and_shared_teachers(stub_job, terminal):
     """Two students of 4 epochs with one teacher of 2 epochs, whose first epoch is from an earlier suite."""
     none, kd = stub_job("none"), stub_job("kd")
-    write_epoch(none.teacher_record.parent, 1)
+    write_epoch(none.teacher_records[0].parent, 1)
     none.log.parent.mkdir()
     with Display([none, kd], terminal) as display:
         display.update([])
         assert bars(terminal) == {"2 runs": "0/9"}
         none.log.touch()
-        write_epoch(none.teacher_record.parent, 2)
+        write_epoch(none.teacher_records[0].parent, 2)
         write_epoch(none.record.parent, 3)
         display.update([])
     assert bars(terminal) == {"2 runs": "4/9", "none on glyphs, seed 0": "3/4"}

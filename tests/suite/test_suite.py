@@ -57,7 +57,7 @@ class StubRuns:
             return Outcome(job, None, "stopped by the time limit", stopped=True)
         record = self.record(recipe.method.name, seed=recipe.seed, recipe_hash=recipe.hash, id=job.id, data=self.data)
         teacher = self.record("none", role="teacher")
-        for path, each in ((job.record, record), (job.teacher_record, teacher)):
+        for path, each in ((job.record, record), (job.teacher_records[0], teacher)):
             each.write(path)
             add_record(each, self.records)
         return Outcome(job, record)
