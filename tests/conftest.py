@@ -254,7 +254,7 @@ def command_line(capsys, monkeypatch):
 
 @dataclass
 class Trained:
-    """What `train_tiny` has trained, and the teacher."""
+    """What `train_tiny` has trained, and the first teacher."""
 
     student: Any
     method: Any
@@ -281,10 +281,11 @@ def train_tiny(data_root):
         torch.set_num_threads(1)
         data = Glyphs(data_root, **recipe.dataset.arguments)
         method = method or METHODS.find(recipe.method.name)(**recipe.method.arguments)
-        student, teacher = initialize(recipe.student, recipe.seed), initialize(recipe.teacher.network, 100)
+        student = initialize(recipe.student, recipe.seed)
+        teachers = [initialize(each.network, 100 + number) for number, each in enumerate(recipe.teachers)]
         selection = train(
             student,
-            teacher if method.needs.teacher else None,
+            teachers if method.needs.teacher else None,
             method,
             recipe=recipe,
             test=TestSet(data, Loading(recipe.image_size, recipe.runtime.workers), recipe.evaluate.batch_size),
@@ -292,7 +293,7 @@ def train_tiny(data_root):
             resume=resume,
             title="tiny",
         )
-        return Trained(student, method, teacher, selection)
+        return Trained(student, method, teachers[0], selection)
 
     return run
 

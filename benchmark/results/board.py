@@ -125,7 +125,7 @@ def _placeholders(rows: Sequence[Row], ks: Sequence[int], notes: Notes) -> Itera
     for record in (record for row in rows for record in row.records):
         for teacher in record.teachers:
             if teacher.record not in recorded:
-                teachers.setdefault(teacher.network, (teacher, record.method))
+                teachers.setdefault(teacher.record or teacher.network, (teacher, record.method))
     for teacher, student in sorted(teachers.values(), key=lambda pair: -pair[0].scores.mAP):
         yield _Placeholder(TEACHER, _teacher_cells(teacher, student, ks, notes))
     if BASELINE not in {row.method for row in rows}:

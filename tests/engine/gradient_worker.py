@@ -44,7 +44,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fitnet stages": ("fitnet", {"on": "stages"}),
     "sp embedding": ("sp", {"of": "embedding"}),
     "cdd+sp": ("cdd+sp", {"cdd": ARGUMENTS["cdd"]}),
+    "whiten_mtd+unic": ("whiten_mtd+unic", {"whiten_mtd": ARGUMENTS["whiten_mtd"]}),
 }
+TEACHERS = {"whiten_mtd+unic": 2}
+"""Number of teachers, where it is not one."""
 LIVE = "live "
 """Beginning of the name of a step whose batch norms use the statistics of the batch."""
 PLAN = Plan(
@@ -86,13 +89,14 @@ def step(name: str, batch: Batch) -> dict[str, Any]:
         "identities": IDENTITIES,
     }
     device = batch.images.device
-    teacher, student = Embedder(**network).to(device), Embedder(**network).to(device)
+    teachers = [Embedder(**network).to(device) for _ in range(TEACHERS.get(name, 1))]
+    student = Embedder(**network).to(device)
     method = METHODS.find(method_name)(**arguments)
-    given = teacher.requires_grad_(False).eval() if method.needs.teacher else None
-    method.prepare(student, given, PLAN)
+    given = [each.requires_grad_(False).eval() for each in teachers] if method.needs.teacher else []
+    method.prepare(student, method.needs.received(given), PLAN)
     student.tap(method.student_taps)
-    if given is not None:
-        given.double().tap(method.teacher_taps)
+    for each in given:
+        each.double().tap(method.teacher_taps)
     distiller = Distiller(student, given, method, TaskLoss(Task()), synchronize=live).to(device).double().train()
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

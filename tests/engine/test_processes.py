@@ -13,7 +13,7 @@ import torch
 from benchmark.registry import METHODS
 
 WORKER = Path(__file__).with_name("gradient_worker.py")
-ALL = (*METHODS.names(), "fitnet stages", "sp embedding", "cdd+sp")
+ALL = (*METHODS.names(), "fitnet stages", "sp embedding", "cdd+sp", "whiten_mtd+unic")
 LIVE = "live "
 """Beginning of the name of a step whose batch norms use the statistics of the batch, as in the worker."""
 

@@ -93,6 +93,25 @@ def test_records_on_other_images_are_on_another_board(record, edit):
         ]
 
 
+def test_records_with_another_set_of_teachers_are_on_another_board(record):
+    """Whatever the order of the teachers."""
+    one = [record("kd", seed=seed) for seed in (0, 1, 2)]
+    first = one[0].teacher
+    second = first.model_copy(update={"record": "0" * 12, "network": "resnet50"})
+    two = [
+        record("unic", teacher=teacher, more_teachers=(other,), variant=name)
+        for name, teacher, other in (("straight", first, second), ("reversed", second, first))
+    ]
+    rows = group_records([*one, *two])
+    boards = {row.method: row.board for row in rows}
+    assert boards["kd"] == "glyphs"
+    assert boards["unic"].startswith("glyphs-teacher-")
+    assert {row.teacher for row in rows if row.board == boards["unic"]} == {
+        f"{first.network} + resnet50",
+        f"resnet50 + {first.network}",
+    }
+
+
 def test_records_with_another_teacher_are_on_another_board(record, edit):
     """Also if the teachers are two trainings of one recipe, which differ between machines."""
     teachers = [record("none", role="teacher", mAP=0.735), record("none", role="teacher", mAP=0.71)]
