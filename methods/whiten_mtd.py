@@ -110,7 +110,7 @@ class WhitenMTD(FittedMethod):
     def distill(self, student: Features, teacher: Features | tuple[Features, ...], batch: Batch) -> dict[str, Tensor]:
         first, second = pairs(batch.labels)
         with full_precision(student.embedding.device):
-            rows: Sequence[Tensor] = [l2_normalize(each.embedding) for each in as_tuple(teacher)]
+            rows = tuple(l2_normalize(each.embedding) for each in as_tuple(teacher))
             if self.whiten:
                 rows = ((torch.cat(rows, dim=1) - self.mean) @ self.components.T).split(self.whitened_sizes, dim=1)
             fused = fuse_similarities([similarities(t[first], t[second]) for t in rows], self.strategy)
