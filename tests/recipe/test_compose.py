@@ -345,6 +345,7 @@ OTHER_VALUES: dict[str, Any] = {
     "teacher.network.backbone": "resnet14t",
     "student.backbone": "resnet14t",
     "teacher.checkpoint": "teacher.pt",
+    "more_teachers": [{"seed": 5}],
     "runtime.compile": "inductor",
     "evaluate.images": "validation",
     "method.rate": 0.5,
