@@ -374,7 +374,7 @@ class Recipe(Section):
     sets `method.target_macs` of a method that compresses; None to leave both as they are."""
     teacher: Teacher = Teacher()
     """The teacher, or the first of several: the student's cost is stated as a fraction of its cost."""
-    more_teachers: tuple[Teacher, ...] = ()
+    more_teachers: tuple[Teacher, ...] = Field((), max_length=100)
     """The other teachers, for methods that take several. `teacher: [first, second]` sets both keys."""
     student: Network = Network()
     settings: Settings = Settings()

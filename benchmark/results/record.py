@@ -56,11 +56,11 @@ class Record(FrozenModel):
     `id` is `Record.make_id(recipe_hash, role)`, `created` an ISO 8601 time in UTC, `commit` the suite's git commit.
     `variant` holds the non-default dataset options and evaluation settings by recipe key, such as
     `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher, and
-    `selected` if the network of the last epoch was deployed. `embedding` is the format in which the student's gallery
-    was stored for the scores, see `benchmark.retrieval.EmbeddingFormat`, and `bytes_per_image` the size of a stored
-    embedding; the first records, all of float32, lack both. `exports` holds what `benchmark export` has measured, by
-    format, such as "onnx" and "onnx-int8", and `latencies` what `benchmark latency` has measured, on any device and in
-    any runtime.
+    `selected` if the network of the last epoch was deployed. `more_teachers` are those after the first. `embedding` is
+    the format in which the student's gallery was stored for the scores, see `benchmark.retrieval.EmbeddingFormat`, and
+    `bytes_per_image` the size of a stored embedding; the first records, all of float32, lack both. `exports` holds what
+    `benchmark export` has measured, by format, such as "onnx" and "onnx-int8", and `latencies` what `benchmark latency`
+    has measured, on any device and in any runtime.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -77,7 +77,7 @@ class Record(FrozenModel):
     variant: Values = Field(default_factory=dict)
     network: Network
     teacher: TeacherReport | None
-    more_teachers: tuple[TeacherReport, ...] = ()
+    more_teachers: Annotated[tuple[TeacherReport, ...], Field(max_length=100)] = ()
     scores: ScoreReport
     saved: Savings | None
     deploy: DeployCheck

@@ -63,7 +63,7 @@ def significant(recipe: Mapping[str, Any]) -> dict[str, Any]:
     content.pop("pair", None)
     content["runtime"]["sync_batchnorm"] = runtime.get("sync_batchnorm", False)
     content = _without_added(content)
-    if isinstance(others := content.get("more_teachers"), Sequence):
+    if isinstance(others := content.get("more_teachers"), list):
         content["more_teachers"] = [_without_added({"teacher": each})["teacher"] for each in others]
     return content
 
