@@ -406,8 +406,9 @@ class Recipe(Section):
         return strict_yaml.dump(self._plain())
 
     def _plain(self) -> dict[str, Any]:
-        """Return the recipe as plain values, without a pair if there is none."""
-        return self.model_dump(mode="json", exclude={"pair"} if self.pair is None else None)
+        """Return the recipe as plain values, without a pair, or teachers after the first, if there are none."""
+        unused = {key for key in ("pair", "more_teachers") if not getattr(self, key)}
+        return self.model_dump(mode="json", exclude=unused)
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
