@@ -53,6 +53,9 @@ class Needs:
     """`Batch.indices`, because the method stores something for every training image."""
     views: bool = False
     """Several augmented views of every image in a batch: `train.sampler.views` above 1."""
+    teacher_network: bool = False
+    """The teacher itself in every step, because `prepare` selects feature maps of it or `loss` uses its layers. Then,
+    or if the constructor sets `teacher_taps`, stored outputs (`teacher.cached_views`) do not suffice."""
     several_teachers: bool = False
     """The method takes any number of teachers. Of several, `check`, `prepare` and `loss` receive a tuple; see
     `as_tuple`."""
@@ -86,6 +89,7 @@ class Needs:
             "a student with the teacher's backbone": self.same_backbone,
             "the index of every image": self.sample_index,
             "several views of every image (train.sampler.views)": self.views,
+            "the teacher's network in every step": self.teacher_network,
         }
         named = [part for part, needed in parts.items() if needed]
         listed = " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]]))

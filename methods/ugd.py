@@ -53,7 +53,7 @@ class UGD(Method):
 
     kind: ClassVar[str] = "embeddings"
     search: ClassVar[Mapping[str, Range]] = {"global_weight": Range(0.2, 20), "local_weight": Range(0.2, 20)}
-    needs = Needs(classifier=True, equal_embeddings=True)
+    needs = Needs(classifier=True, equal_embeddings=True, teacher_network=True)
     aligned = True
     cell_head: CellHead
     """The teacher's neck and classifier. A function, not a module: the teacher must not enter state or optimizer."""

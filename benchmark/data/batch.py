@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from benchmark.errors import UserError
+
+_NOTHING_STORED = torch.empty(0, 0, dtype=torch.uint8)
 
 
 class Batch(NamedTuple):
@@ -21,6 +24,13 @@ class Batch(NamedTuple):
     """(B,) int64."""
     indices: Tensor
     """(B,) int64: positions in the list of samples, which methods with a memory bank need."""
+    stored: Tensor = _NOTHING_STORED
+    """(B, bytes) uint8: the teacher's outputs for the images, if they were stored before the training; else (B, 0)."""
+
+
+def nothing_stored(images: int) -> Tensor:
+    """Return `Batch.stored` of a number of images for which nothing is stored."""
+    return torch.empty(images, 0, dtype=torch.uint8)
 
 
 class Draw(NamedTuple):
@@ -29,6 +39,8 @@ class Draw(NamedTuple):
     position: int
     """Position of the image in the training list."""
     seed: int
+    view: int = 0
+    """Number of the view, if the views of each image are fixed; the seed is then without effect."""
 
 
 class PKBatchSampler(Sampler[list[Draw]]):
@@ -52,6 +64,8 @@ class PKBatchSampler(Sampler[list[Draw]]):
         seed: Seed of the run.
         views: Number of augmented views of each image. They are consecutive in a batch, which then has P * K * views
             entries.
+        fixed_views: Number of fixed views of each image, of which each draw has one; 0 if every view is new. The views
+            of one image in a batch differ if there are enough.
         part: The entries of each batch to yield, which several processes share; all by default.
 
     Raises:
@@ -66,6 +80,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         *,
         seed: int,
         views: int = 1,
+        fixed_views: int = 0,
         part: slice = slice(None),
     ) -> None:
         unique, self._labels, self._counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
@@ -80,6 +95,7 @@ class PKBatchSampler(Sampler[list[Draw]]):
         self.images = images
         self.seed = seed
         self.views = views
+        self.fixed_views = fixed_views
         self.part = part
         self.epoch = 0
         self.batches = slice(None)
@@ -100,8 +116,16 @@ class PKBatchSampler(Sampler[list[Draw]]):
         shape = (len(self), self.identities * self.images)
         indices = self._image_indices(visits, rng)[batches].reshape(shape).repeat(self.views, axis=1)
         seeds = rng.integers(2**63, size=indices.shape)
-        for row, row_seeds in zip(indices[self.batches].tolist(), seeds[self.batches].tolist(), strict=True):
-            yield [Draw(position, seed) for position, seed in zip(row[self.part], row_seeds[self.part], strict=True)]
+        numbers = (indices, seeds, self._view_numbers(seeds))
+        for rows in zip(*(each[self.batches].tolist() for each in numbers), strict=True):
+            yield [Draw(*each) for each in zip(*(row[self.part] for row in rows), strict=True)]
+
+    def _view_numbers(self, seeds: np.ndarray) -> np.ndarray:
+        """Return the (batches, entries) numbers of the fixed views, chosen by the random `seeds`."""
+        if not self.fixed_views:
+            return np.zeros_like(seeds)
+        first = (seeds[:, :: self.views] % self.fixed_views).repeat(self.views, axis=1)
+        return (first + np.arange(seeds.shape[1]) % self.views) % self.fixed_views
 
     def _identity_visits(self, rng: np.random.Generator) -> np.ndarray:
         """Return the (V,) identity of each visit. Visits to one identity are consecutive, at most one per batch."""

@@ -248,14 +248,15 @@ class _Message:
             raise UserError(self.error)
         if self.traceback:
             raise _WorkerFailed(f"in a loader worker:\n{self.traceback}")
-        images, labels = map(torch.as_tensor, pickle.loads(self.batch))
-        return Batch(images, *labels)
+        images, numbers, stored = map(torch.as_tensor, pickle.loads(self.batch))
+        labels, cameras, indices = numbers
+        return Batch(images, labels, cameras, indices, stored)
 
     def pin_memory(self) -> "_Message | Batch":
         """Return the batch in pinned memory; called by a thread of torch's loader."""
         if not self.batch:
             return self
-        return Batch(*(part.pin_memory() for part in self.unpack()))
+        return Batch(*(part.pin_memory() if part.numel() else part for part in self.unpack()))
 
 
 class _Messages(Dataset[Any]):
@@ -281,11 +282,13 @@ class _Messages(Dataset[Any]):
 
 def _pickled(batch: Batch) -> bytes:
     """Return a batch as bytes that refer to shared memory, or contain the images if that is exhausted."""
-    labels = torch.stack([batch.labels, batch.cameras, batch.indices])
+    parts = (batch.images, torch.stack([batch.labels, batch.cameras, batch.indices]), batch.stored)
     try:
-        return bytes(ForkingPickler.dumps((batch.images.share_memory_(), labels.share_memory_())))
+        # Memory of no bytes cannot be shared.
+        shared = [part.share_memory_() if part.numel() else part.numpy() for part in parts]
+        return bytes(ForkingPickler.dumps(shared))
     except (OSError, RuntimeError):  # shared memory or file descriptors are exhausted
-        return pickle.dumps((batch.images.numpy(), labels.numpy()))
+        return pickle.dumps([part.numpy() for part in parts])
 
 
 def _start_worker(number: int) -> None:

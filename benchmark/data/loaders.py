@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from benchmark.data.batch import Batch, Draw, PKBatchSampler
+from benchmark.data.batch import Batch, Draw, PKBatchSampler, nothing_stored
 from benchmark.data.batch_loader import BatchLoader
 from benchmark.data.decode import WHITE, BrokenImage, Color
 from benchmark.data.digests import hash_files
+from benchmark.data.fixed_views import view_seeds
 from benchmark.data.images import Images
 from benchmark.data.retrieval_dataset import RetrievalDataset
+from benchmark.data.row_file import RowFile
 from benchmark.data.samples import Sample
 from benchmark.errors import UserError
 from benchmark.utils.distributed import part
@@ -72,12 +74,13 @@ def train_loader(
     seed: int,
     loading: Loading,
     views: int = 1,
+    fixed_views: int = 0,
 ) -> BatchLoader:
     """Return a loader of augmented training batches; call `batch_sampler.set_epoch` before each epoch.
 
-    The batches are a pure function of (dataset, size, transform, identities, images, views, seed, epoch), bit for bit,
-    for any number of workers and any kind of cache. Several processes share each batch: the first one loads its first
-    images, and so on.
+    The batches are a pure function of (dataset, size, transform, identities, images, views, fixed views, seed, epoch),
+    bit for bit, for any number of workers and any kind of cache. Several processes share each batch: the first one
+    loads its first images, and so on.
 
     Args:
         dataset: The dataset whose training images are loaded.
@@ -87,15 +90,19 @@ def train_loader(
         seed: Seed of the run.
         loading: How images are read.
         views: Number of augmented views of each image.
+        fixed_views: Number of fixed views of each image, see `view_seeds`; 0 if every view is new.
 
     Raises:
         UserError: The dataset is missing or has fewer than P identities, or an image is broken.
     """
     decoded = loading.images(dataset.train, f"{dataset.name}-train", dataset.contents)
-    training = TrainingImages(dataset, decoded, transform)
+    contents = dataset.contents([sample.path for sample in dataset.train]) if fixed_views else []
+    training = TrainingImages(dataset, decoded, transform, view_seeds(contents, fixed_views) if fixed_views else None)
     batch = identities * images * views
     own = part(batch)
-    sampler = PKBatchSampler(training.labels.tolist(), identities, images, seed=seed, views=views, part=own)
+    sampler = PKBatchSampler(
+        training.labels.tolist(), identities, images, seed=seed, views=views, fixed_views=fixed_views, part=own
+    )
     return BatchLoader(
         training,
         sampler,
@@ -138,11 +145,21 @@ class TrainingImages:
         dataset: The dataset with the samples and labels.
         images: The images of `dataset.train`, in that order.
         transform: Augments one (3, H, W) uint8 image with random numbers of torch's default generator.
+        view_seeds: (images, views) int64, the seeds of the augmentations of fixed views; None if every view is new.
     """
 
-    def __init__(self, dataset: RetrievalDataset, images: Images, transform: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        dataset: RetrievalDataset,
+        images: Images,
+        transform: Callable[[Tensor], Tensor],
+        view_seeds: Tensor | None = None,
+    ) -> None:
         self.images = images
         self.transform = transform
+        self.view_seeds = view_seeds
+        self.stored: RowFile | None = None
+        """A row for every fixed view, image by image, which batches then contain."""
         self.labels = torch.tensor([dataset.labels[sample.identity] for sample in dataset.train])
         self.cameras = torch.tensor([sample.camera for sample in dataset.train])
 
@@ -155,7 +172,11 @@ class TrainingImages:
         with torch.random.fork_rng(devices=[]):
             positions, views = zip(*map(self._augmented, draws), strict=True)
         indices = torch.tensor(positions)
-        return Batch(torch.stack(views), self.labels[indices], self.cameras[indices], indices)
+        stored = nothing_stored(len(draws))
+        if self.stored is not None and self.view_seeds is not None:
+            numbers = torch.tensor([draw.view for draw in draws])
+            stored = self.stored.read(indices * self.view_seeds.shape[1] + numbers)
+        return Batch(torch.stack(views), self.labels[indices], self.cameras[indices], indices, stored)
 
     def _augmented(self, draw: Draw) -> tuple[int, Tensor]:
         """Return the augmented image, and its position, which differs from the draw's if that image is broken."""
@@ -166,8 +187,9 @@ class TrainingImages:
                 if not self.images.skip_broken:
                     raise
             else:
+                seed = draw.seed if self.view_seeds is None else int(self.view_seeds[position, draw.view])
                 # Unlike torch.manual_seed, this leaves the generators of accelerators alone.
-                torch.default_generator.manual_seed(draw.seed)
+                torch.default_generator.manual_seed(seed)
                 return position, self.transform(image)
         raise UserError("none of the training images can be read")
 
@@ -212,4 +234,5 @@ class EvaluationImages:
                     raise
         positions = torch.tensor(readable, dtype=torch.int64)
         stacked = torch.stack(images) if images else torch.empty(0, *self.images.shape, dtype=torch.uint8)
-        return Batch(stacked, self.identities[positions], self.cameras[positions], positions)
+        stored = nothing_stored(len(images))
+        return Batch(stacked, self.identities[positions], self.cameras[positions], positions, stored)

@@ -12,6 +12,7 @@ from benchmark.data.batch import Batch
 from benchmark.engine.compat import InitializedModel
 from benchmark.engine.synchronized_norm import SynchronizedStatistics
 from benchmark.engine.task import TaskLoss
+from benchmark.engine.teacher_outputs import Layout
 from benchmark.errors import UserError
 from benchmark.method import Method, as_tuple
 from benchmark.model.embedder import Embedder
@@ -55,9 +56,17 @@ class Distiller(InitializedModel):
         # Bound methods, not modules: compiling a module in place does not compile its method `features`.
         self.student_features = _features(student, compile)
         self.teacher_features = [_features(each, compile) for each in as_tuple(teacher)]
+        self.stored: Layout | None = None
+        """The layout of the teacher's outputs in batches that contain them; None if the teacher computes them."""
 
     def forward(
-        self, images: Tensor, labels: Tensor, cameras: Tensor, indices: Tensor, mode: str = "tensor"
+        self,
+        images: Tensor,
+        labels: Tensor,
+        cameras: Tensor,
+        indices: Tensor,
+        stored: Tensor | None = None,
+        mode: str = "tensor",
     ) -> dict[str, Tensor] | list[Any] | Tensor:
         """Process a batch.
 
@@ -66,6 +75,7 @@ class Distiller(InitializedModel):
             labels: (B,) int64.
             cameras: (B,) int64.
             indices: (B,) int64, positions in the list of training or test images.
+            stored: (B, bytes) uint8, outputs of the teacher in the layout `self.stored`; not read if that is None.
             mode: "loss", "predict" or "tensor".
 
         Returns:
@@ -78,7 +88,7 @@ class Distiller(InitializedModel):
             with full_precision(images.device):
                 return list(zip(indices.cpu(), self.student(images).float().cpu(), strict=True))
         with self._statistics():
-            student, teachers = self.student_features(images), self._of_the_teachers(images)
+            student, teachers = self.student_features(images), self._of_the_teachers(images, stored)
         with full_precision(images.device):
             student = self._of_the_batch(student)
             teacher = self.method.needs.received([self._of_the_batch(each) for each in teachers])
@@ -97,9 +107,9 @@ class Distiller(InitializedModel):
             batch: The batch of that step, on any device; of several processes, this process's part of it.
             ago: How many steps ago it was.
         """
-        images, *labels = self.data_preprocessor(batch, True)
+        images, *labels, stored = self.data_preprocessor(batch, True)
         with self._statistics():
-            teachers = self._of_the_teachers(images)
+            teachers = self._of_the_teachers(images, stored)
         assert teachers, "a method that remembers the teacher's outputs needs a teacher"
         with full_precision(images.device):
             teacher = self.method.needs.received([self._of_the_batch(each) for each in teachers])
@@ -109,7 +119,10 @@ class Distiller(InitializedModel):
         """Let batch norms use the statistics of the whole batch, if that is chosen."""
         return SynchronizedStatistics() if self.synchronize else nullcontext()
 
-    def _of_the_teachers(self, images: Tensor) -> list[Features]:
+    def _of_the_teachers(self, images: Tensor, stored: Tensor | None) -> list[Features]:
+        if self.stored is not None:
+            assert stored is not None, "the batches of a training with stored outputs contain them"
+            return [self.stored.unpack(stored)]
         with torch.no_grad():
             return [features(images) for features in self.teacher_features]
 

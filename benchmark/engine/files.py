@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from benchmark.errors import UserError
 from benchmark.utils.atomic import write_text
 from benchmark.utils.console import notify
 from benchmark.utils.escape import terminal
 from benchmark.utils.paths import read_regular
+
+if TYPE_CHECKING:
+    from benchmark.data.row_file import RowFile
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.pt"
 """The latest checkpoint, from which training resumes."""
@@ -19,9 +25,55 @@ METRICS_FILE = "metrics.jsonl"
 """One JSON object per epoch."""
 SKIPPED_FILE = "skipped.txt"
 """Paths of the broken images that were left out, one per line."""
+OUTPUTS_FILE = "teacher_outputs.json"
+"""The outputs of the teacher that were stored before the training, if they were."""
 _MAX_BYTES = 2**28
 """Largest size of these files: metrics of 100,000 epochs."""
 _RESTORE = "restore the file, or delete the run's folder to train again"
+
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOutputs:
+    """The outputs of the teacher that a training has read."""
+
+    views: _Count
+    """Number of fixed views of each image."""
+    forward_passes: _Count
+    """Number of images that the teacher has embedded, once for all runs."""
+    bytes: _Count
+    """Size of the outputs."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Time that the computation took, in whichever run."""
+
+    @classmethod
+    def of(cls, views: int, file: "RowFile") -> Self:
+        """Return what a complete file has."""
+        rows, row_bytes, _ = file.size
+        return cls(views=views, forward_passes=rows, bytes=rows * row_bytes, seconds=file.seconds)
+
+    @classmethod
+    def read(cls, folder: Path) -> "StoredOutputs | None":
+        """Read what the training in a run folder has stated; None if it has read no such outputs.
+
+        Raises:
+            UserError: The file cannot be read or is invalid.
+        """
+        file = folder / OUTPUTS_FILE
+        try:
+            return TypeAdapter(cls).validate_json(read_regular(file, _MAX_BYTES))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from error
+        except (ValidationError, ValueError) as error:
+            raise UserError(f"{file} does not describe stored outputs; {_RESTORE}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write this to a run folder."""
+        write_text(folder / OUTPUTS_FILE, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -4,13 +4,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.visualization import Visualizer
 
 from benchmark.data.augment import train_transform
-from benchmark.data.loaders import train_loader
+from benchmark.data.loaders import TrainingImages, train_loader
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.average import WeightAverage
 from benchmark.engine.best_epoch import BestEpoch, Selection
@@ -18,11 +18,12 @@ from benchmark.engine.checkpoint import load_model_state, read_checkpoint, train
 from benchmark.engine.checkpoint_hook import CheckpointHook
 from benchmark.engine.compat import DistillOptimWrapper, QuietRunner, TrainLoop
 from benchmark.engine.distiller import Distiller, recompiling
-from benchmark.engine.files import LAST_CHECKPOINT
+from benchmark.engine.files import LAST_CHECKPOINT, StoredOutputs
 from benchmark.engine.hooks import FreezeHook, ProgressHook, RetrievalMetric, SkippedHook, StructureHook
 from benchmark.engine.optimization import build_optimizer, build_schedule
 from benchmark.engine.plan import training_plan
 from benchmark.engine.task import task_loss
+from benchmark.engine.teacher_outputs import require_outputs_suffice, stored_outputs
 from benchmark.engine.timetable import Timetable
 from benchmark.evaluation import TestSet, out_of_memory
 from benchmark.method import Method, as_tuple
@@ -45,6 +46,7 @@ def train(
     folder: Path,
     resume: bool,
     title: str,
+    outputs: Path | None = None,
 ) -> Selection | None:
     """Train `student` in place by the recipe's `train` section, and leave it in eval mode.
 
@@ -61,6 +63,7 @@ def train(
         folder: The run's folder.
         resume: Continue from the checkpoint in `folder`; if False, start from the first epoch and replace it.
         title: Name of the training in the progress display.
+        outputs: Folder of stored outputs of teachers, which a recipe with `teacher.cached_views` needs.
 
     Returns:
         The epoch that was selected on the validation images; None if the weights are those of the last epoch.
@@ -78,10 +81,12 @@ def train(
         seed=recipe.seed,
         loading=replace(test.loading, size=settings.augment.load_size or recipe.image_size),
         views=settings.sampler.views,
+        fixed_views=recipe.teacher.cached_views,
     )
     distiller = assemble(student, teacher, method, recipe=recipe, dataset=test.dataset, steps_per_epoch=len(loader)).to(
         device
     )
+    require_outputs_suffice(method, recipe.method.name, recipe)  # taps are known once the method is prepared
 
     checkpoint, training, content = folder / LAST_CHECKPOINT, training_hash(recipe, type(test.dataset)), None
     if resume and on_main(checkpoint.exists):
@@ -90,6 +95,13 @@ def train(
             load_model_state(checkpoint, distiller, content)
             student.eval()
             return BestEpoch(content["best"]).selection
+
+    if recipe.teacher.cached_views:
+        assert teacher is not None and outputs is not None, "a training with cached views has a teacher and a folder"
+        source = cast(TrainingImages, loader.source)
+        source.stored, distiller.stored = stored_outputs(teacher, source, recipe=recipe, test=test, root=outputs)
+        stated = StoredOutputs.of(recipe.teacher.cached_views, source.stored)
+        on_main(lambda: stated.write(folder))
 
     best = BestEpoch(content and content["best"]) if recipe.evaluate.epoch == "best" else None
     average = None if settings.ema is None else WeightAverage(student, settings.ema)

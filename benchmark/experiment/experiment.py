@@ -11,6 +11,7 @@ from benchmark.data.check import remarks
 from benchmark.data.identity import require_unchanged
 from benchmark.engine.best_epoch import Selection
 from benchmark.engine.files import INPUTS_FILE, note_skipped
+from benchmark.engine.teacher_outputs import FOLDER as OUTPUTS_FOLDER
 from benchmark.errors import UserError
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, use_threads
@@ -88,6 +89,7 @@ class Experiment:
         self.recipe = resolved(recipe, self.dataset)
         self.folder = student_folder(self.recipe, work_dir)
         self.teacher_folders = [teacher_folder(part, work_dir) for part in self.recipe.per_teacher()]
+        self.outputs_folder = work_dir / recipe.dataset.name / OUTPUTS_FOLDER
         self.report = Report(self.test, self.commit)
         self.device = device
         self.resume = resume
@@ -272,6 +274,7 @@ class Experiment:
             folder=folder.path,
             resume=True,  # `_run` refuses an unfinished run that must not be resumed
             title=title,
+            outputs=self.outputs_folder,
         )
         if selection is not None:
             epochs = recipe.train.schedule.epochs

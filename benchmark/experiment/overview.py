@@ -60,6 +60,9 @@ def _epochs(recipe: Recipe, trainings: Sequence[Training], images: int) -> str:
         batch = training.recipe.train.sampler.batch_size
         epochs = f"{total} epoch{'' if total == 1 else 's'}"
         phrases.append(f"{epochs} for {_named(training.title)} ({training.key}.schedule.epochs) in batches of {batch}")
+    if (views := recipe.teacher.cached_views) and "student" in roles:
+        passes = f"{views * images:,} forward passes of the teacher, once for all runs"
+        phrases.append(f"{views} fixed view{'' if views == 1 else 's'} of every image for the student: {passes}")
     return f"{images:,} training images; {', '.join(phrases)}"
 
 
@@ -105,7 +108,8 @@ def _work(recipe: dict) -> list:
     """Return the settings of a recipe on which the time of an epoch depends."""
     teacher, train = recipe.get("teacher", {}), recipe.get("train", {})
     settings = [recipe.get(key) for key in ("method", "image_size", "student")]
-    return [*settings, teacher.get("network"), train.get("sampler"), recipe.get("runtime", {}).get("amp")]
+    stored = bool(teacher.get("cached_views"))  # without forward passes of the teacher
+    return [*settings, teacher.get("network"), stored, train.get("sampler"), recipe.get("runtime", {}).get("amp")]
 
 
 def _epoch_seconds(folder: Path) -> list[float]:

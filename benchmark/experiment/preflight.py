@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmark.data.augment import train_transform
 from benchmark.engine.task import task_loss
+from benchmark.engine.teacher_outputs import require_outputs_suffice
 from benchmark.errors import UserError, nearest
 from benchmark.experiment.networks import NAMED_WEIGHTS, check_files, for_each_teacher
 from benchmark.experiment.published import teacher_path
@@ -90,6 +91,7 @@ def preflight(recipe: Recipe) -> Preflight:
     _check_training("train", recipe.student, student, recipe)
     classifier = method.needs.teacher and method.needs.classifier
     for_each_teacher(recipe, lambda part: _check_frozen(part, classifier) if part.teacher.frozen else None)
+    require_outputs_suffice(method, recipe.method.name, recipe)
     check_pairing(method, teachers, student, recipe)
     ceilings = method.ceilings(student, recipe.image_size)
     if ceilings is not None and method.budget is not None:

@@ -14,6 +14,8 @@ from benchmark.data.batch import PKBatchSampler
 from benchmark.data.batch_loader import check_shared_memory
 from benchmark.data.retrieval_dataset import RetrievalDataset
 from benchmark.engine.plan import training_plan
+from benchmark.engine.teacher_outputs import FOLDER as OUTPUTS_FOLDER
+from benchmark.engine.teacher_outputs import most_bytes, require_outputs_suffice
 from benchmark.errors import UserError
 from benchmark.experiment.folders import RunFolder
 from benchmark.experiment.networks import untrained
@@ -22,6 +24,7 @@ from benchmark.model.cost import Size
 from benchmark.model.plugin import is_plugin
 from benchmark.model.pretrained import require_pretrained
 from benchmark.recipe import Recipe
+from benchmark.recipe.fitting import meta_network
 from benchmark.registry import METHODS
 from benchmark.results.store import load_records
 from benchmark.utils.paths import user_path
@@ -109,10 +112,21 @@ def require_ready(trainings: Sequence[Training], dataset: RetrievalDataset) -> l
     if trainings:
         # A new checkpoint is complete before the old one is replaced, and deployed networks have their own files.
         needed = 2 * sum(training.checkpoint_bytes for training in trainings) + _RECORD_BYTES
+        needed += _bytes_of_outputs(trainings[-1], dataset)
         require_writable(trainings[-1].folder.path, "--work-dir", needed)
         if cache := trainings[-1].recipe.runtime.cache:
             require_writable(user_path(cache), "--cache")
     return warnings
+
+
+def _bytes_of_outputs(training: Training, dataset: RetrievalDataset) -> int:
+    """Return the size of the teacher's outputs that a training stores at most; 0 if some of this size are there."""
+    recipe = training.recipe
+    views, root = recipe.teacher.cached_views, training.folder.path.parent.parent / OUTPUTS_FOLDER
+    # Which of them fit is known only with the weights of the teacher, which may have to be trained.
+    if training.role != "student" or not views or any(root.glob(f"{views}-views-*")):
+        return 0
+    return most_bytes(meta_network(recipe.teacher.network), len(dataset.train), len(dataset.labels), views)
 
 
 def require_frozen_teacher(recipe: Recipe, folder: RunFolder) -> None:
@@ -172,6 +186,7 @@ def require_method(recipe: Recipe, dataset: RetrievalDataset) -> None:
         )
         teacher = method.needs.received(teachers) if method.needs.teacher else None
         method.prepare(student, teacher, training_plan(recipe, dataset, steps))
+    require_outputs_suffice(method, recipe.method.name, recipe)
 
 
 def _problems(training: Training, dataset: RetrievalDataset) -> Iterator[str]:

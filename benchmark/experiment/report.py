@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.data.check import is_published
 from benchmark.engine.best_epoch import Selection
-from benchmark.engine.files import read_metrics, read_skipped
+from benchmark.engine.files import StoredOutputs, read_metrics, read_skipped
 from benchmark.evaluation import TestSet
 from benchmark.experiment.environment import device_name, environment
 from benchmark.experiment.folders import RunFolder
@@ -115,6 +115,7 @@ class Report:
             budget=_budget(deployed.cost, distillation) if distillation else None,
             embedding=recipe.evaluate.embedding,
             bytes_per_image=recipe.evaluate.embedding_format.bytes_per_image(deployed.network.dim),
+            teacher_outputs=_teacher_outputs(folder) if recipe.teacher.cached_views else None,
             selected=parts.Selected(**asdict(deployed.selection)) if deployed.selection else None,
             environment=environment(self.device, autocast_dtype(recipe.runtime.amp, self.device)),
             timing=parts.Timing(
@@ -204,6 +205,11 @@ def _score_report(symmetric: Scores, distillation: Distillation | None) -> parts
             for value in symmetric.average_precision.tolist()
         ),
     )
+
+
+def _teacher_outputs(folder: RunFolder) -> parts.TeacherOutputs | None:
+    outputs = StoredOutputs.read(folder.path)
+    return None if outputs is None else parts.TeacherOutputs(**asdict(outputs))
 
 
 def _saved(student: Deployed, distillation: Distillation) -> parts.Savings:

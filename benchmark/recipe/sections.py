@@ -236,6 +236,9 @@ class Teacher(Section):
     """Folder of a finished run, a file with the weights of the complete network, or the name of a published teacher."""
     frozen: bool = False
     """Use the network with the initial weights that `network.weights` names, and train nothing."""
+    cached_views: int = Field(0, ge=0, le=65_536)
+    """Number of fixed augmentations of every training image, for which the outputs of the teacher are computed once for
+    all runs. 0: every augmentation is new, and the teacher computes in every step."""
 
     @model_validator(mode="after")
     def _frozen_has_no_checkpoint(self) -> Self:
@@ -436,7 +439,7 @@ class Recipe(Section):
                 "budget": None,
                 "settings": Settings(),
                 "pair": None,
-                "teacher": self.teacher.model_copy(update={"train": Train()}),
+                "teacher": self.teacher.model_copy(update={"train": Train(), "cached_views": 0}),
                 "more_teachers": (),
                 "evaluate": evaluate if evaluate.epoch == "best" else evaluate.model_copy(update={"every": 0}),
             }

@@ -54,6 +54,9 @@ def metrics(ks: Sequence[int], costs: StepCosts | None) -> list[Metric]:
 
 
 def _step_cost(row: Row, costs: StepCosts) -> Statistic | None:
+    """Return the measured cost; None for a training without the teacher's forward passes, which are part of it."""
+    if row.fixed_views:
+        return None
     return Statistic.if_complete([costs.ratios.get(row.method)])
 
 

@@ -40,6 +40,7 @@ def violations(record: Record) -> Iterator[Violation]:
     yield from _report(record)
     yield from _cost("network.cost", record.network.cost)
     yield from _embedding(record)
+    yield from _teacher_outputs(record)
     is_student = record.role == "student"
     for part in ("teacher", "saved"):
         if (getattr(record, part) is not None) != is_student:
@@ -174,6 +175,20 @@ def _embedding(record: Record) -> Iterator[Violation]:
     size = embedding.bytes_per_image(record.network.embedding)
     if record.gallery_bytes != size:
         yield Violation("bytes_per_image", record.gallery_bytes, f"{size}, the size of {record.embedding}")
+
+
+def _teacher_outputs(record: Record) -> Iterator[Violation]:
+    """Check that the views are as fixed as the recipe demands, and that each was computed once."""
+    section = record.recipe.get("teacher")
+    views = section.get("cached_views", 0) if isinstance(section, Mapping) and record.role == "student" else 0
+    outputs = record.teacher_outputs
+    if (outputs.views if outputs else 0) != views:
+        actual = outputs.views if outputs else "missing"
+        yield Violation("teacher_outputs.views", actual, f"{views}, as in the recipe")
+    if outputs and "train" in record.data.splits:
+        expected = outputs.views * record.data.splits["train"].images
+        if outputs.forward_passes != expected:
+            yield Violation("teacher_outputs.forward_passes", outputs.forward_passes, f"{expected}, one for every view")
 
 
 def _cost(field: str, cost: Cost) -> Iterator[Violation]:

@@ -111,6 +111,8 @@ def _caption(record: Record) -> str:
     ]
     if record.embedding != str(FLOAT32):
         lines.append(f"gallery in {record.embedding}: {record.gallery_bytes:,} bytes per image")
+    if outputs := record.teacher_outputs:
+        lines.append(f"trained on {outputs.title} of every image, for which the teacher was run once for all runs")
     lines += [
         f"unstable latency, batch of {batch}: {limits[0]:.3g} to {limits[1]:.3g} ms; the machine was probably busy"
         for batch in map(int, record.network.cost.latency_ms)

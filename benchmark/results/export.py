@@ -41,7 +41,7 @@ def _line(board: Board, row: Row) -> dict[str, Any]:
     line: dict[str, Any] = {
         "board": csv_cell(board.name),
         "method": csv_cell(row.method),
-        "settings": "tuned" if row.tuned else "published",
+        "settings": ", ".join(filter(None, ["tuned" if row.tuned else "published", row.fixed_views])),
         "embedding": csv_cell(row.embedding),
         "teacher": None if row.teacher is None else csv_cell(row.teacher),
         "network": "; ".join(map(csv_cell, row.networks)),

@@ -306,6 +306,24 @@ class Selected(FrozenModel):
     mAP: Fraction
 
 
+class TeacherOutputs(FrozenModel):
+    """Outputs of the teacher that were computed once for all runs, for `views` fixed augmentations of every image.
+
+    `forward_passes` counts the images that the teacher has embedded for it, `bytes` is the size of the outputs, and
+    `seconds` the time of the computation, in whichever run. The training has embedded no image with the teacher.
+    """
+
+    views: Positive
+    forward_passes: Count
+    bytes: Count
+    seconds: NonNegative
+
+    @property
+    def title(self) -> str:
+        """A text for readers, such as "8 fixed views"."""
+        return f"{self.views} fixed view{'' if self.views == 1 else 's'}"
+
+
 class Timing(FrozenModel):
     """Wall-clock times in seconds."""
 

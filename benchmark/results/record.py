@@ -34,6 +34,7 @@ from benchmark.results.parts import (
     Savings,
     ScoreReport,
     Selected,
+    TeacherOutputs,
     TeacherReport,
     Timed,
     Timing,
@@ -58,7 +59,8 @@ class Record(FrozenModel):
     `{"dataset.split": "closed"}`. `teacher`, `saved` and `budget` are None in the record of a teacher, and
     `selected` if the network of the last epoch was deployed. `more_teachers` are those after the first. `embedding` is
     the format in which the student's gallery was stored for the scores, see `benchmark.retrieval.EmbeddingFormat`, and
-    `bytes_per_image` the size of a stored embedding; the first records, all of float32, lack both. `exports` holds what
+    `bytes_per_image` the size of a stored embedding; the first records, all of float32, lack both. `teacher_outputs`
+    states that the views of the training images were fixed, and is None if every view was new. `exports` holds what
     `benchmark export` has measured, by format, such as "onnx" and "onnx-int8", and `latencies` what `benchmark latency`
     has measured, on any device and in any runtime.
     """
@@ -85,6 +87,7 @@ class Record(FrozenModel):
     selected: Selected | None = None
     embedding: Text = str(FLOAT32)
     bytes_per_image: Positive | None = None
+    teacher_outputs: TeacherOutputs | None = None
     environment: Environment
     timing: Timing
     exports: dict[Label, Export] = Field(default_factory=dict)
@@ -210,4 +213,5 @@ _VARYING: dict[str, Any] = {
     "network": {"cost": _MEASURED},
     "teacher": {"cost": _MEASURED},
     "more_teachers": {"__all__": {"cost": _MEASURED}},
+    "teacher_outputs": {"seconds"},
 }

@@ -80,14 +80,21 @@ class Row:
         return self.records[0].embedding
 
     @property
+    def fixed_views(self) -> str:
+        """The number of fixed views of every training image, such as "8 fixed views"; empty if all views were new."""
+        outputs = self.records[0].teacher_outputs
+        return outputs.title if outputs else ""
+
+    @property
     def label(self) -> str:
         """The name in plots: the method's, followed by `distinction`."""
         return " ".join([self.method, *self.distinction])
 
     @property
     def distinction(self) -> list[str]:
-        """What distinguishes the row from those of its method: "tuned" arguments, and another format than float32."""
-        return ["tuned"] * self.tuned + ([self.embedding] if self.embedding != str(FLOAT32) else [])
+        """What distinguishes the row from those of its method: "tuned" arguments, another format, fixed views."""
+        other_format = [self.embedding] if self.embedding != str(FLOAT32) else []
+        return ["tuned"] * self.tuned + other_format + ([self.fixed_views] if self.fixed_views else [])
 
     @cached_property
     def networks(self) -> list[str]:

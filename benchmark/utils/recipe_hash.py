@@ -39,6 +39,7 @@ _ADDED_KEYS: tuple[tuple[str, Any], ...] = (
     ("budget", None),
     ("more_teachers", []),
     ("teacher.frozen", False),
+    ("teacher.cached_views", 0),
     ("method.fixed_widths", []),
     ("settings", {"source": "published", "study": None}),
     *((f"{train}.{key}", value) for train in ("train", "teacher.train") for key, value in _ADDED_TO_TRAINING),

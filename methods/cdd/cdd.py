@@ -81,7 +81,7 @@ class CDD(CompactorMethod):
             student is then trained by the same losses without being compressed.
     """
 
-    needs = Needs(classifier=True, same_backbone=True)
+    needs = Needs(classifier=True, same_backbone=True, teacher_network=True)
     maps_per_image = True
     search: ClassVar[Mapping[str, Range]] = {
         "temperature": Range(1, 8),
