@@ -292,6 +292,7 @@ def train_tiny(data_root):
             folder=folder,
             resume=resume,
             title="tiny",
+            outputs=folder.parent / "teacher-outputs",
         )
         return Trained(student, method, teachers[0], selection)
 

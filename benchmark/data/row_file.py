@@ -112,6 +112,7 @@ class RowFile:
             listed = "".join(f"{block.model_dump_json()}\n" for block in self.blocks)
             self._write(BLOCKS_FILE, len(listed), f"{line.model_dump_json()}\n".encode())
         self.blocks.append(line)
+        self._mapped = None  # which lacks the new rows
 
     def verify(self) -> None:
         """Compare the rows of all complete blocks with their hashes.

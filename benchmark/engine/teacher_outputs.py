@@ -86,7 +86,8 @@ class Layout:
         pairs = zip(parts, self.outputs, strict=True)
         # Cloned, because a part begins anywhere, and a number of four bytes only at multiples of four.
         pooled, embedding, logits = (
-            part.clone(memory_format=torch.contiguous_format).view(form.dtype) for part, form in pairs
+            part.clone(memory_format=torch.contiguous_format).flatten().view(form.dtype).view(len(rows), form.width)
+            for part, form in pairs
         )
         return Features(pooled, embedding, logits)
 
