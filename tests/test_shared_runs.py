@@ -121,3 +121,19 @@ def test_failure_of_the_main_process(launch, tmp_path):
     assert [process.wait(timeout=120) for process in processes] == [2, 2]
     assert "cannot be created" in (tmp_path / "0.txt").read_text().splitlines()[-1]
     assert "Traceback" not in (tmp_path / "1.txt").read_text()
+
+
+def test_outputs_of_the_teacher_are_computed_by_one_process(launch, tmp_path):
+    """Every process reads those of its own images: the loss is near that with a teacher that computes."""
+    losses, logs, folders = [], [], set()
+    short = ("train.schedule.epochs=1", "teacher.train.schedule.epochs=1")
+    for views in (2, 0):
+        started = launch(2, tmp_path, "--method", "csd", settings=(*short, f"teacher.cached_views={views}"))
+        codes = [process.wait() for process in started]
+        logs.append("".join((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)))
+        assert codes == [0, 0], logs[-1]
+        (folder,) = set((tmp_path / "runs" / "glyphs" / "csd").glob("seed*")) - folders
+        folders.add(folder)
+        losses.append(read_metrics(folder)[-1]["loss_csd"])
+    assert [log.count("computing the teacher's outputs") for log in logs] == [1, 0]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)

@@ -111,6 +111,16 @@ class TestTrainings:
         ):
             require_ready(trainings(parameters=1_000_000), Named(8))
 
+    def test_space_for_the_outputs_of_the_teacher(self, trainings, monkeypatch, tmp_path):
+        """Unless some of this number of views are there, of which the training may use one."""
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 2**22))
+        both = trainings("teacher.cached_views=300")  # of 40 images with 64 + 16 + 8 values
+        require_ready(trainings(), Named(8))
+        with pytest.raises(UserError, match=r"4 MiB free, but this run needs at least 5 MiB"):
+            require_ready(both, Named(8))
+        (tmp_path / "teacher-outputs" / "300-views-0123456789ab").mkdir(parents=True)
+        require_ready(both, Named(8))
+
     def test_shared_memory(self, trainings, monkeypatch):
         """The largest batch counts: 128 images of the evaluation, 32 x 32 in three bytes."""
         monkeypatch.setattr(batch_loader, "_free_shared_memory", lambda: 2_000_000)
@@ -245,6 +255,12 @@ class TestFirstLines:
             "evaluation"
         )
         assert "unknown until its first epoch" in first_lines(student.recipe, both, self.SIZES, 14_000, "cpu", 1)[2]
+
+    def test_fixed_views(self, trainings):
+        both = trainings("teacher.cached_views=2")
+        line = "2 fixed views of every image for the student: 28,000 forward passes of the teacher, once for all runs"
+        assert self.lines(both[1].recipe, both)[1].endswith(line)
+        assert "fixed view" not in self.lines(both[1].recipe, both[:1])[1]
 
     def test_teacher_that_is_not_trained(self, trainings):
         student = trainings()[1]

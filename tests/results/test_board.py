@@ -68,6 +68,17 @@ def test_cells(record):
     assert set(board.table.headers) - set(board.table.numeric) == {"method", "teacher", "student", "seeds"}
 
 
+def test_fixed_views_are_named(record):
+    """Their steps lack the forward passes of the teacher, which measured costs include."""
+    outputs = {"views": 8, "forward_passes": 80, "bytes": 100, "seconds": 2.0}
+    fixed = record("kd", mAP=0.7, teacher_outputs=outputs, recipe={"teacher": {"cached_views": 8}})
+    board = board_of(record("none", mAP=0.6), record("kd", mAP=0.6), fixed, costs=COSTS)
+    assert [(row["method"], row["training step"]) for row in texts(board.table)[2:]] == [
+        ("`kd` 8 fixed views", "-"),
+        ("`kd`", f"x {COSTS.ratios['kd']:.2f}"),
+    ]
+
+
 def test_formats_of_embeddings_are_compared_with_their_own_kind(record, stored):
     """The baseline of a row is `none` in the same format, and the name of a row has its format."""
     records = [record("none", mAP=0.6), stored(record("none", mAP=0.5), "int8"), record("kd", mAP=0.7)]

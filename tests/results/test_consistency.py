@@ -3,6 +3,8 @@
 import pytest
 
 from benchmark.results.consistency import violations
+from benchmark.results.record import Record
+from benchmark.utils.recipe_hash import recipe_hash
 
 PERFECT = {"mAP": 0.8, "mINP": 0.5, "queries": 5, "skipped": 0, "recall": {"1": 0.6, "5": 1.0, "10": 1.0}}
 
@@ -56,6 +58,22 @@ def test_finds_an_edit(committed, edit, changes, fields):
 )
 def test_finds_another_format_of_embeddings(committed, edit, changes, field, message):
     assert wrong(edit(committed("kd"), changes)) == {field: message}
+
+
+def test_fixed_views_follow_from_the_recipe(committed, edit):
+    record = committed("kd")
+    images = record.data.splits["train"].images
+    outputs = {"views": 2, "forward_passes": 2 * images, "bytes": 10, "seconds": 1.5}
+    assert wrong(edit(record, {"teacher_outputs": outputs})).keys() == {"teacher_outputs.views"}
+    fixed = edit(record, {"teacher_outputs": outputs, "recipe.teacher.cached_views": 2})
+    fixed = fixed.model_copy(update={"recipe_hash": (digest := recipe_hash(fixed.recipe))})
+    fixed = fixed.model_copy(update={"id": Record.make_id(digest, "student")})
+    assert wrong(fixed) == {}
+    assert fixed.recipe_hash != record.recipe_hash
+    message = f"teacher_outputs.forward_passes is 7, expected {2 * images}, one for every view"
+    assert wrong(edit(fixed, {"teacher_outputs.forward_passes": 7})) == {"teacher_outputs.forward_passes": message}
+    assert wrong(edit(fixed, {"teacher_outputs": None})).keys() == {"teacher_outputs.views"}
+    assert edit(fixed, {"teacher_outputs.seconds": 3.0}).fingerprint() == fixed.fingerprint(), "times are not compared"
 
 
 def test_format_of_embeddings_follows_from_the_recipe(committed, edit, stored):

@@ -1,0 +1,78 @@
+"""Runs whose teacher computes its outputs once: `teacher.cached_views`."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+from benchmark.errors import UserError
+from benchmark.experiment.experiment import Experiment
+from benchmark.experiment.preflight import preflight
+from benchmark.results.consistency import violations
+from benchmark.results.rebuild import rebuilt_violations
+from benchmark.results.record import Record
+from benchmark.results.rows import group_records
+
+CPU = torch.device("cpu")
+VIEWS = "teacher.cached_views=2"
+VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2})
+
+
+@pytest.fixture
+def run(data_root, tmp_path):
+    """`run(recipe)` returns the experiment and its record."""
+
+    def start(recipe) -> tuple[Experiment, Record]:
+        experiment = Experiment(recipe, work_dir=tmp_path / "runs", data_root=data_root, device=CPU)
+        return experiment, experiment.run()
+
+    return start
+
+
+def test_hash(tiny):
+    """The default is not part of it, and the teacher is that of runs whose views are not fixed."""
+    recipe, fixed = tiny("kd"), tiny("kd", VIEWS)
+    assert recipe.hash == tiny("kd", "teacher.cached_views=0").hash != fixed.hash
+    assert recipe.for_teacher() == fixed.for_teacher()
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [("at", "reads feature maps of the teacher"), ("cdd", "or computes with its layers"), ("none", "uses no outputs")],
+)
+def test_refused_before_any_image_is_read(tiny, method, reason):
+    with pytest.raises(UserError, match=f"teacher.cached_views: 2: {method} .*{reason}".replace(".c", r"\.c")):
+        preflight(tiny(method, VIEWS))
+
+
+@pytest.mark.slow
+def test_runs_of_two_methods(tiny, run, capsys):
+    experiment, record = run(tiny("kd", VIEWS, "train.schedule.epochs=1", "teacher.train.schedule.epochs=1"))
+    assert "1,084 forward passes" in capsys.readouterr().err
+    assert (record.teacher_outputs.views, record.teacher_outputs.forward_passes) == (2, 1084)
+    assert [*violations(record), *rebuilt_violations(record)] == []
+    assert [row.label for row in group_records([record])] == ["kd 2 fixed views"]
+    assert Record.read(experiment.teacher_folder.record).teacher_outputs is None
+
+    other, second = run(tiny("csd", VIEWS, "seed=1", "train.schedule.epochs=1", "teacher.train.schedule.epochs=1"))
+    assert other.teacher_folder == experiment.teacher_folder
+    assert second.teacher_outputs == record.teacher_outputs
+    assert "computing the teacher's outputs" not in capsys.readouterr().err
+
+    (folder,) = experiment.outputs_folder.glob("2-views-*")
+    (folder / "rows.bin").write_bytes(bytes(record.teacher_outputs.bytes))
+    with pytest.raises(UserError, match=r"is damaged .*: delete the folder to create it again"):
+        run(tiny("rkd", VIEWS, "train.schedule.epochs=1", "teacher.train.schedule.epochs=1"))
+
+
+@pytest.mark.slow
+def test_frozen_teacher(tiny, run, tmp_path):
+    torch.manual_seed(0)
+    torch.save(timm.create_model(VIT[0], num_classes=0, **VIT[1]).state_dict(), tmp_path / "vit.pth")
+    network = {"backbone": VIT[0], "args": VIT[1], "weights": str(tmp_path / "vit.pth"), "neck": "none"}
+    settings = [f"teacher.network.{key}={json.dumps(value)}" for key, value in network.items()]
+    settings += ["teacher.frozen=true", "teacher.network.stem=imagenet", "train.schedule.epochs=1", VIEWS]
+    _, record = run(tiny("rkd", *settings))
+    assert record.teacher_outputs.bytes == 1084 * 4 * (24 + 24)
+    assert [*violations(record), *rebuilt_violations(record)] == []
