@@ -5,13 +5,15 @@
 A study is a page and a folder of the same name with `suites/*.yaml`, each of which changes something, and `records/`
 of their runs. The table has a row for every title and budget: the first line of a suite's file, which several suites
 may share, the costs, and mean ± sample standard deviation over the seeds. If the sizes of embeddings differ, a column
-states them. If there is a suite `reference.yaml`, a column states the differences from it with 95 % confidence
-intervals, and ≈ marks those that are not significant. The table replaces what is between the lines `<!-- table -->` and
-`<!-- end -->` of the page.
+states them. If there are suites `reference*.yaml`, a column states the differences from the one of the same method, or
+else from the first one, with 95 % confidence intervals, and ≈ marks those that are not significant. If a run has stored
+outputs of the teacher, columns state the forward passes of the teacher and the MACs of the training. The table replaces
+what is between the lines `<!-- table -->` and `<!-- end -->` of the page.
 """
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +24,15 @@ from benchmark.results.comparison import gains
 from benchmark.results.format import difference, percent, quantity
 from benchmark.results.inference import SeedSpread
 from benchmark.results.record import Record
-from benchmark.results.rows import Row
+from benchmark.results.rows import BASELINE, Row
 from benchmark.results.store import load_records
 from benchmark.suite.grid import Grid
 from benchmark.utils.atomic import write_text
 
 HEADERS = ["run", "epochs", "MACs", "mAP", "mAP of each seed", "minutes of training"]
-REFERENCE = "reference.yaml"
-"""The suite, if there is one, with whose only row the others are compared."""
+REFERENCE = "reference*.yaml"
+"""The suites, each of one row, with which the other rows are compared."""
+STORED_HEADERS = ["forward passes of the teacher", "training MACs of the first run", "of each further run"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def entries(folder: Path) -> list[Entry]:
     for path in sorted(folder.glob("suites/*")):
         suites.setdefault(path.read_text(encoding="utf-8").split("\n", 1)[0].strip("# ."), []).append(path)
     found = []
-    for title, paths in sorted(suites.items()):
+    for title, paths in sorted(suites.items(), key=lambda item: _natural(item[0])):
         recipes: dict[object, list[Recipe]] = {}
         for recipe in (recipe for path in paths for recipe in Grid.from_file(path).recipes()):
             recipes.setdefault(recipe.budget, []).append(recipe)
@@ -57,7 +60,7 @@ def entries(folder: Path) -> list[Entry]:
             first = of_budget[0]
             done = sorted((records[recipe.hash] for recipe in of_budget if recipe.hash in records), key=_seed)
             row = Row(folder.name, first.method.name, None, tuple(done)) if done else None
-            found.append(Entry(title, first, row, paths[0].name == REFERENCE))
+            found.append(Entry(title, first, row, paths[0].match(REFERENCE)))
     return found
 
 
@@ -65,12 +68,16 @@ def table(folder: Path) -> str:
     """Return the table of a study, from its suites and records."""
     found = entries(folder)
     rows = [entry.row for entry in found if entry.row]
-    reference = next((entry.row for entry in found if entry.is_reference), None)
-    compared = gains([(row, reference) for row in rows], SeedSpread(rows)) if reference else {}
-    headers = [*HEADERS[:4], "against the reference", *HEADERS[4:]] if reference else HEADERS
+    references = [entry.row for entry in found if entry.is_reference and entry.row]
+    pairs = [(row, _reference(row, references)) for row in rows] if references else []
+    compared = gains(pairs, SeedSpread(rows))
+    of = dict(pairs)
+    headers = [*HEADERS[:4], "against the reference", *HEADERS[4:]] if references else HEADERS
     # Older records do not state the bytes.
     sized = len({row.records[0].bytes_per_image for row in rows} - {None}) > 1
     headers = [*headers, "bytes per image"] if sized else headers
+    stored = any(entry.recipe.teacher.cached_views for entry in found)
+    headers = [*headers, *STORED_HEADERS] if stored else headers
     lines = []
     for entry in found:
         budget = "" if entry.recipe.budget is None else f", {100 * entry.recipe.budget:g} % of the MACs"
@@ -80,14 +87,41 @@ def table(folder: Path) -> str:
             continue
         seeds = ", ".join(f"{100 * record.scores.symmetric.mAP:.1f}" for record in row.records)
         minutes = sum(record.timing.train_seconds for record in row.records) / len(row.records) / 60
-        against = [difference(compared.get((row, reference)))] if reference else []
+        against = [difference(compared.get((row, of[row])))] if references else []
         size = [str(row.records[0].bytes_per_image)] if sized else []
-        lines.append([*cells, quantity(row.macs), percent(row.mAP), *against, seeds, f"{minutes:.1f}", *size])
+        passes = _passes(entry.recipe, row) if stored else []
+        lines.append([*cells, quantity(row.macs), percent(row.mAP), *against, seeds, f"{minutes:.1f}", *size, *passes])
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
 def _seed(record: Record) -> int:
     return record.seed
+
+
+def _natural(title: str) -> list[tuple[str, int]]:
+    """Return a sort key by which 8 comes before 32."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D+|^)(\d*)", title)]
+
+
+def _reference(row: Row, references: Sequence[Row]) -> Row:
+    return next((each for each in references if each.method == row.method), references[0])
+
+
+def _passes(recipe: Recipe, row: Row) -> list[str]:
+    """Return the cells of `STORED_HEADERS`; MACs are fractions of those of a training whose teacher computes."""
+    record, sampler = row.records[0], recipe.train.sampler
+    images, teacher = record.data.splits["train"].images, record.teacher
+    assert teacher is not None, "the record of a student"
+    steps = max(1, images // (sampler.identities * sampler.images))
+    trained = recipe.train.schedule.epochs * steps * sampler.batch_size
+    student = 3 * record.network.cost.macs * trained
+    passes = 0 if row.method == BASELINE else trained
+    whole = student + teacher.cost.macs * passes
+    if (outputs := record.teacher_outputs) is None:
+        return [f"{passes:,} in each run", "100 %", "100 %"]
+    first = student + teacher.cost.macs * outputs.forward_passes
+    text = f"{outputs.forward_passes:,} once, in {outputs.seconds / 60:.1f} minutes"
+    return [text, f"{100 * first / whole:.0f} %", f"{100 * student / whole:.0f} %"]
 
 
 def update(page: Path) -> str:
