@@ -72,7 +72,7 @@ class RowFile:
                 write_text(path, text)
             elif path.read_text(encoding="utf-8", errors="replace") != text:
                 raise UserError(f"{path} describes other content than this run has: {_REMEDY}")
-            self.blocks = self._read_blocks()
+            self.blocks, self._listed = self._read_blocks()
 
     @property
     def is_complete(self) -> bool:
@@ -109,9 +109,10 @@ class RowFile:
         with self._named_errors():
             # Rows that are not listed are those of a process that was killed, and are written again.
             self._write(ROWS_FILE, self.complete_rows * self.size.row_bytes, data)
-            listed = "".join(f"{block.model_dump_json()}\n" for block in self.blocks)
-            self._write(BLOCKS_FILE, len(listed), f"{line.model_dump_json()}\n".encode())
+            text = f"{line.model_dump_json()}\n".encode()
+            self._write(BLOCKS_FILE, self._listed, text)
         self.blocks.append(line)
+        self._listed += len(text)
         self._mapped = None  # which lacks the new rows
 
     def verify(self) -> None:
@@ -143,17 +144,20 @@ class RowFile:
                 raise self._damaged(f"{path.name} has {found} bytes, expected {shape[0] * shape[1]}")
             return np.memmap(path, np.uint8, "r", shape=shape) if all(shape) else np.empty(shape, np.uint8)
 
-    def _read_blocks(self) -> list[Block]:
-        """Return the listed blocks. A last line without an end is that of a process that was killed."""
+    def _read_blocks(self) -> tuple[list[Block], int]:
+        """Return the listed blocks, and the number of bytes of their lines.
+
+        A last line without an end is that of a process that was killed.
+        """
         path = self.folder / BLOCKS_FILE
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
+        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
         try:
             blocks = [Block.model_validate_json(line) for line in lines]
         except ValidationError as error:
             raise self._damaged(f"{path.name} has an invalid line") from error
         if len(blocks) > len(self.size.blocks):
             raise self._damaged(f"{path.name} has more blocks than the {len(self.size.blocks)} that belong to it")
-        return blocks
+        return blocks, sum(len(line) + 1 for line in lines)
 
     def _write(self, name: str, offset: int, data: bytes) -> None:
         """Cut a file off at an offset, write data there, and wait until they are on the disk."""
