@@ -1,6 +1,10 @@
 """Runs whose teacher computes its outputs once: `teacher.cached_views`."""
 
 import json
+import re
+import signal
+import subprocess
+import time
 
 import pytest
 import timm
@@ -76,3 +80,20 @@ def test_frozen_teacher(tiny, run, tmp_path):
     _, record = run(tiny("rkd", *settings))
     assert record.teacher_outputs.bytes == 1084 * 4 * (24 + 24)
     assert [*violations(record), *rebuilt_violations(record)] == []
+
+
+@pytest.mark.slow
+def test_killed_while_outputs_are_computed(command, tmp_path):
+    """The next run continues, and finds nothing else to do again."""
+    fixed = ("teacher.cached_views=16", "train.schedule.epochs=1", "teacher.train.schedule.epochs=1")
+    words = command(tmp_path, "--method", "kd", settings=fixed)
+    killed = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    while killed.poll() is None:
+        if any(path.stat().st_size for path in tmp_path.glob("runs/glyphs/teacher-outputs/16-*/blocks.jsonl")):
+            killed.kill()
+        time.sleep(0.01)
+    assert killed.wait() == -signal.SIGKILL
+    again = subprocess.run(words, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"8,672 forward passes, of which [1-9][\d,]* are there", again.stderr)
+    assert "the teacher is trained already" in again.stderr
