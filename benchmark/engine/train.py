@@ -97,9 +97,10 @@ def train(
             return BestEpoch(content["best"]).selection
 
     if recipe.teacher.cached_views:
-        assert teacher is not None and outputs is not None, "a training with cached views has a teacher and a folder"
+        assert outputs is not None, "a training with cached views has a folder for them"
+        (only,) = as_tuple(teacher)
         source = cast(TrainingImages, loader.source)
-        source.stored, distiller.stored = stored_outputs(teacher, source, recipe=recipe, test=test, root=outputs)
+        source.stored, distiller.stored = stored_outputs(only, source, recipe=recipe, test=test, root=outputs)
         stated = StoredOutputs.of(recipe.teacher.cached_views, source.stored)
         on_main(lambda: stated.write(folder))
 
