@@ -253,7 +253,10 @@ class Method(nn.Module):
     ("stage3:pre"), or a module by name ("layer1.0.bn2")."""
     teacher_taps: Sequence[str] = ()
     """Feature maps of the teacher that `loss` reads. Taps are read after `prepare`, which may set them. Taps set by the
-    constructor are checked before training and have to be (B, C, H, W) feature maps."""
+    constructor are checked before training and have to be (B, C, H, W) feature maps. The patch tokens of a stage of a
+    ViT or a Swin are arranged as such a map; the outputs of a module are read as they are."""
+    accepts_sequences: ClassVar[bool] = False
+    """Whether taps may have other shapes than (B, C, H, W), such as (B, N, C) sequences of tokens."""
     maps_per_image: ClassVar[bool] = False
     """Whether all terms that read feature maps are means over the images of a batch. Several processes that share a
     batch then read the maps of their own images; otherwise, the maps of all images are gathered, at a cost. All other

@@ -114,14 +114,18 @@ def _last_batchnorm(network: Embedder, stage: int, channels: int) -> nn.BatchNor
         UserError: The stage has no batch norm of this width.
     """
     path = network.backbone.feature_info[-4:][stage - 1]["module"]
-    norms = [
-        module
-        for name, module in network.backbone.get_submodule(path).named_modules()
-        if isinstance(module, nn.BatchNorm2d) and module.num_features == channels and "downsample" not in name
-    ]
-    if not norms:
+    last = None
+    for name, module in network.backbone.named_modules():
+        if not f"{name}.".startswith(f"{path}.") or "downsample" in name:
+            continue
+        if isinstance(module, nn.BatchNorm2d) and module.num_features == channels:
+            last = module
+        elif isinstance(module, nn.Linear):  # of a transformer's block, which ends with it
+            last = None
+    if last is None:
         raise UserError(
             f"teacher.network.backbone: stage {stage} of {network.architecture['backbone']} does not end with a batch "
-            f"norm, from which {OFD.name} takes its margins; choose another backbone, such as a ResNet"
+            f"norm of its {channels} channels, from which {OFD.name} takes its margins; choose another backbone, such "
+            "as a ResNet"
         )
-    return norms[-1]
+    return last

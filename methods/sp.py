@@ -39,6 +39,7 @@ class SP(Method):
     """
 
     kind: ClassVar[str] = "sample relations"
+    accepts_sequences = True
     search: ClassVar[Mapping[str, Range]] = {"weight": Range(300, 30000)}
 
     def __init__(

@@ -122,19 +122,28 @@ def _pool(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def _require_plain_head(teacher: Embedder, image_size: tuple[int, int]) -> None:
-    """Check that only pooling lies between the teacher's last stage and its neck.
+    """Check that only pooling lies between the maps of the teacher's last stage and its neck.
 
     Raises:
-        UserError: Further layers follow the last stage.
+        UserError: Further layers follow the last stage, or its outputs are not maps.
     """
+    name, channels = teacher.architecture["backbone"], stage_channels(teacher, [4])[0]
     outputs: list[Tensor] = []
-    stage = teacher.backbone.get_submodule(teacher.backbone.feature_info[-1]["module"])
+    modules = dict(teacher.backbone.named_modules())
+    # Some stages are not modules: layers that make them feature maps follow.
+    stage = modules.get(teacher.backbone.feature_info[-1]["module"], nn.Identity())
     handle = stage.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    image = torch.zeros(2, 3, *image_size, device=next(teacher.parameters()).device)
+    image = torch.zeros(2, 3, *(teacher.image_size or image_size), device=next(teacher.parameters()).device)
     last = teacher.backbone.forward_features(image)
     handle.remove()
     if not outputs or last is not outputs[0]:
         raise UserError(
-            f"teacher.network.backbone: in {teacher.architecture['backbone']} further layers follow the last stage, to "
-            f"parts of which {UGD.name} applies the teacher's neck; choose another backbone, such as a ResNet"
+            f"teacher.network.backbone: in {name} further layers follow the last stage, to parts of which {UGD.name} "
+            "applies the teacher's neck; choose another backbone, such as a ResNet"
+        )
+    if last.dim() != 4 or last.shape[1] != channels:
+        raise UserError(
+            f"teacher.network.backbone: the last stage of {name} outputs {tuple(last.shape[1:])} per image, not a map "
+            f"(C, H, W), to parts of which {UGD.name} applies the teacher's neck; choose another backbone, such as a "
+            "ResNet"
         )

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -223,9 +223,13 @@ def check_pairing(method: Method, teacher: Embedder | Sequence[Embedder], studen
                 f"{name} compares the embeddings of student and teacher, which must have one size: the student's has "
                 f"{student.dim} dimensions and the teacher's {each.dim}. {remedy}"
             )
-    _check_feature_maps(name, "student", student, method.student_taps, recipe.image_size)
+    parts = [part for part in method.modules() if isinstance(part, Method) and not part.parts]
+    compared = [part for part in parts if not part.accepts_sequences]
+    maps = {tap for part in compared for tap in part.student_taps}
+    _check_taps(name, "student", student, method.student_taps, maps, recipe.image_size)
+    maps = {tap for part in compared for tap in part.teacher_taps}
     for each in teachers:
-        _check_feature_maps(name, "teacher", each, method.teacher_taps, recipe.image_size)
+        _check_taps(name, "teacher", each, method.teacher_taps, maps, recipe.image_size)
 
 
 def _backbone(network: Network) -> tuple[str, dict[str, Any]]:
@@ -236,28 +240,39 @@ def _shapes(network: Embedder) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in network.state_dict().items()}
 
 
-def _check_feature_maps(
-    method: str, key: str, network: Embedder, taps: Sequence[str], image_size: tuple[int, int]
+def _check_taps(
+    method: str,
+    key: str,
+    network: Embedder,
+    taps: Sequence[str],
+    maps: Collection[str],
+    image_size: tuple[int, int],
 ) -> None:
-    """Check that every tap of a network exists and is a feature map, (B, C, H, W)."""
+    """Check that the taps of a network exist, with a row for each image, and that those in `maps` are feature maps."""
     try:
         network.tap(taps)
     except UserError as error:
         raise UserError(f"{method} reads intermediate features of the {key}: {error}") from error
     backbone = network.architecture["backbone"]
     reason = f"{method} compares feature maps, (B, C, H, W), but the {key}'s backbone {backbone}"
+    remedy = "choose stages of another backbone, or a method that reads embeddings only"
     try:
         images = torch.zeros(2, 3, *image_size, dtype=torch.uint8, device=network.mean.device)
         outputs = network.eval().features(images).taps
     except UserError as error:
-        raise UserError(f"{reason} has none: {error}. Choose a convolutional backbone") from error
+        raise UserError(f"{reason} has none: {error}; {remedy}") from error
     for tap, output in outputs.items():
+        if output.shape[:1] != images.shape[:1]:
+            raise UserError(
+                f"{method} reads {tap} of the {key}'s backbone {backbone}, which outputs {tuple(output.shape)} for "
+                f"{len(images)} images: the images have to be the first dimension"
+            )
+        if tap not in maps:
+            continue
         stage = re.fullmatch(r"stage(\d+)(:pre)?", tap)
         channels = stage_channels(network, [int(stage[1])])[0] if stage else None
         if output.dim() != 4 or channels not in (None, output.shape[1]):
-            raise UserError(
-                f"{reason} outputs {tuple(output.shape[1:])} per image at {tap}: choose a convolutional backbone"
-            )
+            raise UserError(f"{reason} outputs {tuple(output.shape[1:])} per image at {tap}: {remedy}")
 
 
 def _size(key: str, settings: Network, network: Embedder, image_size: tuple[int, int]) -> Size:

@@ -150,9 +150,11 @@ class Embedder(nn.Module):
 
     def features(self, images: Tensor) -> Features:
         """Compute the pooled feature, embedding, logits and tapped feature maps of (B, 3, H, W) uint8 RGB images."""
-        pooled = self._pooled(self.normalize(images))
+        maps, taps = self._taps.forward_features(self.backbone, _channels_last(self.normalize(images)))
+        pooled = self.backbone.forward_head(maps, pre_logits=True)
         embedding = self.neck(pooled)
-        return Features(pooled, embedding, self._logits(embedding), self._taps.collect())
+        logits = self._logits(embedding)
+        return Features(pooled, embedding, logits, {**taps, **self._taps.collect()})
 
     def tap(self, names: Sequence[str]) -> None:
         """Include these feature maps in the output of `features`.
@@ -163,7 +165,7 @@ class Embedder(nn.Module):
         Raises:
             UserError: There is no such stage or module.
         """
-        self._taps.add(self.backbone, names, self.architecture["backbone"])
+        self._taps.add(self.backbone, names, self.architecture["backbone"], self.architecture["args"])
 
     def extra_repr(self) -> str:
         """Describe input and output."""
@@ -201,7 +203,8 @@ class Embedder(nn.Module):
 
     def embed_normalized(self, pixels: Tensor) -> Tensor:
         """Return the (B, dim) embeddings of what `normalize` returns."""
-        embedding: Tensor = self.neck(self._pooled(pixels))
+        maps = self.backbone.forward_features(_channels_last(pixels))
+        embedding: Tensor = self.neck(self.backbone.forward_head(maps, pre_logits=True))
         return embedding
 
     # In bfloat16, cosines would have steps of 0.004 to 0.008, and logits of scale 16 such of 0.06 to 0.12. The context
@@ -216,9 +219,9 @@ class Embedder(nn.Module):
             logits: Tensor = self.head(embedding)
         return logits
 
-    def _pooled(self, pixels: Tensor) -> Tensor:
-        maps = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))
-        return self.backbone.forward_head(maps, pre_logits=True)
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _neck(kind: str, inputs: int, dim: int) -> nn.Module:

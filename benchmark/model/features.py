@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, nearest
+from benchmark.model.intermediates import check_intermediates, needs_intermediates, stage_levels
 from benchmark.utils.distributed import gathered
 from benchmark.utils.precision import upcast
 
@@ -78,7 +79,7 @@ def stage_channels(network: "Embedder", stages: Sequence[int]) -> list[int]:
     Args:
         network: Teacher or student.
         stages: Stage numbers, counted from 1. The stages of a backbone are the last four levels of timm's
-            `feature_info`.
+            `feature_info`; of a plain transformer, in which all blocks have one resolution, four equally spaced blocks.
 
     Raises:
         UserError: The backbone has no such stage.
@@ -96,21 +97,25 @@ def stage_channels(network: "Embedder", stages: Sequence[int]) -> list[int]:
 
 
 class FeatureTaps:
-    """Forward hooks that keep the feature maps of selected stages and modules of a backbone."""
+    """The outputs of selected stages and modules of a backbone: kept by forward hooks, or returned by timm as maps."""
 
     def __init__(self) -> None:
         self._modules: dict[str, tuple[nn.Module, nn.Module | None]] = {}
         """Tap name -> the module, and for a tap before an activation the activation."""
+        self._levels: dict[str, int] = {}
+        """Tap name -> index in `forward_intermediates`, of stages that only that function returns as maps."""
 
-    def add(self, backbone: Any, names: Sequence[str], backbone_name: str) -> None:
-        """Register hooks for taps.
+    def add(self, backbone: Any, names: Sequence[str], backbone_name: str, args: Mapping[str, Any]) -> None:
+        """Register taps.
 
         Args:
             backbone: A timm backbone.
-            names: Stages ("stage1" is the first), or modules by their name within the backbone. With the suffix ":pre",
-                a tap is the input of the last activation of the stage or module: in a residual block, the sum. If no
-                activation ends the stage, as after linear bottlenecks, it is the output.
+            names: Stages ("stage1" is the first), or modules by their name within the backbone. The patch tokens of a
+                stage are arranged as a map; a module's output is recorded as it is. With the suffix ":pre", a tap is
+                the input of the last activation of the stage or module: in a residual block, the sum. If no activation
+                ends the stage, as after linear bottlenecks, it is the output.
             backbone_name: Name of the backbone, for messages.
+            args: Arguments with which the backbone was built.
 
         Raises:
             UserError: There is no such stage or module.
@@ -119,17 +124,24 @@ class FeatureTaps:
             return
         modules = dict(backbone.named_modules())
         stages = {f"stage{i}": info["module"] for i, info in enumerate(backbone.feature_info[-4:], start=1)}
+        levels = {}
+        if any(name.partition(":")[0] in stages for name in names) and needs_intermediates(backbone, args):
+            check_intermediates(backbone_name, args)
+            levels = dict(zip(stages, stage_levels(backbone), strict=True))
         for module in modules.values():
             if hasattr(module, "inplace"):  # an in-place activation would overwrite the tapped output
                 module.inplace = False
         for name in names:
             place, _, suffix = name.partition(":")
             path = stages.get(place, place)
-            if place in stages and path not in modules:
-                raise UserError(
-                    f"the stages of {backbone_name} are not single modules, so that {place} cannot be read: choose "
-                    "another backbone"
-                )
+            if place in levels and suffix in ("", "pre"):
+                if suffix and any(_ends_with_activation(modules[each]) for each in modules.keys() & stages.values()):
+                    raise UserError(
+                        f"{backbone_name}: timm returns stages after their last activation, so that {name} cannot be "
+                        "read: choose another backbone"
+                    )
+                self._levels[name] = levels[place]
+                continue
             if path not in modules or suffix not in ("", "pre"):
                 remedy = nearest(name, [*stages, *modules])
                 if not stages:
@@ -143,14 +155,26 @@ class FeatureTaps:
                 activation.register_forward_hook(_record_activation)
             self._modules[name] = module, activation
 
+    def forward_features(self, backbone: Any, pixels: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        """Run a backbone once.
+
+        Returns:
+            What its `forward_features` returns, and the maps by tap that are not recorded by hooks.
+        """
+        if not self._levels:
+            return backbone.forward_features(pixels), {}
+        levels = sorted(set(self._levels.values()))
+        last, maps = backbone.forward_intermediates(pixels, indices=levels, output_fmt="NCHW")
+        return last, {name: maps[levels.index(level)] for name, level in self._levels.items()}
+
     def collect(self) -> dict[str, Tensor]:
-        """Return the feature maps of the last forward pass by tap, and forget them."""
-        maps = {name: _recorded(name, *modules) for name, modules in self._modules.items()}
+        """Return what hooks have recorded in the last forward pass by tap, and forget it."""
+        outputs = {name: _recorded(name, *modules) for name, modules in self._modules.items()}
         self.clear()
-        return maps
+        return outputs
 
     def clear(self) -> None:
-        """Forget the feature maps of the last forward pass, so that their memory can be freed."""
+        """Forget the outputs of the last forward pass, so that their memory can be freed."""
         for module, activation in self._modules.values():
             module.__dict__.pop("tapped", None)
             if activation is not None:
@@ -191,3 +215,16 @@ def _last_activation(module: nn.Module) -> nn.Module | None:
             return activations[-1]
         module = children[-1]
     return None
+
+
+def _ends_with_activation(module: nn.Module) -> bool:
+    """Whether the last activation of `module` is not followed by a layer with weights, as it is in an MLP."""
+    last = _last_activation(module)
+    for parent in module.modules():
+        children = dict(parent.named_children())
+        if last is not None and last in children.values():
+            following = list(children.items())[list(children.values()).index(last) + 1 :]
+            return not any(
+                next(child.parameters(), None) is not None for name, child in following if name != "downsample"
+            )
+    return False

@@ -5,7 +5,8 @@ import json
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmark.errors import UserError
 from benchmark.experiment.experiment import Experiment
@@ -107,6 +108,31 @@ def shades():
     TEACHERS.register_module("shades")(Shades)
     yield ("teacher.frozen=true", "teacher.network.neck=none", "teacher.network.backbone=plugin:shades")
     del TEACHERS.classes["shades"]
+
+
+class Tokens(nn.Module):
+    """A teacher whose only stage returns a sequence of tokens, without a grid."""
+
+    dim, stages = 6, (("tokens", 6),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Linear(3 * 8 * 8, 6)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.tokens(functional.unfold(images.float(), 8, stride=8).mT).mean(1)
+
+
+def test_sequences_of_a_plugin_are_read_by_sp_only(tiny, monkeypatch):
+    monkeypatch.setitem(TEACHERS.classes, "tokens", Tokens)
+    settings = (*FROZEN, "teacher.network.backbone=plugin:tokens", "method.stages=[1]")
+    preflight(tiny("sp", *settings))
+    preflight(tiny("sp+rkd", *settings[:-1], "method.sp.stages=[1]"))
+    reason = r"the teacher's backbone plugin:tokens outputs \(16, 6\) per image at stage1: choose stages of another"
+    with pytest.raises(UserError, match=f"at compares feature maps, .* {reason}"):
+        preflight(tiny("at", *settings))
+    with pytest.raises(UserError, match=reason):
+        preflight(tiny("at+sp", *settings[:-1], "method.sp.stages=[1]", "method.at.stages=[1]"))
 
 
 @pytest.mark.slow

@@ -70,26 +70,43 @@ def test_possible_pairing(tiny, method, settings):
     check(method, tiny("kd", *settings))
 
 
+def with_backbone(key: str, backbone: str) -> Recipe:
+    settings = [f"{key}.backbone={backbone}", f"{key}.last_stride=2"]
+    return compose("kd", "cub200", settings=[*settings, "image_size=[224, 224]"])
+
+
 @pytest.mark.parametrize(
-    ("network", "backbone", "reason"),
+    ("backbone", "tap", "reason"),
     [
-        ("student", "vit_tiny_patch16_224", r"outputs \(197, 192\) per image at stage2"),
-        (
-            "teacher.network",
-            "swin_tiny_patch4_window7_224",
-            r"outputs \(28, 28, 192\) per image at stage2",
-        ),  # channels last
-        ("student", "crossvit_9_240", "choose another|stage2 does not return one feature tensor"),
-        ("teacher.network", "coat_lite_mini", "choose another|stage2 does not return one feature tensor"),
+        ("vit_tiny_patch16_224", "blocks.1", r"outputs \(197, 192\) per image at blocks.1: choose stages of another"),
+        ("pit_ti_224", "transformers.1", "has none: transformers.1 does not return one feature tensor"),
     ],
 )
-def test_backbone_without_feature_maps(network, backbone, reason):
-    side = 240 if "240" in backbone else 224
-    settings = [f"{network}.backbone={backbone}", f"{network}.last_stride=2", f"image_size=[{side}, {side}]"]
-    recipe = compose("kd", "cub200", settings=settings)
-    who = network.partition(".")[0]
-    with pytest.raises(UserError, match=rf"the {who}'s backbone {backbone} {reason}.*hoose a convolutional backbone"):
-        check(Needy(("stage2",)), recipe)
+def test_module_that_returns_no_feature_map(backbone, tap, reason):
+    with pytest.raises(UserError, match=rf"compares feature maps, .* the student's backbone {backbone} {reason}"):
+        check(Needy((tap,)), with_backbone("student", backbone))
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "coat_lite_mini", "hrnet_w18_small"])
+def test_backbones_whose_stages_timm_arranges_as_maps(backbone):
+    check(Needy(("stage1", "stage4")), with_backbone("student", backbone))
+
+
+class TestSequences:
+    class Reader(Needy):
+        """A method that reads tensors of any shape."""
+
+        accepts_sequences = True
+
+    def test_are_accepted(self):
+        method = self.Reader(("blocks.1",))
+        method.teacher_taps = ("layer1",)
+        check(method, with_backbone("student", "vit_tiny_patch16_224"))
+
+    def test_of_windows_are_no_images(self):
+        recipe = with_backbone("student", "swin_tiny_patch4_window7_224")
+        with pytest.raises(UserError, match=r"outputs \(128, 49, 288\) for 2 images: the images have to be the first"):
+            check(self.Reader(("layers.0.blocks.0.attn.qkv",)), recipe)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +155,12 @@ def test_constructor_of_a_method_that_fails(tiny, monkeypatch):
         ("uniform", "resnext50_32x4d", "resnext50_32x4d has grouped convolutions at layer1.0"),
         ("slimming", "regnety_002", "regnety_002 has grouped convolutions at s1.b1"),
         ("ofd", "convnext_atto", "ofd takes its margins"),
+        ("ofd", "xcit_nano_12_p8_224", "stage 1 of xcit_nano_12_p8_224 does not end with a batch norm of its 128"),
+        ("ofd", "twins_svt_small", "stage 1 of twins_svt_small does not end with a batch norm of its 64"),
         ("ugd", "efficientnet_lite0", "in efficientnet_lite0 further layers follow the last stage"),
+        ("ugd", "mvitv2_tiny", "in mvitv2_tiny further layers follow the last stage"),
+        ("ugd", "mambaout_femto", r"the last stage of mambaout_femto outputs \(7, 7, 288\) per image, not a map"),
+        ("ugd", "pit_ti_224", "pit_ti_224 has no stage 4: its stages are 1 to 3"),
     ],
 )
 def test_networks_that_a_method_refuses(method, teacher, message):
@@ -249,14 +271,6 @@ def test_image_size_that_a_network_does_not_accept():
 def test_how_another_family_can_be_used(settings, message):
     with pytest.raises(UserError, match=re.escape(message)):
         preflight(compose("none", "glyphs", settings=settings))
-
-
-def test_backbone_whose_stages_are_not_modules():
-    recipe = compose("at", "cub200", settings=["student.backbone=hrnet_w18_small", "student.last_stride=2"])
-    with pytest.raises(
-        UserError, match="the stages of hrnet_w18_small are not single modules, so that stage1 cannot be"
-    ):
-        check(METHODS.find("at")(), recipe)
 
 
 def test_cost_of_the_networks(tiny):

@@ -153,7 +153,6 @@ class TestTaps:
         [
             (RESNET, "layer1", "layer3.1.bn2"),
             (MOBILE, "blocks.0", "blocks.1.0.bn1"),
-            (VIT, "blocks.2", "blocks.3.mlp.fc1"),
         ],
     )
     def test_equal_the_outputs_of_modules(self, network, stage, module):
