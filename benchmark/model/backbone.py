@@ -154,6 +154,13 @@ def pretrained_interpolation(name: str) -> Interpolation:
     return "bicubic" if stated == "bicubic" else "bilinear"
 
 
+def accepted_size(backbone: Any, args: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the (height, width) of images for which a backbone is built: by `args`, or as its published weights."""
+    size = args.get("img_size") or backbone.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return height, width
+
+
 def rgb(values: Sequence[float]) -> RGB:
     """Return three numbers as a tuple of floats."""
     red, green, blue = map(float, values)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.model.backbone import build_backbone
+from benchmark.errors import UserError
+from benchmark.model.backbone import accepted_size, build_backbone
 
 Role = Literal["channels", "inputs", "outputs"]
 MOST_LAYERS = 64
@@ -51,28 +52,34 @@ def channel_groups(architecture: Mapping[str, Any]) -> list[ChannelGroup]:
         architecture: `Embedder.architecture`.
 
     Raises:
-        UserError: There is no such backbone.
+        UserError: There is no such backbone, or Torch-Pruning cannot trace it.
     """
-    return list(_channel_groups(architecture["backbone"], json.dumps(architecture["args"])))
+    groups = _channel_groups(architecture["backbone"], json.dumps(architecture["args"]))
+    if isinstance(groups, str):
+        raise UserError(
+            f"{architecture['backbone']} has no channels that could be pruned: Torch-Pruning, which finds the layers "
+            f"that share channels, cannot trace it ({groups}). Choose another backbone, such as resnet50, "
+            "efficientnet_b0 or mobilenetv3_large_100, as teacher.network.backbone."
+        )
+    return list(groups)
 
 
 @lru_cache(maxsize=64)
 @torch.enable_grad()  # Torch-Pruning follows the graph of autograd
-def _channel_groups(name: str, args: str) -> tuple[ChannelGroup, ...]:
+def _channel_groups(name: str, args: str) -> tuple[ChannelGroup, ...] | str:
+    """Return the groups, or why Torch-Pruning cannot trace the backbone."""
     from torch_pruning import DependencyGraph
 
     with torch.device("meta"):
         backbone = build_backbone(name, json.loads(args)).eval()
-        example = torch.empty(1, *backbone.pretrained_cfg.get("input_size", (3, 224, 224)))
+        example = torch.empty(1, 3, *accepted_size(backbone, json.loads(args)))
     try:
         order = _execution_order(backbone, example)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about parameters outside of layers, which no inner channels have
             graph = DependencyGraph().build_dependency(backbone, example, verbose=False)
-    except (
-        Exception
-    ):  # many types: for operations that it does not know, and for images of another size than `args` set
-        return ()
+    except Exception as error:  # of many types, for operations that it does not know
+        return f"{type(error).__name__}: {error}"
     convs = [layer for layer in order if isinstance(layer, nn.Conv2d) and not is_depthwise(layer)]
     found = (_inner_channels(backbone, order, conv, _dependent_layers(graph, conv)) for conv in convs)
     return tuple(group for group in found if group is not None)

@@ -5,13 +5,14 @@ channels in the second dimension. It runs the network once, with the same result
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.model.backbone import accepted_size
 
 STAGES = 4
 """Number of stages of a backbone that can be read."""
@@ -36,11 +37,9 @@ def needs_intermediates(backbone: Any, args: Mapping[str, Any]) -> bool:
         if path not in modules:
             return True
         modules[path].register_forward_hook(lambda _, __, output, path=path: outputs.update({path: output}))
-    size = args.get("img_size") or backbone.pretrained_cfg["input_size"][1:]
-    height, width = size if isinstance(size, Sequence) else (size, size)
     try:
         with torch.no_grad():
-            shapes.forward_features(torch.empty(1, 3, height, width, device="meta"))
+            shapes.forward_features(torch.empty(1, 3, *accepted_size(backbone, args), device="meta"))
     except Exception:  # timm raises many types
         return False
     return not all(_is_map(outputs.get(level["module"]), level["num_chs"]) for level in levels)

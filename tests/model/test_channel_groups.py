@@ -125,3 +125,12 @@ def test_network_with_pruned_channels(network):
         inner.keep(torch.arange(0, inner.width, 2))
     assert close(network(IMAGES), unread(IMAGES))
     assert cost.size([inner.width for inner in inner_widths(network)]) == count(fold_batchnorm(network, IMAGES), SIZE)
+
+
+def test_backbone_that_cannot_be_traced():
+    with pytest.raises(UserError, match=r"cs3darknet_focus_s has no channels .*: Torch-Pruning.* cannot trace it \(Ty"):
+        channel_groups({"backbone": "cs3darknet_focus_s", "args": {}})
+
+
+def test_backbone_built_for_another_image_size():
+    assert channel_groups({"backbone": "vit_tiny_patch16_224", "args": {"img_size": [64, 32], "depth": 1}}) == []
