@@ -110,6 +110,13 @@ def shades():
     del TEACHERS.classes["shades"]
 
 
+@pytest.mark.slow
+def test_attention_maps_of_tokens(vit, run):
+    experiment, record = run(vit("at", "method.stages=[1, 2]", "train.schedule.epochs=1", "runtime.compile=eager"))
+    assert [*violations(record), *rebuilt_violations(record)] == []
+    assert experiment.folder.record.exists()
+
+
 class Tokens(nn.Module):
     """A teacher whose only stage returns a sequence of tokens, without a grid."""
 
