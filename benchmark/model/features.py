@@ -142,6 +142,11 @@ class FeatureTaps:
                     )
                 self._levels[name] = levels[place]
                 continue
+            if place in stages and path not in modules:
+                raise UserError(
+                    f"{backbone_name} has no module {path.removeprefix('model.')!r}, which it states as {place}: "
+                    "correct its stages"
+                )
             if path not in modules or suffix not in ("", "pre"):
                 remedy = nearest(name, [*stages, *modules])
                 if not stages:

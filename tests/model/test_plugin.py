@@ -155,6 +155,11 @@ def test_no_stages():
         teacher("outside").tap(["stage1"])
 
 
+def test_stage_that_is_no_module():
+    with pytest.raises(UserError, match="plugin:free has no module 'cnov', which it states as stage1: correct its st"):
+        teacher("free", stages=[["cnov", 4]]).tap(["stage1"])
+
+
 def test_a_student_file_cannot_run_a_plugin(tmp_path):
     save_student(Embedder("resnet10t", dim=8), tmp_path / "student.pt", (32, 32))
     content = torch.load(tmp_path / "student.pt", weights_only=True)
