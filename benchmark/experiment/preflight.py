@@ -258,7 +258,8 @@ def _check_taps(
     remedy = "choose stages of another backbone, or a method that reads embeddings only"
     try:
         images = torch.zeros(2, 3, *image_size, dtype=torch.uint8, device=network.mean.device)
-        outputs = network.eval().features(images).taps
+        with torch.no_grad():  # some networks keep tensors of an evaluation, which could not be copied with gradients
+            outputs = network.eval().features(images).taps
     except UserError as error:
         raise UserError(f"{reason} has none: {error}; {remedy}") from error
     for tap, output in outputs.items():

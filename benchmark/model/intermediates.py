@@ -73,9 +73,12 @@ def check_intermediates(backbone_name: str, args: Mapping[str, Any]) -> None:
 
 def meta_copy(network: nn.Module) -> nn.Module:
     """Return a copy of a network on the `meta` device, whatever its size, without copying its values."""
-    tensors = (*network.parameters(), *network.buffers())
-    memo: dict[int, Any] = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
-    memo |= {id(parameter): nn.Parameter(memo[id(parameter)], False) for parameter in network.parameters()}
+    # Parameters, buffers and, as those of LeViT, caches of tensors that have gradients and cannot be copied.
+    tables = [table for module in network.modules() for table in vars(module).values() if isinstance(table, dict)]
+    memo: dict[int, Any] = {}
+    for tensor in (value for table in tables for value in table.values() if isinstance(value, Tensor)):
+        shape = tensor.detach().to("meta")
+        memo[id(tensor)] = nn.Parameter(shape, False) if isinstance(tensor, nn.Parameter) else shape
     return copy.deepcopy(network, memo)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.model.backbone import accepted_size
 from benchmark.model.channel_groups import Role, channel_groups, is_depthwise
 from benchmark.model.cost import Size, count
 from benchmark.model.embedder import Embedder
@@ -260,8 +261,10 @@ def set_inner_widths(network: Embedder, widths: Sequence[int]) -> None:
 
 def folded_copy(network: Embedder) -> Embedder:
     """Return a copy in eval mode with folded batch norms."""
-    # Folding depends on the order of layers only, and every ResNet accepts this image size.
-    example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=next(network.parameters()).device)
+    # Folding depends on the order of layers only, so that a small image suffices where any size is accepted.
+    fixed = network.backbone.pretrained_cfg.get("fixed_input_size")
+    size = accepted_size(network.backbone, network.architecture["args"]) if fixed else (32, 32)
+    example = torch.zeros(2, 3, *size, dtype=torch.uint8, device=next(network.parameters()).device)
     return fold_batchnorm(network, example)
 
 

@@ -170,6 +170,20 @@ def test_networks_that_a_method_refuses(method, teacher, message):
         check(METHODS.find(method)(**recipe.method.arguments), recipe)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "efficientvit_m0",  # keeps biases of its attention in evaluation, which cannot be copied with gradients
+        "eca_botnext26ts_256",  # is built for one image size
+    ],
+)
+def test_pruning_of_networks_with_attention(backbone):
+    settings = [f"teacher.network.backbone={backbone}", "teacher.network.weights=random", "image_size=[64, 64]"]
+    ceilings = preflight(compose("cdd", "glyphs", settings=[*settings, "method.target_macs=null"])).ceilings
+    assert ceilings is not None
+
+
 @pytest.fixture(scope="module")
 def networks_of():
     """`meta_networks`, which builds equal networks once."""
