@@ -9,7 +9,6 @@ file, from which an interrupted run goes on.
 
 import argparse
 import json
-import re
 import signal
 import tempfile
 import warnings
@@ -199,8 +198,7 @@ def page(known: dict[tuple[str, str], str]) -> str:
         for role in ROLES:
             answer = known[name, role]
             if not answer.startswith("yes"):
-                # Numbers, such as those of channels, differ between backbones with one reason.
-                reason = re.sub(r"\b\d+\b(?= channels)", "N", answer.replace(name, "NAME")).replace("\n", " ")
+                reason = answer.replace(name, "NAME").replace("\n", " ")
                 answer = f"no ({reasons.setdefault(reason, len(reasons) + 1)})"
             cells.append(answer)
         rows.append(f"| `{name}` | {' | '.join(cells)} |")
@@ -218,7 +216,7 @@ def page(known: dict[tuple[str, str], str]) -> str:
             f"| **{len(BACKBONES)} backbones** | {' | '.join(counts)} |",
             *rows,
             "",
-            "Reasons, with NAME for the backbone and N for a number of channels:",
+            "Reasons:",
             "",
             *(f"{number}. {reason}" for reason, number in reasons.items()),
             "",
