@@ -32,6 +32,24 @@ def _quick_latencies():
         yield
 
 
+@pytest.fixture
+def onnx_once(monkeypatch):
+    """Let the formats that are converted from ONNX share the export of a network, which takes most of their time."""
+    from benchmark.deployment.runtimes import Onnx
+    from benchmark.model.serialize import weights_hash
+
+    export, content = Onnx.write, {}
+
+    def write(network, example, folder) -> None:
+        key = (weights_hash(network.network), network.inside)
+        if key not in content:
+            export(network, example, folder)
+            content[key] = (folder / Onnx.file).read_bytes()
+        (folder / Onnx.file).write_bytes(content[key])
+
+    monkeypatch.setattr(Onnx, "write", write)
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the kill campaigns, which take minutes and would leave other workers idle; skip what needs a GPU."""
     items.sort(key=lambda item: item.path.name != "test_kill.py")

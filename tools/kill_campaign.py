@@ -51,7 +51,7 @@ version: 1
 seed: 0
 method: {name: kd}
 image_size: [32, 32]
-dataset: {name: glyphs, train_identities: 40, test_identities: 20}
+dataset: {name: glyphs, train_identities: 24, test_identities: 12}
 teacher:
   network: &network
     {backbone: resnet14t, args: {channels: [8, 8, 16, 16], stem_width: 8}, stem: no_pool, last_stride: 2, dim: 16,
@@ -95,7 +95,7 @@ class Workshop:
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(RECIPE)
         latency._MAX_SECONDS = 0.02  # the longest part of a tiny run, in which nothing is written
-        Glyphs(folder / "data", train_identities=40, test_identities=20).prepare()
+        Glyphs(folder / "data", train_identities=24, test_identities=12).prepare()
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process
 
     def start(self, work: Path, command: str, *options: str, largest_file: int | None = None) -> int:

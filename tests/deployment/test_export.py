@@ -2,7 +2,6 @@
 
 import json
 import sys
-from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -126,10 +125,6 @@ class TestInt8:
             assert any((np.abs(each) <= 0.501 * level).all() for each in similar)
 
 
-def write_again(content: bytes, network, example, folder) -> None:
-    (folder / Onnx.file).write_bytes(content)
-
-
 def test_windows_of_a_pooling_that_are_larger_than_the_maps(tmp_path):
     """A ResNet reduces small images to one pixel, before a pooling of 2 x 2."""
     student = build(backbone="resnet14t", args={"channels": [8, 8, 16, 16], "stem_width": 8})
@@ -151,14 +146,11 @@ def test_bicubic_interpolation(preprocessing, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families(family, tmp_path, monkeypatch):
+def test_families(family, tmp_path, onnx_once):
     student = build(**FAMILIES[family])
     for runtime in RUNNABLE:
         exported = export_student(student, tmp_path, runtime)
         assert max(difference(student, exported, count) for count in (1, 3)) < 1e-4, runtime
-        if runtime is Onnx:  # which OpenVINO converts: exporting it again would take most of the time
-            content = (tmp_path / Onnx.file).read_bytes()
-            monkeypatch.setattr(Onnx, "write", partial(write_again, content))
     quantized = export_student(student, tmp_path, Onnx, calibration=images(student, 40))
     assert cosines(student, quantized, 3).min() > 0.85
 

@@ -29,7 +29,7 @@ def test_every_method_that_compresses_is_tested():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name == "cdd" else pytest.mark.slow) for name in COMPRESSING]
 )
-def test_same_embeddings(rig, name, tmp_path):
+def test_same_embeddings(rig, name, tmp_path, onnx_once):
     made = rig(COMPRESSING[name])
     made.step()
     if hasattr(made.method, "sites"):
