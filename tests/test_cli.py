@@ -177,7 +177,7 @@ class TestShow:
         assert done.out.startswith("cdd (method)\n\nCapacity dynamic distillation")
         for part in (
             "CVPR 2023",
-            "Needs a teacher, the teacher's classifier and",
+            "Needs a teacher, the teacher's classifier, a student with the teacher's backbone and",
             "Preset (--set method.preset=released): lasso=0.004",
             "student:\n    like: teacher",
         ):
