@@ -13,7 +13,6 @@ what is between the lines `<!-- table -->` and `<!-- end -->` of the page.
 
 import argparse
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +67,10 @@ def table(folder: Path) -> str:
     """Return the table of a study, from its suites and records."""
     found = entries(folder)
     rows = [entry.row for entry in found if entry.row]
-    references = [entry.row for entry in found if entry.is_reference and entry.row]
-    pairs = [(row, _reference(row, references)) for row in rows] if references else []
+    references = {entry.recipe.method.name: entry.row for entry in found if entry.is_reference}
+    first = next(iter(references.values()), None)
+    compared_with = ((row, references.get(row.method, first)) for row in rows)
+    pairs = [(row, reference) for row, reference in compared_with if reference]  # which may not have been run yet
     compared = gains(pairs, SeedSpread(rows))
     of = dict(pairs)
     headers = [*HEADERS[:4], "against the reference", *HEADERS[4:]] if references else HEADERS
@@ -87,7 +88,7 @@ def table(folder: Path) -> str:
             continue
         seeds = ", ".join(f"{100 * record.scores.symmetric.mAP:.1f}" for record in row.records)
         minutes = sum(record.timing.train_seconds for record in row.records) / len(row.records) / 60
-        against = [difference(compared.get((row, of[row])))] if references else []
+        against = [difference(compared.get((row, of[row])) if row in of else None)] if references else []
         size = [str(row.records[0].bytes_per_image)] if sized else []
         passes = _passes(entry.recipe, row) if stored else []
         lines.append([*cells, quantity(row.macs), percent(row.mAP), *against, seeds, f"{minutes:.1f}", *size, *passes])
@@ -101,10 +102,6 @@ def _seed(record: Record) -> int:
 def _natural(title: str) -> list[tuple[str, int]]:
     """Return a sort key by which 8 comes before 32."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D+|^)(\d*)", title)]
-
-
-def _reference(row: Row, references: Sequence[Row]) -> Row:
-    return next((each for each in references if each.method == row.method), references[0])
 
 
 def _passes(recipe: Recipe, row: Row) -> list[str]:
