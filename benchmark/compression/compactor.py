@@ -9,7 +9,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmark.compression.width_cost import PrunedChannels
 from benchmark.errors import UserError
-from benchmark.model.channel_groups import is_depthwise
 from benchmark.model.embedder import Embedder
 from benchmark.model.residual_blocks import InnerWidth, all_inner_widths
 from benchmark.model.surgery import ChannelSelection, keep_channels, keep_depthwise, keep_inputs, keep_outputs
@@ -163,7 +162,8 @@ class RowSite(InnerWidth):
     @property
     def _depthwise(self) -> str | None:
         """Name of the depthwise convolution before the batch norm."""
-        names = [name for name, _ in self.others if is_depthwise(self._layer(name))]
+        # By its role, because one that was narrowed to a single channel looks like any other convolution.
+        names = [name for name, role in self.others if role == "channels" and isinstance(self._layer(name), nn.Conv2d)]
         return names[-1] if names else None
 
     def insert(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.model.backbone import accepted_size
-from benchmark.model.channel_groups import Role, channel_groups, is_depthwise
+from benchmark.model.channel_groups import Role, channel_groups
 from benchmark.model.cost import Size, count
 from benchmark.model.embedder import Embedder
 from benchmark.model.fold import fold_batchnorm
@@ -79,7 +79,10 @@ class InnerWidth:
     def biases(self) -> int:
         """Number of biases of the deployed network for each channel: those of folded batch norms and of gates."""
         layers = [(self._layer(name), role) for name, role in self.others]
-        return 1 + sum(is_depthwise(layer) or (role == "outputs" and layer.bias is not None) for layer, role in layers)
+        return 1 + sum(
+            isinstance(layer, nn.Conv2d) if role == "channels" else role == "outputs" and layer.bias is not None
+            for layer, role in layers
+        )
 
     def keep(self, index: Tensor) -> list[ChannelSelection]:
         """Keep the channels `index` (int64, ascending) in every layer that has them.

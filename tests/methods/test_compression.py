@@ -121,7 +121,7 @@ def test_cost_without_building_the_network(rig, name, network):
     made = rig(create(name), **NETWORKS[network])
     cost = made.method.cost
     generator = np.random.default_rng(0)
-    for widths in (cost.full, generator.integers(1, cost.full, endpoint=True).tolist()):
+    for widths in (cost.full, generator.integers(1, cost.full, endpoint=True).tolist(), [1] * len(cost.full)):
         # Methods without compactors have already narrowed the student.
         built = made.method.merged_copy(made.student, widths) if name in COMPACTORS else None
         built = built or narrowed_copy(made.teacher, widths)
