@@ -134,3 +134,20 @@ def test_backbone_that_cannot_be_traced():
 
 def test_backbone_built_for_another_image_size():
     assert channel_groups({"backbone": "vit_tiny_patch16_224", "args": {"img_size": [64, 32], "depth": 1}}) == []
+
+
+def test_compactors_with_one_row_are_merged():
+    """A depthwise convolution of one channel looks like any other convolution."""
+    torch.manual_seed(0)
+    network = Embedder("mobilenetv3_small_050", dim=16).eval()
+    for site in row_sites(network):
+        site.insert()
+    sites = row_sites(network)
+    for site in sites:
+        site.keep(torch.zeros(1, dtype=torch.int64))
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = network(images)
+        for site in sites:
+            site.merge()
+        assert torch.allclose(network(images), expected, atol=1e-6)
