@@ -8,14 +8,16 @@ file, from which an interrupted run goes on.
 """
 
 import argparse
-import json
-import signal
 import tempfile
 import warnings
+from collections.abc import Mapping
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import timm
 import torch
+from survey import survey
 from torch import Tensor
 
 from benchmark import DATASETS, METHODS, UserError
@@ -30,8 +32,6 @@ OTHER = "resnet10t"
 """The student of a teacher, and the teacher of a student."""
 SIDE = 64
 """Height and width of the images, of backbones that accept this size; others have their own size."""
-SECONDS = 120
-"""Processor time for one step, after which it counts as impossible."""
 ROLES = ("kd student", "kd teacher", "at student", "at teacher", "cdd")
 BACKBONES = (
     "cait_xxs24_224",
@@ -166,30 +166,15 @@ def examine(name: str, role: str, data_root: Path) -> str:
     return works
 
 
-def examine_all(cache: Path, data_root: Path) -> dict[tuple[str, str], str]:
-    """Examine all roles of all backbones that the file `cache` lacks, and add them to it."""
-    known: dict[tuple[str, str], str] = {}
-    if cache.exists():
-        known = {(name, role): answer for name, role, answer in map(json.loads, cache.read_text().splitlines())}
-    for name in BACKBONES:
-        for role in ROLES:
-            if (name, role) in known:
-                continue
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            try:
-                known[name, role] = examine(name, role, data_root)
-            except TooSlowError:
-                known[name, role] = "takes too long"
-            except Exception as error:  # a bug: the page shows it
-                known[name, role] = f"{type(error).__name__}: {error}"
-            finally:
-                signal.setitimer(signal.ITIMER_PROF, 0)
-            with cache.open("a") as file:
-                file.write(json.dumps([name, role, known[name, role]]) + "\n")
-    return known
+def examine_or_fail(name: str, role: str, data_root: Path) -> str:
+    """Return the answer of `examine`, or the bug that it has met, which the page shows."""
+    try:
+        return examine(name, role, data_root)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
-def page(known: dict[tuple[str, str], str]) -> str:
+def page(known: Mapping[tuple[str, ...], str]) -> str:
     """Return the page: a row for every backbone, and the reasons below the table."""
     reasons: dict[str, int] = {}
     rows = []
@@ -224,21 +209,13 @@ def page(known: dict[tuple[str, str], str]) -> str:
     )
 
 
-class TooSlowError(BaseException):
-    """A step takes too long. Not an `Exception`, which would be handled on the way."""
-
-
-def timed_out(*_: object) -> None:
-    """Stop examining a backbone."""
-    raise TooSlowError
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "backbones.jsonl")
     options = parser.parse_args()
-    signal.signal(signal.SIGPROF, timed_out)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        options.page.write_text(page(examine_all(options.cache, Path(folder))))
+        examine_here = partial(examine_or_fail, data_root=Path(folder))
+        answers = survey(product(BACKBONES, ROLES), examine_here, options.cache, slow="takes too long")
+        options.page.write_text(page(answers))

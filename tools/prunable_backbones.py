@@ -8,24 +8,24 @@ what is known is kept in a file, from which an interrupted run goes on.
 """
 
 import argparse
-import json
-import signal
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from survey import survey
 
 from benchmark import UserError
 from benchmark.compression.compactor import row_sites
 from benchmark.model.embedder import Embedder
 from benchmark.model.residual_blocks import inner_widths
 
-SECONDS = 120
-"""Time for one backbone, after which it counts as one that cannot be pruned."""
+SLOW = {"convolutional": True, "compactors": 0, "widths": 0, "reason": "takes too long"}
+"""What is known of a backbone that takes too long."""
 
 
 def examine(name: str) -> dict[str, Any]:
@@ -50,27 +50,7 @@ def examine(name: str) -> dict[str, Any]:
     return found
 
 
-def examine_all(cache: Path) -> dict[str, dict[str, Any]]:
-    """Examine all backbones of timm that the file `cache` lacks, and add them to it."""
-    known: dict[str, dict[str, Any]] = {}
-    if cache.exists():
-        known = dict(json.loads(line) for line in cache.read_text().splitlines())
-    for name in timm.list_models():
-        if name in known:
-            continue
-        signal.alarm(SECONDS)
-        try:
-            known[name] = examine(name)
-        except TooSlowError:
-            known[name] = {"convolutional": True, "compactors": 0, "widths": 0, "reason": "takes too long"}
-        finally:
-            signal.alarm(0)
-        with cache.open("a") as file:
-            file.write(json.dumps([name, known[name]]) + "\n")
-    return known
-
-
-def table(known: dict[str, dict[str, Any]]) -> str:
+def table(known: Mapping[str, dict[str, Any]]) -> str:
     """Return the page: a row for every family, which is a module of `timm.models`."""
     families: dict[str, list[str]] = {}
     for name, found in known.items():
@@ -104,20 +84,11 @@ def table(known: dict[str, dict[str, Any]]) -> str:
     )
 
 
-class TooSlowError(BaseException):
-    """Examining a backbone takes too long. Not an `Exception`, which would be handled on the way."""
-
-
-def timed_out(*_: object) -> None:
-    """Stop examining a backbone."""
-    raise TooSlowError
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "prunable_backbones.jsonl")
     options = parser.parse_args()
-    signal.signal(signal.SIGALRM, timed_out)
     warnings.simplefilter("ignore")
-    options.page.write_text(table(examine_all(options.cache)))
+    answers = survey(((name,) for name in timm.list_models()), examine, options.cache, slow=SLOW)
+    options.page.write_text(table({name: found for (name,), found in answers.items()}))

@@ -100,7 +100,7 @@ def _seed(record: Record) -> int:
 
 
 def _natural(title: str) -> list[tuple[str, int]]:
-    """Return a sort key by which 8 comes before 32."""
+    """Return a key for sorting titles, with numbers in numerical order."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D+|^)(\d*)", title)]
 
 

@@ -185,7 +185,7 @@ def _preset_card(name: str, preset: Preset) -> str:
         f"{name} (preset)",
         preset.title,
         f"Published result, not one of this suite: {preset.published or 'none'}.",
-        *("\n".join([f"{title}:", *map(_bullet, texts)]) for title, texts in lists.items() if texts),
+        *_bullet_lists(lists),
         _yaml_section(f"Recipe (--preset {name})", preset.recipe),
     ]
     return "\n\n".join(parts)
@@ -207,7 +207,7 @@ def _pair_card(name: str, pair: Pair) -> str:
         f"{name} (pair)",
         pair.title,
         f"The other settings, with their sources: `benchmark show {pair.preset}`.",
-        *("\n".join([f"{title}:", *map(_bullet, texts)]) for title, texts in lists.items() if texts),
+        *_bullet_lists(lists),
         _yaml_section(f"Recipe (--pair {name})", pair.layer),
     ]
     return "\n\n".join(parts)
@@ -216,6 +216,11 @@ def _pair_card(name: str, pair: Pair) -> str:
 def _published(network: str, published: Published) -> str:
     figures = ", ".join(f"{metric} {value:g}" for metric, value in published.figures.items())
     return f"{network}: {figures}; {published}"
+
+
+def _bullet_lists(lists: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the lists that are not empty, each below its title."""
+    return ["\n".join([f"{title}:", *map(_bullet, texts)]) for title, texts in lists.items() if texts]
 
 
 def _bullet(text: str) -> str:

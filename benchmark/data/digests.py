@@ -142,7 +142,7 @@ class DigestCache:
                 except Timeout:
                     notify("waiting for another process that hashes the same images")
                     lock.acquire()
-            except (OSError, NotImplementedError):
+            except (OSError, NotImplementedError):  # a folder that is read-only, or whose file system has no locks
                 continue
             try:
                 yield file

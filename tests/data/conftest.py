@@ -1,6 +1,7 @@
 """A dataset of generated images."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,14 @@ def generate(tmp_path):
         return Generated(tmp_path)
 
     return write
+
+
+@pytest.fixture
+def noise(generate):
+    """Six training and six test identities, each with seven images of noise of 24 x 16 pixels in every split."""
+    rng = np.random.default_rng(0)
+    train, test = (list(product(range(first, first + 60, 10), range(7))) for first in (10, 70))
+    return generate(
+        {"train": train, "query": test, "gallery": test},
+        lambda *_: rng.integers(256, size=(24, 16, 3), dtype=np.uint8),
+    )

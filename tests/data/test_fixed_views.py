@@ -1,10 +1,7 @@
 """Fixed views: the same pixels for every seed, worker and process."""
 
 from collections import defaultdict
-from itertools import product
 
-import numpy as np
-import pytest
 import torch
 
 from benchmark.data.augment import train_transform
@@ -14,17 +11,6 @@ from benchmark.data.loaders import Loading, train_loader
 
 SIZE = (24, 16)
 AUGMENT = train_transform(SIZE, pad=3, flip=0.5, erase=0.5)
-
-
-@pytest.fixture
-def noise(generate):
-    """Six training identities with seven images of noise."""
-    rng = np.random.default_rng(0)
-    train, test = (list(product(range(first, first + 60, 10), range(7))) for first in (10, 70))
-    return generate(
-        {"train": train, "query": test, "gallery": test},
-        lambda *_: rng.integers(256, size=(*SIZE, 3), dtype=np.uint8),
-    )
 
 
 def views_by_image(dataset, *, seed=0, workers=0, part=slice(None), epochs=(0,)) -> dict[int, set[bytes]]:

@@ -2,7 +2,6 @@
 
 import shutil
 from functools import partialmethod
-from itertools import product
 
 import numpy as np
 import pytest
@@ -17,17 +16,6 @@ from benchmark.errors import UserError
 
 SIZE = (24, 16)
 AUGMENT = train_transform(SIZE, pad=3, flip=0.5, erase=0.5)
-
-
-@pytest.fixture
-def noise(generate):
-    """Six training and six test identities, each with seven images of noise in every split."""
-    rng = np.random.default_rng(0)
-    train, test = (list(product(range(first, first + 60, 10), range(7))) for first in (10, 70))
-    return generate(
-        {"train": train, "query": test, "gallery": test},
-        lambda *_: rng.integers(256, size=(*SIZE, 3), dtype=np.uint8),
-    )
 
 
 def load_epochs(dataset, workers, epochs, seed=3):

@@ -24,7 +24,7 @@ from benchmark.method import Method
 from benchmark.model import cost
 from benchmark.model.features import Features
 from benchmark.model.serialize import load_network, weights_hash
-from benchmark.recipe import Recipe, compose
+from benchmark.recipe import compose
 from benchmark.registry import METHODS
 from benchmark.results.consistency import violations
 from benchmark.results.parts import NOT_ALIGNED
@@ -53,17 +53,6 @@ def registered():
     METHODS.register_module("pulled")(Pulled)
     yield
     del METHODS.classes["pulled"]
-
-
-@pytest.fixture
-def run(data_root, tmp_path):
-    """`run(recipe)` runs a recipe in an empty folder, or in `work`, and returns the experiment and the record."""
-
-    def do(recipe: Recipe, work: Path = tmp_path, resume: bool = False) -> tuple[Experiment, Record]:
-        experiment = Experiment(recipe, work_dir=work / "runs", data_root=data_root, device=CPU, resume=resume)
-        return experiment, experiment.run()
-
-    return do
 
 
 @pytest.fixture

@@ -36,17 +36,6 @@ def vit(tiny, tmp_path):
     return lambda method, *settings: tiny(method, backbone, args, weights, *FROZEN, *settings)
 
 
-@pytest.fixture
-def run(data_root, tmp_path):
-    """`run(recipe)` returns the experiment and its record."""
-
-    def start(recipe) -> tuple[Experiment, Record]:
-        experiment = Experiment(recipe, work_dir=tmp_path / "runs", data_root=data_root, device=CPU)
-        return experiment, experiment.run()
-
-    return start
-
-
 @pytest.mark.slow
 def test_run(vit, run, capsys):
     experiment, record = run(vit("rkd", "train.schedule.epochs=1"))

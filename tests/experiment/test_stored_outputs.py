@@ -11,7 +11,6 @@ import timm
 import torch
 
 from benchmark.errors import UserError
-from benchmark.experiment.experiment import Experiment
 from benchmark.experiment.preflight import preflight
 from benchmark.results.consistency import violations
 from benchmark.results.rebuild import rebuilt_violations
@@ -21,17 +20,6 @@ from benchmark.results.rows import group_records
 CPU = torch.device("cpu")
 VIEWS = "teacher.cached_views=2"
 VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2})
-
-
-@pytest.fixture
-def run(data_root, tmp_path):
-    """`run(recipe)` returns the experiment and its record."""
-
-    def start(recipe) -> tuple[Experiment, Record]:
-        experiment = Experiment(recipe, work_dir=tmp_path / "runs", data_root=data_root, device=CPU)
-        return experiment, experiment.run()
-
-    return start
 
 
 def test_hash(tiny):
